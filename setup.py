@@ -37,6 +37,7 @@ else:
     # -fno-math-errno is what lets the square roots vectorise; -ffp-contract=off keeps the same bits on every
     # instruction set. Never -ffast-math (it would change the host's floating-point mode), never -march=native.
     FLAGS = ["-O3", "-g0", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"]
+    FLAGS += ["-Wno-maybe-uninitialized"] if "clang" not in os.environ.get("CC", "gcc") else []
     DOORS = {"baseline": [], "v3": ["-march=x86-64-v3"], "v4": ["-march=x86-64-v4"]} if X86 else {"baseline": []}
 
 LINK: list[str] = []

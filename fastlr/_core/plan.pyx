@@ -1,0 +1,432 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""The plan of a step: every address read once, every scalar computed once, one pass over memory.
+
+A plan is made when parameters are bound. It knows, per tensor, where parameter and state lie and how to walk them;
+per kind of tensor (same group, learning-rate factor, weight decay, age) the scalars of the coming step; and how the
+whole is cut into chunks. Cuts depend on sizes alone, never on threads. A step reads the gradients' addresses,
+checks everything, and only then writes.
+"""
+import numpy as np
+
+from cpython.pycapsule cimport PyCapsule_GetPointer
+from libc.stdint cimport int64_t
+from libc.stdlib cimport calloc, free, qsort
+from libc.math cimport INFINITY
+from fastlr._kernels.sweep cimport MOST_FIELDS, MOST_SLOTS, Gradient, Instant, Job, Opened, Piece, Run, Span, Walk
+from fastlr._core cimport pool
+from fastlr._core.arrays cimport ALIGNED, C_CONTIGUOUS, WRITEABLE, Seen, extent, lay, look
+from fastlr._core.arrays import as_array
+from fastlr._core.program cimport Program
+
+cdef enum:
+    CHUNK = 32768              # elements a thread takes at a time: four float32 streams of it stay in its cache
+    ALONE = 32768              # a step over fewer elements wakes nobody
+    MOST_VALUES = MOST_FIELDS + 2
+    MOST_BLOCKS = 24
+
+cdef enum Decay:
+    COUPLED, DECOUPLED, INDEPENDENT
+
+DECAYS = {"coupled": COUPLED, "decoupled": DECOUPLED, "independent": INDEPENDENT}
+
+cdef struct Kind:
+    # Tensors that share their Instant.
+    int group
+    bint decays
+    double factor              # of the learning rate
+    int64_t missed             # steps without a gradient
+
+cdef struct Extent:
+    char* low
+    char* high
+    Py_ssize_t owner           # which tensor
+
+cdef int by_address(const void* a, const void* b) noexcept nogil:
+    return (<Extent*>a).low > (<Extent*>b).low or -((<Extent*>a).low < (<Extent*>b).low)
+
+
+cdef class Plan:
+    """How the tensors of one optimizer take a step (`tensors`: see tensors.py); values come by `assign`."""
+    cdef Opened* rule
+    cdef Run run_chunk
+    cdef void* blocks[MOST_BLOCKS]     # all memory of the plan
+    cdef int block_count
+    cdef Span* spans
+    cdef Gradient* gradients           # of this step
+    cdef Gradient* bound               # of every step that is given none
+    cdef Walk* walks                   # the parameters', then this step's gradients', then the bound gradients'
+    cdef int* axes                     # each tensor's axes in the order they are walked
+    cdef Py_ssize_t* shapes            # their shapes, one after another
+    cdef int* ndims
+    cdef Py_ssize_t* first_axis        # where a tensor's axes and shape begin
+    cdef bint* in_order                # whether they are walked as they stand
+    cdef Extent* extents               # what a gradient must not overlap: parameters and state, by address
+    cdef Py_ssize_t extent_count
+    cdef bint disjoint                 # whether the extents are
+    cdef char** clean                  # per tensor: a gradient address that was found to overlap nothing
+    cdef Instant* instants
+    cdef Kind* kinds
+    cdef int kind_count
+    cdef Piece* pieces
+    cdef Py_ssize_t* edges
+    cdef Py_ssize_t chunks
+    cdef int64_t* missed               # per tensor
+    cdef double* values                # per group, as `names` says
+    cdef double[MOST_VALUES] low, high # low <= value < high
+    cdef int width, hyper_at, decay_at
+    cdef Decay decay
+    cdef bint maximize, stale, stepping
+    cdef double clip
+    cdef dict sources                  # (group, index) -> schedule or callable
+    cdef list held                     # this step's gradients
+    cdef list bound_arrays
+    cdef readonly str who
+    cdef readonly tuple names
+    cdef readonly list tensors
+    cdef readonly Py_ssize_t count, elements
+    cdef public int64_t t
+
+    def __cinit__(self, str who, rule, run, tuple names, list bounds, list tensors, int groups, *,
+                  str decay, bint maximize, double clip):
+        cdef int k
+        if len(names) > MOST_VALUES:
+            raise ValueError(f"{who}: more than {MOST_VALUES} hyper-parameters")
+        self.rule = <Opened*>PyCapsule_GetPointer(rule, "fastlr.rule")
+        self.run_chunk = <Run>PyCapsule_GetPointer(run, "fastlr.run")
+        self.who, self.names, self.width = who, names, <int>len(names)
+        self.hyper_at = self.width - self.rule.fields
+        self.decay_at = names.index("weight_decay")
+        for k in range(self.width):
+            self.low[k], self.high[k] = bounds[k]
+        self.decay = DECAYS[decay]
+        self.maximize, self.clip = maximize, clip
+        self.sources, self.tensors, self.count = {}, tensors, len(tensors)
+        self.lay_out(groups)
+        self.mark_extents()
+        self.cut()
+        self.stale = True
+
+    def __dealloc__(self):
+        cdef int k
+        for k in range(self.block_count):
+            free(self.blocks[k])
+
+    cdef void* block(self, Py_ssize_t number, Py_ssize_t size) except NULL:
+        cdef void* memory
+        if self.block_count == MOST_BLOCKS:
+            raise SystemError("fastlr: MOST_BLOCKS is too small")
+        memory = calloc(number + 1, size)
+        if memory == NULL:
+            raise MemoryError
+        self.blocks[self.block_count] = memory
+        self.block_count += 1
+        return memory
+
+    cdef int lay_out(self, int groups) except -1:
+        """Read every address of parameters and state, and how to walk them."""
+        cdef Py_ssize_t i, n = self.count, a = 0
+        cdef int k
+        cdef Seen seen
+        cdef Span* s
+        cdef Py_ssize_t* lengths
+        cdef Py_ssize_t all_axes = sum([max(tensor.array.ndim, 1) for tensor in self.tensors])
+        self.spans = <Span*>self.block(n, sizeof(Span))
+        self.gradients = <Gradient*>self.block(n, sizeof(Gradient))
+        self.bound = <Gradient*>self.block(n, sizeof(Gradient))
+        self.walks = <Walk*>self.block(3 * n, sizeof(Walk))
+        lengths = <Py_ssize_t*>self.block(6 * all_axes, sizeof(Py_ssize_t))
+        self.axes = <int*>self.block(all_axes, sizeof(int))
+        self.shapes = <Py_ssize_t*>self.block(all_axes, sizeof(Py_ssize_t))
+        self.ndims = <int*>self.block(n, sizeof(int))
+        self.first_axis = <Py_ssize_t*>self.block(n, sizeof(Py_ssize_t))
+        self.in_order = <bint*>self.block(n, sizeof(bint))
+        self.clean = <char**>self.block(n, sizeof(char*))
+        self.instants = <Instant*>self.block(n, sizeof(Instant))
+        self.kinds = <Kind*>self.block(n, sizeof(Kind))
+        self.missed = <int64_t*>self.block(n, sizeof(int64_t))
+        self.values = <double*>self.block(groups * self.width, sizeof(double))
+        for i, tensor in enumerate(self.tensors):
+            s = &self.spans[i]
+            look(tensor.array, &seen)
+            s.p, s.wide, s.size = seen.data, seen.wide, tensor.array.size
+            self.elements += s.size
+            self.first_axis[i], self.ndims[i] = a, seen.ndim
+            for k in range(seen.ndim):
+                self.axes[a + k], self.shapes[a + k] = tensor.axes[k], seen.shape[k]
+            self.in_order[i] = tensor.axes == tuple(range(seen.ndim))
+            for k in range(3):
+                self.walks[k * n + i].shape = lengths + 2 * (k * all_axes + a)
+                self.walks[k * n + i].stride = lengths + 2 * (k * all_axes + a) + max(seen.ndim, 1)
+            a += max(seen.ndim, 1)
+            if lay(&self.walks[i], &seen, self.axes + self.first_axis[i]):
+                s.walk = &self.walks[i]
+            for k in range(self.rule.slots):
+                look(tensor.state[k], &seen)
+                s.slot[k] = seen.data
+            if tensor.scale is not None:
+                look(tensor.scale, &seen)
+                s.scale = seen.data
+        return 0
+
+    cdef int mark_extents(self) except -1:
+        """Sort what no gradient may overlap by address."""
+        cdef Py_ssize_t i, e = 0
+        cdef Seen seen
+        self.extents = <Extent*>self.block(self.count * (1 + self.rule.slots), sizeof(Extent))
+        for i, tensor in enumerate(self.tensors):
+            for array in (tensor.array, *tensor.state):
+                look(array, &seen)
+                extent(&seen, &self.extents[e].low, &self.extents[e].high)
+                self.extents[e].owner = i
+                e += self.extents[e].low < self.extents[e].high
+        qsort(self.extents, e, sizeof(Extent), by_address)
+        self.extent_count, self.disjoint = e, True
+        for i in range(e - 1):
+            if self.extents[i].high > self.extents[i + 1].low:
+                self.disjoint = False
+        return 0
+
+    cdef int cut(self) except -1:
+        """Cut the tensors into pieces, and gather pieces into chunks."""
+        cdef Py_ssize_t i, start, filled = 0, k = 0
+        cdef Py_ssize_t most = sum([tensor.array.size // CHUNK + 1 for tensor in self.tensors])
+        self.pieces = <Piece*>self.block(most, sizeof(Piece))
+        self.edges = <Py_ssize_t*>self.block(most + 1, sizeof(Py_ssize_t))
+        for i in range(self.count):
+            start = 0
+            while start < self.spans[i].size:
+                self.pieces[k] = Piece(start, min(<Py_ssize_t>CHUNK, self.spans[i].size - start), <int>i)
+                filled += self.pieces[k].size
+                start += self.pieces[k].size
+                k += 1
+                if filled >= CHUNK:
+                    self.chunks += 1
+                    self.edges[self.chunks], filled = k, 0
+        if filled:
+            self.chunks += 1
+            self.edges[self.chunks] = k
+        return 0
+
+    # Values
+
+    def assign(self, int group, int index, value):
+        """Give a group's hyper-parameter a number, or a callable t -> number."""
+        if callable(value):
+            self.sources[group, index] = value
+        else:
+            self.sources.pop((group, index), None)
+            self.values[group * self.width + index] = self.bounded(index, value)
+
+    cdef double bounded(self, int index, value) except? -1:
+        cdef double x = value
+        if not (self.low[index] <= x < self.high[index]):
+            raise ValueError(f"{self.who}: {self.names[index]} must be in [{self.low[index]:g}, "
+                             f"{self.high[index]:g}), got {value}")
+        return x
+
+    cdef int evaluate(self) except -1:
+        """What schedules give at this instant."""
+        cdef int group, index
+        cdef double x
+        for (group, index), source in self.sources.items():
+            if isinstance(source, Program):
+                x = (<Program>source).at(<double>self.t)
+                if x != x:
+                    source(self.t)                 # says why there is no value
+            else:
+                value = source(self.t)
+                try:
+                    x = value
+                except TypeError:
+                    raise TypeError(f"{self.who}: the schedule of {self.names[index]} must give a number, gave "
+                                    f"{value!r} at t = {self.t}") from None
+            if not (self.low[index] <= x < self.high[index]):
+                raise ValueError(f"{self.who}: {self.names[index]} must be in [{self.low[index]:g}, "
+                                 f"{self.high[index]:g}), its schedule gave {x} at t = {self.t}")
+            self.values[group * self.width + index] = x
+        return 0
+
+    cdef int sort_into_kinds(self) except -1:
+        """Find the tensors that share all scalars of a step."""
+        cdef Py_ssize_t i
+        cdef dict seen = {}
+        for i, tensor in enumerate(self.tensors):
+            key = (tensor.group, tensor.decays, tensor.factor, self.missed[i])
+            if key not in seen:
+                self.kinds[len(seen)] = Kind(tensor.group, tensor.decays, tensor.factor, self.missed[i])
+                seen[key] = len(seen)
+            self.spans[i].instant = seen[key]
+        self.kind_count, self.stale = <int>len(seen), False
+        return 0
+
+    cdef void fix_instants(self, double grad_scale) noexcept:
+        """The scalars of this step, in double, once per kind."""
+        cdef int k, j
+        cdef Kind* kind
+        cdef Instant* now
+        cdef double* values
+        cdef double lr, weight_decay
+        for k in range(self.kind_count):
+            kind, now = &self.kinds[k], &self.instants[k]
+            values = self.values + kind.group * self.width
+            lr = values[0] * kind.factor
+            weight_decay = values[self.decay_at] if kind.decays else 0
+            for j in range(self.rule.fields):
+                now.hyper[j] = values[self.hyper_at + j]
+            self.rule.at(now.hyper, lr, self.t + 1 - kind.missed, &now.now)
+            now.now.keep, now.own, now.couple = 1, 0, 0
+            if self.decay == COUPLED:
+                now.couple = weight_decay
+            elif self.decay == DECOUPLED:
+                now.own = lr * weight_decay
+                now.now.keep = 1 - now.own
+            else:
+                now.now.keep = 1 - weight_decay
+            now.scale = (-1 if self.maximize else 1) / grad_scale
+            now.clip = self.clip
+            now.staged = now.scale != 1 or now.clip < INFINITY or now.couple != 0
+
+    # Gradients
+
+    cdef int aim(self, Gradient* aims, Walk* walks, list arrays, bint writable) except -1:
+        """Read where gradients lie; `arrays` holds what keeps them alive. Everything is checked here."""
+        cdef Py_ssize_t i
+        cdef Seen seen
+        for i in range(self.count):
+            array = arrays[i]
+            if array is None:
+                aims[i].g = NULL
+                continue
+            if not look(array, &seen):
+                arrays[i] = array = self.converted(i, array)
+                look(array, &seen)
+            if seen.wide != self.spans[i].wide or not self.same_shape(i, &seen):
+                raise self.mismatch(i, array)
+            if writable and not seen.flags & WRITEABLE:
+                raise ValueError(f"{self.label(i)}: zero_grads needs gradients that may be written, this is read-only")
+            aims[i].g, aims[i].walk = seen.data, NULL
+            if seen.flags & C_CONTIGUOUS and seen.flags & ALIGNED and self.in_order[i]:
+                if seen.data == self.clean[i]:
+                    continue
+            elif lay(&walks[i], &seen, self.axes + self.first_axis[i]):
+                aims[i].walk = &walks[i]
+            self.refuse_overlap(i, array, &seen)
+            self.clean[i] = NULL if aims[i].walk != NULL or not self.in_order[i] else seen.data
+        return 0
+
+    cdef bint same_shape(self, Py_ssize_t i, const Seen* seen) noexcept:
+        cdef int k
+        cdef const Py_ssize_t* shape = self.shapes + self.first_axis[i]
+        if self.ndims[i] != seen.ndim:
+            return False
+        for k in range(seen.ndim):
+            if shape[k] != seen.shape[k]:
+                return False
+        return True
+
+    cdef int refuse_overlap(self, Py_ssize_t i, object array, const Seen* seen) except -1:
+        cdef char* low
+        cdef char* high
+        cdef Py_ssize_t first = 0, behind = self.extent_count, middle
+        extent(seen, &low, &high)
+        if low == high:
+            return 0
+        if self.disjoint:          # only the last extent that begins before this one's end can reach into it ...
+            while first < behind:
+                middle = (first + behind) // 2
+                if self.extents[middle].low < high:
+                    first = middle + 1
+                else:
+                    behind = middle
+            behind = first
+            while first > 0 and self.extents[first - 1].high > low:      # (... and those that it spans)
+                first -= 1
+        for middle in range(first, behind):
+            if self.extents[middle].low < high and self.extents[middle].high > low:
+                tensor = self.tensors[self.extents[middle].owner]
+                for own in (tensor.array, *tensor.state):
+                    if np.shares_memory(own, array):
+                        raise ValueError(f"{self.label(i)}: shares memory with parameter {tensor.name!r} or its "
+                                         f"state, which the step writes; pass a copy")
+        return 0
+
+    cdef object converted(self, Py_ssize_t i, object array):
+        array = as_array(array, self.label(i))
+        if array.dtype != self.tensors[i].array.dtype:
+            raise self.mismatch(i, array)
+        return array
+
+    cdef object mismatch(self, Py_ssize_t i, object array):
+        own = self.tensors[i].array
+        return ValueError(f"{self.label(i)}: expected {own.dtype} {own.shape} like the parameter, "
+                          f"got {array.dtype} {array.shape}")
+
+    cdef str label(self, Py_ssize_t i):
+        return self.tensors[i].label
+
+    def bind(self, list arrays):
+        """Aim at these gradients in every step that is given none."""
+        arrays = list(arrays)
+        self.aim(self.bound, self.walks + 2 * self.count, arrays, False)
+        self.bound_arrays = arrays
+
+    # Stepping
+
+    def step(self, list gradients, double grad_scale, bint zero_grads):
+        """One update of everything; `gradients` in the order of the tensors, or None for those bound."""
+        cdef Job job
+        cdef Py_ssize_t i, k
+        if self.stepping:
+            raise RuntimeError(f"{self.who}: this optimizer is already stepping")
+        if not 0 < grad_scale < INFINITY:
+            raise ValueError(f"{self.who}: grad_scale must be positive and finite, got {grad_scale}")
+        self.stepping = True
+        try:
+            if gradients is not None:
+                self.held = list(gradients)
+                self.aim(self.gradients, self.walks + self.count, self.held, zero_grads)
+                job.gradients = self.gradients
+            elif self.bound_arrays is None:
+                raise TypeError(f"{self.who}: step() needs gradients: pass them, or bind them with grads= in the "
+                                f"constructor")
+            else:
+                if zero_grads:
+                    self.aim(self.bound, self.walks + 2 * self.count, self.bound_arrays, True)
+                job.gradients = self.bound
+            if self.sources:
+                self.evaluate()
+            if self.stale:
+                self.sort_into_kinds()
+            self.fix_instants(grad_scale)
+            job.spans, job.instants, job.pieces, job.edges = self.spans, self.instants, self.pieces, self.edges
+            job.sweep[0], job.sweep[1], job.slots = self.rule.sweep[0], self.rule.sweep[1], self.rule.slots
+            job.zero_grads = zero_grads
+            if self.elements < ALONE:
+                with nogil:
+                    for k in range(self.chunks):
+                        self.run_chunk(&job, k)
+            else:
+                pool.prepare()
+                with nogil:
+                    pool.run(self.run_chunk, &job, self.chunks)
+            self.t += 1
+            for i in range(self.count):
+                if job.gradients[i].g == NULL:
+                    self.missed[i] += 1
+                    self.stale = True
+        finally:
+            self.held = None
+            self.stepping = False
+
+    def set_clock(self, int64_t t, list missed):
+        """Where the optimizer stands: updates done, and how many of them each tensor missed."""
+        cdef Py_ssize_t i
+        self.t = t
+        for i in range(self.count):
+            self.missed[i] = missed[i]
+        self.stale = True
+
+    def missed_steps(self) -> list:
+        """How many steps each tensor had no gradient in."""
+        cdef Py_ssize_t i
+        return [self.missed[i] for i in range(self.count)]

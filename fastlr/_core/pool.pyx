@@ -1,0 +1,172 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""Threads that help the caller: whoever is awake takes the next chunk.
+
+Python threads, parked without the interpreter lock on Python's own locks: no OpenMP, so nothing to link, nothing
+that spins between steps, nothing that hangs after a fork. The caller takes chunks too, so a step is never slower
+than a serial one by more than the wake-up, and it returns when all *chunks* are done, not when all threads have
+arrived. A second caller at the same time runs its own chunks itself. Which thread takes which chunk does not
+matter to the result, because chunks do not depend on the number of threads.
+
+The claim is one word: the run's number in its upper half, the next chunk in its lower. A helper that wakes late
+finds another run's number or no chunk left, and goes back to sleep; nobody waits for it.
+"""
+import atexit
+import os
+import threading
+
+from cpython.pythread cimport (
+    PyThread_acquire_lock, PyThread_allocate_lock, PyThread_release_lock, PyThread_type_lock, WAIT_LOCK,
+)
+from libc.stdint cimport uint64_t, uintptr_t
+
+cdef extern from *:
+    """
+    #include <stdatomic.h>
+    #if defined(__x86_64__) || defined(_M_X64)
+    #include <immintrin.h>
+    #define fastlr_relax() _mm_pause()
+    #elif defined(__aarch64__)
+    #define fastlr_relax() __asm__ __volatile__("yield")
+    #else
+    #define fastlr_relax() ((void)0)
+    #endif
+    #if defined(_WIN32)
+    #include <windows.h>
+    #define fastlr_give_way() SwitchToThread()
+    #else
+    #include <sched.h>
+    #define fastlr_give_way() sched_yield()
+    #endif
+    static int fastlr_claim(atomic_ullong *claim, unsigned long long seen) {
+        return atomic_compare_exchange_strong(claim, &seen, seen + 1);
+    }
+    """
+    ctypedef unsigned long long word "atomic_ullong"
+    unsigned long long add "atomic_fetch_add"(word*, unsigned long long) nogil
+    unsigned long long peek "atomic_load"(word*) nogil
+    void put "atomic_store"(word*, unsigned long long) nogil
+    unsigned long long swap "atomic_exchange"(word*, unsigned long long) nogil
+    bint claim_one "fastlr_claim"(word*, unsigned long long) nogil
+    void relax "fastlr_relax"() nogil
+    void give_way "fastlr_give_way"() nogil
+
+cdef enum:
+    MOST_HELPERS = 255
+    PATIENCE = 4000            # pauses before the caller, waiting for the last chunk, yields its core
+
+cdef unsigned long long CLOSED = 0xffffffff
+
+cdef word the_claim, the_work, the_context, the_chunks, the_done, is_busy
+cdef word rung[MOST_HELPERS]
+cdef PyThread_type_lock bell[MOST_HELPERS]
+cdef int helpers = 0           # threads that run
+cdef int wanted = 0            # threads that should help: set_num_threads() - 1
+
+
+cdef void help() noexcept nogil:
+    cdef unsigned long long seen, chunk
+    cdef Work work
+    cdef void* context
+    while True:
+        seen = peek(&the_claim)
+        chunk = seen & CLOSED
+        work = <Work><uintptr_t>peek(&the_work)
+        context = <void*><uintptr_t>peek(&the_context)
+        if chunk >= peek(&the_chunks):
+            return
+        # (work, context and number belong to `seen`'s run if the claim has not moved since, and it counts as
+        # ours only if it has not)
+        if claim_one(&the_claim, seen):
+            work(context, <Py_ssize_t>chunk)
+            add(&the_done, 1)
+
+
+cdef void run(Work work, void* context, Py_ssize_t chunks) noexcept nogil:
+    """Every chunk once, by this thread and those that help; `prepare()` was called with the lock."""
+    cdef Py_ssize_t k
+    cdef int w, n
+    cdef long patience = 0
+    cdef unsigned long long number
+    if chunks < 2 or wanted == 0 or helpers == 0 or swap(&is_busy, 1):
+        for k in range(chunks):
+            work(context, k)
+        return
+    number = (peek(&the_claim) | CLOSED) + 1
+    put(&the_claim, number | CLOSED)       # nobody can claim while the three words below change
+    put(&the_work, <uintptr_t>work)
+    put(&the_context, <uintptr_t>context)
+    put(&the_chunks, chunks)
+    put(&the_done, 0)
+    put(&the_claim, number + CLOSED + 1)
+    n = helpers if helpers < wanted else wanted
+    if n > chunks - 1:
+        n = <int>(chunks - 1)
+    for w in range(n):
+        if not swap(&rung[w], 1):
+            PyThread_release_lock(bell[w])
+    help()
+    while peek(&the_done) != <unsigned long long>chunks:
+        patience += 1
+        if patience < PATIENCE:
+            relax()
+        else:
+            give_way()
+    put(&is_busy, 0)
+
+
+def serve(int w):
+    """The life of a helper."""
+    with nogil:
+        while True:
+            PyThread_acquire_lock(bell[w], WAIT_LOCK)
+            put(&rung[w], 0)
+            help()
+
+
+cdef bint prepare():
+    """Start the helpers that are wanted and missing; whether there are any."""
+    global helpers
+    while helpers < wanted:
+        bell[helpers] = PyThread_allocate_lock()
+        if bell[helpers] == NULL:
+            raise MemoryError
+        PyThread_acquire_lock(bell[helpers], WAIT_LOCK)
+        put(&rung[helpers], 0)
+        thread = threading.Thread(target=serve, args=(helpers,), name=f"fastlr-{helpers}", daemon=True)
+        helpers += 1
+        try:
+            thread.start()
+        except RuntimeError:               # no thread to be had (or the interpreter ends): go on with fewer
+            helpers -= 1
+            return helpers > 0
+    return wanted > 0
+
+
+def want(int threads):
+    """How many threads a step may use, the caller's included."""
+    global wanted
+    wanted = min(threads, MOST_HELPERS + 1) - 1
+
+
+def running() -> int:
+    """How many helpers have been started."""
+    return helpers
+
+
+def forked():
+    """In a forked child no helper lives: forget them; the next large step starts new ones."""
+    global helpers
+    helpers = 0
+    put(&the_claim, 0)
+    put(&the_chunks, 0)
+    put(&is_busy, 0)
+
+
+def stop():
+    """At exit, later steps run by themselves; the parked helpers hold no lock and end with the process."""
+    want(1)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=forked)
+atexit.register(stop)

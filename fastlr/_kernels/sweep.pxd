@@ -1,0 +1,68 @@
+# cython: language_level=3
+"""What crosses the wall between the plan (compiled once) and a door (compiled per instruction set): plain C."""
+from libc.stdint cimport int64_t
+from fastlr.rules cimport Now
+
+cdef enum:
+    MOST_SLOTS = 3
+    MOST_DIMENSIONS = 64   # NumPy's own bound
+    MOST_FIELDS = 12       # hyper-parameters of a rule
+    TILE = 256             # elements staged at a time; a tile of each operand stays in the first-level cache
+
+ctypedef void (*At)(const double* hyper, double lr, int64_t t, Now* now) noexcept nogil
+ctypedef void (*Sweep)(const double* hyper, const Now* now, void* p, const void* g, void** slots,
+                       Py_ssize_t size) noexcept nogil
+
+cdef struct Opened:
+    # One rule, ready to be called: its instant, and its sweep over float32 and float64.
+    At at
+    Sweep[2] sweep         # [0] float32, [1] float64
+    int slots
+    int fields
+
+cdef struct Walk:
+    # The way through an array that is not one contiguous run, in the order of the parameter's walk.
+    int ndim
+    Py_ssize_t* shape
+    Py_ssize_t* stride     # bytes
+
+cdef struct Span:
+    # One tensor.
+    char* p
+    char* slot[MOST_SLOTS]
+    char* scale            # a learning-rate factor per element, or NULL
+    Walk* walk             # NULL: contiguous
+    Py_ssize_t size
+    int instant            # which Instant holds for it
+    int wide               # 0 float32, 1 float64
+
+cdef struct Instant:
+    # What one step does alike to all tensors of a kind (same group, learning-rate factor, age).
+    Now now
+    double[MOST_FIELDS] hyper
+    double scale           # multiplies each gradient: 1 / grad_scale, negative to maximize
+    double clip            # bounds each scaled gradient to [-clip, clip]
+    double couple          # coupled weight decay: added to each gradient, times the parameter
+    double own             # the part of 1 - now.keep that scales with an element's learning-rate factor
+    bint staged            # whether scale, clip or couple do anything
+
+cdef struct Piece:
+    # Consecutive elements of one tensor.
+    Py_ssize_t start, size
+    int span
+
+cdef struct Gradient:
+    const char* g          # NULL: this tensor is skipped
+    Walk* walk             # NULL: contiguous
+
+cdef struct Job:
+    Span* spans
+    Gradient* gradients
+    Instant* instants
+    Piece* pieces
+    Py_ssize_t* edges      # chunk k is pieces[edges[k]] .. pieces[edges[k + 1]]
+    Sweep[2] sweep
+    int slots
+    bint zero_grads
+
+ctypedef void (*Run)(void* job, Py_ssize_t chunk) noexcept nogil

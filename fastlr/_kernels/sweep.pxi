@@ -1,0 +1,270 @@
+# The one loop, and the tiles around it. Included by a door per instruction set (baseline, v3, v4);
+# only what must be compiled once for each belongs here.
+#
+# A whole piece goes straight through `sweep` when its operands are contiguous and nothing stands before the
+# rule. Otherwise it goes tile by tile: what is not in native form is gathered into scratch that stays in the
+# first-level cache, the same sweep runs over the scratch, and what moved is scattered back. So neither strides
+# nor stages multiply the rules, and an element meets the same operations in the same order either way.
+
+from cpython.pycapsule cimport PyCapsule_New
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdlib cimport malloc
+from libc.string cimport memcpy, memset
+from fastlr.rules cimport (
+    real, Rule, Now, NoSlot, TwoSlots, ThreeSlots, at, slots, update,
+)
+from fastlr._kernels.sweep cimport (
+    TILE, MOST_SLOTS, MOST_DIMENSIONS, At, Sweep, Opened, Walk, Span, Instant, Piece, Gradient, Job,
+)
+
+cdef extern from *:
+    """
+    /* Moments that decay towards zero become subnormal, which costs 2 to 100 times as much per element: they are
+       flushed to zero while a kernel runs, and the host's own floating-point mode comes back after it. */
+    #if defined(__x86_64__) || defined(_M_X64)
+    #include <immintrin.h>
+    static unsigned int fastlr_enter(void) {
+        unsigned int before = _mm_getcsr();
+        _mm_setcsr(before | 0x9fc0);              /* flush to zero, denormals are zero, no exception traps */
+        return before;
+    }
+    static void fastlr_leave(unsigned int before) { _mm_setcsr(before); }
+    #elif defined(__aarch64__)
+    static unsigned int fastlr_enter(void) {
+        unsigned long before, inside;
+        __asm__ __volatile__("mrs %0, fpcr" : "=r"(before));
+        inside = (before | (1ul << 24)) & ~0x9f00ul;
+        __asm__ __volatile__("msr fpcr, %0" : : "r"(inside));
+        return (unsigned int)before;
+    }
+    static void fastlr_leave(unsigned int before) {
+        unsigned long back = before;
+        __asm__ __volatile__("msr fpcr, %0" : : "r"(back));
+    }
+    #else
+    static unsigned int fastlr_enter(void) { return 0; }
+    static void fastlr_leave(unsigned int before) { (void)before; }
+    #endif
+    """
+    unsigned int fastlr_enter() noexcept nogil
+    void fastlr_leave(unsigned int before) noexcept nogil
+
+
+cdef void sweep(Rule h, Now now, real* restrict p, const real* restrict g, real* restrict a, real* restrict b,
+                real* restrict c, Py_ssize_t size) noexcept nogil:
+    cdef Py_ssize_t i
+    cdef real pi, ai = 0, bi = 0, ci = 0
+    for i in range(size):
+        pi = p[i]
+        if not (Rule in NoSlot):
+            ai = a[i]
+        if Rule in TwoSlots or Rule in ThreeSlots:
+            bi = b[i]
+        if Rule in ThreeSlots:
+            ci = c[i]
+        update(h, now, &pi, g[i], &ai, &bi, &ci)
+        p[i] = pi
+        if not (Rule in NoSlot):
+            a[i] = ai
+        if Rule in TwoSlots or Rule in ThreeSlots:
+            b[i] = bi
+        if Rule in ThreeSlots:
+            c[i] = ci
+
+
+cdef void move(const Rule* h, const Now* now, real* p, const real* g, void** slot, Py_ssize_t size) noexcept nogil:
+    sweep(h[0], now[0], p, g, <real*>slot[0], <real*>slot[1], <real*>slot[2], size)
+
+cdef void instant(const Rule* h, double lr, int64_t t, Now* now) noexcept nogil:
+    now[0] = at(h[0], lr, t)
+
+
+def rule(Rule h):
+    """The rule of a struct's name, as a capsule, with its fields in order: `rule["AdamW"](dict_of_fields)`."""
+    cdef Opened* opened = <Opened*>malloc(sizeof(Opened))     # lives as long as the process
+    if opened == NULL:
+        raise MemoryError
+    # Pointers to a rule's own struct and element are called as pointers to double and void.
+    opened.at = <At>&instant[Rule]
+    opened.sweep[0] = <Sweep>&move[Rule, float]
+    opened.sweep[1] = <Sweep>&move[Rule, double]
+    opened.slots = slots(h)
+    opened.fields = sizeof(Rule) // sizeof(double)
+    return PyCapsule_New(opened, "fastlr.rule", NULL), h
+
+
+# Tiles. `bits32` and `bits64` move elements without looking at them.
+
+ctypedef fused bits:
+    uint32_t
+    uint64_t
+
+cdef inline void start_at(const Walk* w, Py_ssize_t element, Py_ssize_t* index, Py_ssize_t* offset) noexcept nogil:
+    cdef int d
+    offset[0] = 0
+    for d in range(w.ndim - 1, -1, -1):
+        index[d] = element % w.shape[d]
+        element = element // w.shape[d]
+        offset[0] += index[d] * w.stride[d]
+
+cdef inline Py_ssize_t next_row(const Walk* w, Py_ssize_t* index) noexcept nogil:
+    # The offset of the next innermost row, from the start of the array.
+    cdef int d = w.ndim - 2
+    cdef Py_ssize_t offset = 0
+    index[w.ndim - 1] = 0
+    while d >= 0:
+        index[d] += 1
+        if index[d] < w.shape[d]:
+            break
+        index[d] = 0
+        d -= 1
+    for d in range(w.ndim - 1):
+        offset += index[d] * w.stride[d]
+    return offset
+
+cdef void carry(bits* scratch, char* array, const Walk* w, Py_ssize_t start, Py_ssize_t size, bint out) noexcept nogil:
+    """Gather `size` elements of a walk from `start` on into scratch, or (`out`) scatter them back."""
+    cdef Py_ssize_t[MOST_DIMENSIONS] index
+    cdef Py_ssize_t offset, run, i, k = 0, stride = w.stride[w.ndim - 1]
+    cdef char* at_
+    start_at(w, start, index, &offset)
+    while k < size:
+        run = w.shape[w.ndim - 1] - index[w.ndim - 1]
+        if run > size - k:
+            run = size - k
+        at_ = array + offset
+        if out:
+            for i in range(run):
+                memcpy(at_ + i * stride, &scratch[k + i], sizeof(bits))
+        else:
+            for i in range(run):
+                memcpy(&scratch[k + i], at_ + i * stride, sizeof(bits))
+        k += run
+        if k < size:
+            offset = next_row(w, index)
+
+cdef void before(real* restrict out, const real* restrict g, const real* restrict p, const Instant* now,
+                 Py_ssize_t size) noexcept nogil:
+    """What happens to a gradient before the rule sees it: unscale, clip, coupled decay."""
+    cdef Py_ssize_t i
+    cdef real scale = <real>now.scale, clip = <real>now.clip, couple = <real>now.couple, x
+    for i in range(size):
+        x = g[i] * scale
+        x = clip if x > clip else x
+        x = -clip if x < -clip else x
+        out[i] = x
+    if now.couple != 0:
+        for i in range(size):
+            out[i] = out[i] + couple * p[i]
+
+cdef void after(real* restrict p, const real* restrict moved, const real* restrict factor, const Instant* now,
+                Py_ssize_t size) noexcept nogil:
+    """A learning rate per element: the rule moved a zero, its move is scaled and added to what decay leaves."""
+    cdef Py_ssize_t i
+    cdef real keep = <real>now.now.keep, own = <real>now.own, one = 1
+    for i in range(size):
+        p[i] = (keep + own * (one - factor[i])) * p[i] + factor[i] * moved[i]
+
+
+cdef void tiles(const Job* job, const Span* s, const Gradient* gradient, const Instant* now, Py_ssize_t start,
+                Py_ssize_t size, real* also_typed) noexcept nogil:
+    cdef real[TILE] scratch_p
+    cdef real[TILE] scratch_g
+    cdef real[TILE] moved
+    cdef Py_ssize_t i = start, n
+    cdef real* p
+    cdef const real* g
+    cdef void* slot[MOST_SLOTS]
+    cdef int k
+    while i < start + size:
+        n = start + size - i
+        if n > TILE:
+            n = TILE
+        for k in range(MOST_SLOTS):
+            slot[k] = s.slot[k] + i * <Py_ssize_t>sizeof(real) if k < job.slots else NULL
+        if s.walk != NULL:
+            if real is float:
+                carry(<uint32_t*>scratch_p, s.p, s.walk, i, n, False)
+            else:
+                carry(<uint64_t*>scratch_p, s.p, s.walk, i, n, False)
+            p = scratch_p
+        else:
+            p = <real*>s.p + i
+        if gradient.walk != NULL:
+            if real is float:
+                carry(<uint32_t*>scratch_g, <char*>gradient.g, gradient.walk, i, n, False)
+            else:
+                carry(<uint64_t*>scratch_g, <char*>gradient.g, gradient.walk, i, n, False)
+            g = scratch_g
+        else:
+            g = <const real*>gradient.g + i
+        if now.staged:
+            before(scratch_g, g, p, now, n)
+            g = scratch_g
+        if s.scale != NULL:
+            memset(moved, 0, n * sizeof(real))
+            job.sweep[s.wide](now.hyper, &now.now, moved, g, slot, n)
+            after(p, moved, <const real*>s.scale + i, now, n)
+        else:
+            job.sweep[s.wide](now.hyper, &now.now, p, g, slot, n)
+        if s.walk != NULL:
+            if real is float:
+                carry(<uint32_t*>scratch_p, s.p, s.walk, i, n, True)
+            else:
+                carry(<uint64_t*>scratch_p, s.p, s.walk, i, n, True)
+        i += n
+
+
+cdef void run(void* context, Py_ssize_t chunk) noexcept nogil:
+    """One chunk of a step: the job of whichever thread takes it."""
+    cdef const Job* job = <const Job*>context
+    cdef unsigned int mode = fastlr_enter()
+    cdef Py_ssize_t k, bytes
+    cdef const Piece* piece
+    cdef const Span* s
+    cdef const Gradient* gradient
+    cdef const Instant* now
+    cdef void* slot[MOST_SLOTS]
+    cdef int i
+    for k in range(job.edges[chunk], job.edges[chunk + 1]):
+        piece = &job.pieces[k]
+        s = &job.spans[piece.span]
+        gradient = &job.gradients[piece.span]
+        if gradient.g == NULL:
+            continue
+        now = &job.instants[s.instant]
+        if s.walk == NULL and gradient.walk == NULL and s.scale == NULL and not now.staged:
+            bytes = piece.start * (8 if s.wide else 4)
+            for i in range(MOST_SLOTS):
+                slot[i] = s.slot[i] + bytes if i < job.slots else NULL
+            job.sweep[s.wide](now.hyper, &now.now, s.p + bytes, gradient.g + bytes, slot, piece.size)
+        elif s.wide:
+            tiles(job, s, gradient, now, piece.start, piece.size, <double*>NULL)
+        else:
+            tiles(job, s, gradient, now, piece.start, piece.size, <float*>NULL)
+        # (gradients are zeroed here, while their lines are in cache)
+        if job.zero_grads:
+            bytes = 8 if s.wide else 4
+            if gradient.walk == NULL:
+                memset(<char*>gradient.g + piece.start * bytes, 0, piece.size * bytes)
+            else:
+                zero(<char*>gradient.g, gradient.walk, piece.start, piece.size, s.wide)
+    fastlr_leave(mode)
+
+
+cdef void zero(char* array, const Walk* w, Py_ssize_t start, Py_ssize_t size, bint wide) noexcept nogil:
+    cdef uint64_t[TILE] nothing
+    cdef Py_ssize_t i = start, n
+    memset(nothing, 0, sizeof(nothing))
+    while i < start + size:
+        n = start + size - i
+        if n > TILE:
+            n = TILE
+        if wide:
+            carry(<uint64_t*>nothing, array, w, i, n, True)
+        else:
+            carry(<uint32_t*>nothing, array, w, i, n, True)
+        i += n
+
+
+runner = PyCapsule_New(<void*>&run, "fastlr.run", NULL)

@@ -1,0 +1,42 @@
+"""What this installation is: for bug reports, and for those who compile against it."""
+from __future__ import annotations
+
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ._core.dispatch import isa
+from ._core.threads import get_num_threads, usable_cores
+
+
+def get_include() -> str:
+    """The folder of fastlr's C headers, for a compiler's `-I`.
+
+    >>> import fastlr, pathlib
+    >>> (pathlib.Path(fastlr.get_include()) / "fastlr").is_dir()
+    True
+    """
+    return str(Path(__file__).parent / "include")
+
+
+def show_config() -> dict[str, Any]:
+    """Versions, instruction set and threads of this process.
+
+    >>> import fastlr
+    >>> fastlr.show_config()["isa"] in ("baseline", "v3", "v4")
+    True
+    """
+    from importlib.metadata import version
+
+    return {
+        "fastlr": version("fastlr-core"),
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "platform": f"{sys.platform} {platform.machine()}",
+        "isa": isa,
+        "threads": get_num_threads(),
+        "cores": usable_cores(),
+    }

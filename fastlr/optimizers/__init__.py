@@ -1,0 +1,28 @@
+"""Every optimizer: a class per rule, with its formula, its source and its bounded defaults.
+
+Nothing here knows bytes, threads or instruction sets. A new optimizer is a rule in `rules.pxd`, a class here and a
+reference formula in the tests; lists, tests and tables follow.
+"""
+from .adaptive import AdaDelta, AdaGrad, RMSprop, RMSpropCentered, RMSpropCenteredMomentum, RMSpropMomentum
+from .base import Group, Optimizer, create_optimizer, list_optimizers
+from .gradient_descent import SGD, Momentum, Nesterov
+from .moments import Adam, AdamW, AMSGrad
+
+__all__ = [
+    "SGD",
+    "AMSGrad",
+    "AdaDelta",
+    "AdaGrad",
+    "Adam",
+    "AdamW",
+    "Group",
+    "Momentum",
+    "Nesterov",
+    "Optimizer",
+    "RMSprop",
+    "RMSpropCentered",
+    "RMSpropCenteredMomentum",
+    "RMSpropMomentum",
+    "create_optimizer",
+    "list_optimizers",
+]

@@ -1,0 +1,128 @@
+"""A learning rate per element, from the gradients it has had."""
+from __future__ import annotations
+
+from .base import Optimizer
+from .declaration import Hyper, start, within
+
+
+class AdaGrad(Optimizer, slots=("s",)):
+    r"""Gradients over the root of the sum of all their squares: what moved much moves less.
+
+    .. math:: s \leftarrow s + g^2, \qquad p \leftarrow p - \frac{\eta}{1 + (t - 1) \delta} \frac{g}{\sqrt{s} + \epsilon}
+
+    with `lr_decay` :math:`\delta`, t = 1 at the first update. State `s`, which begins at `initial_accumulator_value`.
+    Duchi, Hazan & Singer 2011, https://jmlr.org/papers/v12/duchi11a.html. As ``torch.optim.Adagrad``; optax and Keras
+    have epsilon inside the root and begin at 0.1.
+
+    >>> import numpy as np, fastlr
+    >>> p = np.array([1.0, 1.0])
+    >>> fastlr.AdaGrad(p, lr=0.1).step(np.array([3.0, -0.5]))
+    >>> p.round(6)
+    array([0.9, 1.1])
+    """
+
+    lr: Hyper = within(1e-2)
+    lr_decay: Hyper = within(0.0)
+    eps: Hyper = within(1e-10)
+    initial_accumulator_value: float = start("s", 0.0)
+
+
+class AdaDelta(Optimizer, slots=("v", "u")):
+    r"""Steps in the units of the parameter: the root mean square of past steps over that of gradients.
+
+    .. math::
+        v \leftarrow \rho v + (1 - \rho) g^2, \quad
+        d = \frac{\sqrt{u + \epsilon}}{\sqrt{v + \epsilon}} g, \quad
+        u \leftarrow \rho u + (1 - \rho) d^2, \quad p \leftarrow p - \eta d
+
+    State `v` (gradients) and `u` (steps). Zeiler 2012, https://arxiv.org/abs/1212.5701, where :math:`\eta = 1`. As
+    ``torch.optim.Adadelta`` and ``optax.adadelta``; Keras has other defaults (lr 0.001, rho 0.95, eps 1e-7).
+
+    >>> import numpy as np, fastlr
+    >>> p = np.array([1.0])
+    >>> fastlr.AdaDelta(p).step(np.array([1.0]))
+    >>> round(float(p[0]), 6)
+    0.996838
+    """
+
+    lr: Hyper = within(1.0)
+    rho: Hyper = within(0.9, 0, 1)
+    eps: Hyper = within(1e-6)
+
+
+class RMSprop(Optimizer, slots=("v",)):
+    r"""Gradients over their running root mean square.
+
+    .. math:: v \leftarrow \alpha v + (1 - \alpha) g^2, \qquad p \leftarrow p - \eta \frac{g}{\sqrt{v} + \epsilon}
+
+    State `v`. Tieleman & Hinton 2012, Coursera lecture 6.5. As ``torch.optim.RMSprop`` (epsilon outside the root);
+    optax (unless ``eps_in_sqrt=False``) and Keras have it inside, and alpha 0.9.
+
+    >>> import numpy as np, fastlr
+    >>> p = np.array([1.0])
+    >>> fastlr.RMSprop(p, lr=0.01, alpha=0.99).step(np.array([2.0]))
+    >>> round(float(p[0]), 6)
+    0.9
+    """
+
+    lr: Hyper = within(1e-2)
+    alpha: Hyper = within(0.99, 0, 1)
+    eps: Hyper = within(1e-8)
+
+
+class RMSpropCentered(RMSprop, slots=("v", "a")):
+    r"""RMSprop over the running standard deviation: the mean gradient is taken out of the mean square.
+
+    .. math::
+        v \leftarrow \alpha v + (1 - \alpha) g^2, \quad a \leftarrow \alpha a + (1 - \alpha) g, \quad
+        p \leftarrow p - \eta \frac{g}{\sqrt{\max(v - a^2, 0)} + \epsilon}
+
+    State `v` and `a`. Graves 2013, https://arxiv.org/abs/1308.0850. As ``torch.optim.RMSprop(centered=True)``, but
+    where rounding makes v - a^2 negative, torch gets NaN and this gets 0.
+
+    >>> import numpy as np, fastlr
+    >>> p = np.array([1.0])
+    >>> fastlr.RMSpropCentered(p, lr=0.01, alpha=0.5).step(np.array([2.0]))
+    >>> round(float(p[0]), 6)
+    0.98
+    """
+
+
+class RMSpropMomentum(RMSprop, slots=("v", "m")):
+    r"""RMSprop whose steps add up in a velocity.
+
+    .. math::
+        v \leftarrow \alpha v + (1 - \alpha) g^2, \quad m \leftarrow \mu m + \frac{g}{\sqrt{v} + \epsilon}, \quad
+        p \leftarrow p - \eta m
+
+    State `v` and `m`. Graves 2013, https://arxiv.org/abs/1308.0850. As ``torch.optim.RMSprop(momentum=)``: the
+    learning rate is outside the velocity, optax and Keras have it inside.
+
+    >>> import numpy as np, fastlr
+    >>> p = np.array([1.0])
+    >>> opt = fastlr.RMSpropMomentum(p, lr=0.01, alpha=0.0, momentum=0.5)
+    >>> for _ in range(2):
+    ...     opt.step(np.array([2.0]))
+    >>> round(float(p[0]), 6)
+    0.975
+    """
+
+    momentum: Hyper = within(0.9, 0, 1)
+
+
+class RMSpropCenteredMomentum(RMSpropMomentum, slots=("v", "a", "m")):
+    r"""Centered RMSprop whose steps add up in a velocity.
+
+    .. math::
+        v \leftarrow \alpha v + (1 - \alpha) g^2, \quad a \leftarrow \alpha a + (1 - \alpha) g, \quad
+        m \leftarrow \mu m + \frac{g}{\sqrt{\max(v - a^2, 0)} + \epsilon}, \quad p \leftarrow p - \eta m
+
+    State `v`, `a` and `m`. Graves 2013, https://arxiv.org/abs/1308.0850, equations 38-45 without the learning rate
+    in the velocity. As ``torch.optim.RMSprop(centered=True, momentum=)``.
+
+    >>> import numpy as np, fastlr
+    >>> p = np.array([1.0])
+    >>> fastlr.RMSpropCenteredMomentum(p, lr=0.01, alpha=0.5).step(np.array([2.0]))
+    >>> round(float(p[0]), 6)
+    0.98
+    """

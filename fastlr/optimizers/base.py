@@ -1,0 +1,440 @@
+"""What every optimizer shares: binding parameters, owning state, taking a step, saving and loading."""
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Mapping, Sequence
+from inspect import Parameter, Signature
+from math import inf
+from typing import Any, ClassVar
+
+import numpy as np
+
+from .._core.dispatch import door, isa
+from .._core.plan import Plan
+from .._core.tensors import Tensor, bind, named, per_tensor, refuse_shared, set_scale
+from .._core.threads import get_num_threads
+from ..schedules import Schedule, from_dict
+from .declaration import Bounded, Hyper, Start, nearest, within
+
+REGISTRY: dict[str, type[Optimizer]] = {}
+FORMAT = 1
+
+
+class Group:
+    """Parameters that share hyper-parameters; each is read and set as an attribute: `opt.groups[0].lr = 1e-4`."""
+
+    __slots__ = ("_index", "_optimizer", "_values")
+    _optimizer: Optimizer
+    _index: int
+    _values: dict[str, Hyper]
+
+    def __init__(self, optimizer: Optimizer, index: int, values: dict[str, Hyper]) -> None:
+        for name, value in (("_optimizer", optimizer), ("_index", index), ("_values", values)):
+            object.__setattr__(self, name, value)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self._values[name]
+        except KeyError:
+            raise AttributeError(f"{type(self._optimizer).__name__}: a group has no {name!r}") from None
+
+    def __setattr__(self, name: str, value: Hyper) -> None:
+        self._optimizer._assign(self, name, value)
+
+    def __dir__(self) -> list[str]:
+        return sorted(self._values)
+
+    @property
+    def params(self) -> list[str]:
+        """The names of the group's parameters."""
+        return [tensor.name for tensor in self._optimizer._plan.tensors if tensor.group == self._index]
+
+    def __repr__(self) -> str:
+        values = ", ".join(f"{name}={value!r}" for name, value in self._values.items())
+        return f"Group({len(self.params)} params, {values})"
+
+
+class Optimizer:
+    """What all optimizers are.
+
+    Parameters
+    ----------
+    params
+        An array, a sequence of arrays, a mapping name -> array, or a sequence of groups
+        ``{"params": ..., "lr": ..., ...}``. An array is any writable CPU buffer (PEP 3118) or DLPack tensor of
+        float32 or float64, of any strides that do not overlap. It is updated in place.
+    lr, weight_decay and what the class names
+        A float, or a schedule: any callable ``t -> float``, t = 0 being the first update. All may be set between
+        steps, ``opt.lr = 0.1``.
+    grads
+        Gradient buffers of the same structure, bound once: ``opt.step()`` then needs no argument.
+    clip_value
+        Bounds each (unscaled) gradient element to [-clip_value, clip_value].
+    decay
+        How ``weight_decay`` works: "coupled" adds ``weight_decay * p`` to the gradient (L2, as in torch's SGD and
+        Adam), "decoupled" shrinks p by ``lr * weight_decay`` (as in AdamW), "independent" shrinks p by
+        ``weight_decay`` itself. The default is what the rule's name means.
+    decay_mask
+        Which parameters decay: a mapping name -> bool, a sequence, or a callable ``(name, array) -> bool``.
+    lr_scale
+        A learning-rate factor per tensor: a number or an array of the tensor's shape (a learning rate per element),
+        given as a mapping by name, a sequence, a callable ``(name, array)``, or one number for all.
+    maximize
+        Ascend instead of descend.
+
+    Raises
+    ------
+    TypeError, ValueError
+        They say who, what must hold, what came, and the cure; nothing has changed when one is raised.
+    """
+
+    slots: ClassVar[tuple[str, ...]] = ()
+    decay_mode: ClassVar[str] = "coupled"
+    hypers: ClassVar[dict[str, Bounded]] = {}
+    starts: ClassVar[dict[str, Start]] = {}
+    _rule: ClassVar[Any]
+    _fields: ClassVar[tuple[str, ...]]
+
+    lr: Hyper = within(1e-3)
+    weight_decay: Hyper = within(0.0)
+
+    def __init_subclass__(cls, slots: tuple[str, ...] = (), decay: str = "coupled") -> None:
+        cls.slots, cls.decay_mode = slots, decay
+        declared = {name: value for base in reversed(cls.__mro__) for name, value in vars(base).items()}
+        cls.hypers = {name: value for name, value in declared.items() if isinstance(value, Bounded)}
+        cls.starts = {name: value for name, value in declared.items() if isinstance(value, Start)}
+        # (the struct of the same name says which of them are its own, and in which order; `_` fills an empty one)
+        cls._rule, fields = door.rule[cls.__name__]({**dict.fromkeys(cls.hypers, 0.0), "_": 0.0})
+        cls._fields = tuple(name for name in ("lr", "weight_decay") if name not in fields) + tuple(fields)
+        order = {name: k for k, name in enumerate(("lr", *fields, "weight_decay"))}
+        cls.hypers = dict(sorted(cls.hypers.items(), key=lambda item: order[item[0]]))
+        cls.__signature__ = Declared()
+        REGISTRY[cls.__name__.lower()] = cls
+
+    def __init__(self, params: Any, lr: Hyper | None = None, *, grads: Any = None, clip_value: float | None = None,
+                 decay: str | None = None, decay_mask: Any = None, lr_scale: Any = None, maximize: bool = False,
+                 **hyper: Any) -> None:
+        who = type(self).__name__
+        if lr is not None:
+            hyper["lr"] = lr
+        starts = {name: slot.checked(hyper.pop(name, slot.default), who) for name, slot in self.starts.items()}
+        self._start = {self.starts[name].slot: float(value) for name, value in starts.items()}  # type: ignore[arg-type]
+        self._defaults = {name: bound.default for name, bound in self.hypers.items()} | self._checked(hyper)
+        if decay not in (None, "coupled", "decoupled", "independent"):
+            raise ValueError(f"{who}: decay must be 'coupled', 'decoupled' or 'independent', got {decay!r}")
+        self._decay = decay or self.decay_mode
+        if clip_value is not None and not 0 < clip_value < inf:
+            raise ValueError(f"{who}: clip_value must be positive and finite, got {clip_value}")
+        self._clip_value, self._maximize = clip_value, bool(maximize)
+        self._decay_mask, self._lr_scale = decay_mask, lr_scale
+        self._shapes: list[tuple[str, list[Tensor]]] = []
+        self._grouped = isinstance(params, Sequence) and len(params) > 0 and all(is_group(g) for g in params)
+        self.groups: tuple[Group, ...] = ()
+        tensors: list[Tensor] = []
+        groups: list[Group] = []
+        for group in params if self._grouped else ({"params": params},):
+            tensors += self._bound_group(group, groups, tensors)
+        self._adopt(tensors, groups)
+        if grads is not None:
+            self.bind(grads)
+
+    # Parameters and groups
+
+    def _bound_group(self, given: Mapping[str, Any], groups: list[Group], before: list[Tensor]) -> list[Tensor]:
+        """The tensors of one more group; it is appended to `groups`."""
+        who = type(self).__name__
+        index = len(groups)
+        values = self._defaults | self._checked({k: v for k, v in given.items() if k != "params"})
+        members, kind = named(given["params"], len(before))
+        prefix = f"grads[{index}]" if self._grouped else "grads"
+        tensors = []
+        taken = {tensor.name for tensor in before}
+        for k, (name, x) in enumerate(members):
+            if name in taken:
+                raise ValueError(f"{who}: two parameters are named {name!r}")
+            taken.add(name)
+            label = prefix if kind == "one" else f"{prefix}[{name!r}]" if kind == "mapping" else f"{prefix}[{k}]"
+            tensors.append(bind(name, x, index, who, label))
+        groups.append(Group(self, index, values))
+        self._shapes.append((kind, tensors))
+        return tensors
+
+    def _adopt(self, tensors: list[Tensor], groups: list[Group]) -> None:
+        """Allocate what state is missing and plan the steps; all checks are done before anything is kept."""
+        who = type(self).__name__
+        refuse_shared(tensors, who)
+        for tensor, scale in zip(tensors, per_tensor(self._lr_scale, tensors, who, "lr_scale"), strict=True):
+            set_scale(tensor, scale, who)
+        for tensor, decays in zip(tensors, per_tensor(self._decay_mask, tensors, who, "decay_mask"), strict=True):
+            tensor.decays = decays is None or bool(decays)
+        for tensor in tensors:
+            tensor.state = tensor.state or [tensor.alike(self._start.get(slot, 0.0)) for slot in self.slots]
+        bounds = [(0.0, inf) if name == "_" else (self.hypers[name].low, self.hypers[name].high)
+                  for name in self._fields]
+        plan = Plan(who, self._rule, door.runner, self._fields, bounds, tensors, len(groups), decay=self._decay,
+                    maximize=self._maximize, clip=self._clip_value or inf)
+        for group in groups:
+            for name, value in group._values.items():
+                plan.assign(group._index, self._fields.index(name), value)
+        self._plan, self.groups = plan, tuple(groups)
+        #: The state of each parameter: ``opt.state[name][slot]``, an array of the parameter's shape.
+        self.state = {tensor.name: dict(zip(self.slots, tensor.state, strict=True)) for tensor in tensors}
+
+    def _checked(self, hyper: Mapping[str, Any]) -> dict[str, Hyper]:
+        who = type(self).__name__
+        for name in hyper:
+            if name not in self.hypers:
+                raise TypeError(f"{who}: unknown keyword {name!r}{nearest(name, self.__signature__.parameters)}"
+                                f" (hyper-parameters: {', '.join(self.hypers)})")
+        return {name: self.hypers[name].checked(value, who) for name, value in hyper.items()}
+
+    def _assign(self, group: Group, name: str, value: Hyper) -> None:
+        if name not in self.hypers:
+            raise AttributeError(f"{type(self).__name__}: a group has no {name!r}{nearest(name, self.hypers)}")
+        value = self.hypers[name].checked(value, type(self).__name__)
+        self._plan.assign(group._index, self._fields.index(name), value)
+        group._values[name] = value
+
+    def add_group(self, params: Any, **hyper: Any) -> Group:
+        """Take more parameters, as a group of their own; what is not given is as in the constructor.
+
+        Gradients then come as one entry per group. Bound gradients are forgotten: bind again.
+        """
+        plan, shapes, grouped = self._plan, list(self._shapes), self._grouped
+        groups = list(self.groups)
+        self._grouped = True
+        try:
+            added = self._bound_group({"params": params, **hyper}, groups, plan.tensors)
+            self._adopt([*plan.tensors, *added], groups)
+        except BaseException:
+            self._shapes, self._grouped = shapes, grouped
+            raise
+        self._relabel()
+        self._plan.set_clock(plan.t, plan.missed_steps() + [plan.t] * len(added))
+        return self.groups[-1]
+
+    def _relabel(self) -> None:
+        for index, (kind, tensors) in enumerate(self._shapes):
+            for k, tensor in enumerate(tensors):
+                tensor.label = f"grads[{index}]" + {"one": "", "sequence": f"[{k}]"}.get(kind, f"[{tensor.name!r}]")
+
+    # Stepping
+
+    @property
+    def t(self) -> int:
+        """Updates done."""
+        return self._plan.t
+
+    def step(self, grads: Any = None, grad_scale: float = 1.0, zero_grads: bool = False) -> None:
+        """Update every parameter in place.
+
+        Parameters
+        ----------
+        grads
+            Gradients in the structure of the parameters, of their shapes and dtypes, in any layout; `None` for a
+            tensor skips it, and its own count of updates stays. Only read, unless `zero_grads`. Not given: those bound.
+        grad_scale
+            Divides the gradients (the factor by which a loss was scaled).
+        zero_grads
+            Set the gradients to zero in the same pass.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Before anything is written.
+        RuntimeError
+            If this optimizer is stepping in another thread.
+        """
+        self._plan.step(None if grads is None else self._arranged(grads), grad_scale, zero_grads)
+
+    def bind(self, grads: Any) -> None:
+        """Read these gradient buffers in every `step()` that is given none: their memory must stay where it is."""
+        self._plan.bind(self._arranged(grads))
+
+    def _arranged(self, grads: Any) -> list[Any]:
+        """Gradients in the order of the tensors."""
+        if not self._grouped:
+            kind, tensors = self._shapes[0]
+            return arranged(kind, tensors, grads, type(self).__name__, "grads")
+        if not isinstance(grads, Sequence) or len(grads) != len(self._shapes):
+            raise ValueError(f"{type(self).__name__}: grads: expected a sequence with one entry for each of the "
+                             f"{len(self._shapes)} groups")
+        flat: list[Any] = []
+        for index, ((kind, tensors), part) in enumerate(zip(self._shapes, grads, strict=True)):
+            inner = part["params"] if kind != "mapping" and isinstance(part, Mapping) and "params" in part else part
+            flat += arranged(kind, tensors, inner, type(self).__name__, f"grads[{index}]")
+        return flat
+
+    # State
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the coming steps depend on, by name, as copies: plain values, schedules as dicts, and arrays."""
+        return {
+            "format": FORMAT,
+            "optimizer": type(self).__name__,
+            "t": self.t,
+            "missed": {tensor.name: missed for tensor, missed
+                       in zip(self._plan.tensors, self._plan.missed_steps(), strict=True) if missed},
+            "groups": [{"params": group.params} | {name: spelled(value) for name, value in group._values.items()}
+                       for group in self.groups],
+            "state": {name: {slot: array.copy() for slot, array in slots.items()}
+                      for name, slots in self.state.items()},
+        }
+
+    def load_state_dict(self, d: Mapping[str, Any]) -> None:
+        """Become what `state_dict` described. Everything is checked first; the arrays are copied.
+
+        A hyper-parameter whose schedule is a plain function was not saved: it keeps the function it has here.
+        """
+        who = f"{type(self).__name__}.load_state_dict"
+        missing = {"format", "optimizer", "t", "groups", "state"} - d.keys()
+        if missing:
+            raise ValueError(f"{who}: no entry {min(missing)!r}")
+        if d["format"] != FORMAT:
+            raise ValueError(f"{who}: expected format {FORMAT}, got {d['format']!r}")
+        if d["optimizer"] != type(self).__name__:
+            raise ValueError(f"{who}: this is the state of {d['optimizer']}, load it into one")
+        t = count(d["t"], who, "t")
+        missed = d.get("missed", {})
+        names = [tensor.name for tensor in self._plan.tensors]
+        same_names(names, d["state"], f"{who}: state")
+        ages = [count(missed.get(name, 0), who, f"missed[{name!r}]") for name in names]
+        if len(d["groups"]) != len(self.groups):
+            raise ValueError(f"{who}: expected {len(self.groups)} groups, got {len(d['groups'])}")
+        values = [self._revived(group, saved, who) for group, saved in zip(self.groups, d["groups"], strict=True)]
+        for name, slots in self.state.items():
+            same_names(slots, d["state"][name], f"{who}: state[{name!r}]")
+            for slot, array in slots.items():
+                new = np.asarray(d["state"][name][slot])
+                if new.shape != array.shape or new.dtype != array.dtype:
+                    raise ValueError(f"{who}: state[{name!r}][{slot!r}]: expected {array.dtype} {array.shape}, "
+                                     f"got {new.dtype} {new.shape}")
+        for name, slots in self.state.items():
+            for slot, array in slots.items():
+                array[...] = d["state"][name][slot]
+        for group, new_values in zip(self.groups, values, strict=True):
+            for name, value in new_values.items():
+                self._assign(group, name, value)
+        self._plan.set_clock(t, ages)
+
+    def _revived(self, group: Group, saved: Mapping[str, Any], who: str) -> dict[str, Hyper]:
+        same_names(["params", *self.hypers], saved, f"{who}: groups[{group._index}]")
+        if list(saved["params"]) != group.params:
+            raise ValueError(f"{who}: groups[{group._index}]: expected the parameters {group.params}, "
+                             f"got {list(saved['params'])}")
+        values: dict[str, Hyper] = {}
+        for name, bound in self.hypers.items():
+            value = saved[name]
+            if isinstance(value, Mapping) and "callable" in value:
+                value = group._values[name]
+                if not callable(value):
+                    raise ValueError(f"{who}: {name} was a function ({saved[name]['callable']}), which is not saved; "
+                                     f"set opt.{name} to it before loading")
+            elif isinstance(value, Mapping):
+                value = from_dict(value)
+            values[name] = bound.checked(value, type(self).__name__)
+        return values
+
+    def __reduce__(self) -> Any:
+        raise TypeError(f"{type(self).__name__} cannot be pickled, as it points into its parameters' memory; "
+                        f"save state_dict(), or use fastlr.save")
+
+    def __repr__(self) -> str:
+        plan = self._plan
+        changed = [f"{name}={group._values[name]!r}" + (f" in groups[{group._index}]" if len(self.groups) > 1 else "")
+                   for group in self.groups for name, bound in self.hypers.items()
+                   if group._values[name] != bound.default]
+        stored = sum(array.nbytes for slots in self.state.values() for array in slots.values())
+        facts = [f"{plan.count} tensor{'s' * (plan.count != 1)}", f"{plan.elements:,} elements",
+                 f"{stored:,} bytes of state", f"t={self.t}",
+                 f"{get_num_threads()} thread{'s' * (get_num_threads() != 1)}", isa]
+        return f"{type(self).__name__}({', '.join(changed)}{'; ' if changed else ''}{', '.join(facts)})"
+
+
+class Declared:
+    """The signature that a class body declares, made when somebody looks."""
+
+    def __get__(self, optimizer: Any, owner: type[Optimizer]) -> Signature:
+        written = Signature.from_callable(Optimizer.__init__).parameters
+        lr = Parameter("lr", Parameter.POSITIONAL_OR_KEYWORD, default=owner.hypers["lr"].default, annotation=Hyper)
+        own = [Parameter(name, Parameter.KEYWORD_ONLY, default=hyper.default, annotation=Hyper)
+               for name, hyper in {**owner.hypers, **owner.starts}.items() if name != "lr"]
+        shared = [p for name, p in written.items() if p.kind is Parameter.KEYWORD_ONLY]
+        return Signature([written["params"], lr, *own, *shared])
+
+
+def is_group(x: Any) -> bool:
+    """Whether this is a parameter group: a mapping with the key "params" whose value is not an array itself."""
+    return isinstance(x, Mapping) and "params" in x
+
+
+def arranged(kind: str, tensors: list[Tensor], grads: Any, who: str, label: str) -> list[Any]:
+    """The gradients of one group in the order of its tensors."""
+    if kind == "one":
+        return [grads]
+    if kind == "mapping":
+        if not isinstance(grads, Mapping):
+            raise TypeError(f"{who}: {label}: expected a mapping by parameter name, got {type(grads).__name__}")
+        same_names([tensor.name for tensor in tensors], grads, f"{who}: {label}")
+        return [grads[tensor.name] for tensor in tensors]
+    if isinstance(grads, Mapping) or not isinstance(grads, list | tuple):
+        try:
+            grads = list(grads) if not isinstance(grads, Mapping) else None
+        except TypeError:
+            grads = None
+        if grads is None:
+            raise TypeError(f"{who}: {label}: expected a sequence with one gradient per parameter")
+    if len(grads) != len(tensors):
+        raise ValueError(f"{who}: {label}: expected {len(tensors)} gradients, one per parameter (None skips one), "
+                         f"got {len(grads)}")
+    return grads if isinstance(grads, list) else list(grads)
+
+
+def same_names(expected: Any, given: Any, what: str) -> None:
+    """ValueError unless both have the same names."""
+    if not isinstance(given, Mapping):
+        raise ValueError(f"{what}: expected a mapping, got {type(given).__name__}")
+    if expected and len(given) == len(expected) and all(name in given for name in expected):
+        return
+    absent = [name for name in expected if name not in given]
+    if absent:
+        raise ValueError(f"{what}: no entry {absent[0]!r}")
+    extra = [name for name in given if name not in expected]
+    if extra:
+        raise ValueError(f"{what}: unknown entry {extra[0]!r}{nearest(str(extra[0]), expected)}")
+
+
+def count(value: Any, who: str, what: str) -> int:
+    """A count of steps."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**62:
+        raise ValueError(f"{who}: {what} must be a count, got {value!r}")
+    return value
+
+
+def spelled(value: Hyper) -> Any:
+    """A hyper-parameter as plain data."""
+    if isinstance(value, Schedule):
+        return value.to_dict()
+    return {"callable": getattr(value, "__qualname__", repr(value))} if callable(value) else value
+
+
+def list_optimizers(pattern: str = "*") -> list[str]:
+    """The names of all optimizers that match a shell pattern, in lower case.
+
+    >>> import fastlr
+    >>> fastlr.list_optimizers("ada*")
+    ['adadelta', 'adagrad', 'adam', 'adamw']
+    """
+    return sorted(fnmatch.filter(REGISTRY, pattern.lower()))
+
+
+def create_optimizer(name: str, params: Any, **hyper: Any) -> Optimizer:
+    """An optimizer by its name (of any case), with the class's own arguments.
+
+    >>> import numpy as np, fastlr
+    >>> type(fastlr.create_optimizer("adamw", np.zeros(3), lr=0.1)).__name__
+    'AdamW'
+    """
+    if not isinstance(name, str) or name.lower() not in REGISTRY:
+        raise ValueError(f"create_optimizer: no optimizer {name!r}{nearest(str(name).lower(), REGISTRY)}")
+    return REGISTRY[name.lower()](params, **hyper)

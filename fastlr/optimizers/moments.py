@@ -1,0 +1,66 @@
+"""Adam and what follows from it: a running mean of gradients over the root of a running mean of their squares."""
+from __future__ import annotations
+
+from .base import Optimizer
+from .declaration import Hyper, within
+
+
+class Adam(Optimizer, slots=("m", "v")):
+    r"""The mean of past gradients over their root mean square, both corrected for their start at zero.
+
+    .. math::
+        m \leftarrow \beta_1 m + (1 - \beta_1) g, \quad v \leftarrow \beta_2 v + (1 - \beta_2) g^2, \quad
+        p \leftarrow p - \eta \frac{m / (1 - \beta_1^t)}{\sqrt{v / (1 - \beta_2^t)} + \epsilon}
+
+    State `m` and `v`. Kingma & Ba 2015, https://arxiv.org/abs/1412.6980, algorithm 1. As ``torch.optim.Adam`` and
+    ``optax.adam``, epsilon beside the corrected root; Keras has it beside the uncorrected one, with default 1e-7.
+    `weight_decay` is coupled, as in torch; in Keras it is decoupled.
+
+    >>> import numpy as np, fastlr
+    >>> p = np.array([1.0, 1.0])
+    >>> fastlr.Adam(p, lr=0.1).step(np.array([5.0, -0.01]))
+    >>> p.round(6)
+    array([0.9, 1.1])
+    """
+
+    beta1: Hyper = within(0.9, 0, 1)
+    beta2: Hyper = within(0.999, 0, 1)
+    eps: Hyper = within(1e-8)
+
+
+class AMSGrad(Adam, slots=("m", "v", "vmax")):
+    r"""Adam that never forgets the largest mean square an element has had.
+
+    .. math::
+        v_{\max} \leftarrow \max(v_{\max}, v), \quad
+        p \leftarrow p - \eta \frac{m / (1 - \beta_1^t)}{\sqrt{v_{\max} / (1 - \beta_2^t)} + \epsilon}
+
+    with m and v as in Adam. State `m`, `v` and `vmax`. Reddi, Kale & Kumar 2018, https://arxiv.org/abs/1904.09237,
+    which corrects neither moment. As ``torch.optim.Adam(amsgrad=True)`` and Keras; optax takes the maximum of the
+    corrected mean square.
+
+    >>> import numpy as np, fastlr
+    >>> p = np.array([1.0])
+    >>> fastlr.AMSGrad(p, lr=0.1).step(np.array([5.0]))
+    >>> round(float(p[0]), 6)
+    0.9
+    """
+
+
+class AdamW(Adam, slots=("m", "v"), decay="decoupled"):
+    r"""Adam, and apart from it each parameter shrinks by lr * weight_decay.
+
+    .. math:: p \leftarrow (1 - \eta \lambda) p, \quad \text{then Adam}
+
+    State `m` and `v`. Loshchilov & Hutter 2019, https://arxiv.org/abs/1711.05101, with their schedule multiplier
+    inside :math:`\eta`. As ``torch.optim.AdamW``, with its default weight_decay 0.01; ``optax.adamw`` is the same up to
+    rounding, with default 1e-4; Keras' default is 0.004. ``decay="independent"`` shrinks by weight_decay alone.
+
+    >>> import numpy as np, fastlr
+    >>> p = np.array([1.0])
+    >>> fastlr.AdamW(p, lr=0.1, weight_decay=0.5).step(np.array([2.0]))
+    >>> round(float(p[0]), 6)
+    0.85
+    """
+
+    weight_decay: Hyper = within(0.01)
