@@ -1,0 +1,7 @@
+"""`python -m fastlr` is `fastlr`."""
+
+import sys
+
+from .cli import main
+
+sys.exit(main())

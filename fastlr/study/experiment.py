@@ -1,0 +1,226 @@
+"""One question, asked many times: what does this learning rate do to this network?
+
+A `Cell` states an experiment completely, `train` carries it out, `run` does so for a whole grid. The same
+cell gives the same bits on one machine, times apart: the seed decides the first weights and the order of
+the batches, and nothing else is drawn.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+import fastlr
+
+from .data import Dataset, digits
+from .networks import ACTIVATIONS, Batch, Network
+
+LEARNING_RATES = (0.001, 0.01, 0.05, 0.1)
+NETWORKS = ("64-32-10-relu", "64-64-32-10-relu", "64-32-10-tanh", "64-128-10-sigmoid")
+
+Schedule = Callable[[int], float]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One experiment: everything that decides its outcome, but the data.
+
+    `network` is its widths and its activation, "64-32-10-relu". `optimizer` is a name of
+    `fastlr.list_optimizers()`, used with its own defaults. `schedule(lr, updates)` makes the schedule of
+    the run from its learning rate and its length in updates; None holds the rate. An incomplete last
+    batch of an epoch is left out, so every update averages `batch_size` images. The run has converged at
+    the first update at which the training loss (nats per image), averaged over one epoch of updates, is at
+    most `target_loss`.
+
+    Raises `ValueError` for what cannot be run, before anything is.
+    """
+
+    network: str = NETWORKS[0]
+    lr: float = 0.1
+    seed: int = 0
+    optimizer: str = "sgd"
+    epochs: int = 100
+    batch_size: int = 32
+    target_loss: float = 0.2
+    schedule: Callable[[float, int], Schedule] | None = None
+
+    def __post_init__(self) -> None:
+        parse_network(self.network)
+        if not (math.isfinite(self.lr) and self.lr > 0):
+            raise ValueError(f"study: a learning rate must be positive and finite, got {self.lr}")
+        if not self.target_loss > 0:
+            raise ValueError(f"study: the target loss must be positive, got {self.target_loss}")
+        for name, low in (("seed", 0), ("epochs", 1), ("batch_size", 1)):
+            if getattr(self, name) < low:
+                raise ValueError(f"study: {name} must be at least {low}, got {getattr(self, name)}")
+        known = fastlr.list_optimizers()
+        if self.optimizer not in known:
+            close = difflib.get_close_matches(self.optimizer, known, n=1)
+            cure = f"did you mean {close[0]!r}?" if close else "fastlr.list_optimizers() names them"
+            raise ValueError(f"study: no optimizer is called {self.optimizer!r}; {cure}")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one cell did. Losses are nats per image, accuracies shares in [0, 1], times seconds.
+
+    `schedule` is what the learning rate followed. `updates` were done in `train_seconds` of wall time:
+    batches, gradients and steps, without any evaluation. `updates_to_target` is None when the target was
+    never reached. Losses and accuracies are those of a whole split after the last update. A run has
+    `diverged` if a loss stopped being finite, which ends it and leaves losses and accuracies None, or if
+    the training loss ended above where it began: saturated units can keep a loss finite, whatever the rate.
+    """
+
+    cell: Cell
+    schedule: str
+    diverged: bool
+    updates: int
+    updates_to_target: int | None
+    train_seconds: float
+    train_loss: float | None = None
+    validation_loss: float | None = None
+    test_loss: float | None = None
+    validation_accuracy: float | None = None
+    test_accuracy: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """One flat mapping of numbers, texts and None, which any JSON reader takes: no NaN, no infinity."""
+        own = {name: value for name, value in vars(self).items() if name != "cell"}
+        return asdict(self.cell) | own
+
+
+def grid(
+    lrs: Iterable[float] = LEARNING_RATES,
+    networks: Iterable[str] = NETWORKS,
+    seeds: Iterable[int] = (0, 1),
+    **common: Any,
+) -> list[Cell]:
+    """Every network at every rate, seed after seed, so that a study cut short still has whole tables.
+
+    `common` goes to every `Cell`: optimizer, epochs, batch_size, target_loss, schedule.
+    """
+    lrs, networks, seeds = dict.fromkeys(lrs), dict.fromkeys(networks), dict.fromkeys(seeds)
+    return [Cell(network, lr, seed, **common) for seed in seeds for network in networks for lr in lrs]
+
+
+def run(
+    cells: Sequence[Cell] | None = None,
+    data: Dataset | None = None,
+    progress: Callable[[Result], object] | None = None,
+) -> list[Result]:
+    """Train each cell in turn (the default `grid()` on `digits()` if not given) and return their results.
+
+    `progress(result)` is called after each cell. Raises `ValueError` for a network that does not fit the
+    data, before the first cell is trained.
+    """
+    cells = grid() if cells is None else cells
+    data = digits() if data is None else data
+    for cell in cells:
+        check_fit(cell, data)
+    results = []
+    for cell in cells:
+        results.append(train(cell, data))
+        if progress is not None:
+            progress(results[-1])
+    return results
+
+
+def train(cell: Cell, data: Dataset) -> Result:
+    """Carry out one cell.
+
+    Raises `ValueError` for a network that does not fit the data. NumPy's floating-point warnings are
+    silent inside, and only here: divergence is a result.
+    """
+    check_fit(cell, data)
+    layers, activation = parse_network(cell.network)
+    net = Network(layers, activation, seed=cell.seed)
+    epoch = len(data.train[1]) // cell.batch_size
+    lr = cell.lr if cell.schedule is None else cell.schedule(cell.lr, epoch * cell.epochs)
+    opt = fastlr.create_optimizer(cell.optimizer, net.params, grads=net.grads, lr=lr)
+    losses: list[float] = []
+    first = net.loss(data.train)
+    with np.errstate(all="ignore"):
+        start = perf_counter()
+        for batch in batches(data.train, cell):
+            loss, _ = net.loss_and_grad(batch)
+            losses.append(loss)
+            if not math.isfinite(loss):
+                break
+            opt.step()
+        seconds = perf_counter() - start
+        learned = {
+            "train_loss": net.loss(data.train),
+            "validation_loss": net.loss(data.validation),
+            "test_loss": net.loss(data.test),
+            "validation_accuracy": net.accuracy(*data.validation),
+            "test_accuracy": net.accuracy(*data.test),
+        }
+    finite = all(map(math.isfinite, (losses[-1], *learned.values())))
+    return Result(
+        cell=cell,
+        schedule=f"constant({cell.lr!r})" if cell.schedule is None else str(lr),
+        diverged=not (finite and learned["train_loss"] <= first),
+        updates=opt.t,
+        updates_to_target=updates_to_target(losses, epoch, cell.target_loss),
+        train_seconds=seconds,
+        **(learned if finite else {}),
+    )
+
+
+def batches(split: Batch, cell: Cell) -> Iterator[Batch]:
+    """The training batches of a cell: a fresh shuffle each epoch, the incomplete last batch left out."""
+    x, y = split
+    # its own stream: `default_rng(seed)` has already drawn the weights
+    rng = np.random.default_rng((cell.seed, 1))
+    for _ in range(cell.epochs):
+        order = rng.permutation(len(y))
+        x_shuffled, y_shuffled = x[order], y[order]
+        for end in range(cell.batch_size, len(y) + 1, cell.batch_size):
+            rows = slice(end - cell.batch_size, end)
+            yield x_shuffled[rows], y_shuffled[rows]
+
+
+def updates_to_target(losses: Sequence[float], window: int, target: float) -> int | None:
+    """The number of updates after which the mean of the latest `window` losses is first at most `target`.
+
+    None if it never is, or if there are fewer than `window` losses. A window that holds a non-finite loss
+    reaches nothing.
+    """
+    if len(losses) < window:
+        return None
+    with np.errstate(invalid="ignore", over="ignore"):
+        reached = sliding_window_view(np.asarray(losses, float), window).mean(axis=1) <= target
+    return window + int(reached.argmax()) if reached.any() else None
+
+
+def parse_network(text: str) -> tuple[tuple[int, ...], str]:
+    """("64-32-10-relu") -> ((64, 32, 10), "relu"). Raises `ValueError` for any other form."""
+    *widths, activation = text.split("-")
+    whole = all(width.isascii() and width.isdecimal() and int(width) > 0 for width in widths)
+    if len(widths) < 2 or not whole or activation not in ACTIVATIONS:
+        raise ValueError(
+            f"study: a network is its widths and one of {', '.join(ACTIVATIONS)}, "
+            f"like {NETWORKS[0]}; got {text!r}"
+        )
+    return tuple(map(int, widths)), activation
+
+
+def check_fit(cell: Cell, data: Dataset) -> None:
+    """Raise `ValueError` unless the ends of the network, and the batch, fit the data."""
+    x, y = data.train
+    (inputs, *_, outputs), _ = parse_network(cell.network)
+    classes = int(y.max()) + 1
+    if (inputs, outputs) != (x.shape[1], classes):
+        raise ValueError(
+            f"study: {data.name} have {x.shape[1]} features and {classes} classes, "
+            f"so a network must start with {x.shape[1]} and end with {classes}; got {cell.network}"
+        )
+    if cell.batch_size > len(y):
+        raise ValueError(f"study: batch_size must be at most {len(y)}, the images, got {cell.batch_size}")

@@ -1,0 +1,282 @@
+"""The study: the gradient is the loss's, a seed decides every bit, and a result is what happened."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+
+import fastlr
+from fastlr import study
+from fastlr.study.experiment import updates_to_target
+from fastlr.study.networks import ACTIVATIONS, log_softmax
+
+every_activation = pytest.mark.parametrize("activation", ACTIVATIONS)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return study.digits()
+
+
+def some_batch(n, inputs, classes, dtype=np.float32):
+    rng = np.random.default_rng(7)
+    return rng.standard_normal((n, inputs)).astype(dtype), rng.integers(classes, size=n)
+
+
+# the network
+
+
+@every_activation
+def test_the_gradient_is_that_of_the_loss(activation):
+    """Central differences in float64: truncation is h**2 = 1e-12, rounding 1e-16 / h = 1e-10."""
+    net = study.Network((5, 7, 4, 3), activation, seed=1, dtype=np.float64)
+    batch = some_batch(6, 5, 3, np.float64)
+    net.loss_and_grad(batch)
+    h = 1e-6
+    for name, p in net.params.items():
+        numeric = np.empty_like(p)
+        for i in np.ndindex(p.shape):
+            kept = p[i]
+            p[i] = kept + h
+            above = net.loss(batch)
+            p[i] = kept - h
+            below = net.loss(batch)
+            p[i] = kept
+            numeric[i] = (above - below) / (2 * h)
+        np.testing.assert_allclose(net.grads[name], numeric, rtol=1e-6, atol=1e-9, err_msg=name)
+
+
+@every_activation
+def test_loss_and_grad_reports_the_loss_and_writes_into_the_same_buffers(activation):
+    net = study.Network((5, 7, 3), activation)
+    before = {name: g.__array_interface__["data"] for name, g in net.grads.items()}
+    batch = some_batch(6, 5, 3)
+    loss, grads = net.loss_and_grad(batch)
+    assert loss == net.loss(batch)
+    assert grads is net.grads
+    assert {name: g.__array_interface__["data"] for name, g in grads.items()} == before
+    assert {g.dtype for g in grads.values()} == {np.dtype("float32")}
+    assert {name: g.shape for name, g in grads.items()} == {name: p.shape for name, p in net.params.items()}
+
+
+def test_log_softmax_is_exact_where_exponentials_overflow():
+    z = np.array([[1e4, 0.0, -1e4], [-1e4, -1e4, -1e4]])
+    np.testing.assert_array_equal(log_softmax(z)[0], [0.0, -1e4, -2e4])
+    np.testing.assert_allclose(log_softmax(z)[1], -np.log(3.0), rtol=1e-15)
+
+
+def test_predictions_and_accuracy():
+    net = study.Network((2, 2), seed=0)
+    net.params["fc1.weight"][:] = np.eye(2)
+    x = np.array([[1, 0], [0, 1], [3, 2], [1, 4]], np.float32)
+    np.testing.assert_array_equal(net.predict(x), [0, 1, 0, 1])
+    assert net.accuracy(x, np.array([0, 1, 0, 0])) == 0.75
+
+
+@every_activation
+def test_a_seed_decides_the_first_weights(activation):
+    first, again, other = (study.Network((8, 4, 2), activation, seed=s) for s in (3, 3, 4))
+    for name, p in first.params.items():
+        np.testing.assert_array_equal(p, again.params[name])
+        assert name.endswith("bias") or (p != other.params[name]).all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"layers": (64,)}, r"Network: layers must be two or more widths from 1 up, got \(64,\)"),
+        ({"layers": (64, 0, 10)}, r"Network: layers must be two or more widths from 1 up, got \(64, 0, 10\)"),
+        ({"activation": "rely"}, "Network: activation must be one of relu, tanh, sigmoid, got 'rely'"),
+    ],
+)
+def test_what_is_no_network(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        study.Network(**arguments)
+
+
+def test_bound_gradients_give_the_bits_of_passed_ones():
+    """The two doors of an optimizer: buffers bound once, or arrays passed to each step."""
+    bound, passed = study.Network(seed=5), study.Network(seed=5)
+    by_binding = fastlr.SGD(bound.params, grads=bound.grads, lr=0.1)
+    by_passing = fastlr.SGD(passed.params, lr=0.1)
+    batch = some_batch(32, 64, 10)
+    start = {name: p.copy() for name, p in bound.params.items()}
+    for _ in range(20):
+        bound.loss_and_grad(batch)
+        by_binding.step()
+        _, grads = passed.loss_and_grad(batch)
+        by_passing.step({name: g.copy() for name, g in grads.items()})
+    for name, p in bound.params.items():
+        np.testing.assert_array_equal(p, passed.params[name], err_msg=name)
+        assert (p != start[name]).any()
+
+
+# the data
+
+
+def test_digits_are_split_evenly_and_without_overlap(data):
+    splits = data.train, data.validation, data.test
+    assert sum(len(y) for _, y in splits) == 1797
+    for (x, y), share in zip(splits, (0.6, 0.2, 0.2), strict=True):
+        assert x.shape == (len(y), 64)
+        assert (x.dtype, y.dtype) == (np.float32, np.int64)
+        assert abs(len(y) - share * 1797) < 10  # each of the ten classes rounds by less than one image
+        assert np.ptp(np.bincount(y, minlength=10)) <= 6  # classes have 174 to 183 images in all
+    images = [set(map(bytes, x)) for x, _ in splits]
+    assert not (images[0] & images[1] or images[0] & images[2] or images[1] & images[2])
+
+
+def test_digits_are_scaled_by_the_training_images_alone(data):
+    x = data.train[0].astype(np.float64)
+    assert abs(x.mean()) < 1e-6  # float32 holds a pixel to 6e-8
+    assert abs(x.std() - 1) < 1e-6
+    assert data.test[0].mean() != pytest.approx(0, abs=1e-4)
+    for x, _ in (data.train, data.validation, data.test):
+        pixels = x * data.scale + data.mean
+        np.testing.assert_allclose(pixels, np.rint(pixels), atol=1e-5)
+        assert (np.rint(pixels).min(), np.rint(pixels).max()) == (0, 16)
+
+
+def test_digits_are_the_same_for_the_same_seed_and_cannot_be_written(data):
+    np.testing.assert_array_equal(data.train[0], study.digits(seed=0).train[0])
+    assert (data.train[0] != study.digits(seed=1).train[0]).any()
+    with pytest.raises(ValueError, match="read-only"):
+        data.train[0][0] = 0
+
+
+def test_digits_refuse_shares_without_a_test():
+    with pytest.raises(ValueError, match=r"digits: shares must be positive and leave some for the test"):
+        study.digits(shares=(0.8, 0.2))
+
+
+def test_digits_name_the_extra_that_is_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    with pytest.raises(ImportError, match=r"pip install 'fastlr-core\[lab\]'"):
+        study.digits()
+
+
+# the experiment
+
+
+def outcome(result):
+    """All of a result but its time."""
+    return {name: value for name, value in result.to_dict().items() if name != "train_seconds"}
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam"])
+def test_a_cell_is_reproducible_to_the_bit(data, optimizer):
+    cell = study.Cell(lr=0.01, optimizer=optimizer, epochs=3)
+    first, again = study.train(cell, data), study.train(cell, data)
+    assert outcome(first) == outcome(again)
+    other = outcome(study.train(study.Cell(lr=0.01, optimizer=optimizer, epochs=3, seed=1), data))
+    assert other["train_loss"] != first.train_loss
+
+
+def test_a_cell_learns_and_says_when(data):
+    """Ten classes: chance is 10 %, and a loss of ln 10 = 2.3 nats; 0.5 nats is far below both."""
+    result = study.train(study.Cell(lr=0.1, epochs=10, target_loss=0.5), data)
+    updates_per_epoch = len(data.train[1]) // 32
+    assert not result.diverged
+    assert result.updates == 10 * updates_per_epoch
+    assert updates_per_epoch <= result.updates_to_target < result.updates
+    assert result.train_loss < 0.5
+    assert result.test_accuracy > 0.85
+    assert result.train_seconds > 0
+    assert study.train(study.Cell(lr=0.1, epochs=10, target_loss=1e-9), data).updates_to_target is None
+
+
+def test_a_diverging_rate_is_reported_as_diverged(data):
+    result = study.train(study.Cell(network="64-64-32-10-relu", lr=1e30, epochs=3), data)
+    assert result.diverged
+    assert result.updates < 3 * (len(data.train[1]) // 32)
+    assert result.train_loss is result.test_accuracy is result.updates_to_target is None
+    json.dumps(result.to_dict(), allow_nan=False)
+
+
+@every_activation
+def test_a_rate_that_saturates_its_units_has_diverged_though_its_loss_is_finite(data, activation):
+    result = study.train(study.Cell(network=f"64-16-10-{activation}", lr=1e20, epochs=2), data)
+    assert result.diverged
+    assert result.train_loss is None or result.train_loss > 3  # a fresh network guesses: ln 10 = 2.3 nats
+
+
+@every_activation
+def test_a_rate_too_small_to_learn_has_not_diverged(data, activation):
+    result = study.train(study.Cell(network=f"64-16-10-{activation}", lr=1e-6, epochs=1), data)
+    assert not result.diverged
+    assert result.updates_to_target is None
+
+
+def test_a_schedule_drives_the_rate(data):
+    held = study.train(study.Cell(lr=0.05, epochs=2), data)
+    seen = []
+
+    def schedule(lr, updates):
+        seen.append((lr, updates))
+        return lambda t: lr
+
+    scheduled = study.train(study.Cell(lr=0.05, epochs=2, schedule=schedule), data)
+    assert seen == [(0.05, held.updates)]
+    assert scheduled.train_loss == held.train_loss
+    halved = study.train(study.Cell(lr=0.05, epochs=2, schedule=lambda lr, updates: lambda t: lr / 2), data)
+    assert halved.train_loss == study.train(study.Cell(lr=0.025, epochs=2), data).train_loss
+
+
+def test_updates_to_target_is_the_first_full_window_at_or_below_it():
+    rng = np.random.default_rng(0)
+    losses = list(np.exp(-0.02 * np.arange(200)) + 0.1 * rng.random(200))
+    for target in (0.9, 0.5, 0.3, 0.08):
+        plain = (k for k in range(10, 201) if np.mean(losses[k - 10 : k]) <= target)
+        assert updates_to_target(losses, 10, target) == next(plain, None)
+    assert updates_to_target([0.0] * 9, 10, 1.0) is None
+    assert updates_to_target([1.0, float("nan"), 1.0], 2, 2.0) is None
+
+
+def test_a_grid_is_every_combination_once_seed_after_seed():
+    cells = study.grid(lrs=[0.1, 0.2, 0.1], networks=study.NETWORKS[:2], seeds=range(2), epochs=3)
+    assert [cell.seed for cell in cells] == [0] * 4 + [1] * 4
+    assert len(set(cells)) == 8
+    assert {cell.epochs for cell in cells} == {3}
+    assert len(study.grid()) == 4 * 4 * 2
+
+
+def test_progress_is_called_after_each_cell(data):
+    seen = []
+    results = study.run(study.grid(lrs=[0.1], seeds=[0], epochs=1), data, progress=seen.append)
+    assert seen == results
+    assert [result.cell.network for result in results] == list(study.NETWORKS)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"lr": 0.0}, "study: a learning rate must be positive and finite, got 0.0"),
+        ({"lr": float("nan")}, "study: a learning rate must be positive and finite, got nan"),
+        ({"epochs": 0}, "study: epochs must be at least 1, got 0"),
+        ({"batch_size": 0}, "study: batch_size must be at least 1, got 0"),
+        ({"seed": -1}, "study: seed must be at least 0, got -1"),
+        ({"target_loss": 0.0}, "study: the target loss must be positive, got 0.0"),
+        ({"optimizer": "momentun"}, "study: no optimizer is called 'momentun'; did you mean 'momentum'"),
+        ({"network": "64-x-10-relu"}, "like 64-32-10-relu; got '64-x-10-relu'"),
+        ({"network": "64-relu"}, "like 64-32-10-relu; got '64-relu'"),
+        ({"network": "64-10-rely"}, "study: a network is its widths and one of relu, tanh, sigmoid"),
+    ],
+)
+def test_what_is_no_cell(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        study.Cell(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"network": "32-10-relu"}, "digits have 64 features and 10 classes, so .* got 32-10-relu"),
+        ({"network": "64-9-relu"}, "must start with 64 and end with 10; got 64-9-relu"),
+        ({"batch_size": 1079}, "study: batch_size must be at most 1078, the images, got 1079"),
+    ],
+)
+def test_a_cell_that_does_not_fit_is_refused_before_any_is_trained(data, wrong, message):
+    with pytest.raises(ValueError, match=message):
+        cells = [study.Cell(epochs=1), study.Cell(**wrong)]
+        study.run(cells, data, progress=lambda _: pytest.fail("trained"))
