@@ -23,4 +23,6 @@ from .optimizers import (
     list_optimizers,
 )
 
+from . import kernels  # isort: skip  (it makes a function of every optimizer's rule)
+
 __version__ = _version("fastlr-core")

@@ -22,16 +22,18 @@ def get_include() -> str:
     return str(Path(__file__).parent / "include")
 
 
-def show_config() -> dict[str, Any]:
-    """Versions, instruction set and threads of this process.
+def show_config(mode: str = "stdout") -> dict[str, Any] | None:
+    """Print the versions, instruction set and threads of this process; with mode="dicts" return them.
+
+    Raises ValueError for any other mode. (As `numpy.show_config`.)
 
     >>> import fastlr
-    >>> fastlr.show_config()["isa"] in ("baseline", "v3", "v4")
+    >>> fastlr.show_config(mode="dicts")["isa"] in ("baseline", "v3", "v4")
     True
     """
     from importlib.metadata import version
 
-    return {
+    found = {
         "fastlr": version("fastlr-core"),
         "python": platform.python_version(),
         "numpy": np.__version__,
@@ -40,3 +42,10 @@ def show_config() -> dict[str, Any]:
         "threads": get_num_threads(),
         "cores": usable_cores(),
     }
+    if mode == "dicts":
+        return found
+    if mode != "stdout":
+        raise ValueError(f"show_config: mode must be 'stdout' or 'dicts', got {mode!r}")
+    for name, value in found.items():
+        print(f"{name}: {value}")
+    return None

@@ -11,7 +11,7 @@ said). This room knows nothing of arrays, threads or storage; whoever includes i
 Hyper-parameters are double. What does not depend on the element is computed in double and then cast, because
 `1 - beta` on a C float is a C double, which would drag a whole float32 loop into double precision.
 """
-from libc.math cimport pow, sqrt, sqrtf
+from libc.math cimport expm1, log, sqrt, sqrtf
 from libc.stdint cimport int64_t
 
 ctypedef fused real:
@@ -85,7 +85,7 @@ cdef struct AdaDelta:
 cdef inline void adadelta(AdaDelta h, Now now, real* p, real g, real* v, real* u) noexcept nogil:
     cdef real d
     v[0] = <real>h.rho * v[0] + <real>(1 - h.rho) * (g * g)
-    d = root(u[0] + <real>h.eps) / root(v[0] + <real>h.eps) * g
+    d = root((u[0] + <real>h.eps) / (v[0] + <real>h.eps)) * g
     u[0] = <real>h.rho * u[0] + <real>(1 - h.rho) * (d * d)
     p[0] = p[0] - <real>now.lr * d
 
@@ -247,8 +247,9 @@ cdef inline Now at(Rule h, double lr, int64_t t) noexcept nogil:
     """The instant of update t = 1, 2, ...: all that a step computes once, in double."""
     cdef Now now = Now(lr, 1, t == 1, 1, 1)
     if Rule in Debiased:
-        now.debias1 = 1 / (1 - pow(h.beta1, <double>t))
-        now.debias2 = 1 / sqrt(1 - pow(h.beta2, <double>t))
+        # (1 - beta**t without the cancellation, which at beta = 0.999, t = 2 costs 100 ulp)
+        now.debias1 = -1 / expm1(t * log(h.beta1))
+        now.debias2 = sqrt(-1 / expm1(t * log(h.beta2)))
     if Rule is AdaGrad:
         now.lr = lr / (1 + (t - 1) * h.lr_decay)
     if Rule in Decaying:

@@ -29,7 +29,8 @@ cdef extern from *:
         int flags
 
 cdef extern from "Python.h":
-    bint PyObject_TypeCheck(object, object)
+    ctypedef struct PyTypeObject
+    bint PyObject_TypeCheck(object, PyTypeObject*)
 
 cdef object ndarray = np.ndarray
 cdef object float32 = np.dtype(np.float32)
@@ -39,7 +40,7 @@ cdef object float64 = np.dtype(np.float64)
 cdef bint look(object array, Seen* seen) except -1:
     """See an array; False if it is no NumPy array of float32 or float64 in this machine's byte order."""
     cdef fastlr_array* a
-    if not PyObject_TypeCheck(array, ndarray):
+    if not PyObject_TypeCheck(array, <PyTypeObject*>ndarray):
         return False
     a = <fastlr_array*><void*>array
     if a.descr == <void*>float32:

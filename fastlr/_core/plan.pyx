@@ -19,13 +19,8 @@ from fastlr._core.arrays import as_array
 from fastlr._core.program cimport Program
 
 cdef enum:
-    CHUNK = 32768              # elements a thread takes at a time: four float32 streams of it stay in its cache
-    ALONE = 32768              # a step over fewer elements wakes nobody
     MOST_VALUES = MOST_FIELDS + 2
     MOST_BLOCKS = 24
-
-cdef enum Decay:
-    COUPLED, DECOUPLED, INDEPENDENT
 
 DECAYS = {"coupled": COUPLED, "decoupled": DECOUPLED, "independent": INDEPENDENT}
 
@@ -45,9 +40,31 @@ cdef int by_address(const void* a, const void* b) noexcept nogil:
     return (<Extent*>a).low > (<Extent*>b).low or -((<Extent*>a).low < (<Extent*>b).low)
 
 
+cdef void fix(Instant* now, const Terms* terms, const double* values, double factor, bint decays, int64_t t,
+              double grad_scale) noexcept:
+    """The scalars of a step, in double; `values` is lr and what else a group has."""
+    cdef int k
+    cdef double lr = values[0] * factor
+    cdef double weight_decay = values[terms.decay_at] if decays else 0
+    for k in range(terms.rule.fields):
+        now.hyper[k] = values[terms.hyper_at + k]
+    terms.rule.at(now.hyper, lr, t, &now.now)
+    now.now.keep, now.own, now.couple = 1, 0, 0
+    if terms.decay == COUPLED:
+        now.couple = weight_decay
+    elif terms.decay == DECOUPLED:
+        now.own = lr * weight_decay
+        now.now.keep = 1 - now.own
+    else:
+        now.now.keep = 1 - weight_decay
+    now.scale = (-1 if terms.maximize else 1) / grad_scale
+    now.clip = terms.clip
+    now.staged = now.scale != 1 or now.clip < INFINITY or now.couple != 0
+
+
 cdef class Plan:
     """How the tensors of one optimizer take a step (`tensors`: see tensors.py); values come by `assign`."""
-    cdef Opened* rule
+    cdef const Opened* rule
     cdef Run run_chunk
     cdef void* blocks[MOST_BLOCKS]     # all memory of the plan
     cdef int block_count
@@ -73,10 +90,9 @@ cdef class Plan:
     cdef int64_t* missed               # per tensor
     cdef double* values                # per group, as `names` says
     cdef double[MOST_VALUES] low, high # low <= value < high
-    cdef int width, hyper_at, decay_at
-    cdef Decay decay
-    cdef bint maximize, stale, stepping
-    cdef double clip
+    cdef int width
+    cdef Terms terms
+    cdef bint stale, stepping
     cdef dict sources                  # (group, index) -> schedule or callable
     cdef list held                     # this step's gradients
     cdef list bound_arrays
@@ -91,15 +107,13 @@ cdef class Plan:
         cdef int k
         if len(names) > MOST_VALUES:
             raise ValueError(f"{who}: more than {MOST_VALUES} hyper-parameters")
-        self.rule = <Opened*>PyCapsule_GetPointer(rule, "fastlr.rule")
+        self.rule = <const Opened*>PyCapsule_GetPointer(rule, "fastlr.rule")
         self.run_chunk = <Run>PyCapsule_GetPointer(run, "fastlr.run")
         self.who, self.names, self.width = who, names, <int>len(names)
-        self.hyper_at = self.width - self.rule.fields
-        self.decay_at = names.index("weight_decay")
+        self.terms = Terms(self.rule, self.width - self.rule.fields, names.index("weight_decay"), DECAYS[decay],
+                           maximize, clip)
         for k in range(self.width):
             self.low[k], self.high[k] = bounds[k]
-        self.decay = DECAYS[decay]
-        self.maximize, self.clip = maximize, clip
         self.sources, self.tensors, self.count = {}, tensors, len(tensors)
         self.lay_out(groups)
         self.mark_extents()
@@ -260,31 +274,12 @@ cdef class Plan:
         return 0
 
     cdef void fix_instants(self, double grad_scale) noexcept:
-        """The scalars of this step, in double, once per kind."""
-        cdef int k, j
+        cdef int k
         cdef Kind* kind
-        cdef Instant* now
-        cdef double* values
-        cdef double lr, weight_decay
         for k in range(self.kind_count):
-            kind, now = &self.kinds[k], &self.instants[k]
-            values = self.values + kind.group * self.width
-            lr = values[0] * kind.factor
-            weight_decay = values[self.decay_at] if kind.decays else 0
-            for j in range(self.rule.fields):
-                now.hyper[j] = values[self.hyper_at + j]
-            self.rule.at(now.hyper, lr, self.t + 1 - kind.missed, &now.now)
-            now.now.keep, now.own, now.couple = 1, 0, 0
-            if self.decay == COUPLED:
-                now.couple = weight_decay
-            elif self.decay == DECOUPLED:
-                now.own = lr * weight_decay
-                now.now.keep = 1 - now.own
-            else:
-                now.now.keep = 1 - weight_decay
-            now.scale = (-1 if self.maximize else 1) / grad_scale
-            now.clip = self.clip
-            now.staged = now.scale != 1 or now.clip < INFINITY or now.couple != 0
+            kind = &self.kinds[k]
+            fix(&self.instants[k], &self.terms, self.values + kind.group * self.width, kind.factor, kind.decays,
+                self.t + 1 - kind.missed, grad_scale)
 
     # Gradients
 

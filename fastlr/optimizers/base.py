@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from inspect import Parameter, Signature
 from math import inf
 from typing import Any, ClassVar
@@ -177,6 +177,7 @@ class Optimizer:
             for name, value in group._values.items():
                 plan.assign(group._index, self._fields.index(name), value)
         self._plan, self.groups = plan, tuple(groups)
+        self._nested = self._grouped or self._shapes[0][0] != "sequence"     # gradients need arranging
         #: The state of each parameter: ``opt.state[name][slot]``, an array of the parameter's shape.
         self.state = {tensor.name: dict(zip(self.slots, tensor.state, strict=True)) for tensor in tensors}
 
@@ -245,7 +246,9 @@ class Optimizer:
         RuntimeError
             If this optimizer is stepping in another thread.
         """
-        self._plan.step(None if grads is None else self._arranged(grads), grad_scale, zero_grads)
+        if grads is not None and (type(grads) is not list or self._nested or len(grads) != self._plan.count):
+            grads = self._arranged(grads)
+        self._plan.step(grads, grad_scale, zero_grads)
 
     def bind(self, grads: Any) -> None:
         """Read these gradient buffers in every `step()` that is given none: their memory must stay where it is."""
@@ -369,25 +372,29 @@ def is_group(x: Any) -> bool:
 
 
 def arranged(kind: str, tensors: list[Tensor], grads: Any, who: str, label: str) -> list[Any]:
-    """The gradients of one group in the order of its tensors."""
+    """The gradients of one group in the order of its tensors. (The usual types go first: they cost 0.1 us.)"""
     if kind == "one":
         return [grads]
-    if kind == "mapping":
-        if not isinstance(grads, Mapping):
-            raise TypeError(f"{who}: {label}: expected a mapping by parameter name, got {type(grads).__name__}")
+    if kind == "sequence":
+        if type(grads) is not list:
+            if isinstance(grads, Mapping) or not isinstance(grads, Iterable):
+                raise TypeError(f"{who}: {label}: expected a sequence with one gradient per parameter, "
+                                f"got {type(grads).__name__}")
+            grads = list(grads)
+        if len(grads) != len(tensors):
+            raise ValueError(f"{who}: {label}: expected {len(tensors)} gradients, one per parameter (None skips one), "
+                             f"got {len(grads)}")
+        gradients: list[Any] = grads
+        return gradients
+    if type(grads) is not dict and not isinstance(grads, Mapping):
+        raise TypeError(f"{who}: {label}: expected a mapping by parameter name, got {type(grads).__name__}")
+    try:
+        gradients = [grads[tensor.name] for tensor in tensors]
+    except KeyError:
+        gradients = []
+    if len(gradients) != len(grads):
         same_names([tensor.name for tensor in tensors], grads, f"{who}: {label}")
-        return [grads[tensor.name] for tensor in tensors]
-    if isinstance(grads, Mapping) or not isinstance(grads, list | tuple):
-        try:
-            grads = list(grads) if not isinstance(grads, Mapping) else None
-        except TypeError:
-            grads = None
-        if grads is None:
-            raise TypeError(f"{who}: {label}: expected a sequence with one gradient per parameter")
-    if len(grads) != len(tensors):
-        raise ValueError(f"{who}: {label}: expected {len(tensors)} gradients, one per parameter (None skips one), "
-                         f"got {len(grads)}")
-    return grads if isinstance(grads, list) else list(grads)
+    return gradients
 
 
 def same_names(expected: Any, given: Any, what: str) -> None:

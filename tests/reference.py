@@ -1,0 +1,92 @@
+"""Each optimizer again, in NumPy and in its paper's own notation: theta by its gradient g at step t = 1, 2, ...
+
+Each takes and returns the parameter and then the slots, in the precision of what it is given. `see(k, value)` is shown
+every value that a step stores (0 the parameter, then the slots) and says with which one to go on: a test that gives
+back what a kernel stored checks each expression from the same inputs.
+"""
+import numpy as np
+
+
+def unseen(k, value):
+    return value
+
+
+def SGD(theta, g, t, *, lr, see=unseen):
+    return (see(0, theta - lr * g),)
+
+
+def Momentum(theta, g, t, m, *, lr, momentum, dampening, see=unseen):
+    m = see(1, g if t == 1 else momentum * m + (1 - dampening) * g)
+    return see(0, theta - lr * m), m
+
+
+def Nesterov(theta, g, t, m, *, lr, momentum, see=unseen):
+    m = see(1, momentum * m + g)
+    return see(0, theta - lr * (g + momentum * m)), m
+
+
+def AdaGrad(theta, g, t, s, *, lr, lr_decay, eps, see=unseen):
+    s = see(1, s + g**2)
+    return see(0, theta - lr / (1 + (t - 1) * lr_decay) * g / (np.sqrt(s) + eps)), s
+
+
+def AdaDelta(x, g, t, Eg2, Edx2, *, lr, rho, eps, see=unseen):
+    Eg2 = see(1, rho * Eg2 + (1 - rho) * g**2)
+    dx = -np.sqrt(Edx2 + eps) / np.sqrt(Eg2 + eps) * g
+    Edx2 = see(2, rho * Edx2 + (1 - rho) * dx**2)
+    return see(0, x + lr * dx), Eg2, Edx2
+
+
+def RMSprop(theta, g, t, v, *, lr, alpha, eps, see=unseen):
+    v = see(1, alpha * v + (1 - alpha) * g**2)
+    return see(0, theta - lr * g / (np.sqrt(v) + eps)), v
+
+
+def RMSpropCentered(theta, g, t, n, gbar, *, lr, alpha, eps, see=unseen):
+    n = see(1, alpha * n + (1 - alpha) * g**2)
+    gbar = see(2, alpha * gbar + (1 - alpha) * g)
+    return see(0, theta - lr * g / (np.sqrt(n - gbar**2) + eps)), n, gbar
+
+
+def RMSpropMomentum(theta, g, t, n, delta, *, lr, alpha, eps, momentum, see=unseen):
+    n = see(1, alpha * n + (1 - alpha) * g**2)
+    delta = see(2, momentum * delta + g / (np.sqrt(n) + eps))
+    return see(0, theta - lr * delta), n, delta
+
+
+def RMSpropCenteredMomentum(theta, g, t, n, gbar, delta, *, lr, alpha, eps, momentum, see=unseen):
+    n = see(1, alpha * n + (1 - alpha) * g**2)
+    gbar = see(2, alpha * gbar + (1 - alpha) * g)
+    delta = see(3, momentum * delta + g / (np.sqrt(n - gbar**2) + eps))
+    return see(0, theta - lr * delta), n, gbar, delta
+
+
+def Adam(theta, g, t, m, v, *, lr, beta1, beta2, eps, see=unseen):
+    m = see(1, beta1 * m + (1 - beta1) * g)
+    v = see(2, beta2 * v + (1 - beta2) * g**2)
+    m_hat, v_hat = m / (1 - beta1**t), v / (1 - beta2**t)
+    return see(0, theta - lr * m_hat / (np.sqrt(v_hat) + eps)), m, v
+
+
+def AMSGrad(theta, g, t, m, v, v_max, *, lr, beta1, beta2, eps, see=unseen):
+    m = see(1, beta1 * m + (1 - beta1) * g)
+    v = see(2, beta2 * v + (1 - beta2) * g**2)
+    v_max = see(3, np.maximum(v_max, v))
+    return see(0, theta - lr * m / (1 - beta1**t) / (np.sqrt(v_max / (1 - beta2**t)) + eps)), m, v, v_max
+
+
+def AdamW(theta, g, t, m, v, *, lr, beta1, beta2, eps, see=unseen):
+    return Adam(theta, g, t, m, v, lr=lr, beta1=beta1, beta2=beta2, eps=eps, see=see)
+
+
+def step(name, decay, theta, g, t, slots, hyper, see=unseen):
+    """One step with weight decay in one of its modes; returns (theta, *slots)."""
+    hyper = dict(hyper)
+    lr, weight_decay = hyper["lr"], hyper.pop("weight_decay")
+    if decay == "coupled":
+        g = g + weight_decay * theta
+    elif decay == "decoupled":
+        theta = theta - lr * weight_decay * theta
+    elif decay == "independent":
+        theta = theta - weight_decay * theta
+    return globals()[name](theta, g, t, *slots, **hyper, see=see)

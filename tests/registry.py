@@ -1,0 +1,75 @@
+"""What the tests know of every optimizer, taken from its declaration."""
+from math import inf
+
+import numpy as np
+import pytest
+
+import fastlr
+from fastlr.optimizers.base import REGISTRY
+
+OPTIMIZERS = list(REGISTRY.values())
+DTYPES = (np.float32, np.float64)
+
+every_optimizer = pytest.mark.parametrize("cls", OPTIMIZERS, ids=lambda cls: cls.__name__)
+every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.__name__)
+every_decay = pytest.mark.parametrize("decay", ["coupled", "decoupled", "independent"])
+
+
+def other_value(bound):
+    """A value of a hyper-parameter that is not its default."""
+    if bound.high < inf:
+        return (bound.default + bound.low) / 2 if bound.default > bound.low else (bound.low + bound.high) / 4
+    return bound.default * 3 if bound.default else 0.125
+
+
+def variants(cls):
+    """Hyper-parameters as declared, then with each one of them changed alone."""
+    yield "as declared", {}
+    for name, bound in cls.hypers.items():
+        yield name, {name: other_value(bound)}
+
+
+every_variant = pytest.mark.parametrize(
+    ("cls", "hyper"),
+    [pytest.param(cls, hyper, id=f"{cls.__name__}-{what}") for cls in OPTIMIZERS for what, hyper in variants(cls)],
+)
+
+
+def arrays(dtype, shapes, seed=0):
+    """Normal random numbers."""
+    rng = np.random.default_rng(seed)
+    return [rng.normal(size=shape).astype(dtype) for shape in shapes]
+
+
+def full(cls, hyper):
+    """All hyper-parameters of an optimizer, given some."""
+    return {name: bound.default for name, bound in cls.hypers.items()} | hyper
+
+
+def snapshot(opt, params):
+    """All that a step may change, as bytes and numbers."""
+    return (
+        [p.tobytes() for p in params],
+        {name: {slot: array.tobytes() for slot, array in slots.items()} for name, slots in opt.state.items()},
+        opt.t,
+        opt._plan.missed_steps(),
+        [{name: getattr(group, name) for name in type(opt).hypers} for group in opt.groups],
+    )
+
+
+def bits(arrays):
+    """Arrays as bytes."""
+    return [np.ascontiguousarray(a).tobytes() for a in arrays]
+
+
+def run(cls, params, steps=3, seed=1, threads=1, **hyper):
+    """Parameters and state after some steps with random gradients of the parameters' shapes, as bytes."""
+    before = fastlr.get_num_threads()
+    fastlr.set_num_threads(threads)
+    try:
+        opt = cls(params, **hyper)
+        for t in range(steps):
+            opt.step(arrays(params[0].dtype, [p.shape for p in params], seed + t))
+    finally:
+        fastlr.set_num_threads(before)
+    return bits(params), bits([array for slots in opt.state.values() for array in slots.values()])
