@@ -70,7 +70,7 @@ def bind(name: str, x: Any, group: int, who: str, label: str) -> Tensor:
         raise TypeError(f"{spoken}: expected this machine's byte order, got {array.dtype.str}")
     if not array.flags.writeable:
         raise ValueError(f"{spoken}: must be writable, got a read-only array")
-    if overlaps_itself(array):
+    if array.size and overlaps_itself(array):
         raise ValueError(f"{spoken}: elements overlap in memory (shape {array.shape}, strides {array.strides}); "
                          f"pass a copy")
     axes = tuple(sorted(range(array.ndim), key=lambda axis: -abs(array.strides[axis])))
