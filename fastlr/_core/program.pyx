@@ -1,0 +1,240 @@
+"""Composed schedules as flat data that C evaluates: an array of nodes, the root first.
+
+Nodes that only move time (branch, shift, every, limit) are walked in a loop; those that change a
+value (scale, clip, product) recurse, and nesting is bounded. So an evaluation takes no memory,
+cannot overflow the stack, and the same function serves a number, an array and the optimizer.
+"""
+from cpython.buffer cimport PyBUF_C_CONTIGUOUS, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.float cimport PyFloat_CheckExact
+from cpython.long cimport PyLong_CheckExact
+from libc.float cimport DBL_MAX
+from libc.math cimport NAN, floor, fmax
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy
+
+from fastlr.curves cimport Curve, value
+
+from numbers import Real
+
+import numpy
+
+DEPTH = 100                # what Python's own recursion (repr, pickle, ==) bears with room to spare
+SIZE = 1 << 16
+
+
+cdef double instant(const Curve* h, double t) noexcept nogil:
+    return value(h[0], t)
+
+
+cdef double evaluate(const Node* nodes, int i, double t) noexcept nogil:
+    cdef const Node* node
+    cdef double y
+    while True:
+        node = &nodes[i]
+        if node.kind == CURVE:
+            return node.curve(node.h, t)
+        if node.kind == SCALE:
+            return node.h[0] * evaluate(nodes, node.left, t)
+        if node.kind == PRODUCT:
+            return evaluate(nodes, node.left, t) * evaluate(nodes, node.right, t)
+        if node.kind == CLIP:
+            y = evaluate(nodes, node.left, t)
+            return node.h[0] if y < node.h[0] else node.h[1] if y > node.h[1] else y      # NaN stays
+        if node.kind == LIMIT and t > node.h[0]:
+            return NAN
+        if node.kind == SHIFT:
+            t = fmax(t - node.h[0], 0)
+        elif node.kind == EVERY:
+            t = floor(t / node.h[0])
+        i = node.right if node.kind == BRANCH and t >= node.h[0] else node.left
+
+
+cdef class Program:
+    """A schedule: called with t (0 is the first update), a number or an array, it gives the rate."""
+
+    def __dealloc__(self):
+        free(self.nodes)
+
+    cdef double at(self, double t) noexcept nogil:
+        """The rate of update t; NaN if t is negative or NaN, or where a part with end="error" is over."""
+        if self.nodes == NULL or not t >= 0:
+            return NAN
+        return evaluate(self.nodes, 0, t if t <= DBL_MAX else DBL_MAX)
+
+    def __call__(self, t):
+        cdef double y
+        if PyFloat_CheckExact(t):
+            y = self.at(t)
+        elif PyLong_CheckExact(t) or isinstance(t, Real) and not isinstance(t, bool):
+            y = self.at(number(t))
+        else:
+            return self._array(t)
+        if not y <= DBL_MAX:
+            raise self._refusal(t, "")
+        return y
+
+    def _array(self, t):
+        cdef Py_buffer source, target
+        cdef const double* x
+        cdef double* y
+        cdef Py_ssize_t i = 0, size
+        given = numpy.asarray(t)
+        if given.dtype.kind not in "iuf":
+            raise TypeError(f"{type(self).__name__}: t must be a number or an array of numbers, got "
+                            + (f"an array of {given.dtype}" if isinstance(t, numpy.ndarray) else repr(t)))
+        times = numpy.ascontiguousarray(given, dtype=numpy.float64)
+        rates = numpy.empty(given.shape)
+        PyObject_GetBuffer(times, &source, PyBUF_C_CONTIGUOUS)
+        try:
+            PyObject_GetBuffer(rates, &target, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE)
+            try:
+                x, y, size = <const double*>source.buf, <double*>target.buf, times.size
+                with nogil:
+                    while i < size:
+                        y[i] = self.at(x[i])
+                        if not y[i] <= DBL_MAX:
+                            break
+                        i += 1
+            finally:
+                PyBuffer_Release(&target)
+        finally:
+            PyBuffer_Release(&source)
+        if i < size:
+            where = tuple(int(k) for k in numpy.unravel_index(i, given.shape))
+            raise self._refusal(given[where].item(), f" at t[{', '.join(map(str, where))}]" if where else "")
+        return rates
+
+    def _refusal(self, t, where):
+        """Why there is no rate at t."""
+        who = type(self).__name__
+        if not t >= 0:
+            return ValueError(f"{who}: t must be >= 0, got {t}{where}")
+        if self.ends and self.at(number(t)) != self.at(number(t)):
+            return ValueError(f'{who}: t={t}{where} is past the end of a schedule with end="error"')
+        return ValueError(f"{who}: the rate at t={t}{where} is not a finite number")
+
+    def _become(self, Program other not None):
+        """Take over what `other` computes; once."""
+        if self.nodes != NULL:
+            raise TypeError(f"{type(self).__name__} is immutable")
+        self.grow(other.size, other.depth)
+        self.graft(other, 0)
+
+    cdef Node* grow(self, int size, int depth) except NULL:
+        """Room for `size` nodes."""
+        if depth > DEPTH:
+            raise ValueError(f"a schedule can be nested at most {DEPTH} deep")
+        if size > SIZE:
+            raise ValueError(f"a schedule can have at most {SIZE} parts, got {size}")
+        self.nodes = <Node*>calloc(size, sizeof(Node))
+        if self.nodes == NULL:
+            raise MemoryError
+        self.size, self.depth = size, depth
+        return self.nodes
+
+    cdef int graft(self, Program child, int position) except -1:
+        """Copy a child's nodes to `position`; where the next child goes."""
+        cdef int i
+        if child is None or child.nodes == NULL:
+            raise TypeError(f"expected a schedule, got {child!r}")
+        memcpy(&self.nodes[position], child.nodes, child.size * sizeof(Node))
+        for i in range(position, position + child.size):
+            self.nodes[i].left += position
+            self.nodes[i].right += position
+        self.ends |= child.ends
+        return position + child.size
+
+    cdef int split(self, int low, int high, int* free_slot, list at) except -1:
+        """A balanced tree of branches over the pieces low <= i < high; its root."""
+        cdef int i, middle = (low + high) // 2
+        if high - low == 1:
+            return len(at) + low
+        i = free_slot[0]
+        free_slot[0] += 1
+        self.nodes[i].kind = BRANCH
+        self.nodes[i].h[0] = at[middle - 1]
+        self.nodes[i].left = self.split(low, middle, free_slot, at)
+        self.nodes[i].right = self.split(middle, high, free_slot, at)
+        return i
+
+
+cdef double number(t) except? -1:
+    """t as a double; an integer too large for one is infinite."""
+    try:
+        return float(t)
+    except OverflowError:
+        return DBL_MAX if t > 0 else -DBL_MAX
+
+
+cdef Program unary(Kind kind, Program child, double a, double b=0):
+    cdef Program made = Program.__new__(Program)
+    made.grow(1 + child.size, 1 + child.depth)
+    made.nodes[0].kind, made.nodes[0].left = kind, 1
+    made.nodes[0].h[0], made.nodes[0].h[1] = a, b
+    made.graft(child, 1)
+    return made
+
+
+def curve(Curve h):
+    """A curve of curves.pxd, by its struct's name: `curve["Linear"]({"lr": 0.1, "steps": 9, "final": 0})`."""
+    cdef Program made = Program.__new__(Program)
+    cdef Node* node = made.grow(1, 1)
+    if sizeof(Curve) > sizeof(node.h):
+        raise TypeError("a curve has at most 8 numbers")
+    node.kind, node.curve = CURVE, <Evaluate>instant[Curve]
+    memcpy(node.h, &h, sizeof(Curve))
+    return made
+
+
+def numbers(Curve h):
+    """The fields of a curve's struct, in order: `list(numbers["Linear"](...))`."""
+    return h
+
+
+def limit(Program child not None, double last):
+    cdef Program made = unary(LIMIT, child, last)
+    made.ends = True
+    return made
+
+
+def shift(Program child not None, double n):
+    return unary(SHIFT, child, n)
+
+
+def every(Program child not None, double k):
+    return unary(EVERY, child, k)
+
+
+def scale(Program child not None, double factor):
+    return unary(SCALE, child, factor)
+
+
+def clip(Program child not None, double low, double high):
+    return unary(CLIP, child, low, high)
+
+
+def product(Program left not None, Program right not None):
+    cdef Program made = Program.__new__(Program)
+    made.grow(1 + left.size + right.size, 1 + max(left.depth, right.depth))
+    made.nodes[0].kind, made.nodes[0].left = PRODUCT, 1
+    made.nodes[0].right = made.graft(left, 1)
+    made.graft(right, made.nodes[0].right)
+    return made
+
+
+def join(children, at):
+    """children[i] from at[i - 1] on, each counting from its own 0."""
+    cdef Program made = Program.__new__(Program)
+    cdef Program child
+    cdef list bounds = list(at)
+    cdef int i, slot = 0, position = 2 * len(bounds) + 1, size = position, depth = 0
+    for child in children:
+        size, depth = size + child.size, max(depth, child.depth)
+    made.grow(size, 1 + depth)
+    made.split(0, len(bounds) + 1, &slot, bounds)
+    for i, child in enumerate(children):
+        made.nodes[slot + i].kind = SHIFT
+        made.nodes[slot + i].h[0] = bounds[i - 1] if i else 0
+        made.nodes[slot + i].left = position
+        position = made.graft(child, position)
+    return made
