@@ -1,0 +1,216 @@
+"""Schedules made of schedules. Each is a schedule like any other."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import inf
+from numbers import Real
+from typing import Literal
+
+from fastlr._core import program
+from fastlr._core.program import Program
+
+from .base import Schedule
+from .curves import cosine, linear, log_linear
+from .declaration import boundaries, integer, nested, one_of, positive, rate, several_schedules, within
+
+RISES: dict[str, type[Schedule]] = {"linear": linear, "exponential": log_linear, "cosine": cosine}
+
+
+class Wrapping(Schedule, abstract=True):
+    """A schedule that changes one other, and is written as a method of it."""
+
+    def __repr__(self) -> str:
+        given = ", ".join(f"{k}={v!r}" for k, v in list(zip(self._fields, self._values, strict=True))[1:])
+        return f"{_operand(self._values[0], scale, product)}.{type(self).__name__}({given})"
+
+
+def _operand(s: Schedule, *loose: type[Schedule]) -> str:
+    """The repr of a part, in brackets if it is one of the loosely binding kinds."""
+    return f"({s!r})" if isinstance(s, loose) else repr(s)
+
+
+class join(Schedule):
+    """One schedule after the other, each counting from its own 0.
+
+        eta_t = schedules[i](t - at[i - 1])          at[i - 1] <= t < at[i]
+
+    Args:
+        schedules: one or more.
+        at: the updates at which the next one begins; strictly increasing, positive, one fewer.
+
+    >>> s = schedules.join([schedules.constant(0.1), schedules.linear(0.1, steps=2)], at=[2])
+    >>> s(range(6)).tolist()
+    [0.1, 0.1, 0.1, 0.05, 0.0, 0.0]
+
+    Is torch SequentialLR(milestones=at) and optax join_schedules(boundaries=at).
+    """
+
+    schedules: Sequence[Schedule] = several_schedules()
+    at: Sequence[int] = boundaries()
+
+    def _program(self) -> Program:
+        if len(self.at) != len(self.schedules) - 1:
+            counts = f"{len(self.at)} for {len(self.schedules)}"
+            raise ValueError(f"join: at must have one entry fewer than schedules, got {counts}")
+        return program.join(self.schedules, self.at)
+
+    def then(self, other: Schedule, at: int) -> Schedule:
+        """As of any schedule; but a join followed by one more is one longer join, not a nested one."""
+        if self.at and isinstance(at, Real) and not at > self.at[-1]:
+            return super().then(other, at)
+        return join((*self.schedules, other), (*self.at, at))
+
+    def __repr__(self) -> str:
+        return f"join({list(self.schedules)!r}, at={list(self.at)!r})"
+
+
+class warmup(Wrapping):
+    """Rises to a schedule's first rate, then follows it. Written `s.warmup(steps)`.
+
+        linear         start + (s(0) - start) * t / steps
+        cosine         start + (s(0) - start) * (1 - cos(pi * t / steps)) / 2
+        exponential    start * (s(0) / start) ** (t / steps)                       t < steps; then s(t -
+        steps)
+
+    Args:
+        schedule: s.
+        steps: updates of the rise: the whole is that much longer than s.
+        start: the rate at t = 0 (a rate, not a factor); for "exponential", > 0, and s(0) too.
+        kind: "linear", "exponential" or "cosine".
+
+    >>> schedules.linear(1.0, steps=2).warmup(4)(range(8)).tolist()
+    [0.0, 0.25, 0.5, 0.75, 1.0, 0.5, 0.0, 0.0]
+
+    Source: Goyal et al. 2017, https://arxiv.org/abs/1706.02677 ("gradual warmup"). Is Keras
+    CosineDecay(warmup_steps=steps, decay_steps=...), whose decay_steps do not count the warmup. Differs
+    from optax warmup_cosine_decay_schedule, whose decay_steps do: `cosine(peak, steps=decay_steps -
+    warmup_steps).warmup(warmup_steps)`.
+    """
+
+    schedule: Schedule = nested()
+    steps: int = positive()
+    start: float = rate(default=0.0)
+    kind: Literal["linear", "exponential", "cosine"] = one_of(*RISES, default="linear")
+
+    def _program(self) -> Program:
+        peak = self.schedule(0)
+        if self.kind == "exponential":
+            for what, x in (("start", self.start), ("the schedule's first rate", peak)):
+                if not x > 0:
+                    raise ValueError(f"warmup: {what} must be > 0 for kind='exponential', got {x}")
+        rise = RISES[self.kind](self.start, steps=self.steps, final=peak)
+        return program.join([rise, self.schedule], [self.steps])
+
+
+class shift(Wrapping):
+    """A schedule n updates later, its first rate held until then. Written `s.shift(n)`.
+
+        eta_t = s(max(t - n, 0))
+
+    Args:
+        schedule: s.
+        n: updates; negative to skip the first -n of them.
+
+    >>> schedules.linear(1.0, steps=2).shift(2)(range(6)).tolist()
+    [1.0, 1.0, 1.0, 0.5, 0.0, 0.0]
+    """
+
+    schedule: Schedule = nested()
+    n: int = integer()
+
+    def _program(self) -> Program:
+        return program.shift(self.schedule, self.n)
+
+
+class every(Wrapping):
+    """A schedule whose rates each hold for k updates. Written `s.every(k)`.
+
+        eta_t = s(floor(t / k))
+
+    so that a schedule in epochs serves updates, or one in updates serves accumulated batches.
+
+    Args:
+        schedule: s.
+        k: updates per unit of its time.
+
+    >>> schedules.linear(1.0, steps=2).every(2)(range(6)).tolist()
+    [1.0, 1.0, 0.5, 0.5, 0.0, 0.0]
+    """
+
+    schedule: Schedule = nested()
+    k: int = positive()
+
+    def _program(self) -> Program:
+        return program.every(self.schedule, self.k)
+
+
+class clip(Wrapping):
+    """A schedule kept between two rates. Written `s.clip(lo, hi)`.
+
+        eta_t = min(max(s(t), lo), hi)
+
+    Args:
+        schedule: s.
+        lo: the lowest rate.
+        hi: the highest, >= lo.
+
+    >>> schedules.linear(1.0, steps=4).clip(0.3, 0.6)(range(6)).tolist()
+    [0.6, 0.6, 0.5, 0.3, 0.3, 0.3]
+    """
+
+    schedule: Schedule = nested()
+    lo: float = rate()
+    hi: float = rate()
+
+    def _program(self) -> Program:
+        if self.lo > self.hi:
+            raise ValueError(f"clip: lo must be <= hi, got lo={self.lo}, hi={self.hi}")
+        return program.clip(self.schedule, self.lo, self.hi)
+
+
+class scale(Schedule):
+    """A schedule times a number. Written `s * 0.5` or `0.5 * s`.
+
+        eta_t = factor * s(t)
+
+    Args:
+        schedule: s.
+        factor: finite, >= 0.
+
+    >>> (schedules.linear(1.0, steps=2) * 0.5)(range(4)).tolist()
+    [0.5, 0.25, 0.0, 0.0]
+    """
+
+    schedule: Schedule = nested()
+    factor: float = within(0, inf)
+
+    def _program(self) -> Program:
+        return program.scale(self.schedule, self.factor)
+
+    def __repr__(self) -> str:
+        return f"{self.schedule!r} * {self.factor!r}"
+
+
+class product(Schedule):
+    """Two schedules multiplied. Written `s * r`.
+
+        eta_t = s(t) * r(t)
+
+    Args:
+        left: s.
+        right: r.
+
+    >>> (schedules.linear(1.0, steps=2) * schedules.constant(0.5))(range(4)).tolist()
+    [0.5, 0.25, 0.0, 0.0]
+
+    Is torch ChainedScheduler of schedulers that multiply.
+    """
+
+    left: Schedule = nested()
+    right: Schedule = nested()
+
+    def _program(self) -> Program:
+        return program.product(self.left, self.right)
+
+    def __repr__(self) -> str:
+        return f"{self.left!r} * {_operand(self.right, scale, product)}"
