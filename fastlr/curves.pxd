@@ -136,7 +136,7 @@ cdef inline double log_series(double s) noexcept nogil:
     )
 
 cdef inline double time_based(TimeBased h, double t) noexcept nogil:
-    cdef double n = floor(t), x = 1 / h.decay, head = 1, skipped = 0, u, s, tail, log, mean, total
+    cdef double n = floor(t), x = 1 / h.decay, head = 1, skipped = 0, u, s, tail, log, mean
     cdef int k
     if n <= 16 or x < 16:
         for k in range(<int>fmin(n, 16)):
@@ -155,10 +155,7 @@ cdef inline double time_based(TimeBased h, double t) noexcept nogil:
         tail = log_series(s)
         log = 2 * s * (1 + tail)
         mean = s + (1 + s) * tail
-    total = skipped + n * mean
-    if total > 2000:
-        return 0
-    return h.lr / head * exp(-(total - log / 2 + (stirling(x + n) - stirling(x))))
+    return h.lr / head * exp(-(skipped + n * mean - log / 2 + (stirling(x + n) - stirling(x))))
 
 
 # The roll: a curve is chosen, at compile time, by the type of its numbers.

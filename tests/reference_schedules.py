@@ -42,7 +42,8 @@ def log_linear(t, lr, steps, final):
 
 
 def cosine(t, lr, steps, final):
-    return final + (lr - final) * (1 + cos(pi * min(t / steps, 1))) / 2
+    with mpmath.workprec(2500):        # 1 + cos cancels, and t may be the smallest double
+        return final + (lr - final) * (1 + cos(pi * min(t / steps, 1))) / 2
 
 
 def time_based(t, lr, decay):

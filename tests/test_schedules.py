@@ -504,8 +504,8 @@ class TestComposition:
         assert strict.then(s, at=11)(11) == s(0)
         with pytest.raises(ValueError, match=r"^warmup: t=16 is past the end"):
             strict.warmup(5)(16)
-        made_of_it = [strict * 0.0, strict.clip(0, 1), strict * s, s * strict, strict.shift(0), strict.every(1)]
-        for made in made_of_it:
+        product, again = strict * s, s * strict
+        for made in (strict * 0.0, product, again, strict.clip(0, 1), strict.shift(0), strict.every(1)):
             assert made(10) == 0
             with pytest.raises(ValueError, match=where):
                 made(11)
