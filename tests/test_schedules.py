@@ -329,7 +329,7 @@ class TestValueSemantics:
         assert repr(constant(1) * (constant(2) * 3)) == "constant(lr=1.0) * (constant(lr=2.0) * 3.0)"
         assert repr((constant(1) * 3).clip(0, 1)) == "(constant(lr=1.0) * 3.0).clip(lo=0.0, hi=1.0)"
 
-    def test_equal_is_same_class_and_samearguments_of(self):
+    def test_equal_is_same_class_and_same_arguments(self):
         everything = list(EXAMPLES.values())
         assert len(set(everything)) == len(everything)
         assert all((a == b) == (a is b) for a in everything for b in everything)
@@ -452,6 +452,8 @@ class TestComposition:
         assert s.then(r, at=10).then(s, at=20) == schedules.join([s, r, s], at=[10, 20])
         nested = s.then(r, at=10).then(s, at=7)
         assert nested(self.t).tolist() == s.then(s, at=7)(self.t).tolist()
+        again = s.then(r, at=10).then(s, at=10)
+        assert again(self.t).tolist() == s.then(s, at=10)(self.t).tolist()
 
     @pytest.mark.parametrize("kind", ["linear", "cosine", "exponential"])
     def test_warmup_rises_then_follows(self, kind):
