@@ -18,6 +18,7 @@ from .declaration import (
     above,
     bind,
     boundaries,
+    count,
     flag,
     integer,
     nested,
@@ -66,7 +67,12 @@ class Schedule(Program):
         if not abstract:
             if cls.__name__ in REGISTRY:
                 raise TypeError(f"there is a schedule named {cls.__name__!r} already")
+            cls._prepare()
             REGISTRY[cls.__name__] = cls
+
+    @classmethod
+    def _prepare(cls) -> None:
+        """What a class needs before it may be listed."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Schedule:
         if REGISTRY.get(cls.__name__) is not cls:
@@ -117,12 +123,14 @@ class Schedule(Program):
 
     def sparkline(self, n: int, width: int = 60) -> str:
         """The first n rates as a line of text of at most `width` characters; a full block is the highest."""
+        n, width = count("sparkline", "n", n), count("sparkline", "width", width)
         rates = self(np.linspace(0, n - 1, min(n, width)).round())
         levels = np.ceil(rates / (rates.max() or 1) * 8).clip(1, 8).astype(int)
         return "".join("▁▂▃▄▅▆▇█"[level - 1] for level in levels)
 
     def plot(self, n: int, ax: Axes | None = None) -> Axes:
         """Draw the first n rates; the matplotlib Axes. Needs matplotlib: `pip install fastlr-core[lab]`."""
+        n = count("plot", "n", n)
         if ax is None:
             from matplotlib import pyplot
 
@@ -163,8 +171,10 @@ class Schedule(Program):
 class Curve(Schedule, abstract=True):
     """A schedule with a function of its own in curves.pxd."""
 
-    def __init_subclass__(cls, abstract: bool = False) -> None:
-        super().__init_subclass__(abstract)
+    _compile: ClassVar[Any]            # the program of a mapping of numbers
+
+    @classmethod
+    def _prepare(cls) -> None:
         struct = "".join(word.capitalize() for word in cls.__name__.split("_"))
         if struct not in program.curve.__signatures__:
             raise TypeError(f"{cls.__name__}: curves.pxd has no struct {struct} in its roll")
@@ -173,8 +183,6 @@ class Curve(Schedule, abstract=True):
         if declared != in_c:
             raise TypeError(f"{cls.__name__}: the class declares {declared}, the struct {struct} {in_c}")
         cls._compile = staticmethod(program.curve[struct])
-
-    _compile: ClassVar[Any]
 
     def _program(self) -> Program:
         arguments = dict(zip(self._fields, self._values, strict=True))
@@ -202,7 +210,9 @@ def _schedule(d: Any, depth: int) -> Schedule:
         raise ValueError(f"a schedule must be a dict as to_dict() makes it, got {d!r}")
     if depth == 0:
         raise ValueError(f"a schedule can be nested at most {program.DEPTH} deep")
-    cls = _named(d.get("name"))
+    if "name" not in d:
+        raise ValueError(f"a schedule needs a 'name', got {dict(d)!r}")
+    cls = _named(d["name"])
     fields = cls._fields
     wrong = [unknown("key", k, fields) for k in d if k != "name" and k not in fields]
     wrong += [f"missing key {k!r}" for k, field in fields.items() if field.default is REQUIRED and k not in d]

@@ -97,6 +97,13 @@ def positive(*, default: Any = REQUIRED, alias: str | None = None) -> Any:
     return Field("a positive integer", _int, holds, default=default, alias=alias, in_struct=True)
 
 
+def count(who: str, keyword: str, value: Any) -> int:
+    """A method's argument that must be a positive integer."""
+    field: Field = positive(alias=keyword)
+    kept: int = field.accept(who, value)
+    return kept
+
+
 def integer(*, default: Any = REQUIRED) -> Any:
     """An integer of either sign, up to 2**53."""
     return Field("an integer", _int, lambda n: -(2**53) <= n <= 2**53, default=default)
