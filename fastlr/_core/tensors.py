@@ -54,7 +54,7 @@ def named(params: Any, first: int) -> tuple[list[tuple[str, Any]], str]:
 
 def is_array(x: Any) -> bool:
     """Whether x is one tensor rather than several."""
-    return isinstance(x, np.ndarray | memoryview | bytearray) or (
+    return isinstance(x, np.ndarray | memoryview | bytearray | bytes) or (
         hasattr(x, "__dlpack__") or hasattr(x, "typecode")
     )
 
@@ -66,8 +66,6 @@ def bind(name: str, x: Any, group: int, who: str, label: str) -> Tensor:
     if array.dtype not in (np.float32, np.float64):
         cure = "; cast its memoryview, e.g. memoryview(buffer).cast('f')" if isinstance(x, bytearray) else ""
         raise TypeError(f"{spoken}: expected float32 or float64, got {array.dtype}{cure}")
-    if not array.dtype.isnative:
-        raise TypeError(f"{spoken}: expected this machine's byte order, got {array.dtype.str}")
     if not array.flags.writeable:
         raise ValueError(f"{spoken}: must be writable, got a read-only array")
     if array.size and overlaps_itself(array):

@@ -13,21 +13,21 @@ Hyper = float | Callable[[int], float]
 class Bounded:
     """A hyper-parameter in [low, high): read and set on the optimizer for all groups, on a group for that one."""
 
-    __slots__ = ("default", "high", "low", "name", "owner")
+    __slots__ = ("default", "high", "low", "name")
 
     def __init__(self, default: float, low: float, high: float) -> None:
         self.default, self.low, self.high = default, low, high
-        self.name = self.owner = ""
+        self.name = ""
 
     def __set_name__(self, owner: type, name: str) -> None:
-        self.name, self.owner = name, owner.__name__
+        self.name = name
 
     def __get__(self, optimizer: Any, owner: type) -> Any:
         if optimizer is None:
             return self.default
         first, *rest = (getattr(group, self.name) for group in optimizer.groups)
         if any(value is not first and value != first for value in rest):
-            raise ValueError(f"{self.owner}: {self.name} differs between groups; read opt.groups[i].{self.name}")
+            raise ValueError(f"{owner.__name__}: {self.name} differs between groups; read opt.groups[i].{self.name}")
         return first
 
     def __set__(self, optimizer: Any, value: Hyper) -> None:

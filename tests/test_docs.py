@@ -1,0 +1,47 @@
+"""Every example runs, and what README says of the code is so."""
+import doctest
+import importlib
+import pkgutil
+import re
+from pathlib import Path
+
+import pytest
+
+import fastlr
+
+MODULES = sorted(module.name for module in pkgutil.walk_packages(fastlr.__path__, "fastlr.")
+                 if "._" not in module.name and not module.name.endswith("__main__"))
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.parametrize("name", ["fastlr", *MODULES])
+def test_examples_run(name):
+    module = importlib.import_module(name)
+    finder = doctest.DocTestFinder(exclude_empty=True)
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
+    for example in finder.find(module, name):
+        runner.run(example)
+    assert runner.summarize(verbose=False).failed == 0
+
+
+def test_readme_examples_run():
+    text = (ROOT / "README.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert blocks
+    for block in blocks:
+        if ">>>" in block:
+            test = doctest.DocTestParser().get_doctest(block, {}, "README.md", "README.md", 0)
+            assert doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(test).failed == 0
+        else:
+            exec(compile(block, "README.md", "exec"), {})
+
+
+def test_public_names_are_what_the_package_shows():
+    for name in ("AdamW", "SGD", "schedules", "kernels", "save", "load", "CheckpointError", "list_optimizers",
+                 "create_optimizer", "set_num_threads", "get_num_threads", "show_config", "get_include"):
+        assert name in dir(fastlr)
+
+
+def test_stubs_name_every_kernel():
+    stub = (ROOT / "fastlr" / "kernels.pyi").read_text()
+    assert sorted(re.findall(r"^(\w+): Kernel$", stub, re.MULTILINE)) == fastlr.list_optimizers()
