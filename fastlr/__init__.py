@@ -1,28 +1,13 @@
 """fastlr: optimizers and learning-rate schedules as compiled kernels that update arrays in place."""
 from importlib.metadata import version as _version
 
-from . import schedules
-from ._core.threads import get_num_threads, set_num_threads
-from .configuration import get_include, show_config
-from .optimizers import (
-    SGD,
-    AdaDelta,
-    AdaGrad,
-    Adam,
-    AdamW,
-    AMSGrad,
-    Group,
-    Momentum,
-    Nesterov,
-    Optimizer,
-    RMSprop,
-    RMSpropCentered,
-    RMSpropCenteredMomentum,
-    RMSpropMomentum,
-    create_optimizer,
-    list_optimizers,
-)
+from . import schedules as schedules
+from ._core.threads import get_num_threads as get_num_threads
+from ._core.threads import set_num_threads as set_num_threads
+from .configuration import get_include as get_include
+from .configuration import show_config as show_config
+from .optimizers import *
 
-from . import kernels  # isort: skip  (it makes a function of every optimizer's rule)
+from . import kernels as kernels  # isort: skip  (it makes a function of every optimizer's rule)
 
 __version__ = _version("fastlr-core")

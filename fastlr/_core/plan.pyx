@@ -12,7 +12,7 @@ from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.stdint cimport int64_t
 from libc.stdlib cimport calloc, free, qsort
 from libc.math cimport INFINITY
-from fastlr._kernels.sweep cimport MOST_FIELDS, MOST_SLOTS, Gradient, Instant, Job, Opened, Piece, Run, Span, Walk
+from fastlr._kernels.sweep cimport MOST_FIELDS, Gradient, Instant, Job, Opened, Piece, Run, Span, Walk
 from fastlr._core cimport pool
 from fastlr._core.arrays cimport ALIGNED, C_CONTIGUOUS, WRITEABLE, Seen, extent, lay, look
 from fastlr._core.arrays import as_array

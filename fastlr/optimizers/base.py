@@ -92,6 +92,7 @@ class Optimizer:
     decay_mode: ClassVar[str] = "coupled"
     hypers: ClassVar[dict[str, Bounded]] = {}
     starts: ClassVar[dict[str, Start]] = {}
+    __signature__: ClassVar[Any]
     _rule: ClassVar[Any]
     _fields: ClassVar[tuple[str, ...]]
 
@@ -101,8 +102,9 @@ class Optimizer:
     def __init_subclass__(cls, slots: tuple[str, ...] = (), decay: str = "coupled") -> None:
         cls.slots, cls.decay_mode = slots, decay
         declared = {name: value for base in reversed(cls.__mro__) for name, value in vars(base).items()}
-        cls.hypers = {name: value for name, value in declared.items() if isinstance(value, Bounded)}
         cls.starts = {name: value for name, value in declared.items() if isinstance(value, Start)}
+        cls.hypers = {name: value for name, value in declared.items()
+                      if isinstance(value, Bounded) and name not in cls.starts}
         # (the struct of the same name says which of them are its own, and in which order; `_` fills an empty one)
         cls._rule, fields = door.rule[cls.__name__]({**dict.fromkeys(cls.hypers, 0.0), "_": 0.0})
         cls._fields = tuple(name for name in ("lr", "weight_decay") if name not in fields) + tuple(fields)
@@ -119,7 +121,8 @@ class Optimizer:
             hyper["lr"] = lr
         starts = {name: slot.checked(hyper.pop(name, slot.default), who) for name, slot in self.starts.items()}
         self._start = {self.starts[name].slot: float(value) for name, value in starts.items()}  # type: ignore[arg-type]
-        self._defaults = {name: bound.default for name, bound in self.hypers.items()} | self._checked(hyper)
+        defaults: dict[str, Hyper] = {name: bound.default for name, bound in self.hypers.items()}
+        self._defaults = defaults | self._checked(hyper)
         if decay not in (None, "coupled", "decoupled", "independent"):
             raise ValueError(f"{who}: decay must be 'coupled', 'decoupled' or 'independent', got {decay!r}")
         self._decay = decay or self.decay_mode
@@ -359,9 +362,11 @@ class Declared:
 
     def __get__(self, optimizer: Any, owner: type[Optimizer]) -> Signature:
         written = Signature.from_callable(Optimizer.__init__).parameters
+        defaults = {name: hyper.default for name, hyper in owner.hypers.items()}
+        defaults |= {name: slot.default for name, slot in owner.starts.items()}
         lr = Parameter("lr", Parameter.POSITIONAL_OR_KEYWORD, default=owner.hypers["lr"].default, annotation=Hyper)
-        own = [Parameter(name, Parameter.KEYWORD_ONLY, default=hyper.default, annotation=Hyper)
-               for name, hyper in {**owner.hypers, **owner.starts}.items() if name != "lr"]
+        own = [Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=Hyper)
+               for name, default in defaults.items() if name != "lr"]
         shared = [p for name, p in written.items() if p.kind is Parameter.KEYWORD_ONLY]
         return Signature([written["params"], lr, *own, *shared])
 

@@ -5,8 +5,8 @@
 (0.0, 0.0005, 0.001)
 """
 from .base import REGISTRY, Schedule, create_schedule, from_dict, list_schedules
-from .composition import *  # noqa: F403
-from .curves import *  # noqa: F403
+from .composition import *
+from .curves import *
 
 __all__ = ["Schedule", "create_schedule", "from_dict", "list_schedules", *sorted(REGISTRY)]
 
