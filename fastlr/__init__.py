@@ -1,6 +1,4 @@
 """fastlr: optimizers and learning-rate schedules as compiled kernels that update arrays in place."""
-from importlib.metadata import version as _version
-
 from . import schedules as schedules
 from ._core.threads import get_num_threads as get_num_threads
 from ._core.threads import set_num_threads as set_num_threads
@@ -10,4 +8,10 @@ from .optimizers import *
 
 from . import kernels as kernels  # isort: skip  (it makes a function of every optimizer's rule)
 
-__version__ = _version("fastlr-core")
+
+def __getattr__(name: str) -> str:
+    if name == "__version__":
+        from importlib.metadata import version  # (it costs a third of NumPy's own import)
+
+        return version("fastlr-core")
+    raise AttributeError(f"module 'fastlr' has no attribute {name!r}")

@@ -89,7 +89,7 @@ cdef class Plan:
     cdef Py_ssize_t chunks
     cdef int64_t* missed               # per tensor
     cdef double* values                # per group, as `names` says
-    cdef double[MOST_VALUES] low, high # low <= value < high
+    cdef double[MOST_VALUES] low, high  # low <= value < high
     cdef int width
     cdef Terms terms
     cdef bint stale, stepping
