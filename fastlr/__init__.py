@@ -3,6 +3,7 @@ from importlib.metadata import version as _version
 
 from . import schedules
 from ._core.threads import get_num_threads, set_num_threads
+from .checkpoint import CheckpointError, load, save
 from .configuration import get_include, show_config
 from .optimizers import (
     SGD,
