@@ -2,6 +2,9 @@
 from . import schedules as schedules
 from ._core.threads import get_num_threads as get_num_threads
 from ._core.threads import set_num_threads as set_num_threads
+from .checkpoint import CheckpointError as CheckpointError
+from .checkpoint import load as load
+from .checkpoint import save as save
 from .configuration import get_include as get_include
 from .configuration import show_config as show_config
 from .optimizers import *
