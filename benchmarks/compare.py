@@ -29,8 +29,10 @@ import numpy as np
 import peers
 
 import fastlr
+from fastlr._core.dispatch import isa
 
 FASTLR = ("fastlr bound", "fastlr passed")
+CORES = fastlr.get_num_threads()        # what it takes by itself: the usable cores, or FASTLR_NUM_THREADS
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,7 @@ def ready(makers: dict[str, Callable[[], Callable[[], object]]]) -> dict[str, Ca
 
 
 def use_threads(threads: int) -> int:
-    threads = threads or fastlr.show_config()["cores"]
+    threads = threads or CORES
     fastlr.set_num_threads(threads)
     try:
         import torch
@@ -288,9 +290,8 @@ def measure_import(rounds: int) -> dict[str, Any]:
 
 
 def header() -> dict[str, Any]:
-    config = fastlr.show_config()
     found = {}
-    for package in ("numpy", "torch", "jax", "optax"):
+    for package in ("fastlr-core", "numpy", "torch", "jax", "optax"):
         try:
             found[package] = version(package)
         except PackageNotFoundError:
@@ -300,11 +301,10 @@ def header() -> dict[str, Any]:
         cpu = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         cpu = platform.processor() or platform.machine()
-    facts = {"cpu": cpu, "cores": config["cores"], "load": round(os.getloadavg()[0], 2),
-             "fastlr": config["fastlr"], "isa": config["isa"], "python": config["python"], **found,
-             "cflags": " ".join(peers.CFLAGS)}
-    print("\n".join(f"{name:8s} {value}" for name, value in facts.items()))
-    print("threads  the same for fastlr, torch and C; jax takes all cores, NumPy one")
+    facts = {"cpu": cpu, "cores": CORES, "load": round(os.getloadavg()[0], 2), "isa": isa,
+             "python": platform.python_version(), **found, "cflags": " ".join(peers.CFLAGS)}
+    print("\n".join(f"{name:12s} {value}" for name, value in facts.items()))
+    print("threads      the same for fastlr, torch and C; jax takes all cores, NumPy one")
     return facts
 
 
