@@ -92,7 +92,8 @@ cdef class Plan:
     cdef double[MOST_VALUES] low, high  # low <= value < high
     cdef int width
     cdef Terms terms
-    cdef bint stale, stepping
+    cdef bint stale
+    cdef readonly bint stepping
     cdef dict sources                  # (group, index) -> schedule or callable
     cdef list held                     # this step's gradients
     cdef list bound_arrays

@@ -293,6 +293,8 @@ class Optimizer:
         A hyper-parameter whose schedule is a plain function was not saved: it keeps the function it has here.
         """
         who = f"{type(self).__name__}.load_state_dict"
+        if self._plan.stepping:
+            raise RuntimeError(f"{who}: this optimizer is stepping in another thread")
         missing = {"format", "optimizer", "t", "groups", "state"} - d.keys()
         if missing:
             raise ValueError(f"{who}: no entry {min(missing)!r}")
@@ -301,12 +303,14 @@ class Optimizer:
         if d["optimizer"] != type(self).__name__:
             raise ValueError(f"{who}: this is the state of {d['optimizer']}, load it into one")
         t = count(d["t"], who, "t")
-        missed = d.get("missed", {})
         names = [tensor.name for tensor in self._plan.tensors]
+        missed = d.get("missed", {})
+        if not isinstance(missed, Mapping) or not set(missed) <= set(names):
+            raise ValueError(f"{who}: missed must map names of parameters to counts, got {missed!r}")
         same_names(names, d["state"], f"{who}: state")
-        ages = [count(missed.get(name, 0), who, f"missed[{name!r}]") for name in names]
-        if len(d["groups"]) != len(self.groups):
-            raise ValueError(f"{who}: expected {len(self.groups)} groups, got {len(d['groups'])}")
+        ages = [count(missed.get(name, 0), who, f"missed[{name!r}]", t) for name in names]
+        if not isinstance(d["groups"], Sequence) or len(d["groups"]) != len(self.groups):
+            raise ValueError(f"{who}: groups must be a sequence of {len(self.groups)}, got {d['groups']!r}")
         values = [self._revived(group, saved, who) for group, saved in zip(self.groups, d["groups"], strict=True)]
         for name, slots in self.state.items():
             same_names(slots, d["state"][name], f"{who}: state[{name!r}]")
@@ -416,10 +420,10 @@ def same_names(expected: Any, given: Any, what: str) -> None:
         raise ValueError(f"{what}: unknown entry {extra[0]!r}{nearest(str(extra[0]), expected)}")
 
 
-def count(value: Any, who: str, what: str) -> int:
-    """A count of steps."""
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**62:
-        raise ValueError(f"{who}: {what} must be a count, got {value!r}")
+def count(value: Any, who: str, what: str, most: int = 2**62) -> int:
+    """A count of steps, up to `most`."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
+        raise ValueError(f"{who}: {what} must be a count from 0 to {most}, got {value!r}")
     return value
 
 
