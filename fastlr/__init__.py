@@ -16,5 +16,6 @@ def __getattr__(name: str) -> str:
     if name == "__version__":
         from importlib.metadata import version  # (it costs a third of NumPy's own import)
 
-        return version("fastlr-core")
+        globals()[name] = version("fastlr-core")
+        return str(globals()[name])
     raise AttributeError(f"module 'fastlr' has no attribute {name!r}")

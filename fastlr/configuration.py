@@ -31,10 +31,10 @@ def show_config(mode: str = "stdout") -> dict[str, Any] | None:
     >>> fastlr.show_config(mode="dicts")["isa"] in ("baseline", "v3", "v4")
     True
     """
-    from importlib.metadata import version
+    from . import __version__
 
     found = {
-        "fastlr": version("fastlr-core"),
+        "fastlr": __version__,
         "python": platform.python_version(),
         "numpy": np.__version__,
         "platform": f"{sys.platform} {platform.machine()}",

@@ -309,8 +309,10 @@ class Optimizer:
             raise ValueError(f"{who}: missed must map names of parameters to counts, got {missed!r}")
         same_names(names, d["state"], f"{who}: state")
         ages = [count(missed.get(name, 0), who, f"missed[{name!r}]", t) for name in names]
-        if not isinstance(d["groups"], Sequence) or len(d["groups"]) != len(self.groups):
-            raise ValueError(f"{who}: groups must be a sequence of {len(self.groups)}, got {d['groups']!r}")
+        if not isinstance(d["groups"], Sequence):
+            raise ValueError(f"{who}: groups must be a sequence, got {d['groups']!r}")
+        if len(d["groups"]) != len(self.groups):
+            raise ValueError(f"{who}: expected {len(self.groups)} groups, got {len(d['groups'])}")
         values = [self._revived(group, saved, who) for group, saved in zip(self.groups, d["groups"], strict=True)]
         for name, slots in self.state.items():
             same_names(slots, d["state"][name], f"{who}: state[{name!r}]")
@@ -420,7 +422,7 @@ def same_names(expected: Any, given: Any, what: str) -> None:
         raise ValueError(f"{what}: unknown entry {extra[0]!r}{nearest(str(extra[0]), expected)}")
 
 
-def count(value: Any, who: str, what: str, most: int = 2**62) -> int:
+def count(value: Any, who: str, what: str, most: int = 2**62 - 1) -> int:
     """A count of steps, up to `most`."""
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
         raise ValueError(f"{who}: {what} must be a count from 0 to {most}, got {value!r}")
