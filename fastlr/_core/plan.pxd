@@ -19,4 +19,4 @@ cdef struct Terms:
     double clip
 
 cdef void fix(Instant* now, const Terms* terms, const double* values, double factor, bint decays, int64_t t,
-              double grad_scale) noexcept
+              double grad_scale) noexcept nogil

@@ -15,7 +15,7 @@ from libc.math cimport INFINITY
 from fastlr._kernels.sweep cimport MOST_FIELDS, Gradient, Instant, Job, Opened, Piece, Run, Span, Walk
 from fastlr._core cimport pool
 from fastlr._core.arrays cimport ALIGNED, C_CONTIGUOUS, WRITEABLE, Seen, extent, lay, look
-from fastlr._core.arrays import as_array
+from fastlr._core.arrays import as_array, overlaps_itself
 from fastlr._core.program cimport Program
 
 cdef enum:
@@ -41,7 +41,7 @@ cdef int by_address(const void* a, const void* b) noexcept nogil:
 
 
 cdef void fix(Instant* now, const Terms* terms, const double* values, double factor, bint decays, int64_t t,
-              double grad_scale) noexcept:
+              double grad_scale) noexcept nogil:
     """The scalars of a step, in double; `values` is lr and what else a group has."""
     cdef int k
     cdef double lr = values[0] * factor
@@ -80,6 +80,7 @@ cdef class Plan:
     cdef Extent* extents               # what a gradient must not overlap: parameters and state, by address
     cdef Py_ssize_t extent_count
     cdef bint disjoint                 # whether the extents are
+    cdef Extent* zeroed                # gradients that this step zeroes, by address
     cdef char** clean                  # per tensor: a gradient address that was found to overlap nothing
     cdef Instant* instants
     cdef Kind* kinds
@@ -159,6 +160,7 @@ cdef class Plan:
         self.instants = <Instant*>self.block(n, sizeof(Instant))
         self.kinds = <Kind*>self.block(n, sizeof(Kind))
         self.missed = <int64_t*>self.block(n, sizeof(int64_t))
+        self.zeroed = <Extent*>self.block(n, sizeof(Extent))
         self.values = <double*>self.block(groups * self.width, sizeof(double))
         for i, tensor in enumerate(self.tensors):
             s = &self.spans[i]
@@ -243,7 +245,7 @@ cdef class Plan:
         """What schedules give at this instant."""
         cdef int group, index
         cdef double x
-        for (group, index), source in self.sources.items():
+        for (group, index), source in list(self.sources.items()):      # (a schedule may set a hyper-parameter)
             if isinstance(source, Program):
                 x = (<Program>source).at(<double>self.t)
                 if x != x:
@@ -308,6 +310,30 @@ cdef class Plan:
                 aims[i].walk = &walks[i]
             self.refuse_overlap(i, array, &seen)
             self.clean[i] = NULL if aims[i].walk != NULL or not self.in_order[i] else seen.data
+        if writable:
+            self.refuse_shared(aims, arrays)
+        return 0
+
+    cdef int refuse_shared(self, const Gradient* aims, list arrays) except -1:
+        """Gradients that are zeroed once read may share no memory, or one would be zero before it is read."""
+        cdef Py_ssize_t i, k, e = 0
+        cdef Seen seen
+        cdef char* reach = NULL
+        for i in range(self.count):
+            if aims[i].g != NULL:
+                if aims[i].walk != NULL and overlaps_itself(arrays[i]):
+                    raise ValueError(f"{self.label(i)}: zero_grads needs a gradient whose elements do not share memory")
+                look(arrays[i], &seen)
+                extent(&seen, &self.zeroed[e].low, &self.zeroed[e].high)
+                self.zeroed[e].owner = i
+                e += self.zeroed[e].low < self.zeroed[e].high
+        qsort(self.zeroed, e, sizeof(Extent), by_address)
+        for i in range(e):
+            for k in range(i if self.zeroed[i].low < reach else 0):
+                if np.shares_memory(arrays[self.zeroed[k].owner], arrays[self.zeroed[i].owner]):
+                    raise ValueError(f"{self.label(self.zeroed[i].owner)}: zero_grads needs gradients of their own, this "
+                                     f"shares memory with {self.label(self.zeroed[k].owner)}")
+            reach = max(reach, self.zeroed[i].high)
         return 0
 
     cdef bint same_shape(self, Py_ssize_t i, const Seen* seen) noexcept:
@@ -360,26 +386,46 @@ cdef class Plan:
     cdef str label(self, Py_ssize_t i):
         return self.tensors[i].label
 
+    cdef list counted(self, list arrays):
+        """A copy of a list that another thread may be changing."""
+        arrays = list(arrays)
+        if len(arrays) != self.count:
+            raise ValueError(f"{self.who}: expected {self.count} gradients, got {len(arrays)}")
+        return arrays
+
     def bind(self, list arrays):
         """Aim at these gradients in every step that is given none."""
-        arrays = list(arrays)
-        self.aim(self.bound, self.walks + 2 * self.count, arrays, False)
-        self.bound_arrays = arrays
+        self.begin()
+        try:
+            arrays = self.counted(arrays)
+            self.aim(self.gradients, self.walks + self.count, arrays, False)     # (refuses before anything changes)
+            self.aim(self.bound, self.walks + 2 * self.count, arrays, False)
+            self.bound_arrays = arrays
+        finally:
+            self.end()
 
     # Stepping
+
+    def begin(self):
+        """Let nobody else step or change what a step reads, until `end()`; RuntimeError if somebody does already."""
+        if self.stepping:
+            raise RuntimeError(f"{self.who}: this optimizer is already stepping")
+        self.stepping = True
+
+    def end(self):
+        """Let others step again."""
+        self.stepping = False
 
     def step(self, list gradients, double grad_scale, bint zero_grads):
         """One update of everything; `gradients` in the order of the tensors, or None for those bound."""
         cdef Job job
         cdef Py_ssize_t i, k
-        if self.stepping:
-            raise RuntimeError(f"{self.who}: this optimizer is already stepping")
         if not 0 < grad_scale < INFINITY:
             raise ValueError(f"{self.who}: grad_scale must be positive and finite, got {grad_scale}")
-        self.stepping = True
+        self.begin()
         try:
             if gradients is not None:
-                self.held = list(gradients)
+                self.held = self.counted(gradients)
                 self.aim(self.gradients, self.walks + self.count, self.held, zero_grads)
                 job.gradients = self.gradients
             elif self.bound_arrays is None:
@@ -412,7 +458,7 @@ cdef class Plan:
                     self.stale = True
         finally:
             self.held = None
-            self.stepping = False
+            self.end()
 
     def set_clock(self, int64_t t, list missed):
         """Where the optimizer stands: updates done, and how many of them each tensor missed."""

@@ -207,11 +207,13 @@ class Optimizer:
         plan, shapes, grouped = self._plan, list(self._shapes), self._grouped
         groups = list(self.groups)
         self._grouped = True
+        plan.begin()                   # (for good, once there is a plan in its place)
         try:
             added = self._bound_group({"params": params, **hyper}, groups, plan.tensors)
             self._adopt([*plan.tensors, *added], groups)
         except BaseException:
             self._shapes, self._grouped = shapes, grouped
+            plan.end()
             raise
         self._relabel()
         self._plan.set_clock(plan.t, plan.missed_steps() + [plan.t] * len(added))
@@ -321,13 +323,17 @@ class Optimizer:
                 if new.shape != array.shape or new.dtype != array.dtype:
                     raise ValueError(f"{who}: state[{name!r}][{slot!r}]: expected {array.dtype} {array.shape}, "
                                      f"got {new.dtype} {new.shape}")
-        for name, slots in self.state.items():
-            for slot, array in slots.items():
-                array[...] = d["state"][name][slot]
-        for group, new_values in zip(self.groups, values, strict=True):
-            for name, value in new_values.items():
-                self._assign(group, name, value)
-        self._plan.set_clock(t, ages)
+        self._plan.begin()
+        try:
+            for name, slots in self.state.items():
+                for slot, array in slots.items():
+                    array[...] = d["state"][name][slot]
+            for group, new_values in zip(self.groups, values, strict=True):
+                for name, value in new_values.items():
+                    self._assign(group, name, value)
+            self._plan.set_clock(t, ages)
+        finally:
+            self._plan.end()
 
     def _revived(self, group: Group, saved: Mapping[str, Any], who: str) -> dict[str, Hyper]:
         same_names(["params", *self.hypers], saved, f"{who}: groups[{group._index}]")
