@@ -2,6 +2,7 @@
    the same bytes with next to no arithmetic. compare.py compiles this for the machine at hand (-march=native). */
 #include <math.h>
 #include <pthread.h>
+#include <stdatomic.h>
 
 typedef struct { float keep, beta1, one_beta1, beta2, one_beta2, rate, debias2, eps; } Scalars;
 
@@ -26,36 +27,39 @@ static void stream_kernel(long n, float *restrict p, const float *restrict g, fl
     }
 }
 
+enum { CHUNK = 32768 };
+
 typedef struct {
     Kernel kernel;
-    long count, low, high;            /* of all tensors, or of the one */
+    long count, n, chunks;            /* chunks of each tensor */
     float **p, **g, **m, **v;
     Scalars s;
-} Part;
+    atomic_long next;
+} Job;
 
-static void *part(void *given) {
-    Part *x = given;
-    for (long k = 0; k < x->count; k++)
-        x->kernel(x->high - x->low, x->p[k] + x->low, x->g[k] + x->low, x->m[k] + x->low, x->v[k] + x->low, x->s);
+static void *help(void *given) {
+    Job *job = given;
+    long claimed;
+    while ((claimed = atomic_fetch_add(&job->next, 1)) < job->count * job->chunks) {
+        long k = claimed / job->chunks, low = claimed % job->chunks * CHUNK;
+        long size = job->n - low < CHUNK ? job->n - low : CHUNK;
+        job->kernel(size, job->p[k] + low, job->g[k] + low, job->m[k] + low, job->v[k] + low, job->s);
+    }
     return 0;
 }
 
-/* `count` tensors of n elements: each thread takes its share of the tensors, or of the only one. */
+/* `count` tensors of n elements each: whoever is awake takes the next chunk. */
 static void each(Kernel kernel, long count, long n, float **p, float **g, float **m, float **v, Scalars s, int threads) {
-    Part parts[64];
+    Job job = {kernel, count, n, (n + CHUNK - 1) / CHUNK, p, g, m, v, s, 0};
     pthread_t ids[64];
-    threads = threads < 64 ? threads : 64;
-    long whole = count > 1 ? count : n, share = ((whole + threads - 1) / threads + 15) / 16 * 16;
-    for (int w = threads - 1; w >= 0; w--) {
-        long low = w * share, high = low + share < whole ? low + share : whole;
-        parts[w] = count > 1 ? (Part){kernel, high - low, 0, n, p + low, g + low, m + low, v + low, s}
-                             : (Part){kernel, 1, low, high, p, g, m, v, s};
-        if (w > 0)
-            pthread_create(&ids[w], 0, part, &parts[w]);
-        else
-            part(&parts[0]);
-    }
-    for (int w = 1; w < threads; w++)
+    if (threads == 1)
+        for (long k = 0; k < count; k++)
+            kernel(n, p[k], g[k], m[k], v[k], s);
+    for (int w = 1; w < threads && w < 64; w++)
+        pthread_create(&ids[w], 0, help, &job);
+    if (threads > 1)
+        help(&job);
+    for (int w = 1; w < threads && w < 64; w++)
         pthread_join(ids[w], 0);
 }
 
