@@ -94,7 +94,7 @@ cdef class Plan:
     cdef int width
     cdef Terms terms
     cdef bint stale
-    cdef readonly bint stepping
+    cdef bint stepping
     cdef dict sources                  # (group, index) -> schedule or callable
     cdef list held                     # this step's gradients
     cdef list bound_arrays
@@ -406,15 +406,17 @@ cdef class Plan:
 
     # Stepping
 
-    def begin(self):
+    cpdef int begin(self) except -1:
         """Let nobody else step or change what a step reads, until `end()`; RuntimeError if somebody does already."""
         if self.stepping:
             raise RuntimeError(f"{self.who}: this optimizer is already stepping")
         self.stepping = True
+        return 0
 
-    def end(self):
+    cpdef int end(self) except -1:
         """Let others step again."""
         self.stepping = False
+        return 0
 
     def step(self, list gradients, double grad_scale, bint zero_grads):
         """One update of everything; `gradients` in the order of the tensors, or None for those bound."""

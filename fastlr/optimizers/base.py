@@ -295,8 +295,6 @@ class Optimizer:
         A hyper-parameter whose schedule is a plain function was not saved: it keeps the function it has here.
         """
         who = f"{type(self).__name__}.load_state_dict"
-        if self._plan.stepping:
-            raise RuntimeError(f"{who}: this optimizer is stepping in another thread")
         missing = {"format", "optimizer", "t", "groups", "state"} - d.keys()
         if missing:
             raise ValueError(f"{who}: no entry {min(missing)!r}")
