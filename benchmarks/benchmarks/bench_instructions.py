@@ -12,6 +12,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+import fastlr
+
 NAMES = ["SGD", "Momentum", "Nesterov", "AdaGrad", "AdaDelta", "RMSprop", "Adam", "AMSGrad", "AdamW"]
 DTYPES = ["float32", "float64"]
 SMALL, LARGE = 8192, 24576                        # each is one call of the rule
@@ -33,7 +35,8 @@ def counts():
         done = subprocess.run(
             ["valgrind", "--tool=callgrind", "--collect-atstart=no", f"--toggle-collect={MOVE}",
              f"--dump-after={MOVE}", f"--callgrind-out-file={folder}/counted", sys.executable, "-c", CODE],
-            env=os.environ | {"FASTLR_ISA": "v3", "FASTLR_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+            env=os.environ | {"FASTLR_ISA": "v3", "FASTLR_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1",
+                              "PYTHONPATH": str(Path(fastlr.__file__).parents[1])},    # the one measured
             capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(done.stderr[-1000:])
