@@ -91,7 +91,8 @@ cdef class Kernel:
         for k in range(seen[0].ndim):
             size *= seen[0].shape[k]
         span.p, span.size, span.wide, span.instant = seen[0].data, size, seen[0].wide, 0
-        span.walk, span.scale, gradient.walk, gradient.g = NULL, NULL, NULL, seen[1].data
+        span.walk, span.scale, span.ema, span.shrink = NULL, NULL, NULL, 1
+        gradient.walk, gradient.measured, gradient.g = NULL, NULL, seen[1].data
         for k in range(self.terms.rule.slots):
             span.slot[k] = seen[2 + k].data
         fix(&now, &self.terms, values, 1, True, t, 1)

@@ -5,7 +5,7 @@ import fnmatch
 from collections.abc import Iterable, Mapping, Sequence
 from inspect import Parameter, Signature
 from math import inf
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -70,6 +70,17 @@ class Optimizer:
         Gradient buffers of the same structure, bound once: ``opt.step()`` then needs no argument.
     clip_value
         Bounds each (unscaled) gradient element to [-clip_value, clip_value].
+    clip_norm
+        Scales all gradients down together where their Euclidean norm is larger, by clip_norm / (norm + 1e-6), as torch's
+        ``clip_grad_norm_``. Measured in one more read of the gradients; `opt.grad_norm` then has the norm.
+    clip_tensor_norm
+        The same for each tensor by its own norm (Keras' ``clipnorm``), after clip_norm.
+    nonfinite
+        What a step does when a gradient holds NaN or infinity: "propagate" takes it, "skip" leaves parameters, state and t
+        as they are and counts it in `opt.skipped`, "raise" raises FloatingPointError with nothing changed.
+    ema_decay
+        Keep a running mean of the parameters, ``ema <- ema_decay * ema + (1 - ema_decay) * p`` after each step, which
+        begins at the parameters' values; `opt.ema` has it, by name.
     decay
         How ``weight_decay`` works: "coupled" adds ``weight_decay * p`` to the gradient (L2, as in torch's SGD and
         Adam), "decoupled" shrinks p by ``lr * weight_decay`` (as in AdamW), "independent" shrinks p by
@@ -114,6 +125,8 @@ class Optimizer:
         REGISTRY[cls.__name__.lower()] = cls
 
     def __init__(self, params: Any, lr: Hyper | None = None, *, grads: Any = None, clip_value: float | None = None,
+                 clip_norm: float | None = None, clip_tensor_norm: float | None = None,
+                 nonfinite: Literal["propagate", "skip", "raise"] = "propagate", ema_decay: float | None = None,
                  decay: str | None = None, decay_mask: Any = None, lr_scale: Any = None, maximize: bool = False,
                  **hyper: Any) -> None:
         who = type(self).__name__
@@ -126,9 +139,17 @@ class Optimizer:
         if decay not in (None, "coupled", "decoupled", "independent"):
             raise ValueError(f"{who}: decay must be 'coupled', 'decoupled' or 'independent', got {decay!r}")
         self._decay = decay or self.decay_mode
-        if clip_value is not None and not 0 < clip_value < inf:
-            raise ValueError(f"{who}: clip_value must be positive and finite, got {clip_value}")
-        self._clip_value, self._maximize = clip_value, bool(maximize)
+        bounds = {"clip_value": clip_value, "clip_norm": clip_norm, "clip_tensor_norm": clip_tensor_norm}
+        for name, value in bounds.items():
+            if value is not None and not 0 < value < inf:
+                raise ValueError(f"{who}: {name} must be positive and finite, got {value}")
+        if nonfinite not in ("propagate", "skip", "raise"):
+            raise ValueError(f"{who}: nonfinite must be 'propagate', 'skip' or 'raise', got {nonfinite!r}")
+        if ema_decay is not None and not 0 <= ema_decay < 1:
+            raise ValueError(f"{who}: ema_decay must be in [0, 1), got {ema_decay}")
+        self._options = {name: inf if value is None else float(value) for name, value in bounds.items()}
+        self._options |= {"maximize": bool(maximize), "nonfinite": nonfinite, "ema_decay": float(ema_decay or 0)}
+        self._kept = self.slots if ema_decay is None else (*self.slots, "ema")
         self._decay_mask, self._lr_scale = decay_mask, lr_scale
         self._shapes: list[tuple[str, list[Tensor]]] = []
         self._grouped = isinstance(params, Sequence) and len(params) > 0 and all(is_group(g) for g in params)
@@ -171,18 +192,19 @@ class Optimizer:
         for tensor, decays in zip(tensors, per_tensor(self._decay_mask, tensors, who, "decay_mask"), strict=True):
             tensor.decays = decays is None or bool(decays)
         for tensor in tensors:
-            tensor.state = tensor.state or [tensor.alike(self._start.get(slot, 0.0)) for slot in self.slots]
+            tensor.state = tensor.state or [tensor.walked(tensor.array) if slot == "ema"
+                                            else tensor.alike(self._start.get(slot, 0.0)) for slot in self._kept]
         bounds = [(0.0, inf) if name == "_" else (self.hypers[name].low, self.hypers[name].high)
                   for name in self._fields]
-        plan = Plan(who, self._rule, door.runner, self._fields, bounds, tensors, len(groups), decay=self._decay,
-                    maximize=self._maximize, clip=self._clip_value or inf)
+        plan = Plan(who, self._rule, door, self._fields, bounds, tensors, len(groups), decay=self._decay,
+                    **self._options)
         for group in groups:
             for name, value in group._values.items():
                 plan.assign(group._index, self._fields.index(name), value)
         self._plan, self.groups = plan, tuple(groups)
         self._nested = self._grouped or self._shapes[0][0] != "sequence"     # gradients need arranging
         #: The state of each parameter: ``opt.state[name][slot]``, an array of the parameter's shape.
-        self.state = {tensor.name: dict(zip(self.slots, tensor.state, strict=True)) for tensor in tensors}
+        self.state = {tensor.name: dict(zip(self._kept, tensor.state, strict=True)) for tensor in tensors}
 
     def _checked(self, hyper: Mapping[str, Any]) -> dict[str, Hyper]:
         who = type(self).__name__
@@ -217,6 +239,7 @@ class Optimizer:
             raise
         self._relabel()
         self._plan.set_clock(plan.t, plan.missed_steps() + [plan.t] * len(added))
+        self._plan.skipped = plan.skipped
         return self.groups[-1]
 
     def _relabel(self) -> None:
@@ -230,6 +253,23 @@ class Optimizer:
     def t(self) -> int:
         """Updates done."""
         return self._plan.t
+
+    @property
+    def skipped(self) -> int:
+        """Steps that ``nonfinite="skip"`` did not take."""
+        return self._plan.skipped
+
+    @property
+    def grad_norm(self) -> float | None:
+        """The norm of the latest step's gradients, unscaled and clipped by value; None where nothing measured it."""
+        return self._plan.grad_norm
+
+    @property
+    def ema(self) -> dict[str, Any]:
+        """The running mean of each parameter, by name: what `ema_decay` keeps."""
+        if "ema" not in self._kept:
+            raise AttributeError(f"{type(self).__name__}: no running mean is kept; give ema_decay")
+        return {name: slots["ema"] for name, slots in self.state.items()}
 
     def step(self, grads: Any = None, grad_scale: float = 1.0, zero_grads: bool = False) -> None:
         """Update every parameter in place.
