@@ -24,5 +24,6 @@ from .optimizers import (
 )
 
 from . import kernels  # isort: skip  (it makes a function of every optimizer's rule)
+from ._core.capi import _C_API  # isort: skip  (the table of include/fastlr/fastlr.h, which has those rules)
 
 __version__ = _version("fastlr-core")
