@@ -10,7 +10,7 @@ from .configuration import show_config as show_config
 from .optimizers import *
 
 from . import kernels as kernels  # isort: skip  (it makes a function of every optimizer's rule)
-
+from ._core.capi import _C_API as _C_API  # isort: skip  (the table of include/fastlr/fastlr.h, which has those rules)
 
 def __getattr__(name: str) -> str:
     if name == "__version__":

@@ -111,8 +111,7 @@ cdef class Plan:
     cdef double clip_norm, clip_tensor_norm
     cdef str nonfinite
     cdef bint measures
-    cdef bint stale
-    cdef bint stepping
+    cdef bint stale, stepping, evaluating
     cdef dict sources                  # (group, index) -> schedule or callable
     cdef list held                     # this step's gradients
     cdef list bound_arrays
@@ -256,6 +255,8 @@ cdef class Plan:
 
     def assign(self, int group, int index, value):
         """Give a group's hyper-parameter a number, or a callable t -> number."""
+        if self.evaluating:
+            raise RuntimeError(f"{self.who}: a schedule is giving its value; set {self.names[index]} between steps")
         if callable(value):
             self.sources[group, index] = value
         else:
@@ -273,7 +274,7 @@ cdef class Plan:
         """What schedules give at this instant."""
         cdef int group, index
         cdef double x
-        for (group, index), source in list(self.sources.items()):      # (a schedule may set a hyper-parameter)
+        for (group, index), source in self.sources.items():
             if isinstance(source, Program):
                 x = (<Program>source).at(<double>self.t)
                 if x != x:
@@ -472,7 +473,11 @@ cdef class Plan:
                     self.aim(self.bound, OF_BOUND, self.bound_arrays, True)
                 job.gradients = self.bound
             if self.sources:
-                self.evaluate()
+                self.evaluating = True
+                try:
+                    self.evaluate()
+                finally:
+                    self.evaluating = False
             if self.stale:
                 self.sort_into_kinds()
             self.fix_instants(grad_scale)

@@ -49,6 +49,13 @@ cdef double evaluate(const Node* nodes, int i, double t) noexcept nogil:
         i = node.right if node.kind == BRANCH and t >= node.h[0] else node.left
 
 
+cdef double rate(const Node* nodes, double t) noexcept nogil:
+    """The rate of update t; NaN if t is negative or NaN, or where a part with end="error" is over."""
+    if nodes == NULL or not t >= 0:
+        return NAN
+    return evaluate(nodes, 0, t if t <= DBL_MAX else DBL_MAX)
+
+
 cdef class Program:
     """A schedule: called with t (0 is the first update), a number or an array, it gives the rate."""
 
@@ -56,10 +63,7 @@ cdef class Program:
         free(self.nodes)
 
     cdef double at(self, double t) noexcept nogil:
-        """The rate of update t; NaN if t is negative or NaN, or where a part with end="error" is over."""
-        if self.nodes == NULL or not t >= 0:
-            return NAN
-        return evaluate(self.nodes, 0, t if t <= DBL_MAX else DBL_MAX)
+        return rate(self.nodes, t)
 
     def __call__(self, t):
         cdef double y

@@ -147,7 +147,7 @@ class Optimizer:
             raise ValueError(f"{who}: nonfinite must be 'propagate', 'skip' or 'raise', got {nonfinite!r}")
         if ema_decay is not None and not 0 <= ema_decay < 1:
             raise ValueError(f"{who}: ema_decay must be in [0, 1), got {ema_decay}")
-        self._options = {name: inf if value is None else float(value) for name, value in bounds.items()}
+        self._options: dict[str, Any] = {name: inf if value is None else float(value) for name, value in bounds.items()}
         self._options |= {"maximize": bool(maximize), "nonfinite": nonfinite, "ema_decay": float(ema_decay or 0)}
         self._kept = self.slots if ema_decay is None else (*self.slots, "ema")
         self._decay_mask, self._lr_scale = decay_mask, lr_scale
