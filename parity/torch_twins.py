@@ -83,7 +83,7 @@ NEVER_OFF = {
 
 
 def variants(cls):
-    """(what, hyper-parameters, maximize): as declared; each one alone changed, and off; all at once; upwards."""
+    """(what, hyper-parameters, maximize): as declared; each alone changed, and off; all at once; upwards."""
     yield "as declared", {}, False
     for name, bound in (cls.hypers | cls.starts).items():
         yield name, {name: other_value(bound)}, False

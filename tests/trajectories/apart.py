@@ -1,17 +1,17 @@
 """How far two trajectories are apart: the one measure of these comparisons."""
 import numpy as np
 
-# Both sides round each operation of a step once, in an order of their own. After n steps an element's error is
-# at most n * (1 + c) ulp of the largest value that this very element has had, where c, some tens, counts the
-# roundings in a step (which is at most twice that value) and the conditions of the averages in it: 200 steps stay
-# below 1e-12 with room for 20 ulp a step. (Found: 7e-15.) An element's value *now* would be a wrong scale, as it
-# crosses zero and keeps the errors it had; the largest of the whole tensor a lenient one, as it hides what goes
-# wrong with small elements.
+# Both sides round each operation of a step once, in an order of their own. After n steps an element's error
+# is at most n * (1 + c) ulp of the largest value that this element has had, where c, some tens, counts the
+# roundings in a step (which is at most twice that value) and the conditions of the averages in it: 200 steps
+# stay below 1e-12 with room for 20 ulp a step. (Found: 7e-15.) An element's value *now* would be a wrong
+# scale, as it crosses zero and keeps the errors it had; the largest of the whole tensor a lenient one, as it
+# hides what goes wrong with small elements.
 SAME = 1e-12
 
 
 def apart(ours, theirs):
-    """The largest difference of any element at any time, relative to the largest that this one was until then.
+    """The largest difference of any element at any time, relative to the largest it was until then.
 
     Both are (times, elements), the start being a time too. NaN if there is one: not below any tolerance.
     """
