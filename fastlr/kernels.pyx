@@ -102,7 +102,8 @@ cdef class Kernel:
             if type(value) is float and self.known.low[k] <= <double>value < self.known.high[k]:
                 values[k] = value
             elif callable(value):
-                raise TypeError(f"{self.__name__}: {name} must be a number, got {value!r}; call the schedule with t - 1")
+                raise TypeError(f"{self.__name__}: {name} must be a number, got {value!r}; call the schedule with "
+                                f"t - 1")
             else:
                 values[k] = self.bounded[k].checked(value, self.__name__)
         return t
@@ -120,7 +121,8 @@ cdef class Kernel:
             if not look(kept[k], &seen[k]):
                 array = as_array(kept[k], f"{self.__name__}: {self.operands[k]}")
                 if not look(array, &seen[k]):
-                    raise TypeError(f"{self.__name__}: {self.operands[k]}: expected float32 or float64, got {array.dtype}")
+                    raise TypeError(f"{self.__name__}: {self.operands[k]}: expected float32 or float64, "
+                                    f"got {array.dtype}")
                 kept[k] = array
             if not self.fits(k, seen):
                 self.refuse(k, kept[k], kept[0])
@@ -145,8 +147,8 @@ cdef class Kernel:
         if array.dtype != first.dtype or array.shape != first.shape:
             raise ValueError(f"{who}: expected {first.dtype} {first.shape} like p, got {array.dtype} {array.shape}")
         if not (array.flags.c_contiguous and array.flags.aligned):
-            raise ValueError(f"{who}: must be contiguous and aligned; pass a copy, or use an optimizer, which takes any "
-                             f"strides")
+            raise ValueError(f"{who}: must be contiguous and aligned; pass a copy, or use an optimizer, which takes "
+                             f"any strides")
         raise ValueError(f"{who}: must be writable, got a read-only array")
 
 

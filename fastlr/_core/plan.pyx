@@ -366,8 +366,8 @@ cdef class Plan:
         for i in range(e):
             for k in range(i if self.zeroed[i].low < reach else 0):
                 if np.shares_memory(arrays[self.zeroed[k].owner], arrays[self.zeroed[i].owner]):
-                    raise ValueError(f"{self.label(self.zeroed[i].owner)}: zero_grads needs gradients of their own, this "
-                                     f"shares memory with {self.label(self.zeroed[k].owner)}")
+                    raise ValueError(f"{self.label(self.zeroed[i].owner)}: zero_grads needs gradients of their own, "
+                                     f"this shares memory with {self.label(self.zeroed[k].owner)}")
             reach = max(reach, self.zeroed[i].high)
         return 0
 
@@ -456,7 +456,7 @@ cdef class Plan:
     def step(self, list gradients, double grad_scale, bint zero_grads):
         """One update of everything; `gradients` in the order of the tensors, or None for those bound."""
         cdef Job job
-        cdef Py_ssize_t i, k
+        cdef Py_ssize_t i
         if not 0 < grad_scale < INFINITY:
             raise ValueError(f"{self.who}: grad_scale must be positive and finite, got {grad_scale}")
         self.begin()

@@ -71,13 +71,13 @@ class Optimizer:
     clip_value
         Bounds each (unscaled) gradient element to [-clip_value, clip_value].
     clip_norm
-        Scales all gradients down together where their Euclidean norm is larger, by clip_norm / (norm + 1e-6), as torch's
-        ``clip_grad_norm_``. Measured in one more read of the gradients; `opt.grad_norm` then has the norm.
+        Scales all gradients down together where their Euclidean norm is larger, by clip_norm / (norm + 1e-6), as
+        torch's ``clip_grad_norm_``. Measured in one more read of the gradients; `opt.grad_norm` then has the norm.
     clip_tensor_norm
         The same for each tensor by its own norm (Keras' ``clipnorm``), after clip_norm.
     nonfinite
-        What a step does when a gradient holds NaN or infinity: "propagate" takes it, "skip" leaves parameters, state and t
-        as they are and counts it in `opt.skipped`, "raise" raises FloatingPointError with nothing changed.
+        What a step does when a gradient holds NaN or infinity: "propagate" takes it, "skip" leaves parameters, state and
+        t as they are and counts it in `opt.skipped`, "raise" raises FloatingPointError with nothing changed.
     ema_decay
         Keep a running mean of the parameters, ``ema <- ema_decay * ema + (1 - ema_decay) * p`` after each step, which
         begins at the parameters' values; `opt.ema` has it, by name.
