@@ -12,6 +12,7 @@ import os
 import platform
 import sys
 import sysconfig
+import tomllib
 from pathlib import Path
 
 from Cython.Build import cythonize
@@ -53,7 +54,8 @@ if COVERAGE:
 KERNEL_FLAGS = ["-Wdouble-promotion", "-Werror=double-promotion"] if STRICT and not MSVC else []
 
 PUBLIC_DECLARATIONS = [str(path) for path in sorted(Path("fastlr").rglob("*.p[xy][dxi]"))]
-C_DOOR = "fastlr._core.capi"           # alone includes fastlr's own header
+C_DOOR = "fastlr._core.capi"           # alone includes fastlr's own header, and says the version in C
+VERSION = tomllib.loads(Path("pyproject.toml").read_text())["project"]["version"]
 
 
 def compiled(name: str, flags: list[str]) -> Extension:
@@ -65,7 +67,7 @@ def compiled(name: str, flags: list[str]) -> Extension:
         include_dirs=["fastlr/include"] if name == C_DOOR else [],
         extra_compile_args=FLAGS + flags,
         extra_link_args=LINK,
-        define_macros=MACROS,
+        define_macros=MACROS + ([("FASTLR_VERSION", f'"{VERSION}"')] if name == C_DOOR else []),
         py_limited_api=ABI3,
     )
 

@@ -19,6 +19,7 @@ from zlib import crc32
 
 import numpy as np
 
+from ._core.arrays import stored_as
 from ._core.program import DEPTH
 from ._core.safetensors import (
     CODES,
@@ -209,7 +210,7 @@ def header(described: Mapping[str, Any], arrays: Mapping[str, Array], sums: Mapp
     end = 0
     for name, array in arrays.items():
         begin, end = end, end + array.nbytes
-        code = CODES[array.dtype.name]
+        code = CODES[str(stored_as(array))]
         document[name] = {"dtype": code, "shape": array.shape, "data_offsets": (begin, end)}
     try:
         body = text(document).encode()
@@ -309,7 +310,7 @@ def require_fit(wanted: Mapping[str, Array], stored: Mapping[str, Stored], who: 
     for name, array in wanted.items():
         if name not in stored:
             raise CheckpointError(f"{who} needs {brief(name)}, which is not in the file; {CURE}")
-        code, (dtype, shape, *_) = CODES[array.dtype.name], stored[name]
+        code, (dtype, shape, *_) = CODES[str(stored_as(array))], stored[name]
         if (dtype, shape) != (code, array.shape):
             raise CheckpointError(f"{brief(name)}: expected {code} {array.shape} as in this {who}, got "
                                   f"{dtype} {brief(shape)}; {CURE}")

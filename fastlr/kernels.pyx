@@ -19,7 +19,7 @@ array([0.9, 1.1, 1. ])
 from inspect import Parameter, Signature
 
 from libc.stdint cimport int64_t
-from fastlr._kernels.sweep cimport MOST_SLOTS
+from fastlr._kernels.sweep cimport FLOAT64, MOST_SLOTS
 from fastlr._core cimport pool
 from fastlr._core.arrays cimport ALIGNED, C_CONTIGUOUS, WRITEABLE, Seen, extent, look
 from fastlr._core.plan cimport ALONE
@@ -78,7 +78,7 @@ cdef class Kernel:
         if size >= ALONE:
             pool.prepare()
         with nogil:
-            moved = move(&self.known, values, t, seen[0].wide, size, seen[0].data, seen[1].data, slots)
+            moved = move(&self.known, values, t, seen[0].stored == FLOAT64, size, seen[0].data, seen[1].data, slots)
         if not moved:
             raise MemoryError
 
@@ -118,9 +118,9 @@ cdef class Kernel:
                             f"got {len(operands)}")
         kept = list(operands)
         for k in range(<int>len(kept)):
-            if not look(kept[k], &seen[k]):
+            if not look(kept[k], &seen[k]) or seen[k].stored > FLOAT64:
                 array = as_array(kept[k], f"{self.__name__}: {self.operands[k]}")
-                if not look(array, &seen[k]):
+                if not look(array, &seen[k]) or seen[k].stored > FLOAT64:
                     raise TypeError(f"{self.__name__}: {self.operands[k]}: expected float32 or float64, "
                                     f"got {array.dtype}")
                 kept[k] = array
@@ -135,7 +135,7 @@ cdef class Kernel:
     cdef bint fits(self, int k, const Seen* seen) noexcept:
         cdef int d
         cdef int needed = C_CONTIGUOUS | ALIGNED | (WRITEABLE if k != 1 else 0)
-        if seen[k].wide != seen[0].wide or seen[k].ndim != seen[0].ndim or seen[k].flags & needed != needed:
+        if seen[k].stored != seen[0].stored or seen[k].ndim != seen[0].ndim or seen[k].flags & needed != needed:
             return False
         for d in range(seen[k].ndim):
             if seen[k].shape[d] != seen[0].shape[d]:

@@ -440,10 +440,10 @@ SHARED = np.zeros(6)
 
 @pytest.mark.parametrize(("params", "error", "says"), [
     (lambda: READ_ONLY, ValueError, "AdamW: params[0]: must be writable, got a read-only array"),
-    (lambda: b"12345678", TypeError, "AdamW: params[0]: expected float32 or float64, got uint8"),
-    (lambda: [np.zeros(3, np.int64)], TypeError, "AdamW: params[0]: expected float32 or float64, got int64"),
-    (lambda: {"w": np.zeros(3, complex)}, TypeError, "AdamW: params['w']: expected float32 or float64, got complex128"),
-    (lambda: [np.zeros(3, ">f4")], TypeError, "AdamW: params[0]: expected float32 or float64, got >f4"),
+    (lambda: b"12345678", TypeError, "AdamW: params[0]: expected float32, float64, float16 or bfloat16, got uint8"),
+    (lambda: [np.zeros(3, np.int64)], TypeError, "AdamW: params[0]: expected float32, float64, float16 or bfloat16, got int64"),
+    (lambda: {"w": np.zeros(3, complex)}, TypeError, "AdamW: params['w']: expected float32, float64, float16 or bfloat16, got complex128"),
+    (lambda: [np.zeros(3, ">f4")], TypeError, "AdamW: params[0]: expected float32, float64, float16 or bfloat16, got >f4"),
     (lambda: [np.broadcast_to(np.zeros(3), (2, 3))], ValueError, "AdamW: params[0]: "),
     (lambda: [np.lib.stride_tricks.as_strided(np.zeros(6), (4, 3), (8, 8))], ValueError,
      "AdamW: params[0]: elements overlap in memory (shape (4, 3), strides (8, 8)); pass a copy"),
@@ -452,7 +452,7 @@ SHARED = np.zeros(6)
     (lambda: [3.0], TypeError, "AdamW: params[0]: expected an array (NumPy, buffer protocol or DLPack), got float"),
     (lambda: 3.0, TypeError, "params: expected an array, a sequence or a mapping of arrays, or groups, got float"),
     (lambda: bytearray(8), TypeError,
-     "expected float32 or float64, got uint8; cast its memoryview, e.g. memoryview(buffer).cast('f')"),
+     "expected float32, float64, float16 or bfloat16, got uint8; cast its memoryview, e.g. memoryview(buffer).cast('f')"),
     (lambda: [{"params": [np.zeros(2)], "lrr": 1}], TypeError, "AdamW: unknown keyword 'lrr'; did you mean 'lr'?"),
     (lambda: [{"params": {"a": np.zeros(2)}}, {"params": {"a": np.zeros(2)}}], ValueError,
      "AdamW: two parameters are named 'a'"),

@@ -1,11 +1,12 @@
 # cython: language_level=3
-from fastlr._kernels.sweep cimport Walk
+from fastlr._kernels.sweep cimport Storage, Walk
 
 cdef struct Seen:
     # What an array shows of itself.
     char* data
     int ndim
-    int wide                   # 0 float32, 1 float64
+    Storage stored
+    Py_ssize_t itemsize
     int flags                  # NumPy's
     const Py_ssize_t* shape
     const Py_ssize_t* strides

@@ -7,7 +7,10 @@ held against what NumPy says of the same array, and should they ever differ, fas
 """
 import numpy as np
 
-from libc.stdint cimport uintptr_t
+from cpython.buffer cimport PyBuffer_FillInfo
+from cpython.pycapsule cimport PyCapsule_GetPointer
+from libc.stdint cimport int32_t, int64_t, uint64_t, uintptr_t
+from fastlr._kernels.sweep cimport BFLOAT16, FLOAT16, FLOAT32, FLOAT64, ROOT8, SIGNED8, UNKNOWN, Storage
 
 cdef extern from *:
     """
@@ -35,32 +38,64 @@ cdef extern from "Python.h":
 cdef object ndarray = np.ndarray
 cdef object float32 = np.dtype(np.float32)
 cdef object float64 = np.dtype(np.float64)
+cdef object float16 = np.dtype(np.float16)
+cdef object uint16 = np.dtype(np.uint16)
+cdef object int8 = np.dtype(np.int8)
+cdef object uint8 = np.dtype(np.uint8)
+
+
+class BFloat16(np.ndarray):
+    """bfloat16 numbers as the uint16 that hold their bits: what NumPy has no type for.
+
+    >>> import numpy as np
+    >>> from fastlr._core.arrays import BFloat16
+    >>> np.zeros(3, np.uint16).view(BFloat16).shape
+    (3,)
+    """
+
+
+cdef Storage storage(object array, object dtype) except? UNKNOWN:
+    """How the elements of an array of this type lie in memory."""
+    if dtype == uint16:
+        return BFLOAT16 if isinstance(array, BFloat16) else UNKNOWN
+    for known, stored in ((float32, FLOAT32), (float64, FLOAT64), (float16, FLOAT16), (int8, SIGNED8), (uint8, ROOT8)):
+        if dtype == known:
+            return stored
+    # (ml_dtypes registers its type with NumPy under this name)
+    return BFLOAT16 if dtype.name == "bfloat16" and dtype.itemsize == 2 else UNKNOWN
 
 
 cdef bint look(object array, Seen* seen) except -1:
-    """See an array; False if it is no NumPy array of float32 or float64 in this machine's byte order."""
+    """See an array; False if it is no NumPy array of a type that holds parameters or states."""
     cdef fastlr_array* a
     if not PyObject_TypeCheck(array, <PyTypeObject*>ndarray):
         return False
     a = <fastlr_array*><void*>array
     if a.descr == <void*>float32:
-        seen.wide = 0
+        seen.stored, seen.itemsize = FLOAT32, 4
     elif a.descr == <void*>float64:
-        seen.wide = 1
-    elif array.dtype == float32:          # the same type in another object
-        seen.wide = 0
-    elif array.dtype == float64:
-        seen.wide = 1
+        seen.stored, seen.itemsize = FLOAT64, 8
     else:
-        return False
+        seen.stored, seen.itemsize = storage(array, array.dtype), array.itemsize
+        if seen.stored == UNKNOWN:
+            return False
     seen.data, seen.ndim, seen.flags = a.data, a.nd, a.flags
     seen.shape, seen.strides = a.dimensions, a.strides
     return True
 
 
+def stored_as(array):
+    """The name of how an array's elements lie in memory, or None."""
+    cdef Seen seen
+    if not look(array, &seen):
+        return None
+    return {FLOAT32: "float32", FLOAT64: "float64", FLOAT16: "float16", BFLOAT16: "bfloat16", SIGNED8: "int8",
+            ROOT8: "uint8"}[seen.stored]
+
+
 cdef bint lay(Walk* walk, const Seen* seen, const int* axes) noexcept:
     """Describe the way through an array, axis by axis; False if it is one aligned run of elements."""
-    cdef Py_ssize_t itemsize = 8 if seen.wide else 4
+    cdef Py_ssize_t itemsize = seen.itemsize
     cdef Py_ssize_t size, stride
     cdef int k, d = 0
     for k in range(seen.ndim):
@@ -91,7 +126,7 @@ cdef void extent(const Seen* seen, char** low, char** high) noexcept:
             high[0] += (seen.shape[k] - 1) * seen.strides[k]
         else:
             low[0] += (seen.shape[k] - 1) * seen.strides[k]
-    high[0] += 8 if seen.wide else 4
+    high[0] += seen.itemsize
 
 
 def dimensions(array):
@@ -101,7 +136,65 @@ def dimensions(array):
         return None
     shape = tuple([seen.shape[k] for k in range(seen.ndim)])
     strides = tuple([seen.strides[k] for k in range(seen.ndim)])
-    return <uintptr_t>seen.data, shape, strides, bool(seen.wide), bool(seen.flags & WRITEABLE)
+    return <uintptr_t>seen.data, shape, strides, seen.stored == FLOAT64, bool(seen.flags & WRITEABLE)
+
+
+cdef extern from *:
+    """
+    /* DLPack's own declaration (github.com/dmlc/dlpack, version 0.8, unversioned capsules), as far as it is read. */
+    typedef struct {
+        void *data;
+        struct { int32_t type, id; } device;
+        int32_t ndim;
+        struct { uint8_t code, bits; uint16_t lanes; } dtype;
+        int64_t *shape, *strides;
+        uint64_t byte_offset;
+    } fastlr_dltensor;
+    static int fastlr_is_bfloat16(const fastlr_dltensor *t) {
+        return t->device.type == 1 && t->dtype.code == 4 && t->dtype.bits == 16 && t->dtype.lanes == 1;
+    }
+    """
+    ctypedef struct fastlr_dltensor:
+        void* data
+        int32_t ndim
+        int64_t* shape
+        int64_t* strides               # in elements; NULL: C order
+        uint64_t byte_offset
+    bint is_bfloat16 "fastlr_is_bfloat16"(const fastlr_dltensor* tensor)
+
+
+cdef class Lent:
+    """The memory of a DLPack capsule, as a buffer of bytes from its lowest element to its highest."""
+    cdef object capsule
+    cdef char* low
+    cdef Py_ssize_t size
+
+    def __getbuffer__(self, Py_buffer* view, int flags):
+        PyBuffer_FillInfo(view, self, self.low, self.size, 0, flags)
+
+
+def bfloat16_of(x):
+    """A bfloat16 tensor on the CPU, which NumPy cannot import, over its own memory."""
+    cdef fastlr_dltensor* tensor
+    cdef Lent lent = Lent()
+    cdef int k
+    if tuple(x.__dlpack_device__())[0] != 1:
+        raise BufferError("not on the CPU")
+    lent.capsule = x.__dlpack__()
+    tensor = <fastlr_dltensor*>PyCapsule_GetPointer(lent.capsule, "dltensor")
+    if not is_bfloat16(tensor):
+        raise TypeError("not bfloat16")
+    shape = [tensor.shape[k] for k in range(tensor.ndim)]
+    if tensor.strides != NULL:
+        strides = [2 * tensor.strides[k] for k in range(tensor.ndim)]
+    else:
+        strides = list(np.empty(shape, np.uint16).strides)
+    if 0 in shape:
+        return np.empty(shape, np.uint16).view(BFloat16)
+    below = sum([step * (n - 1) for n, step in zip(shape, strides, strict=True) if step < 0])
+    lent.low = <char*>tensor.data + tensor.byte_offset + <Py_ssize_t>below
+    lent.size = 2 + sum([abs(step) * (n - 1) for n, step in zip(shape, strides, strict=True)])
+    return np.ndarray(shape, np.uint16, lent, -below, strides).view(BFloat16)
 
 
 def as_array(x, who):
@@ -117,11 +210,14 @@ def as_array(x, who):
     if hasattr(x, "__dlpack__"):
         if getattr(x, "requires_grad", False):
             x = x.detach()
-        try:
-            return np.from_dlpack(x)
-        except (BufferError, RuntimeError, TypeError, ValueError) as error:
-            raise TypeError(f"{who}: this {type(x).__name__} gives no CPU memory to write to ({error}); "
-                            f"move it to the CPU") from None
+        reason = ""
+        for take in (np.from_dlpack, bfloat16_of):
+            try:
+                return take(x)
+            except (BufferError, RuntimeError, TypeError, ValueError) as error:
+                reason = reason or str(error)
+        raise TypeError(f"{who}: this {type(x).__name__} gives no CPU memory to write to ({reason}); "
+                        f"move it to the CPU, as float16, bfloat16, float32 or float64")
     raise TypeError(f"{who}: expected an array (NumPy, buffer protocol or DLPack), got {type(x).__name__}")
 
 

@@ -10,10 +10,11 @@ from fastlr._core cimport pool
 from fastlr._core.program cimport Node, Program, rate
 from fastlr._core.single cimport MOST_HYPERS, Known, learn, move
 
-from importlib.metadata import version
-
 from fastlr import kernels
 from fastlr.optimizers.base import REGISTRY
+
+cdef extern from *:
+    const char* FASTLR_VERSION         # by setup.py, from pyproject.toml (asking for metadata here would cost 30 ms)
 
 cdef extern from "fastlr/fastlr.h" nogil:
     enum: FASTLR_ABI_VERSION
@@ -196,7 +197,7 @@ for name in kernels.__all__:
     entry_count += 1
 
 api.abi_version, api.struct_size = FASTLR_ABI_VERSION, sizeof(fastlr_api)
-api.version = text(version("fastlr-core"))
+api.version = FASTLR_VERSION
 api.rule, api.step, api.message, api.start_threads = find, step, message, start_threads
 api.schedule, api.rate = schedule, rate_at
 _C_API = PyCapsule_New(&api, "fastlr._C_API", NULL)

@@ -6,18 +6,21 @@ per kind of tensor (same group, learning-rate factor, weight decay, age) the sca
 whole is cut into chunks. Cuts depend on sizes alone, never on threads. A step reads the gradients' addresses,
 checks everything, and only then writes.
 """
+from zlib import crc32
+
 import numpy as np
 
 from cpython.pycapsule cimport PyCapsule_GetPointer
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport calloc, free, qsort
 from libc.math cimport INFINITY, sqrt
 from fastlr._kernels.sweep cimport (
-    MOST_DIMENSIONS, MOST_FIELDS, Gradient, Instant, Job, Opened, Piece, Run, Span, Sum, Walk,
+    BFLOAT16, FLOAT16, FLOAT32, FLOAT64, MOST_DIMENSIONS, MOST_FIELDS, Gradient, Instant, Job, Opened, Piece,
+    Run, Span, Storage, Sum, Walk,
 )
 from fastlr._core cimport pool
 from fastlr._core.arrays cimport ALIGNED, C_CONTIGUOUS, WRITEABLE, Seen, extent, lay, look
-from fastlr._core.arrays import as_array, overlaps_itself
+from fastlr._core.arrays import BFloat16, as_array, overlaps_itself, stored_as
 from fastlr._core.program cimport Program
 
 cdef enum:
@@ -110,7 +113,8 @@ cdef class Plan:
     cdef Terms terms
     cdef double clip_norm, clip_tensor_norm
     cdef str nonfinite
-    cdef bint measures
+    cdef bint measures, stochastic
+    cdef uint64_t seed
     cdef bint stale, stepping, evaluating
     cdef dict sources                  # (group, index) -> schedule or callable
     cdef list held                     # this step's gradients
@@ -124,7 +128,7 @@ cdef class Plan:
 
     def __cinit__(self, str who, rule, door, tuple names, list bounds, list tensors, int groups, *, str decay,
                   bint maximize, double clip_value, double clip_norm, double clip_tensor_norm, str nonfinite,
-                  double ema_decay):
+                  double ema_decay, bint stochastic, uint64_t seed):
         cdef int k
         if len(names) > MOST_VALUES:
             raise ValueError(f"{who}: more than {MOST_VALUES} hyper-parameters")
@@ -135,6 +139,7 @@ cdef class Plan:
         self.terms = Terms(self.rule, self.width - self.rule.fields, names.index("weight_decay"), DECAYS[decay],
                            maximize, clip_value, ema_decay)
         self.clip_norm, self.clip_tensor_norm, self.nonfinite = clip_norm, clip_tensor_norm, nonfinite
+        self.stochastic, self.seed = stochastic, seed
         self.measures = clip_norm < INFINITY or clip_tensor_norm < INFINITY or nonfinite != "propagate"
         for k in range(self.width):
             self.low[k], self.high[k] = bounds[k]
@@ -187,7 +192,9 @@ cdef class Plan:
         for i, tensor in enumerate(self.tensors):
             s = &self.spans[i]
             look(tensor.array, &seen)
-            s.p, s.wide, s.size = seen.data, seen.wide, tensor.array.size
+            s.p, s.stored, s.wide, s.size = seen.data, seen.stored, tensor.wide, tensor.array.size
+            s.staged = s.stored != (FLOAT64 if s.wide else FLOAT32)
+            s.salt = <uint64_t>crc32(tensor.name.encode("utf-8", "surrogatepass")) * 8
             self.elements += s.size
             self.first_axis[i], self.ndims[i] = a, seen.ndim
             for k in range(seen.ndim):
@@ -201,7 +208,11 @@ cdef class Plan:
                 s.walk = &self.walks[i]
             for k in range(self.rule.slots):
                 look(tensor.state[k], &seen)
-                s.slot[k] = seen.data
+                s.slot[k], s.slot_stored[k] = seen.data, seen.stored
+                s.staged |= s.slot_stored[k] != (FLOAT64 if s.wide else FLOAT32)
+                if tensor.scales[k] is not None:
+                    look(tensor.scales[k], &seen)
+                    s.slot_scale[k] = <float*>seen.data
             s.shrink = 1
             if len(tensor.state) > self.rule.slots:
                 look(tensor.state[self.rule.slots], &seen)
@@ -329,8 +340,9 @@ cdef class Plan:
             if not look(array, &seen):
                 arrays[i] = array = self.converted(i, array)
                 look(array, &seen)
-            if seen.wide != self.spans[i].wide or not self.same_shape(i, &seen):
+            if not self.same_kind(i, seen.stored) or not self.same_shape(i, &seen):
                 raise self.mismatch(i, array)
+            aims[i].stored = seen.stored
             if writable and not seen.flags & WRITEABLE:
                 raise ValueError(f"{self.label(i)}: zero_grads needs gradients that may be written, this is read-only")
             aims[i].g, aims[i].walk, aims[i].measured = seen.data, NULL, NULL
@@ -371,6 +383,12 @@ cdef class Plan:
             reach = max(reach, self.zeroed[i].high)
         return 0
 
+    cdef bint same_kind(self, Py_ssize_t i, Storage stored) noexcept:
+        """Whether a gradient stored so serves a parameter: as it is, or any float of up to 32 bits for another such."""
+        if self.spans[i].stored == FLOAT64 or stored == FLOAT64:
+            return self.spans[i].stored == stored
+        return stored == FLOAT32 or stored == FLOAT16 or stored == BFLOAT16
+
     cdef bint same_shape(self, Py_ssize_t i, const Seen* seen) noexcept:
         cdef int k
         cdef const Py_ssize_t* shape = self.shapes + self.first_axis[i]
@@ -408,15 +426,18 @@ cdef class Plan:
         return 0
 
     cdef object converted(self, Py_ssize_t i, object array):
+        cdef Seen seen
         array = as_array(array, self.label(i))
-        if array.dtype != self.tensors[i].array.dtype:
+        if array.dtype == np.uint16 and self.spans[i].stored == BFLOAT16:
+            array = array.view(BFloat16)
+        if not look(array, &seen):
             raise self.mismatch(i, array)
         return array
 
     cdef object mismatch(self, Py_ssize_t i, object array):
         own = self.tensors[i].array
-        return ValueError(f"{self.label(i)}: expected {own.dtype} {own.shape} like the parameter, "
-                          f"got {array.dtype} {array.shape}")
+        return ValueError(f"{self.label(i)}: expected {stored_as(own)} {own.shape} like the parameter, "
+                          f"got {stored_as(array) or array.dtype} {array.shape}")
 
     cdef str label(self, Py_ssize_t i):
         return self.tensors[i].label
@@ -484,7 +505,8 @@ cdef class Plan:
             job.spans, job.instants, job.pieces, job.edges = self.spans, self.instants, self.pieces, self.edges
             job.sweep[0], job.sweep[1], job.slots = self.rule.sweep[0], self.rule.sweep[1], self.rule.slots
             job.zero_grads = zero_grads
-            job.sums = self.sums
+            job.sums, job.stochastic = self.sums, self.stochastic
+            job.key = (self.seed + 1) * <uint64_t>0x9e3779b97f4a7c15 + <uint64_t>self.t * <uint64_t>0xbf58476d1ce4e5b9
             if self.measures:
                 self.run(self.weigh_chunk, &job)
                 if not self.weigh(&job):

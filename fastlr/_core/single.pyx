@@ -5,7 +5,7 @@ from libc.math cimport INFINITY
 from libc.stdint cimport int64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
-from fastlr._kernels.sweep cimport Gradient, Instant, Job, Opened, Piece, Run, Span
+from fastlr._kernels.sweep cimport FLOAT32, FLOAT64, Gradient, Instant, Job, Opened, Piece, Run, Span
 from fastlr._core cimport pool
 from fastlr._core.plan cimport CHUNK, COUPLED, DECOUPLED, fix
 
@@ -49,8 +49,9 @@ cdef bint move(const Known* known, const double* values, int64_t t, int wide, Py
     memset(&gradient, 0, sizeof(gradient))
     memset(&job, 0, sizeof(job))
     span.p, span.size, span.wide, span.shrink = <char*>p, size, wide, 1
+    span.stored = gradient.stored = FLOAT64 if wide else FLOAT32
     for k in range(known.terms.rule.slots):
-        span.slot[k] = <char*>slots[k]
+        span.slot[k], span.slot_stored[k] = <char*>slots[k], span.stored
     gradient.g = <const char*>g
     fix(&now, &known.terms, values, 1, True, t, 1)
     edges[0] = 0

@@ -6,32 +6,67 @@ from typing import Any
 
 import numpy as np
 
-from .arrays import as_array, overlaps_itself
+from .arrays import BFloat16, as_array, overlaps_itself, stored_as
 
 Array = np.ndarray[Any, np.dtype[Any]]
+
+STORAGES = ("float32", "float64", "float16", "bfloat16")
+GROUP = 64             # elements of an 8-bit state that share a scale
+NONNEGATIVE = {"s", "u", "v", "vmax"}      # slots that add up squares
+SMALL = 4096           # tensors of fewer elements keep their state in float32 rather than in 8 bits
 
 
 class Tensor:
     """One parameter: where it lies, how it is walked, and what differs for it alone."""
 
-    __slots__ = ("array", "axes", "decays", "factor", "group", "label", "name", "scale", "state")
+    __slots__ = ("array", "axes", "decays", "factor", "group", "label", "name", "scale", "scales", "state", "wide")
 
     def __init__(self, name: str, array: Array, group: int, label: str, axes: tuple[int, ...]) -> None:
         self.name, self.array, self.group, self.label, self.axes = name, array, group, label, axes
         self.factor, self.decays = 1.0, True
         self.scale: Array | None = None
-        self.state: list[Array] = []
+        self.wide = array.dtype == np.float64      # whether the rule computes in float64
+        self.state: list[Array] = []               # a slot each, as it is stored
+        self.scales: list[Array | None] = []       # what 8-bit slots are in units of, 64 elements each
 
-    def alike(self, fill: float = 0.0) -> Array:
-        """A new array like the parameter, laid out in memory in the order in which it is walked."""
-        laid = np.zeros([self.array.shape[axis] for axis in self.axes], self.array.dtype)
-        if fill:
-            laid[...] = fill
+    def alike(self, stored: str) -> Array:
+        """A new array of the parameter's shape, laid out in memory in the order in which it is walked."""
+        laid = np.zeros([self.array.shape[axis] for axis in self.axes], "uint16" if stored == "bfloat16" else stored)
+        if stored == "bfloat16":
+            laid = laid.view(BFloat16)
         return laid.transpose(np.argsort(self.axes)) if self.axes else laid
 
+    def allocate(self, slots: Sequence[str], fill: Mapping[str, float], stored: str) -> None:
+        """Room for what the rule remembers, and, as the slot "ema", a running mean that begins at the parameter."""
+        self.wide = self.wide or stored == "float64"
+        for slot in slots:
+            if slot == "ema":
+                self.state.append(self.walked(values(self.array)))
+                self.scales.append(None)
+                continue
+            begin = fill.get(slot, 0.0)
+            if stored == "int8" and self.array.size >= SMALL:
+                array = self.alike("uint8" if slot in NONNEGATIVE else "int8")
+                array[...] = (255 if slot in NONNEGATIVE else 127) if begin else 0
+                scale = np.full(-(-self.array.size // GROUP), begin, np.float32)
+            else:
+                array, scale = self.alike("float32" if stored == "int8" else stored), None
+                array[...] = bits16(begin) if stored == "bfloat16" else begin
+            self.state.append(array)
+            self.scales.append(scale)
+
+    def shown(self, slots: Sequence[str]) -> dict[str, Array]:
+        """The state by slot; the scales of an 8-bit slot beside it."""
+        named: dict[str, Array] = {}
+        for slot, array, scale in zip(slots, self.state, self.scales, strict=True):
+            named[slot] = array
+            if scale is not None:
+                named[f"{slot}_scale"] = scale
+        return named
+
     def walked(self, values: Array) -> Array:
-        """A copy of `values`, of the parameter's shape and dtype, in the order in which it is walked."""
-        copy = self.alike()
+        """A copy of `values` in the precision of the rule, in the order in which the parameter is walked."""
+        copy = self.alike("float64" if self.wide else "float32")
         copy[...] = values
         return copy
 
@@ -55,20 +90,37 @@ def is_array(x: Any) -> bool:
     )
 
 
-def bind(name: str, x: Any, group: int, who: str, label: str) -> Tensor:
+def bits16(x: float) -> int:
+    """The nearest bfloat16, as its bits."""
+    u = int(np.float32(x).view(np.uint32))
+    return (u + 0x7fff + (u >> 16 & 1)) >> 16
+
+
+def values(array: Array) -> Array:
+    """The numbers of a parameter, whatever it is stored as, as an array that NumPy can compute with."""
+    if isinstance(array, BFloat16):
+        return (np.asarray(array).astype(np.uint32) << 16).view(np.float32)
+    return array if array.dtype in (np.float32, np.float64) else array.astype(np.float32)
+
+
+def bind(name: str, x: Any, group: int, who: str, label: str, dtype: str | None, permuted: bool) -> Tensor:
     """A parameter over the caller's memory, refused unless it can be updated in place."""
     spoken = f"{who}: params[{name!r}]" if not name.isdecimal() else f"{who}: params[{name}]"
     array = as_array(x, spoken)
-    if array.dtype not in (np.float32, np.float64):
+    if dtype == "bfloat16" and array.dtype == np.uint16:
+        array = array.view(BFloat16)
+    if stored_as(array) not in STORAGES:
         cure = "; cast its memoryview, e.g. memoryview(buffer).cast('f')" if isinstance(x, bytearray) else ""
-        raise TypeError(f"{spoken}: expected float32 or float64, got {array.dtype}{cure}")
+        if array.dtype == np.uint16:
+            cure = "; say dtype='bfloat16' if they are its bits"
+        raise TypeError(f"{spoken}: expected float32, float64, float16 or bfloat16, got {array.dtype}{cure}")
     if not array.flags.writeable:
         raise ValueError(f"{spoken}: must be writable, got a read-only array")
     if array.size and overlaps_itself(array):
         raise ValueError(f"{spoken}: elements overlap in memory (shape {array.shape}, strides {array.strides}); "
                          f"pass a copy")
     axes = tuple(sorted(range(array.ndim), key=lambda axis: -abs(array.strides[axis])))
-    if array.flags.c_contiguous:
+    if array.flags.c_contiguous or not permuted:
         axes = tuple(range(array.ndim))
     return Tensor(name, array, group, label, axes)
 

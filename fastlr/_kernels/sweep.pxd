@@ -1,17 +1,25 @@
 # cython: language_level=3
 """What crosses the wall between the plan (compiled once) and a door (compiled per instruction set): plain C."""
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint64_t
 from fastlr.rules cimport Now
 
 cdef enum:
     MOST_SLOTS = 3
     MOST_DIMENSIONS = 64   # NumPy's own bound
     MOST_FIELDS = 12       # hyper-parameters of a rule
+    GROUP = 64             # elements of an 8-bit state that share a scale; a tile holds whole groups
     TILE = 256             # elements staged at a time; a tile of each operand stays in the first-level cache
 
 ctypedef void (*At)(const double* hyper, double lr, int64_t t, Now* now) noexcept nogil
 ctypedef void (*Sweep)(const double* hyper, const Now* now, void* p, const void* g, void** slots,
                        Py_ssize_t size) noexcept nogil
+
+cdef enum Storage:
+    # How elements lie in memory.
+    FLOAT32, FLOAT64, FLOAT16, BFLOAT16,
+    SIGNED8,               # int8, companded, a float32 scale per group
+    ROOT8,                 # uint8 for what is never negative: its root, likewise
+    UNKNOWN
 
 cdef struct Opened:
     # One rule, ready to be called: its instant, and its sweep over float32 and float64.
@@ -29,14 +37,19 @@ cdef struct Walk:
 cdef struct Span:
     # One tensor.
     char* p
+    Storage stored         # of the parameter
     char* slot[MOST_SLOTS]
+    Storage slot_stored[MOST_SLOTS]
+    float* slot_scale[MOST_SLOTS]      # of 8-bit slots
     char* scale            # a learning-rate factor per element, or NULL
     char* ema              # a running mean of the parameter, or NULL
     double shrink          # what clipping by norm leaves of this step's gradient: a factor
     Walk* walk             # NULL: contiguous
     Py_ssize_t size
     int instant            # which Instant holds for it
-    int wide               # 0 float32, 1 float64
+    int wide               # computed in 0 float32, 1 float64
+    bint staged            # whether parameter or state is stored otherwise than it is computed
+    uint64_t salt          # what tells its random bits from another tensor's
 
 cdef struct Instant:
     # What one step does alike to all tensors of a kind (same group, learning-rate factor, age).
@@ -56,6 +69,7 @@ cdef struct Piece:
 
 cdef struct Gradient:
     const char* g          # NULL: this tensor is skipped
+    Storage stored
     Walk* walk             # NULL: contiguous
     Walk* measured         # the way in which it is measured: in the order of its elements; NULL: contiguous
 
@@ -73,6 +87,8 @@ cdef struct Job:
     Sweep[2] sweep
     int slots
     bint zero_grads
+    bint stochastic        # whether 16-bit values are rounded by random bits
+    uint64_t key           # of this step's random bits
     Sum* sums              # per piece
 
 ctypedef void (*Run)(void* job, Py_ssize_t chunk) noexcept nogil

@@ -7,14 +7,15 @@
 # nor stages multiply the rules, and an element meets the same operations in the same order either way.
 
 from cpython.pycapsule cimport PyCapsule_New
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport malloc
 from libc.string cimport memcpy, memset
 from fastlr.rules cimport (
-    real, Rule, Now, NoSlot, TwoSlots, ThreeSlots, at, slots, update,
+    real, Rule, Now, NoSlot, TwoSlots, ThreeSlots, at, root, slots, update,
 )
 from fastlr._kernels.sweep cimport (
-    TILE, MOST_SLOTS, MOST_DIMENSIONS, At, Sweep, Opened, Walk, Span, Instant, Piece, Gradient, Sum, Job,
+    BFLOAT16, FLOAT16, FLOAT32, FLOAT64, GROUP, MOST_DIMENSIONS, MOST_SLOTS, ROOT8, SIGNED8, TILE, Storage, At, Sweep,
+    Opened, Walk, Span, Instant, Piece, Gradient, Sum, Job,
 )
 
 cdef extern from *:
@@ -93,9 +94,12 @@ def rule(Rule h):
     return PyCapsule_New(opened, "fastlr.rule", NULL), h
 
 
-# Tiles. `bits32` and `bits64` move elements without looking at them.
+include "codecs.pxi"
+
+# Tiles
 
 ctypedef fused bits:
+    uint16_t
     uint32_t
     uint64_t
 
@@ -174,38 +178,76 @@ cdef void after(real* restrict p, const real* restrict moved, const real* restri
         p[i] = (keep + own * (one - factor[i])) * p[i] + factor[i] * moved[i]
 
 
+cdef void carry_any(void* scratch, char* array, const Walk* w, Py_ssize_t start, Py_ssize_t size, Storage stored,
+                    bint out) noexcept nogil:
+    if stored == FLOAT64:
+        carry(<uint64_t*>scratch, array, w, start, size, out)
+    elif stored == FLOAT32:
+        carry(<uint32_t*>scratch, array, w, start, size, out)
+    else:
+        carry(<uint16_t*>scratch, array, w, start, size, out)
+
+cdef inline bint native(Storage stored, real* also_typed) noexcept nogil:
+    if real is float:
+        return stored == FLOAT32
+    else:
+        return stored == FLOAT64
+
+cdef real* fetch(real* scratch, uint64_t* raw, char* array, const Walk* walk, const float* scale, Storage stored,
+                 Py_ssize_t start, Py_ssize_t size) noexcept nogil:
+    """A tile of an array as floats: where it lies if it lies so, else in scratch."""
+    cdef char* x = array + start * bytes_of(stored)
+    if walk != NULL:
+        if native(stored, scratch):
+            carry_any(scratch, array, walk, start, size, stored, False)
+            return scratch
+        carry_any(raw, array, walk, start, size, stored, False)
+        x = <char*>raw
+    elif native(stored, scratch):
+        return <real*>x
+    decode(scratch, x, scale, stored, size)
+    return scratch
+
+cdef void put_back(const real* tile, uint64_t* raw, char* array, const Walk* walk, float* scale, Storage stored,
+                   Py_ssize_t start, Py_ssize_t size, const Job* job, uint64_t salt) noexcept nogil:
+    """What `fetch` put into scratch, back to where it lies."""
+    cdef char* x = array + start * bytes_of(stored)
+    if native(stored, <real*>tile):
+        if walk != NULL:
+            carry_any(<void*>tile, array, walk, start, size, stored, True)
+        return
+    if walk != NULL:
+        x = <char*>raw
+    encode(x, scale, tile, stored, size, job.stochastic, job.key + salt, start)
+    if walk != NULL:
+        carry_any(raw, array, walk, start, size, stored, True)
+
+
 cdef void tiles(const Job* job, const Span* s, const Gradient* gradient, const Instant* now, Py_ssize_t start,
                 Py_ssize_t size, real* also_typed) noexcept nogil:
+    cdef uint64_t[TILE] raw
     cdef real[TILE] scratch_p
     cdef real[TILE] scratch_g
     cdef real[TILE] moved
-    cdef Py_ssize_t i = start, n
+    cdef real[MOST_SLOTS][TILE] scratch
+    cdef void* slot[MOST_SLOTS]
+    cdef float* scale[MOST_SLOTS]
     cdef real* p
     cdef const real* g
-    cdef void* slot[MOST_SLOTS]
+    cdef Py_ssize_t i = start, n
     cdef int k
+    for k in range(MOST_SLOTS):
+        slot[k] = scale[k] = NULL
     while i < start + size:
         n = start + size - i
         if n > TILE:
             n = TILE
-        for k in range(MOST_SLOTS):
-            slot[k] = s.slot[k] + i * <Py_ssize_t>sizeof(real) if k < job.slots else NULL
-        if s.walk != NULL:
-            if real is float:
-                carry(<uint32_t*>scratch_p, s.p, s.walk, i, n, False)
-            else:
-                carry(<uint64_t*>scratch_p, s.p, s.walk, i, n, False)
-            p = scratch_p
-        else:
-            p = <real*>s.p + i
-        if gradient.walk != NULL:
-            if real is float:
-                carry(<uint32_t*>scratch_g, <char*>gradient.g, gradient.walk, i, n, False)
-            else:
-                carry(<uint64_t*>scratch_g, <char*>gradient.g, gradient.walk, i, n, False)
-            g = scratch_g
-        else:
-            g = <const real*>gradient.g + i
+        p = fetch(scratch_p, raw, s.p, s.walk, NULL, s.stored, i, n)
+        g = fetch(scratch_g, raw, <char*>gradient.g, gradient.walk, NULL, gradient.stored, i, n)
+        for k in range(job.slots):
+            if s.slot_scale[k] != NULL:
+                scale[k] = s.slot_scale[k] + i // GROUP
+            slot[k] = fetch(scratch[k], raw, s.slot[k], NULL, scale[k], s.slot_stored[k], i, n)
         if now.staged:
             before(scratch_g, g, p, now, s.shrink, n)
             g = scratch_g
@@ -215,13 +257,13 @@ cdef void tiles(const Job* job, const Span* s, const Gradient* gradient, const I
             after(p, moved, <const real*>s.scale + i, now, n)
         else:
             job.sweep[s.wide](now.hyper, &now.now, p, g, slot, n)
+        for k in range(job.slots):
+            put_back(<real*>slot[k], raw, s.slot[k], NULL, scale[k], s.slot_stored[k], i, n, job, s.salt + 1 + k)
+        put_back(p, raw, s.p, s.walk, NULL, s.stored, i, n, job, s.salt)
         if s.ema != NULL:
+            if not native(s.stored, p):            # (the mean is of what is stored)
+                p = fetch(scratch_p, raw, s.p, s.walk, NULL, s.stored, i, n)
             average(<real*>s.ema + i, p, now.ema, n)
-        if s.walk != NULL:
-            if real is float:
-                carry(<uint32_t*>scratch_p, s.p, s.walk, i, n, True)
-            else:
-                carry(<uint64_t*>scratch_p, s.p, s.walk, i, n, True)
         i += n
 
 
@@ -243,7 +285,8 @@ cdef void run(void* context, Py_ssize_t chunk) noexcept nogil:
         if gradient.g == NULL:
             continue
         now = &job.instants[s.instant]
-        if s.walk == NULL and gradient.walk == NULL and s.scale == NULL and s.ema == NULL and not now.staged:
+        if not (s.staged or now.staged) and s.walk == NULL and gradient.walk == NULL and s.scale == NULL \
+                and s.ema == NULL and gradient.stored == (FLOAT64 if s.wide else FLOAT32):
             bytes = piece.start * (8 if s.wide else 4)
             for i in range(MOST_SLOTS):
                 slot[i] = s.slot[i] + bytes if i < job.slots else NULL
@@ -254,11 +297,11 @@ cdef void run(void* context, Py_ssize_t chunk) noexcept nogil:
             tiles(job, s, gradient, now, piece.start, piece.size, <float*>NULL)
         # (gradients are zeroed here, while their lines are in cache)
         if job.zero_grads:
-            bytes = 8 if s.wide else 4
+            bytes = bytes_of(gradient.stored)
             if gradient.walk == NULL:
                 memset(<char*>gradient.g + piece.start * bytes, 0, piece.size * bytes)
             else:
-                zero(<char*>gradient.g, gradient.walk, piece.start, piece.size, s.wide)
+                zero(<char*>gradient.g, gradient.walk, piece.start, piece.size, gradient.stored)
     fastlr_leave(mode)
 
 
@@ -299,6 +342,7 @@ cdef void weigh_tile(const real* restrict g, double* restrict squares, double* r
 
 cdef void weigh_piece(Sum* total, const Gradient* gradient, const Instant* now, Py_ssize_t start, Py_ssize_t size,
                       real* also_typed) noexcept nogil:
+    cdef uint64_t[TILE] raw
     cdef real[TILE] scratch
     cdef const real* g
     cdef Py_ssize_t i = start, n
@@ -306,13 +350,7 @@ cdef void weigh_piece(Sum* total, const Gradient* gradient, const Instant* now, 
         n = start + size - i
         if n > TILE:
             n = TILE
-        g = <const real*>gradient.g + i
-        if gradient.measured != NULL:
-            if real is float:
-                carry(<uint32_t*>scratch, <char*>gradient.g, gradient.measured, i, n, False)
-            else:
-                carry(<uint64_t*>scratch, <char*>gradient.g, gradient.measured, i, n, False)
-            g = scratch
+        g = fetch(scratch, raw, <char*>gradient.g, gradient.measured, NULL, gradient.stored, i, n)
         weigh_tile(g, &total.squares, &total.zero, now, n)
         i += n
 
@@ -338,7 +376,7 @@ cdef void weigh(void* context, Py_ssize_t chunk) noexcept nogil:
     fastlr_leave(mode)
 
 
-cdef void zero(char* array, const Walk* w, Py_ssize_t start, Py_ssize_t size, bint wide) noexcept nogil:
+cdef void zero(char* array, const Walk* w, Py_ssize_t start, Py_ssize_t size, Storage stored) noexcept nogil:
     cdef uint64_t[TILE] nothing
     cdef Py_ssize_t i = start, n
     memset(nothing, 0, sizeof(nothing))
@@ -346,10 +384,7 @@ cdef void zero(char* array, const Walk* w, Py_ssize_t start, Py_ssize_t size, bi
         n = start + size - i
         if n > TILE:
             n = TILE
-        if wide:
-            carry(<uint64_t*>nothing, array, w, i, n, True)
-        else:
-            carry(<uint32_t*>nothing, array, w, i, n, True)
+        carry_any(nothing, array, w, i, n, stored, True)
         i += n
 
 

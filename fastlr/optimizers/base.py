@@ -11,7 +11,7 @@ import numpy as np
 
 from .._core.dispatch import door, isa
 from .._core.plan import Plan
-from .._core.tensors import Tensor, bind, named, per_tensor, refuse_shared, set_scale
+from .._core.tensors import STORAGES, Tensor, bind, named, per_tensor, refuse_shared, set_scale
 from .._core.threads import get_num_threads
 from ..schedules import Schedule, from_dict
 from .declaration import Bounded, Hyper, Start, nearest, within
@@ -62,7 +62,7 @@ class Optimizer:
     params
         An array, a sequence of arrays, a mapping name -> array, or a sequence of groups
         ``{"params": ..., "lr": ..., ...}``. An array is any writable CPU buffer (PEP 3118) or DLPack tensor of
-        float32 or float64, of any strides that do not overlap. It is updated in place.
+        float16, bfloat16, float32 or float64, of any strides that do not overlap. It is updated in place.
     lr, weight_decay and what the class names
         A float, or a schedule: any callable ``t -> float``, t = 0 being the first update. All may be set between
         steps, ``opt.lr = 0.1``.
@@ -76,11 +76,21 @@ class Optimizer:
     clip_tensor_norm
         The same for each tensor by its own norm (Keras' ``clipnorm``), after clip_norm.
     nonfinite
-        What a step does when a gradient holds NaN or infinity: "propagate" takes it, "skip" leaves parameters, state and
-        t as they are and counts it in `opt.skipped`, "raise" raises FloatingPointError with nothing changed.
+        What a step does when a gradient holds NaN or infinity: "propagate" takes it, "skip" leaves parameters, state
+        and t as they are and counts it in `opt.skipped`, "raise" raises FloatingPointError with nothing changed.
     ema_decay
         Keep a running mean of the parameters, ``ema <- ema_decay * ema + (1 - ema_decay) * p`` after each step, which
         begins at the parameters' values; `opt.ema` has it, by name.
+    state_dtype
+        How the state is stored: "float32" (the default, for parameters of up to 32 bits), "float64", "bfloat16",
+        "float16" or "int8" (companded, a scale for every 64 elements; tensors of fewer than 4,096 elements keep
+        float32). One for all, or by name, or as lr_scale is given. Rules compute in float32, or in float64 where
+        parameter or state is float64.
+    rounding, seed
+        "nearest", or "stochastic": 16-bit parameters and states are rounded up or down with the probability that keeps
+        their mean, by random bits of (seed, t, name, element), the same for any thread count.
+    dtype
+        "bfloat16" says that uint16 arrays hold bfloat16 bits.
     decay
         How ``weight_decay`` works: "coupled" adds ``weight_decay * p`` to the gradient (L2, as in torch's SGD and
         Adam), "decoupled" shrinks p by ``lr * weight_decay`` (as in AdamW), "independent" shrinks p by
@@ -127,8 +137,9 @@ class Optimizer:
     def __init__(self, params: Any, lr: Hyper | None = None, *, grads: Any = None, clip_value: float | None = None,
                  clip_norm: float | None = None, clip_tensor_norm: float | None = None,
                  nonfinite: Literal["propagate", "skip", "raise"] = "propagate", ema_decay: float | None = None,
-                 decay: str | None = None, decay_mask: Any = None, lr_scale: Any = None, maximize: bool = False,
-                 **hyper: Any) -> None:
+                 state_dtype: Any = None, rounding: Literal["nearest", "stochastic"] = "nearest", seed: int = 0,
+                 dtype: Literal["bfloat16"] | None = None, decay: str | None = None, decay_mask: Any = None,
+                 lr_scale: Any = None, maximize: bool = False, **hyper: Any) -> None:
         who = type(self).__name__
         if lr is not None:
             hyper["lr"] = lr
@@ -149,6 +160,16 @@ class Optimizer:
             raise ValueError(f"{who}: ema_decay must be in [0, 1), got {ema_decay}")
         self._options: dict[str, Any] = {name: inf if value is None else float(value) for name, value in bounds.items()}
         self._options |= {"maximize": bool(maximize), "nonfinite": nonfinite, "ema_decay": float(ema_decay or 0)}
+        if rounding not in ("nearest", "stochastic"):
+            raise ValueError(f"{who}: rounding must be 'nearest' or 'stochastic', got {rounding!r}")
+        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**64:
+            raise ValueError(f"{who}: seed must be an integer in [0, 2**64), got {seed!r}")
+        if dtype not in (None, "bfloat16"):
+            raise ValueError(f"{who}: dtype must be 'bfloat16', which says what uint16 arrays hold, got {dtype!r}")
+        self._options |= {"stochastic": rounding == "stochastic", "seed": seed}
+        self._state_dtype, self._dtype = state_dtype, dtype
+        # (random bits and groups of 8-bit states belong to elements in the array's own order)
+        self._permuted = rounding == "nearest" and state_dtype in (None, *STORAGES)
         self._kept = self.slots if ema_decay is None else (*self.slots, "ema")
         self._decay_mask, self._lr_scale = decay_mask, lr_scale
         self._shapes: list[tuple[str, list[Tensor]]] = []
@@ -178,7 +199,7 @@ class Optimizer:
                 raise ValueError(f"{who}: two parameters are named {name!r}")
             taken.add(name)
             label = prefix if kind == "one" else f"{prefix}[{name!r}]" if kind == "mapping" else f"{prefix}[{k}]"
-            tensors.append(bind(name, x, index, who, label))
+            tensors.append(bind(name, x, index, who, label, self._dtype, self._permuted))
         groups.append(Group(self, index, values))
         self._shapes.append((kind, tensors))
         return tensors
@@ -187,13 +208,16 @@ class Optimizer:
         """Allocate what state is missing and plan the steps; all checks are done before anything is kept."""
         who = type(self).__name__
         refuse_shared(tensors, who)
+        for tensor, stored in zip(tensors, per_tensor(self._state_dtype, tensors, who, "state_dtype"), strict=True):
+            stored = stored or ("float64" if tensor.wide else "float32")
+            if stored not in (*STORAGES, "int8"):
+                raise ValueError(f"{who}: state_dtype must be one of {', '.join(STORAGES)} or int8, got {stored!r}")
+            if not tensor.state:
+                tensor.allocate(self._kept, self._start, stored)
         for tensor, scale in zip(tensors, per_tensor(self._lr_scale, tensors, who, "lr_scale"), strict=True):
             set_scale(tensor, scale, who)
         for tensor, decays in zip(tensors, per_tensor(self._decay_mask, tensors, who, "decay_mask"), strict=True):
             tensor.decays = decays is None or bool(decays)
-        for tensor in tensors:
-            tensor.state = tensor.state or [tensor.walked(tensor.array) if slot == "ema"
-                                            else tensor.alike(self._start.get(slot, 0.0)) for slot in self._kept]
         bounds = [(0.0, inf) if name == "_" else (self.hypers[name].low, self.hypers[name].high)
                   for name in self._fields]
         plan = Plan(who, self._rule, door, self._fields, bounds, tensors, len(groups), decay=self._decay,
@@ -204,7 +228,7 @@ class Optimizer:
         self._plan, self.groups = plan, tuple(groups)
         self._nested = self._grouped or self._shapes[0][0] != "sequence"     # gradients need arranging
         #: The state of each parameter: ``opt.state[name][slot]``, an array of the parameter's shape.
-        self.state = {tensor.name: dict(zip(self._kept, tensor.state, strict=True)) for tensor in tensors}
+        self.state = {tensor.name: tensor.shown(self._kept) for tensor in tensors}
 
     def _checked(self, hyper: Mapping[str, Any]) -> dict[str, Hyper]:
         who = type(self).__name__

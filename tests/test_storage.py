@@ -1,0 +1,293 @@
+"""How parameters, gradients and states are stored: 16 and 8 bits, decoded and encoded in the same pass."""
+import re
+
+import ml_dtypes
+import numpy as np
+import pytest
+from registry import arrays, bits, every_optimizer, snapshot
+
+import fastlr
+from fastlr._core.arrays import BFloat16, stored_as
+
+BF16 = ml_dtypes.bfloat16
+EVERY16 = np.arange(2**16, dtype=np.uint16)
+LARGE = 40_000
+
+
+def moved(p, g, **keywords):
+    """What SGD with lr = 1 makes of p and g: p - g, computed in float32."""
+    fastlr.SGD([p], lr=1.0, **keywords).step([g])
+    return p
+
+
+# Codecs, all values, against ml_dtypes and NumPy
+
+@pytest.mark.parametrize("dtype", [BF16, np.float16])
+def test_every_16_bit_value_is_decoded(dtype):
+    g = EVERY16.view(dtype)
+    p = moved(np.zeros(2**16, np.float32), g)
+    want = -g.astype(np.float32)
+    # (a kernel flushes what is subnormal in float32, which bfloat16's subnormals are)
+    want[abs(want) < np.finfo(np.float32).tiny] = 0
+    assert ((p == want) | (np.isnan(p) & np.isnan(want))).all()
+    assert np.isnan(want).sum() == np.isnan(p).sum() > 0
+
+
+@pytest.mark.parametrize("dtype", [BF16, np.float16])
+def test_every_16_bit_value_survives_a_step_that_does_not_move_it(dtype):
+    p = EVERY16.copy().view(dtype)
+    want = p.astype(np.float32)
+    moved(p, np.zeros(2**16, np.float32))
+    got = p.astype(np.float32)
+    want[abs(want) < np.finfo(np.float32).tiny] = 0
+    assert ((got == want) | (np.isnan(got) & np.isnan(want))).all()
+
+
+@pytest.mark.parametrize("dtype", [BF16, np.float16])
+def test_rounding_is_to_nearest_even(dtype):
+    values = EVERY16.view(dtype).astype(np.float32)
+    values = np.unique(values[np.isfinite(values)])
+    values = values[abs(values) >= np.finfo(np.float32).tiny]
+    between = (values[:-1].astype(np.float64) + values[1:]) / 2          # ties
+    beside = np.concatenate([between * (1 + 2.0**-20), between * (1 - 2.0**-20), between])
+    x = beside.astype(np.float32)
+    x = np.concatenate([x, np.float32([65504, 65519.9, 65520, 65536, 1e30, -1e30, np.inf, -np.inf, 2.0**-25, 2.0**-24])])
+    x = x[(abs(x) >= np.finfo(np.float32).tiny)]
+    p = moved(np.zeros(x.size, dtype), -x)
+    with np.errstate(over="ignore"):
+        assert bits([p]) == bits([x.astype(dtype)])
+
+
+# 8 bits
+
+@pytest.mark.parametrize(("slot", "cls"), [("m", fastlr.Momentum), ("s", fastlr.AdaGrad)])
+def test_8_bit_states_are_near_zero_stays_zero_and_nothing_becomes_it(slot, cls):
+    rng = np.random.default_rng(0)
+    g = (rng.normal(size=LARGE) * 10.0 ** rng.uniform(-6, 2, LARGE)).astype(np.float32)
+    g[::7] = 0
+    opt = cls([np.zeros(LARGE, np.float32)], state_dtype="int8")
+    opt.step([g])
+    codes, scale = opt.state["0"][slot], opt.state["0"][f"{slot}_scale"]
+    assert (codes.dtype, scale.shape) == (np.dtype(np.int8 if slot == "m" else np.uint8), (LARGE // 64,))
+    want = g if slot == "m" else g * g
+    groups = abs(want).reshape(-1, 64)
+    assert (scale == groups.max(axis=1)).all()
+    y = codes.astype(np.float64).reshape(-1, 64)
+    got = (scale[:, None] * ((y / 127) / (2 - abs(y) / 127) if slot == "m" else (y / 255) ** 2)).ravel()
+    x = abs(want.astype(np.float64)) / np.repeat(scale, 64)
+    # half a code, through the slope of the inverse: d/dy y / (2 - y) = 2 / (2 - y)^2 <= 2, d/dy y^2 = 2 y
+    bound = (1 / 127 if slot == "m" else (np.sqrt(x) + 1 / 255) / 255) * 1.001
+    error = abs(got - want) / np.repeat(scale, 64)
+    small = (x > 0) & (x < (0.5 / 255) ** 2) if slot == "s" else np.zeros(LARGE, bool)
+    assert (error[~small] <= (bound if slot == "m" else bound[~small])).all()
+    assert (got[want == 0] == 0).all()
+    if slot == "s":
+        assert (codes[want > 0] >= 1).all()
+
+
+def test_small_tensors_and_chosen_names_keep_float32():
+    params = {"small": np.zeros(4095, np.float32), "large": np.zeros(4096, np.float32), "other": np.zeros(5000, np.float32)}
+    opt = fastlr.AdamW(params, state_dtype={"small": "int8", "large": "int8", "other": "float32"})
+    assert opt.state["small"]["m"].dtype == opt.state["other"]["m"].dtype == np.float32
+    assert list(opt.state["large"]) == ["m", "m_scale", "v", "v_scale"]
+
+
+@pytest.mark.parametrize(("stored", "each"), [("bfloat16", 4.0), ("float16", 4.0), ("int8", 2.125), ("float32", 8.0),
+                                              ("float64", 16.0)])
+def test_bytes_of_state_per_parameter(stored, each):
+    opt = fastlr.AdamW([np.zeros(64_000, np.float32)], state_dtype=stored)
+    assert sum(a.nbytes for a in opt.state["0"].values()) == 64_000 * each
+
+
+# Storage does not change the rule
+
+def tile_by_tile(p, g, cls, **keywords):
+    """The same optimizer over float32 copies of what is stored: one step."""
+    wide = np.asarray(p).astype(np.float32)
+    cls([wide], **keywords).step([np.asarray(g).astype(np.float32)])
+    return wide
+
+
+@every_optimizer
+@pytest.mark.parametrize("dtype", [BF16, np.float16])
+def test_a_16_bit_parameter_moves_as_its_float32_copy_then_rounds(cls, dtype):
+    p, g = (a.astype(dtype) for a in arrays(np.float32, [(130, 17)] * 2))
+    want = tile_by_tile(p, g, cls, weight_decay=0.1).astype(dtype)
+    opt = cls([p], weight_decay=0.1)
+    assert all(a.dtype == np.float32 for a in opt.state["0"].values())     # the default for 16-bit parameters
+    opt.step([g])
+    assert bits([p]) == bits([want])
+
+
+@every_optimizer
+@pytest.mark.parametrize("stored", ["bfloat16", "float16"])
+def test_16_bit_states_round_what_the_float32_step_stores(cls, stored):
+    shape = (300, 7)
+    p, g = arrays(np.float32, [shape] * 2)
+    q = p.copy()
+    opt, other = cls([p], state_dtype=stored), cls([q])
+    opt.step([g])
+    other.step([g])
+    assert bits([p]) == bits([q])
+    dtype = BF16 if stored == "bfloat16" else np.float16
+    for slot, array in opt.state["0"].items():
+        assert bits([array]) == bits([other.state["0"][slot].astype(dtype)])
+
+
+@every_optimizer
+def test_float64_state_computes_in_float64(cls):
+    p, g = arrays(np.float32, [(300,)] * 2)
+    wide = p.astype(np.float64)
+    opt = cls([p], state_dtype="float64")
+    cls([wide]).step([g.astype(np.float64)])
+    opt.step([g])
+    assert bits([p]) == bits([wide.astype(np.float32)])
+
+
+@every_optimizer
+@pytest.mark.parametrize("stored", ["bfloat16", "int8"])
+@pytest.mark.parametrize("rounding", ["nearest", "stochastic"])
+def test_the_same_bits_for_any_threads_layout_and_resume(cls, stored, rounding, tmp_path):
+    def steps(laid, threads, stop=None):
+        p = arrays(np.float32, [(210, 401)])[0].astype(BF16)
+        p = laid(p)
+        opt = cls({"w": p}, state_dtype=stored, rounding=rounding, seed=5)
+        fastlr.set_num_threads(threads)
+        for t in range(3):
+            if t == stop:
+                fastlr.save(tmp_path / "run", opt)
+                p = laid(np.zeros_like(np.ascontiguousarray(p)))
+                opt = cls({"w": p}, state_dtype=stored, rounding=rounding, seed=5)
+                fastlr.load(tmp_path / "run", opt)
+            opt.step({"w": arrays(np.float32, [(210, 401)], seed=t)[0].astype(BF16)})
+        return bits([p]) + bits(opt.state["w"].values())
+
+    wanted = steps(np.ascontiguousarray, 1)
+    assert steps(np.ascontiguousarray, 3) == wanted
+    assert steps(np.asfortranarray, 2)[0] == wanted[0]
+    assert steps(lambda a: np.repeat(a, 2, axis=0)[::2], 1) == wanted
+    assert steps(np.ascontiguousarray, 2, stop=2) == wanted
+
+
+def test_the_way_bfloat16_comes_does_not_matter():
+    p = arrays(np.float32, [(50,)])[0].astype(BF16)
+    g = arrays(np.float32, [(50,)], 1)[0].astype(BF16)
+    typed, tagged, said = p.copy(), p.view(np.uint16).copy(), p.view(np.uint16).copy()
+    fastlr.AdamW([typed]).step([g])
+    fastlr.AdamW([tagged.view(BFloat16)]).step([g.view(np.uint16)])
+    fastlr.AdamW([said], dtype="bfloat16").step([g.view(np.uint16).view(BFloat16)])
+    assert bits([typed]) == bits([tagged]) == bits([said])
+    assert stored_as(tagged.view(BFloat16)) == stored_as(typed) == "bfloat16"
+
+
+# Stochastic rounding
+
+def test_stochastic_rounding_keeps_the_mean():
+    n = 1 << 20
+    x = np.float32(1 + 0.3 * 2**-7)                # between 1 and the next bfloat16, 1 + 2**-7
+    p = np.full(n, 1, BF16)
+    moved(p, np.full(n, 1 - x, np.float32), rounding="stochastic", seed=1)
+    found = p.astype(np.float64)
+    assert set(np.unique(found)) == {1.0, 1 + 2.0**-7}
+    share = (found > 1).mean()
+    assert abs(share - 0.3) < 5 * np.sqrt(0.3 * 0.7 / n)     # five standard deviations: one run in 1.7 million fails
+
+
+@pytest.mark.parametrize("dtype", [BF16, np.float16])
+def test_stochastic_rounding_is_unbiased_at_every_size(dtype):
+    rng = np.random.default_rng(0)
+    n = 1 << 18
+    exponents = rng.integers(-20, 12, 64)
+    for exponent in exponents:
+        x = np.float32(rng.uniform(1, 2) * 2.0**exponent * rng.choice([-1, 1]))
+        p = moved(np.zeros(n, dtype), np.full(n, -x, np.float32), rounding="stochastic", seed=int(exponent) + 99)
+        found = np.unique(p.astype(np.float64))
+        assert len(found) <= 2
+        assert found.min() <= x <= found.max()
+        gap = found.max() - found.min()
+        # five standard deviations of the mean, and the 16 random bits' own step
+        assert abs(p.astype(np.float64).mean() - x) <= 5 * gap / 2 / np.sqrt(n) + gap * 2.0**-16
+
+
+def test_random_bits_differ_by_seed_step_tensor_and_slot():
+    def found(seed=0, name="w", steps=1):
+        p = np.zeros(4096, BF16)
+        opt = fastlr.Momentum({name: p}, lr=1.0, momentum=0.0, rounding="stochastic", seed=seed, state_dtype="bfloat16")
+        for _ in range(steps):
+            p[...] = 0
+            opt.step({name: np.full(4096, -(1 + 2**-9), np.float32)})
+        return p.copy(), opt.state[name]["m"].copy()
+    base = found()
+    assert bits(found()) == bits(base)
+    for other in (found(seed=1), found(name="v"), found(steps=2)):
+        # two independent draws with probability 1/4 agree on 5/8 of the elements; 5 standard deviations
+        assert abs((other[0].view(np.uint16) == base[0].view(np.uint16)).mean() - 0.625) < 5 * np.sqrt(0.234 / 4096)
+    up = base[0].astype(np.float32) > 1
+    stored = (np.asarray(base[1]).astype(np.uint32) << 16).view(np.float32)
+    assert abs((up == (stored < -1)).mean() - 0.625) < 5 * np.sqrt(0.234 / 4096)
+
+
+def test_what_is_not_finite_stays():
+    x = np.float32([np.inf, -np.inf, np.nan, 0.0, -0.0])
+    p = moved(np.zeros(5, BF16), -x, rounding="stochastic").astype(np.float32)
+    assert np.array_equal(p, x + 0, equal_nan=True)
+
+
+# Peers' defects
+
+def test_a_small_second_moment_does_not_stick():
+    # bf16 v at beta2 = 0.999 rounds back to itself: torch, optax and Keras stay at 0.5 where float32 falls to 0.0856
+    p = np.zeros(4096, np.float32)
+    for keywords in ({"state_dtype": "float32"}, {"state_dtype": "bfloat16", "rounding": "stochastic"}):
+        opt = fastlr.AdamW([p], **keywords)
+        for g, steps in ((1.0, 1000), (0.01, 2000)):
+            for _ in range(steps):
+                opt.step([np.full(4096, g, np.float32)])
+        v = opt.state["0"]["v"]
+        v = v if v.dtype == np.float32 else (np.asarray(v).astype(np.uint32) << 16).view(np.float32)
+        assert v.mean() == pytest.approx(0.0856, rel=0.01)
+
+
+def test_bfloat16_sgd_is_written_for_every_size():
+    for n in range(1, 131):
+        p = np.ones(n, BF16)
+        fastlr.SGD([p], lr=0.375).step([np.ones(n, BF16)])
+        assert (p.astype(np.float32) == 0.625).all()
+
+
+# Errors
+
+@pytest.mark.parametrize(("params", "keywords", "error", "says"), [
+    (np.zeros(3, np.uint16), {}, TypeError,
+     "expected float32, float64, float16 or bfloat16, got uint16; say dtype='bfloat16' if they are its bits"),
+    (np.zeros(3, np.int8), {}, TypeError, "expected float32, float64, float16 or bfloat16, got int8"),
+    (np.zeros(3), {"state_dtype": "int4"}, ValueError,
+     "SGD: state_dtype must be one of float32, float64, float16, bfloat16 or int8, got 'int4'"),
+    (np.zeros(3), {"rounding": "up"}, ValueError, "SGD: rounding must be 'nearest' or 'stochastic', got 'up'"),
+    (np.zeros(3), {"seed": -1}, ValueError, "SGD: seed must be an integer in [0, 2**64), got -1"),
+    (np.zeros(3), {"dtype": "float8"}, ValueError, "SGD: dtype must be 'bfloat16'"),
+])
+def test_what_cannot_be_stored_is_refused(params, keywords, error, says):
+    with pytest.raises(error, match=re.escape(says)):
+        fastlr.SGD(params, **keywords)
+
+
+@pytest.mark.parametrize(("dtype", "given", "got"), [
+    (np.float32, np.float64, "float64"), (np.float64, np.float32, "float32"), (np.float64, BF16, "bfloat16"),
+    (BF16, np.float64, "float64"), (np.float32, np.uint16, "uint16"), (np.float32, np.int8, "int8"),
+])
+def test_gradients_that_cannot_serve_are_refused_and_nothing_changes(dtype, given, got):
+    p = np.ones(3, dtype)
+    opt = fastlr.AdamW({"w": p})
+    before = snapshot(opt, [p])
+    with pytest.raises(ValueError, match=re.escape(f"(3,) like the parameter, got {got} (3,)")):
+        opt.step({"w": np.ones(3, given)})
+    assert snapshot(opt, [p]) == before
+
+
+@pytest.mark.parametrize("dtype", [np.float32, BF16, np.float16])
+@pytest.mark.parametrize("given", [np.float32, BF16, np.float16])
+def test_floats_of_up_to_32_bits_serve_each_other(dtype, given):
+    p, g = np.ones(300, dtype), np.full(300, 0.25, given)
+    fastlr.SGD([p], lr=1.0, clip_norm=1e9).step([g])
+    assert (p.astype(np.float32) == 0.75).all()
