@@ -8,6 +8,7 @@ checks everything, and only then writes.
 """
 import numpy as np
 
+from cython cimport final
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.stdint cimport int64_t
 from libc.stdlib cimport calloc, free, qsort
@@ -62,6 +63,7 @@ cdef void fix(Instant* now, const Terms* terms, const double* values, double fac
     now.staged = now.scale != 1 or now.clip < INFINITY or now.couple != 0
 
 
+@final
 cdef class Plan:
     """How the tensors of one optimizer take a step (`tensors`: see tensors.py); values come by `assign`."""
     cdef const Opened* rule
@@ -228,7 +230,8 @@ cdef class Plan:
     def assign(self, int group, int index, value):
         """Give a group's hyper-parameter a number, or a callable t -> number."""
         if self.evaluating:
-            raise RuntimeError(f"{self.who}: a schedule is giving its value; set {self.names[index]} between steps")
+            raise RuntimeError(f"{self.who}: a schedule is giving its value; set {self.names[index]} "
+                               f"between steps")
         if callable(value):
             self.sources[group, index] = value
         else:
@@ -323,7 +326,8 @@ cdef class Plan:
         for i in range(self.count):
             if aims[i].g != NULL:
                 if aims[i].walk != NULL and overlaps_itself(arrays[i]):
-                    raise ValueError(f"{self.label(i)}: zero_grads needs a gradient whose elements do not share memory")
+                    raise ValueError(f"{self.label(i)}: zero_grads needs a gradient whose elements do not share "
+                                     f"memory")
                 look(arrays[i], &seen)
                 extent(&seen, &self.zeroed[e].low, &self.zeroed[e].high)
                 self.zeroed[e].owner = i
@@ -332,8 +336,8 @@ cdef class Plan:
         for i in range(e):
             for k in range(i if self.zeroed[i].low < reach else 0):
                 if np.shares_memory(arrays[self.zeroed[k].owner], arrays[self.zeroed[i].owner]):
-                    raise ValueError(f"{self.label(self.zeroed[i].owner)}: zero_grads needs gradients of their own, this "
-                                     f"shares memory with {self.label(self.zeroed[k].owner)}")
+                    raise ValueError(f"{self.label(self.zeroed[i].owner)}: zero_grads needs gradients of their "
+                                     f"own, this shares memory with {self.label(self.zeroed[k].owner)}")
             reach = max(reach, self.zeroed[i].high)
         return 0
 
@@ -399,7 +403,7 @@ cdef class Plan:
         self.begin()
         try:
             arrays = self.counted(arrays)
-            self.aim(self.gradients, self.walks + self.count, arrays, False)     # (refuses before anything changes)
+            self.aim(self.gradients, self.walks + self.count, arrays, False)     # (refuses before a change)
             self.aim(self.bound, self.walks + 2 * self.count, arrays, False)
             self.bound_arrays = arrays
         finally:
@@ -407,13 +411,13 @@ cdef class Plan:
 
     # Stepping
 
-    def begin(self):
-        """Let nobody else step or change what a step reads, until `end()`; RuntimeError if somebody does already."""
+    cpdef int begin(self) except -1:
+        """Let nobody else step or change what a step reads, until `end()`; RuntimeError if somebody does."""
         if self.stepping:
             raise RuntimeError(f"{self.who}: this optimizer is already stepping")
         self.stepping = True
 
-    def end(self):
+    cpdef int end(self) except -1:
         """Let others step again."""
         self.stepping = False
 
