@@ -34,7 +34,7 @@ cdef object MOST_STEPS = 2**62
 
 
 cdef class Kernel:
-    """One rule over one tensor."""
+    # One rule over one tensor. (A docstring here would hide each function's own.)
     cdef Known known
     cdef tuple bounded, operands
     cdef dict position

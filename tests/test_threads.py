@@ -152,8 +152,8 @@ def test_a_schedule_cannot_step_its_own_optimizer(action):
     p, g = np.zeros(4), np.ones(4)
 
     def schedule(t):
-        {"step": lambda: opt.step([g]), "bind": lambda: opt.bind([g]), "add_group": lambda: opt.add_group([g]),
-         "load_state_dict": lambda: opt.load_state_dict(saved)}[action]()
+        argument = {"step": [g], "bind": [g], "add_group": [g], "load_state_dict": saved}[action]
+        getattr(opt, action)(argument)
         return 1.0
 
     opt = fastlr.Momentum([p], lr=schedule)
@@ -170,7 +170,7 @@ def test_a_schedule_cannot_step_its_own_optimizer(action):
 
 def test_a_schedule_sets_no_hyper_parameter_of_the_step_that_asks_it():
     def schedule(t):
-        with pytest.raises(RuntimeError, match="SGD: a schedule is giving its value; set weight_decay between steps"):
+        with pytest.raises(RuntimeError, match="set weight_decay between steps"):
             opt.weight_decay = lambda t: 0.5
         opt.lr = 0.25
 
@@ -331,7 +331,8 @@ def test_a_start_that_is_interrupted_can_be_made_again(monkeypatch):
 @pytest.mark.parametrize("n", [0, -1, 1.0, "2", None, True, 2.5, np.float64(2)])
 def test_a_number_of_threads_is_a_positive_integer(n):
     before = fastlr.get_num_threads()
-    with pytest.raises(ValueError, match=re.escape(f"set_num_threads: expected a positive integer, got {n!r}")):
+    says = f"set_num_threads: expected a positive integer, got {n!r}"
+    with pytest.raises(ValueError, match=re.escape(says)):
         fastlr.set_num_threads(n)
     assert fastlr.get_num_threads() == before
 
@@ -366,13 +367,13 @@ class Counter:
 
 @pytest.fixture
 def script(environment, tmp_path):
-    """Run a program in a process of its own, which must end by itself, well and in silence; what it printed."""
+    """Run a program in a process of its own, which must end well and in silence; what it printed."""
     def run(code, ok=True, **variables):
         path = tmp_path / "program.py"
         path.write_text(PREAMBLE + code)
         clean = {name: value for name, value in environment.items() if not name.endswith("_NUM_THREADS")}
-        done = subprocess.run([sys.executable, str(path)], env=clean | variables, capture_output=True, text=True,
-                              timeout=60)
+        done = subprocess.run([sys.executable, str(path)], env=clean | variables, capture_output=True,
+                              text=True, timeout=60)
         if ok:
             assert (done.returncode, done.stderr) == (0, "")
             return done.stdout
@@ -409,14 +410,15 @@ def test_a_malformed_number_of_threads_is_a_clear_error(script, asked):
 def test_no_thread_is_started_before_the_first_large_step(script):
     out = script("""
 def tasks():
-    return len(os.listdir("/proc/self/task")) if os.path.isdir("/proc/self/task") else threading.active_count()
+    folder = "/proc/self/task"
+    return len(os.listdir(folder)) if os.path.isdir(folder) else threading.active_count()
 fastlr.set_num_threads(4)
 before = tasks()
 Counter(32_767).step(10)
 fastlr.kernels.sgd(np.zeros(32_767), np.zeros(32_767), t=1, lr=0.1)
 print(tasks() - before, pool.running())
 Counter(32_768).step()
-print(tasks() - before, pool.running(), sorted(thread.name for thread in threading.enumerate() if thread.daemon))
+print(tasks() - before, pool.running(), sorted(t.name for t in threading.enumerate() if t.daemon))
 fastlr.set_num_threads(2)
 Counter().step(10)
 print(tasks() - before, pool.running())
@@ -564,7 +566,7 @@ last = Last()
 last.counter.step(2)
 """,
     "Counter().step(5); threading.Thread(target=lambda: (time.sleep(0.1), os._exit(0))).start()",
-], ids=["idle pool", "daemon threads amid steps", "a thread that outlives main", "at exit", "a last step", "_exit"])
+], ids=["idle pool", "daemon threads", "a thread that outlives main", "at exit", "a last step", "_exit"])
 def test_a_process_with_a_pool_ends(script, code):
     for _ in range(3):
         out = script("fastlr.set_num_threads(4)\n" + code)
@@ -574,6 +576,7 @@ def test_a_process_with_a_pool_ends(script, code):
 def test_a_process_with_a_pool_ends_on_ctrl_c(script):
     out = script("""
 fastlr.set_num_threads(4)
+signal.signal(signal.SIGINT, signal.default_int_handler)       # (a shell may have it ignored)
 counter = Counter()
 threading.Timer(0.2, lambda: signal.raise_signal(signal.SIGINT)).start()
 try:
@@ -591,7 +594,7 @@ def test_the_host_keeps_signal_handlers_and_random_states():
     def state():
         handlers = [signal.getsignal(number) for number in signal.valid_signals()]
         name, keys, *rest = np.random.get_state()  # noqa: NPY002  (the host's legacy state is what must stay)
-        return handlers, random.getstate(), (name, keys.tobytes(), *rest), sys.getswitchinterval(), os.getcwd()
+        return handlers, random.getstate(), (name, keys.tobytes(), *rest), sys.getswitchinterval()
 
     fastlr.set_num_threads(3)
     before = state()
@@ -600,7 +603,7 @@ def test_the_host_keeps_signal_handlers_and_random_states():
     assert state() == before
 
 
-MODES = {"as ever": 0x1f80, "to zero": 0x1f80 | 0x6000, "flushing": 0x9fc0, "upwards, flushing": 0x9fc0 | 0x4000}
+MODES = {"as ever": 0x1f80, "to zero": 0x7f80, "flushing": 0x9fc0, "upwards, flushing": 0xdfc0}
 
 
 @pytest.mark.skipif(os.uname().machine != "x86_64", reason="the modes are x86-64's")

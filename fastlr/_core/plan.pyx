@@ -10,6 +10,7 @@ from zlib import crc32
 
 import numpy as np
 
+from cython cimport final
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport calloc, free, qsort
@@ -79,6 +80,7 @@ cdef inline double least(double x, double y) noexcept nogil:
     return y if not x < y else x       # (NaN stays)
 
 
+@final
 cdef class Plan:
     """How the tensors of one optimizer take a step (`tensors`: see tensors.py); values come by `assign`."""
     cdef const Opened* rule
@@ -267,7 +269,8 @@ cdef class Plan:
     def assign(self, int group, int index, value):
         """Give a group's hyper-parameter a number, or a callable t -> number."""
         if self.evaluating:
-            raise RuntimeError(f"{self.who}: a schedule is giving its value; set {self.names[index]} between steps")
+            raise RuntimeError(f"{self.who}: a schedule is giving its value; set {self.names[index]} "
+                               f"between steps")
         if callable(value):
             self.sources[group, index] = value
         else:
@@ -369,7 +372,8 @@ cdef class Plan:
         for i in range(self.count):
             if aims[i].g != NULL:
                 if aims[i].walk != NULL and overlaps_itself(arrays[i]):
-                    raise ValueError(f"{self.label(i)}: zero_grads needs a gradient whose elements do not share memory")
+                    raise ValueError(f"{self.label(i)}: zero_grads needs a gradient whose elements do not share "
+                                     f"memory")
                 look(arrays[i], &seen)
                 extent(&seen, &self.zeroed[e].low, &self.zeroed[e].high)
                 self.zeroed[e].owner = i
