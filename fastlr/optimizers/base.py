@@ -3,9 +3,8 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Iterable, Mapping, Sequence
-from inspect import Parameter, Signature
 from math import inf
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -15,6 +14,9 @@ from .._core.tensors import Tensor, bind, named, per_tensor, refuse_shared, set_
 from .._core.threads import get_num_threads
 from ..schedules import Schedule, from_dict
 from .declaration import Bounded, Hyper, Start, nearest, within
+
+if TYPE_CHECKING:
+    from inspect import Signature
 
 REGISTRY: dict[str, type[Optimizer]] = {}
 FORMAT = 1
@@ -358,6 +360,8 @@ class Declared:
     """The signature that a class body declares, made when somebody looks."""
 
     def __get__(self, optimizer: Any, owner: type[Optimizer]) -> Signature:
+        from inspect import Parameter, Signature
+
         written = Signature.from_callable(Optimizer.__init__).parameters
         lr = Parameter("lr", Parameter.POSITIONAL_OR_KEYWORD, default=owner.hypers["lr"].default, annotation=Hyper)
         own = [Parameter(name, Parameter.KEYWORD_ONLY, default=hyper.default, annotation=Hyper)

@@ -1,7 +1,6 @@
 """How an optimizer's class body declares its hyper-parameters."""
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable
 from math import inf
 from numbers import Real
@@ -76,5 +75,7 @@ def start(slot: str, default: float, low: float = 0.0, high: float = inf) -> Any
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """A hint at the closest known name, or nothing."""
+    import difflib
+
     close = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {close[0]!r}?" if close else ""

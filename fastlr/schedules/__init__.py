@@ -7,6 +7,8 @@
 from .base import REGISTRY, Schedule, create_schedule, from_dict, list_schedules
 from .composition import *  # noqa: F403
 from .curves import *  # noqa: F403
+from .cycles import *  # noqa: F403
+from .phases import *  # noqa: F403
 
 __all__ = ["Schedule", "create_schedule", "from_dict", "list_schedules", *sorted(REGISTRY)]
 

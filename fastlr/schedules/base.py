@@ -21,11 +21,16 @@ from .declaration import (
     count,
     flag,
     integer,
+    natural,
     nested,
+    number,
     one_of,
     positive,
     rate,
+    seed,
+    several_rates,
     several_schedules,
+    share,
     unknown,
     within,
 )
@@ -39,7 +44,8 @@ REGISTRY: dict[str, type[Schedule]] = {}
 @dataclass_transform(
     frozen_default=True,
     field_specifiers=(
-        rate, within, above, positive, integer, flag, one_of, nested, several_schedules, boundaries,
+        rate, within, above, share, number, positive, natural, integer, seed, flag, one_of, nested,
+        several_schedules, several_rates, boundaries,
     ),
 )
 class Schedule(Program):
@@ -119,6 +125,14 @@ class Schedule(Program):
         """This schedule with each rate held for k updates: epochs, or accumulated batches."""
         return REGISTRY["every"](self, k)
 
+    def k_decay(self, steps: int, k: float) -> Schedule:
+        """This schedule of `steps` updates with its time bent: slow first and fast later for k > 1."""
+        return REGISTRY["k_decay"](self, steps, k)
+
+    def noise(self, amount: float, seed: int = 0) -> Schedule:
+        """This schedule times random numbers of [1 - amount, 1 + amount), one per update."""
+        return REGISTRY["noise"](self, amount, seed)
+
     # pictures
 
     def sparkline(self, n: int, width: int = 60) -> str:
@@ -171,23 +185,36 @@ class Schedule(Program):
 class Curve(Schedule, abstract=True):
     """A schedule with a function of its own in curves.pxd."""
 
-    _compile: ClassVar[Any]            # the program of a mapping of numbers
+    _compile: ClassVar[Any] = None     # the program of a mapping of numbers, made at the first use
 
     @classmethod
     def _prepare(cls) -> None:
-        struct = "".join(word.capitalize() for word in cls.__name__.split("_"))
-        if struct not in program.curve.__signatures__:
-            raise TypeError(f"{cls.__name__}: curves.pxd has no struct {struct} in its roll")
+        if cls._struct() not in program.curve.__signatures__:
+            raise TypeError(f"{cls.__name__}: curves.pxd has no struct {cls._struct()} in its roll")
+
+    @classmethod
+    def _struct(cls) -> str:
+        return "".join(word.capitalize() for word in cls.__name__.split("_"))
+
+    @classmethod
+    def _fitted(cls) -> Any:
+        """What makes programs of this curve, once the class is seen to declare what the struct holds."""
         declared = [k for k, field in cls._fields.items() if field.in_struct]
-        in_c = list(program.numbers[struct](dict.fromkeys(declared, 0.0)))
+        in_c = list(program.numbers[cls._struct()](dict.fromkeys(declared, 0.0)))
         if declared != in_c:
-            raise TypeError(f"{cls.__name__}: the class declares {declared}, the struct {struct} {in_c}")
-        cls._compile = staticmethod(program.curve[struct])
+            structs = f"the struct {cls._struct()} {in_c}"
+            raise TypeError(f"{cls.__name__}: the class declares {declared}, {structs}")
+        cls._compile = staticmethod(program.curve[cls._struct()])
+        return cls._compile
 
     def _program(self) -> Program:
-        arguments = dict(zip(self._fields, self._values, strict=True))
-        made: Program = self._compile(arguments)
+        arguments = self._numbers()
+        made: Program = (self._compile or self._fitted())(arguments)
         return program.limit(made, arguments["steps"]) if arguments.get("end") == "error" else made
+
+    def _numbers(self) -> dict[str, Any]:
+        """What the struct is filled with (its other entries are ignored)."""
+        return dict(zip(self._fields, self._values, strict=True))
 
 
 def _plain(value: Any) -> Any:
@@ -246,7 +273,7 @@ def list_schedules(pattern: str = "*") -> list[str]:
     """The names that match a pattern, in order.
 
     >>> schedules.list_schedules("*linear")
-    ['linear', 'log_linear']
+    ['linear', 'log_linear', 'piecewise_linear']
     """
     return sorted(name for name in REGISTRY if fnmatchcase(name, pattern))
 
