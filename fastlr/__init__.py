@@ -23,6 +23,8 @@ from .optimizers import (
     list_optimizers,
 )
 
+from .schedules.plateau import Plateau
+
 from . import kernels  # isort: skip  (it makes a function of every optimizer's rule)
 
 __version__ = _version("fastlr-core")

@@ -19,7 +19,7 @@ def test_examples_run(name):
     module = importlib.import_module(name)
     finder = doctest.DocTestFinder(exclude_empty=True)
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
-    for example in finder.find(module, name):
+    for example in finder.find(module, name, extraglobs={"fastlr": fastlr, "schedules": fastlr.schedules}):
         runner.run(example)
     assert runner.summarize(verbose=False).failed == 0
 

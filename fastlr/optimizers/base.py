@@ -1,6 +1,7 @@
 """What every optimizer shares: binding parameters, owning state, taking a step, saving and loading."""
 from __future__ import annotations
 
+import copy
 import fnmatch
 from collections.abc import Iterable, Mapping, Sequence
 from math import inf
@@ -289,7 +290,8 @@ class Optimizer:
     def load_state_dict(self, d: Mapping[str, Any]) -> None:
         """Become what `state_dict` described. Everything is checked first; the arrays are copied.
 
-        A hyper-parameter whose schedule is a plain function was not saved: it keeps the function it has here.
+        A hyper-parameter whose schedule is a plain function was not saved: it keeps the function it has here. One
+        that is a callable with a `state_dict`, as `fastlr.Plateau`, takes on the state that was saved.
         """
         who = f"{type(self).__name__}.load_state_dict"
         missing = {"format", "optimizer", "t", "groups", "state"} - d.keys()
@@ -317,8 +319,10 @@ class Optimizer:
         for name, slots in self.state.items():
             for slot, array in slots.items():
                 array[...] = d["state"][name][slot]
-        for group, new_values in zip(self.groups, values, strict=True):
+        for group, new_values, saved in zip(self.groups, values, d["groups"], strict=True):
             for name, value in new_values.items():
+                if keeps_state(value):
+                    value.load_state_dict(saved[name]["state"])     # type: ignore[union-attr]
                 self._assign(group, name, value)
         self._plan.set_clock(t, ages)
 
@@ -332,9 +336,11 @@ class Optimizer:
             value = saved[name]
             if isinstance(value, Mapping) and "callable" in value:
                 value = group._values[name]
-                if not callable(value):
+                if not callable(value) or isinstance(value, Schedule) or keeps_state(value) != ("state" in saved[name]):
                     raise ValueError(f"{who}: {name} was a function ({saved[name]['callable']}), which is not saved; "
                                      f"set opt.{name} to it before loading")
+                if keeps_state(value):
+                    copy.deepcopy(value).load_state_dict(saved[name]["state"])       # refuses before anything changes
             elif isinstance(value, Mapping):
                 value = from_dict(value)
             values[name] = bound.checked(value, type(self).__name__)
@@ -426,7 +432,15 @@ def spelled(value: Hyper) -> Any:
     """A hyper-parameter as plain data."""
     if isinstance(value, Schedule):
         return value.to_dict()
-    return {"callable": getattr(value, "__qualname__", repr(value))} if callable(value) else value
+    if not callable(value):
+        return value
+    described = {"callable": getattr(value, "__qualname__", type(value).__name__)}
+    return described | {"state": value.state_dict()} if keeps_state(value) else described
+
+
+def keeps_state(value: Hyper) -> bool:
+    """Whether this is a callable that remembers something between its calls, as a Plateau does, and can save it."""
+    return callable(value) and hasattr(value, "state_dict") and hasattr(value, "load_state_dict")
 
 
 def list_optimizers(pattern: str = "*") -> list[str]:

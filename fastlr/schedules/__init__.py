@@ -8,9 +8,24 @@ from .base import REGISTRY, Schedule, create_schedule, from_dict, list_schedules
 from .composition import *  # noqa: F403
 from .curves import *  # noqa: F403
 from .cycles import *  # noqa: F403
+from .layers import layerwise
 from .phases import *  # noqa: F403
 
-__all__ = ["Schedule", "create_schedule", "from_dict", "list_schedules", *sorted(REGISTRY)]
+__all__ = [
+    "Schedule", "create_schedule", "from_dict", "from_torch", "layerwise", "list_schedules", "parse", *sorted(REGISTRY),
+]
+
+
+def __getattr__(name: str) -> object:
+    if name == "from_torch":
+        from .interchange import from_torch
+
+        return from_torch
+    if name == "parse":
+        from .expression import parse
+
+        return parse
+    raise AttributeError(f"module 'fastlr.schedules' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

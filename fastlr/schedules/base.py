@@ -1,7 +1,7 @@
 """What every schedule shares: being built from its class body, and being combined, shown and stored."""
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 from numbers import Real
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, dataclass_transform
@@ -154,6 +154,32 @@ class Schedule(Program):
         ax.set_xlabel("update")
         ax.set_ylabel("rate")
         return ax
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the curve, and how it is written."""
+        from .picture import escaped, svg
+
+        return f"{svg(self)}<br><code>{escaped(repr(self))}</code>"
+
+    # other frameworks
+
+    def to_torch(self, optimizer: Any, last_epoch: int = -1) -> Any:
+        """A torch LRScheduler that sets these rates, absolutely. See `interchange.to_torch`."""
+        from . import interchange
+
+        return interchange.to_torch(self, optimizer, last_epoch)
+
+    def to_optax(self) -> Callable[[Any], Any]:
+        """An optax schedule, traceable under jit. See `interchange.to_optax`."""
+        from . import interchange
+
+        return interchange.to_optax(self)
+
+    def to_keras(self) -> Any:
+        """A Keras LearningRateSchedule. See `interchange.to_keras`."""
+        from . import interchange
+
+        return interchange.to_keras(self)
 
     # a value like any other
 

@@ -70,7 +70,7 @@ class piecewise_linear(Schedule):
     [0.0, 0.5, 1.0, 0.75, 0.5, 0.25, 0.0, 0.0]
 
     Is ignite PiecewiseLinear and optax piecewise_interpolate_schedule("linear", ...), which takes factors.
-    optax linear_onecycle_schedule is `piecewise_linear([peak / div, peak, peak / div, peak / final_div],
+    optax linear_onecycle_schedule is `piecewise_linear([peak / div, peak, peak / div, peak / div / final_div],
     at=[int(pct_start * n), int(pct_final * n), n])`.
     """
 
