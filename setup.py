@@ -53,6 +53,7 @@ if COVERAGE:
 KERNEL_FLAGS = ["-Wdouble-promotion", "-Werror=double-promotion"] if STRICT and not MSVC else []
 
 PUBLIC_DECLARATIONS = [str(path) for path in sorted(Path("fastlr").rglob("*.p[xy][dxi]"))]
+C_DOOR = "fastlr._core.capi"           # alone includes fastlr's own header
 
 
 def compiled(name: str, flags: list[str]) -> Extension:
@@ -60,7 +61,8 @@ def compiled(name: str, flags: list[str]) -> Extension:
     return Extension(
         name,
         [name.replace(".", "/") + ".pyx"],
-        depends=PUBLIC_DECLARATIONS,
+        depends=PUBLIC_DECLARATIONS + (["fastlr/include/fastlr/fastlr.h"] if name == C_DOOR else []),
+        include_dirs=["fastlr/include"] if name == C_DOOR else [],
         extra_compile_args=FLAGS + flags,
         extra_link_args=LINK,
         define_macros=MACROS,

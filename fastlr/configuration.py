@@ -1,9 +1,9 @@
 """What this installation is: for bug reports, and for those who compile against it."""
 from __future__ import annotations
 
+import os
 import platform
 import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ def get_include() -> str:
     >>> (pathlib.Path(fastlr.get_include()) / "fastlr").is_dir()
     True
     """
-    return str(Path(__file__).parent / "include")
+    return os.path.join(os.path.dirname(__file__), "include")
 
 
 def show_config(mode: str = "stdout") -> dict[str, Any] | None:
@@ -31,10 +31,10 @@ def show_config(mode: str = "stdout") -> dict[str, Any] | None:
     >>> fastlr.show_config(mode="dicts")["isa"] in ("baseline", "v3", "v4")
     True
     """
-    from importlib.metadata import version
+    from . import __version__
 
     found = {
-        "fastlr": version("fastlr-core"),
+        "fastlr": __version__,
         "python": platform.python_version(),
         "numpy": np.__version__,
         "platform": f"{sys.platform} {platform.machine()}",

@@ -18,19 +18,14 @@ array([0.9, 1.1, 1. ])
 """
 from inspect import Parameter, Signature
 
-import numpy as np
-
-from cpython.pycapsule cimport PyCapsule_GetPointer
-from libc.math cimport INFINITY
 from libc.stdint cimport int64_t
-from libc.stdlib cimport free, malloc
-from fastlr._kernels.sweep cimport MOST_FIELDS, MOST_SLOTS, Gradient, Instant, Job, Opened, Piece, Run, Span
+from fastlr._kernels.sweep cimport MOST_SLOTS
 from fastlr._core cimport pool
 from fastlr._core.arrays cimport ALIGNED, C_CONTIGUOUS, WRITEABLE, Seen, extent, look
-from fastlr._core.plan cimport ALONE, CHUNK, COUPLED, DECOUPLED, Terms, fix
+from fastlr._core.plan cimport ALONE
+from fastlr._core.single cimport MOST_HYPERS, Known, learn, move
 
 from fastlr._core.arrays import as_array
-from fastlr._core.dispatch import door
 from fastlr.optimizers.base import REGISTRY
 from fastlr.optimizers.declaration import nearest
 
@@ -40,28 +35,18 @@ cdef object MOST_STEPS = 2**62
 
 cdef class Kernel:
     """One rule over one tensor."""
-    cdef Terms terms
-    cdef Run run_chunk
-    cdef double[MOST_FIELDS + 2] defaults, low, high
-    cdef tuple fields, bounded, operands
+    cdef Known known
+    cdef tuple bounded, operands
     cdef dict position
     cdef readonly str __name__
     cdef readonly str __doc__
 
     def __init__(self, rule):
         fields = rule._fields
-        self.terms.rule = <const Opened*>PyCapsule_GetPointer(rule._rule, "fastlr.rule")
-        self.terms.hyper_at = <int>len(fields) - self.terms.rule.fields
-        self.terms.decay_at = fields.index("weight_decay")
-        self.terms.decay = DECOUPLED if rule.decay_mode == "decoupled" else COUPLED
-        self.terms.clip = INFINITY
-        self.run_chunk = <Run>PyCapsule_GetPointer(door.runner, "fastlr.run")
-        self.fields, self.operands = fields, ("p", "g", *rule.slots)
+        learn(&self.known, rule)
+        self.operands = ("p", "g", *rule.slots)
         self.position = {name: k for k, name in enumerate(fields) if name != "_"}
         self.bounded = tuple([rule.hypers.get(name) for name in fields])
-        for k, hyper in enumerate(self.bounded):
-            if hyper is not None:
-                self.defaults[k], self.low[k], self.high[k] = hyper.default, hyper.low, hyper.high
         self.__name__ = rule.__name__.lower()
         self.__doc__ = f"Move one tensor by the rule of `fastlr.{rule.__name__}`; see the module's text."
 
@@ -69,7 +54,7 @@ cdef class Kernel:
     def __signature__(self):
         """p, g and the state; then t, lr and what else the rule has, by keyword."""
         hypers = [Parameter("t", Parameter.KEYWORD_ONLY), Parameter("lr", Parameter.KEYWORD_ONLY)]
-        hypers += [Parameter(name, Parameter.KEYWORD_ONLY, default=self.defaults[k])
+        hypers += [Parameter(name, Parameter.KEYWORD_ONLY, default=self.known.defaults[k])
                    for name, k in self.position.items() if name != "lr"]
         return Signature([Parameter(name, Parameter.POSITIONAL_ONLY) for name in self.operands] + hypers)
 
@@ -77,31 +62,31 @@ cdef class Kernel:
         return f"<fastlr.kernels.{self.__name__}{self.__signature__}>"
 
     def __call__(self, *operands, **hyper):
-        cdef double[MOST_FIELDS + 2] values
+        cdef double[MOST_HYPERS] values
         cdef Seen[MOST_SLOTS + 2] seen
-        cdef Span span
-        cdef Gradient gradient
-        cdef Instant now
+        cdef void* slots[MOST_SLOTS]
         cdef int64_t t
         cdef int k
-        cdef Py_ssize_t size
+        cdef Py_ssize_t size = 1
+        cdef bint moved
         t = self.read_values(values, hyper)
-        kept = self.read_operands(seen, operands)      # (keeps the arrays alive)
-        size = 1
+        _kept = self.read_operands(seen, operands)     # (keeps the arrays alive)
         for k in range(seen[0].ndim):
             size *= seen[0].shape[k]
-        span.p, span.size, span.wide, span.instant = seen[0].data, size, seen[0].wide, 0
-        span.walk, span.scale, gradient.walk, gradient.g = NULL, NULL, NULL, seen[1].data
-        for k in range(self.terms.rule.slots):
-            span.slot[k] = seen[2 + k].data
-        fix(&now, &self.terms, values, 1, True, t, 1)
-        self.move(&span, &gradient, &now)
+        for k in range(self.known.terms.rule.slots):
+            slots[k] = seen[2 + k].data
+        if size >= ALONE:
+            pool.prepare()
+        with nogil:
+            moved = move(&self.known, values, t, seen[0].wide, size, seen[0].data, seen[1].data, slots)
+        if not moved:
+            raise MemoryError
 
     cdef int64_t read_values(self, double* values, dict hyper) except -1:
         cdef int k
         cdef int64_t t
-        for k in range(<int>len(self.fields)):
-            values[k] = self.defaults[k]
+        for k in range(self.known.width):
+            values[k] = self.known.defaults[k]
         for name in ("t", "lr"):
             if name not in hyper:
                 raise TypeError(f"{self.__name__}: {name} must be given, by keyword")
@@ -114,10 +99,11 @@ cdef class Kernel:
             if name not in self.position:
                 raise TypeError(f"{self.__name__}: unknown keyword {name!r}{nearest(name, self.position)}")
             k = self.position[name]
-            if type(value) is float and self.low[k] <= <double>value < self.high[k]:
+            if type(value) is float and self.known.low[k] <= <double>value < self.known.high[k]:
                 values[k] = value
             elif callable(value):
-                raise TypeError(f"{self.__name__}: {name} must be a number, got {value!r}; call the schedule with t - 1")
+                raise TypeError(f"{self.__name__}: {name} must be a number, got {value!r}; call the schedule with "
+                                f"t - 1")
             else:
                 values[k] = self.bounded[k].checked(value, self.__name__)
         return t
@@ -135,7 +121,8 @@ cdef class Kernel:
             if not look(kept[k], &seen[k]):
                 array = as_array(kept[k], f"{self.__name__}: {self.operands[k]}")
                 if not look(array, &seen[k]):
-                    raise TypeError(f"{self.__name__}: {self.operands[k]}: expected float32 or float64, got {array.dtype}")
+                    raise TypeError(f"{self.__name__}: {self.operands[k]}: expected float32 or float64, "
+                                    f"got {array.dtype}")
                 kept[k] = array
             if not self.fits(k, seen):
                 self.refuse(k, kept[k], kept[0])
@@ -160,35 +147,9 @@ cdef class Kernel:
         if array.dtype != first.dtype or array.shape != first.shape:
             raise ValueError(f"{who}: expected {first.dtype} {first.shape} like p, got {array.dtype} {array.shape}")
         if not (array.flags.c_contiguous and array.flags.aligned):
-            raise ValueError(f"{who}: must be contiguous and aligned; pass a copy, or use an optimizer, which takes any "
-                             f"strides")
+            raise ValueError(f"{who}: must be contiguous and aligned; pass a copy, or use an optimizer, which takes "
+                             f"any strides")
         raise ValueError(f"{who}: must be writable, got a read-only array")
-
-    cdef int move(self, Span* span, Gradient* gradient, Instant* now) except -1:
-        cdef Job job
-        cdef Py_ssize_t k, chunks = (span.size + CHUNK - 1) // CHUNK
-        cdef Piece* pieces = <Piece*>malloc((chunks + 1) * sizeof(Piece))
-        cdef Py_ssize_t* edges = <Py_ssize_t*>malloc((chunks + 1) * sizeof(Py_ssize_t))
-        if pieces == NULL or edges == NULL:
-            free(pieces)
-            free(edges)
-            raise MemoryError
-        for k in range(chunks):
-            pieces[k] = Piece(k * CHUNK, min(<Py_ssize_t>CHUNK, span.size - k * CHUNK), 0)
-            edges[k], edges[k + 1] = k, k + 1
-        job.spans, job.gradients, job.instants, job.pieces, job.edges = span, gradient, now, pieces, edges
-        job.sweep[0], job.sweep[1], job.slots = (self.terms.rule.sweep[0], self.terms.rule.sweep[1],
-                                                 self.terms.rule.slots)
-        job.zero_grads = False
-        try:
-            if span.size >= ALONE:
-                pool.prepare()
-            with nogil:
-                pool.run(self.run_chunk, &job, chunks)
-        finally:
-            free(pieces)
-            free(edges)
-        return 0
 
 
 for rule in REGISTRY.values():

@@ -202,7 +202,7 @@ def test_inspect_shows_what_a_checkpoint_holds(tmp_path, capsys):
     assert cli.main(["inspect", str(path)]) == 0
     out = capsys.readouterr().out
     assert "adamw, 1 updates done" in out.lower()
-    weights = [line for line in out.splitlines() if "fc1.weight" in line]
+    weights = [line for line in out.splitlines() if "/fc1.weight" in line]
     assert weights and all("(64, 10)" in line and "2,560 bytes" in line for line in weights)
     assert cli.main(["inspect", str(path), "--json"]) == 0
     document = json.loads(capsys.readouterr().out)

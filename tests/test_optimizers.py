@@ -340,7 +340,7 @@ def test_bounds(cls):
                 setattr(opt.groups[0], name, wrong)
             assert getattr(opt, name) == bound.default
             p = np.zeros(3)
-            opt = cls(p, **{name: lambda t, wrong=wrong: wrong if t else bound.default})
+            opt = cls(p, **{name: lambda t, wrong=wrong, right=bound.default: wrong if t else right})
             opt.step(np.ones(3))
             before = snapshot(opt, [p])
             with pytest.raises(ValueError, match=rf"{cls.__name__}: {name} must be in .*, its schedule gave .* at t = 1"):

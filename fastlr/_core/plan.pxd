@@ -16,7 +16,8 @@ cdef struct Terms:
     int decay_at               # where weight decay stands
     Decay decay
     bint maximize
-    double clip
+    double clip                # of each element
+    double ema                 # what a step leaves of the running mean of a parameter
 
 cdef void fix(Instant* now, const Terms* terms, const double* values, double factor, bint decays, int64_t t,
-              double grad_scale) noexcept
+              double grad_scale) noexcept nogil

@@ -4,6 +4,9 @@ from .tensors import Tensor
 
 class Plan:
     t: int
+    skipped: int
+    @property
+    def grad_norm(self) -> float | None: ...
     @property
     def who(self) -> str: ...
     @property
@@ -18,7 +21,7 @@ class Plan:
         self,
         who: str,
         rule: object,
-        run: object,
+        door: Any,
         names: tuple[str, ...],
         bounds: list[tuple[float, float]],
         tensors: list[Tensor],
@@ -26,10 +29,16 @@ class Plan:
         *,
         decay: str,
         maximize: bool,
-        clip: float,
+        clip_value: float,
+        clip_norm: float,
+        clip_tensor_norm: float,
+        nonfinite: str,
+        ema_decay: float,
     ) -> None: ...
     def assign(self, group: int, index: int, value: Any) -> None: ...
     def bind(self, arrays: list[Any]) -> None: ...
+    def begin(self) -> None: ...
+    def end(self) -> None: ...
     def step(self, gradients: list[Any] | None, grad_scale: float, zero_grads: bool) -> None: ...
     def set_clock(self, t: int, missed: list[int]) -> None: ...
     def missed_steps(self) -> list[int]: ...

@@ -11,11 +11,13 @@ import numpy as np
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.stdint cimport int64_t
 from libc.stdlib cimport calloc, free, qsort
-from libc.math cimport INFINITY
-from fastlr._kernels.sweep cimport MOST_FIELDS, MOST_SLOTS, Gradient, Instant, Job, Opened, Piece, Run, Span, Walk
+from libc.math cimport INFINITY, sqrt
+from fastlr._kernels.sweep cimport (
+    MOST_DIMENSIONS, MOST_FIELDS, Gradient, Instant, Job, Opened, Piece, Run, Span, Sum, Walk,
+)
 from fastlr._core cimport pool
 from fastlr._core.arrays cimport ALIGNED, C_CONTIGUOUS, WRITEABLE, Seen, extent, lay, look
-from fastlr._core.arrays import as_array
+from fastlr._core.arrays import as_array, overlaps_itself
 from fastlr._core.program cimport Program
 
 cdef enum:
@@ -36,12 +38,20 @@ cdef struct Extent:
     char* high
     Py_ssize_t owner           # which tensor
 
+cdef enum:
+    # Whose walks: parameters', this step's gradients', bound gradients', and those two's to be measured.
+    OF_PARAMS, OF_STEP, OF_BOUND, OF_STEP_MEASURED, OF_BOUND_MEASURED, WALKS
+
+cdef int[MOST_DIMENSIONS] AS_THEY_STAND
+for axis in range(MOST_DIMENSIONS):
+    AS_THEY_STAND[axis] = axis
+
 cdef int by_address(const void* a, const void* b) noexcept nogil:
     return (<Extent*>a).low > (<Extent*>b).low or -((<Extent*>a).low < (<Extent*>b).low)
 
 
 cdef void fix(Instant* now, const Terms* terms, const double* values, double factor, bint decays, int64_t t,
-              double grad_scale) noexcept:
+              double grad_scale) noexcept nogil:
     """The scalars of a step, in double; `values` is lr and what else a group has."""
     cdef int k
     cdef double lr = values[0] * factor
@@ -58,20 +68,24 @@ cdef void fix(Instant* now, const Terms* terms, const double* values, double fac
     else:
         now.now.keep = 1 - weight_decay
     now.scale = (-1 if terms.maximize else 1) / grad_scale
-    now.clip = terms.clip
+    now.clip, now.ema = terms.clip, terms.ema
     now.staged = now.scale != 1 or now.clip < INFINITY or now.couple != 0
+
+
+cdef inline double least(double x, double y) noexcept nogil:
+    return y if not x < y else x       # (NaN stays)
 
 
 cdef class Plan:
     """How the tensors of one optimizer take a step (`tensors`: see tensors.py); values come by `assign`."""
     cdef const Opened* rule
-    cdef Run run_chunk
+    cdef Run run_chunk, weigh_chunk
     cdef void* blocks[MOST_BLOCKS]     # all memory of the plan
     cdef int block_count
     cdef Span* spans
     cdef Gradient* gradients           # of this step
     cdef Gradient* bound               # of every step that is given none
-    cdef Walk* walks                   # the parameters', then this step's gradients', then the bound gradients'
+    cdef Walk* walks                   # WALKS sets, one after another
     cdef int* axes                     # each tensor's axes in the order they are walked
     cdef Py_ssize_t* shapes            # their shapes, one after another
     cdef int* ndims
@@ -80,19 +94,24 @@ cdef class Plan:
     cdef Extent* extents               # what a gradient must not overlap: parameters and state, by address
     cdef Py_ssize_t extent_count
     cdef bint disjoint                 # whether the extents are
+    cdef Extent* zeroed                # gradients that this step zeroes, by address
     cdef char** clean                  # per tensor: a gradient address that was found to overlap nothing
     cdef Instant* instants
     cdef Kind* kinds
     cdef int kind_count
     cdef Piece* pieces
+    cdef Sum* sums                     # what each piece of this step's gradients adds up to
     cdef Py_ssize_t* edges
     cdef Py_ssize_t chunks
     cdef int64_t* missed               # per tensor
     cdef double* values                # per group, as `names` says
-    cdef double[MOST_VALUES] low, high # low <= value < high
+    cdef double[MOST_VALUES] low, high  # low <= value < high
     cdef int width
     cdef Terms terms
-    cdef bint stale, stepping
+    cdef double clip_norm, clip_tensor_norm
+    cdef str nonfinite
+    cdef bint measures
+    cdef bint stale, stepping, evaluating
     cdef dict sources                  # (group, index) -> schedule or callable
     cdef list held                     # this step's gradients
     cdef list bound_arrays
@@ -100,18 +119,23 @@ cdef class Plan:
     cdef readonly tuple names
     cdef readonly list tensors
     cdef readonly Py_ssize_t count, elements
-    cdef public int64_t t
+    cdef readonly object grad_norm     # of the latest step, where it was measured
+    cdef public int64_t t, skipped
 
-    def __cinit__(self, str who, rule, run, tuple names, list bounds, list tensors, int groups, *,
-                  str decay, bint maximize, double clip):
+    def __cinit__(self, str who, rule, door, tuple names, list bounds, list tensors, int groups, *, str decay,
+                  bint maximize, double clip_value, double clip_norm, double clip_tensor_norm, str nonfinite,
+                  double ema_decay):
         cdef int k
         if len(names) > MOST_VALUES:
             raise ValueError(f"{who}: more than {MOST_VALUES} hyper-parameters")
         self.rule = <const Opened*>PyCapsule_GetPointer(rule, "fastlr.rule")
-        self.run_chunk = <Run>PyCapsule_GetPointer(run, "fastlr.run")
+        self.run_chunk = <Run>PyCapsule_GetPointer(door.runner, "fastlr.run")
+        self.weigh_chunk = <Run>PyCapsule_GetPointer(door.weigher, "fastlr.run")
         self.who, self.names, self.width = who, names, <int>len(names)
         self.terms = Terms(self.rule, self.width - self.rule.fields, names.index("weight_decay"), DECAYS[decay],
-                           maximize, clip)
+                           maximize, clip_value, ema_decay)
+        self.clip_norm, self.clip_tensor_norm, self.nonfinite = clip_norm, clip_tensor_norm, nonfinite
+        self.measures = clip_norm < INFINITY or clip_tensor_norm < INFINITY or nonfinite != "propagate"
         for k in range(self.width):
             self.low[k], self.high[k] = bounds[k]
         self.sources, self.tensors, self.count = {}, tensors, len(tensors)
@@ -147,8 +171,8 @@ cdef class Plan:
         self.spans = <Span*>self.block(n, sizeof(Span))
         self.gradients = <Gradient*>self.block(n, sizeof(Gradient))
         self.bound = <Gradient*>self.block(n, sizeof(Gradient))
-        self.walks = <Walk*>self.block(3 * n, sizeof(Walk))
-        lengths = <Py_ssize_t*>self.block(6 * all_axes, sizeof(Py_ssize_t))
+        self.walks = <Walk*>self.block(WALKS * n, sizeof(Walk))
+        lengths = <Py_ssize_t*>self.block(2 * WALKS * all_axes, sizeof(Py_ssize_t))
         self.axes = <int*>self.block(all_axes, sizeof(int))
         self.shapes = <Py_ssize_t*>self.block(all_axes, sizeof(Py_ssize_t))
         self.ndims = <int*>self.block(n, sizeof(int))
@@ -158,6 +182,7 @@ cdef class Plan:
         self.instants = <Instant*>self.block(n, sizeof(Instant))
         self.kinds = <Kind*>self.block(n, sizeof(Kind))
         self.missed = <int64_t*>self.block(n, sizeof(int64_t))
+        self.zeroed = <Extent*>self.block(n, sizeof(Extent))
         self.values = <double*>self.block(groups * self.width, sizeof(double))
         for i, tensor in enumerate(self.tensors):
             s = &self.spans[i]
@@ -168,7 +193,7 @@ cdef class Plan:
             for k in range(seen.ndim):
                 self.axes[a + k], self.shapes[a + k] = tensor.axes[k], seen.shape[k]
             self.in_order[i] = tensor.axes == tuple(range(seen.ndim))
-            for k in range(3):
+            for k in range(WALKS):
                 self.walks[k * n + i].shape = lengths + 2 * (k * all_axes + a)
                 self.walks[k * n + i].stride = lengths + 2 * (k * all_axes + a) + max(seen.ndim, 1)
             a += max(seen.ndim, 1)
@@ -177,6 +202,10 @@ cdef class Plan:
             for k in range(self.rule.slots):
                 look(tensor.state[k], &seen)
                 s.slot[k] = seen.data
+            s.shrink = 1
+            if len(tensor.state) > self.rule.slots:
+                look(tensor.state[self.rule.slots], &seen)
+                s.ema = seen.data
             if tensor.scale is not None:
                 look(tensor.scale, &seen)
                 s.scale = seen.data
@@ -186,7 +215,7 @@ cdef class Plan:
         """Sort what no gradient may overlap by address."""
         cdef Py_ssize_t i, e = 0
         cdef Seen seen
-        self.extents = <Extent*>self.block(self.count * (1 + self.rule.slots), sizeof(Extent))
+        self.extents = <Extent*>self.block(self.count * (2 + self.rule.slots), sizeof(Extent))
         for i, tensor in enumerate(self.tensors):
             for array in (tensor.array, *tensor.state):
                 look(array, &seen)
@@ -206,6 +235,7 @@ cdef class Plan:
         cdef Py_ssize_t most = sum([tensor.array.size // CHUNK + 1 for tensor in self.tensors])
         self.pieces = <Piece*>self.block(most, sizeof(Piece))
         self.edges = <Py_ssize_t*>self.block(most + 1, sizeof(Py_ssize_t))
+        self.sums = <Sum*>self.block(most, sizeof(Sum))
         for i in range(self.count):
             start = 0
             while start < self.spans[i].size:
@@ -225,6 +255,8 @@ cdef class Plan:
 
     def assign(self, int group, int index, value):
         """Give a group's hyper-parameter a number, or a callable t -> number."""
+        if self.evaluating:
+            raise RuntimeError(f"{self.who}: a schedule is giving its value; set {self.names[index]} between steps")
         if callable(value):
             self.sources[group, index] = value
         else:
@@ -283,8 +315,10 @@ cdef class Plan:
 
     # Gradients
 
-    cdef int aim(self, Gradient* aims, Walk* walks, list arrays, bint writable) except -1:
+    cdef int aim(self, Gradient* aims, int whose, list arrays, bint writable) except -1:
         """Read where gradients lie; `arrays` holds what keeps them alive. Everything is checked here."""
+        cdef Walk* walks = self.walks + whose * self.count
+        cdef Walk* measured = self.walks + (whose + OF_STEP_MEASURED - OF_STEP) * self.count
         cdef Py_ssize_t i
         cdef Seen seen
         for i in range(self.count):
@@ -299,14 +333,42 @@ cdef class Plan:
                 raise self.mismatch(i, array)
             if writable and not seen.flags & WRITEABLE:
                 raise ValueError(f"{self.label(i)}: zero_grads needs gradients that may be written, this is read-only")
-            aims[i].g, aims[i].walk = seen.data, NULL
+            aims[i].g, aims[i].walk, aims[i].measured = seen.data, NULL, NULL
             if seen.flags & C_CONTIGUOUS and seen.flags & ALIGNED and self.in_order[i]:
                 if seen.data == self.clean[i]:
                     continue
             elif lay(&walks[i], &seen, self.axes + self.first_axis[i]):
                 aims[i].walk = &walks[i]
+            if self.in_order[i]:
+                aims[i].measured = aims[i].walk
+            elif lay(&measured[i], &seen, AS_THEY_STAND):
+                aims[i].measured = &measured[i]
             self.refuse_overlap(i, array, &seen)
             self.clean[i] = NULL if aims[i].walk != NULL or not self.in_order[i] else seen.data
+        if writable:
+            self.refuse_shared(aims, arrays)
+        return 0
+
+    cdef int refuse_shared(self, const Gradient* aims, list arrays) except -1:
+        """Gradients that are zeroed once read may share no memory, or one would be zero before it is read."""
+        cdef Py_ssize_t i, k, e = 0
+        cdef Seen seen
+        cdef char* reach = NULL
+        for i in range(self.count):
+            if aims[i].g != NULL:
+                if aims[i].walk != NULL and overlaps_itself(arrays[i]):
+                    raise ValueError(f"{self.label(i)}: zero_grads needs a gradient whose elements do not share memory")
+                look(arrays[i], &seen)
+                extent(&seen, &self.zeroed[e].low, &self.zeroed[e].high)
+                self.zeroed[e].owner = i
+                e += self.zeroed[e].low < self.zeroed[e].high
+        qsort(self.zeroed, e, sizeof(Extent), by_address)
+        for i in range(e):
+            for k in range(i if self.zeroed[i].low < reach else 0):
+                if np.shares_memory(arrays[self.zeroed[k].owner], arrays[self.zeroed[i].owner]):
+                    raise ValueError(f"{self.label(self.zeroed[i].owner)}: zero_grads needs gradients of their own, "
+                                     f"this shares memory with {self.label(self.zeroed[k].owner)}")
+            reach = max(reach, self.zeroed[i].high)
         return 0
 
     cdef bint same_shape(self, Py_ssize_t i, const Seen* seen) noexcept:
@@ -359,51 +421,78 @@ cdef class Plan:
     cdef str label(self, Py_ssize_t i):
         return self.tensors[i].label
 
+    cdef list counted(self, list arrays):
+        """A copy of a list that another thread may be changing."""
+        arrays = list(arrays)
+        if len(arrays) != self.count:
+            raise ValueError(f"{self.who}: expected {self.count} gradients, got {len(arrays)}")
+        return arrays
+
     def bind(self, list arrays):
         """Aim at these gradients in every step that is given none."""
-        arrays = list(arrays)
-        self.aim(self.bound, self.walks + 2 * self.count, arrays, False)
-        self.bound_arrays = arrays
+        self.begin()
+        try:
+            arrays = self.counted(arrays)
+            self.aim(self.gradients, OF_STEP, arrays, False)     # (refuses before anything changes)
+            self.aim(self.bound, OF_BOUND, arrays, False)
+            self.bound_arrays = arrays
+        finally:
+            self.end()
 
     # Stepping
+
+    cpdef int begin(self) except -1:
+        """Let nobody else step or change what a step reads, until `end()`; RuntimeError if somebody does already."""
+        if self.stepping:
+            raise RuntimeError(f"{self.who}: this optimizer is already stepping")
+        self.stepping = True
+        return 0
+
+    cpdef int end(self) except -1:
+        """Let others step again."""
+        self.stepping = False
+        return 0
 
     def step(self, list gradients, double grad_scale, bint zero_grads):
         """One update of everything; `gradients` in the order of the tensors, or None for those bound."""
         cdef Job job
-        cdef Py_ssize_t i, k
-        if self.stepping:
-            raise RuntimeError(f"{self.who}: this optimizer is already stepping")
+        cdef Py_ssize_t i
         if not 0 < grad_scale < INFINITY:
             raise ValueError(f"{self.who}: grad_scale must be positive and finite, got {grad_scale}")
-        self.stepping = True
+        self.begin()
         try:
             if gradients is not None:
-                self.held = list(gradients)
-                self.aim(self.gradients, self.walks + self.count, self.held, zero_grads)
+                self.held = self.counted(gradients)
+                self.aim(self.gradients, OF_STEP, self.held, zero_grads)
                 job.gradients = self.gradients
             elif self.bound_arrays is None:
                 raise TypeError(f"{self.who}: step() needs gradients: pass them, or bind them with grads= in the "
                                 f"constructor")
             else:
                 if zero_grads:
-                    self.aim(self.bound, self.walks + 2 * self.count, self.bound_arrays, True)
+                    self.aim(self.bound, OF_BOUND, self.bound_arrays, True)
                 job.gradients = self.bound
             if self.sources:
-                self.evaluate()
+                self.evaluating = True
+                try:
+                    self.evaluate()
+                finally:
+                    self.evaluating = False
             if self.stale:
                 self.sort_into_kinds()
             self.fix_instants(grad_scale)
             job.spans, job.instants, job.pieces, job.edges = self.spans, self.instants, self.pieces, self.edges
             job.sweep[0], job.sweep[1], job.slots = self.rule.sweep[0], self.rule.sweep[1], self.rule.slots
             job.zero_grads = zero_grads
-            if self.elements < ALONE:
-                with nogil:
-                    for k in range(self.chunks):
-                        self.run_chunk(&job, k)
-            else:
-                pool.prepare()
-                with nogil:
-                    pool.run(self.run_chunk, &job, self.chunks)
+            job.sums = self.sums
+            if self.measures:
+                self.run(self.weigh_chunk, &job)
+                if not self.weigh(&job):
+                    self.skipped += 1
+                    if zero_grads:
+                        self.zero(gradients is None)
+                    return
+            self.run(self.run_chunk, &job)
             self.t += 1
             for i in range(self.count):
                 if job.gradients[i].g == NULL:
@@ -411,7 +500,55 @@ cdef class Plan:
                     self.stale = True
         finally:
             self.held = None
-            self.stepping = False
+            self.end()
+
+    cdef int run(self, Run work, Job* job) except -1:
+        cdef Py_ssize_t k
+        if self.elements < ALONE:
+            with nogil:
+                for k in range(self.chunks):
+                    work(job, k)
+        else:
+            pool.prepare()
+            with nogil:
+                pool.run(work, job, self.chunks)
+        return 0
+
+    cdef bint weigh(self, const Job* job) except -1:
+        """Add up what the pieces weigh, fix what clipping leaves of each gradient; False if the step is skipped."""
+        cdef Py_ssize_t k = 0, i
+        cdef double squares, total = 0, zero = 0, norm, left, share
+        for i in range(self.count):
+            squares = 0
+            while k < self.edges[self.chunks] and self.pieces[k].span == i:
+                squares += self.sums[k].squares
+                zero += self.sums[k].zero
+                k += 1
+            total += squares
+            self.spans[i].shrink = squares
+            if zero != 0 and self.nonfinite == "raise":
+                raise FloatingPointError(f"{self.label(i)}: holds NaN or infinity at t = {self.t}; nothing was changed")
+        norm = sqrt(total)
+        self.grad_norm = norm
+        if zero != 0 and self.nonfinite == "skip":
+            return False
+        left = least(1, self.clip_norm / (norm + 1e-6)) if self.clip_norm < INFINITY else 1
+        for i in range(self.count):
+            share = 1
+            if self.clip_tensor_norm < INFINITY:
+                share = least(1, self.clip_tensor_norm / (left * sqrt(self.spans[i].shrink) + 1e-6))
+            self.spans[i].shrink = left * share
+        if left != 1 or self.clip_tensor_norm < INFINITY:
+            for i in range(self.kind_count):
+                self.instants[i].staged = True
+        return True
+
+    cdef int zero(self, bint bound) except -1:
+        """A skipped step zeroes the gradients all the same, or what is wrong with them would stay."""
+        for array in (self.bound_arrays if bound else self.held):
+            if array is not None:
+                array[...] = 0
+        return 0
 
     def set_clock(self, int64_t t, list missed):
         """Where the optimizer stands: updates done, and how many of them each tensor missed."""

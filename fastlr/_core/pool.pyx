@@ -8,7 +8,9 @@ arrived. A second caller at the same time runs its own chunks itself. Which thre
 matter to the result, because chunks do not depend on the number of threads.
 
 The claim is one word: the run's number in its upper half, the next chunk in its lower. A helper that wakes late
-finds another run's number or no chunk left, and goes back to sleep; nobody waits for it.
+finds another run's number or no chunk left, and goes back to sleep; nobody waits for it. (The number would come
+round to the same after 2**31 runs, hours of them: a helper that sleeps between two instructions for exactly that
+long is not provided for.) The caller's last look at `the_done` comes after every helper's last write.
 """
 import atexit
 import os
@@ -17,7 +19,7 @@ import threading
 from cpython.pythread cimport (
     PyThread_acquire_lock, PyThread_allocate_lock, PyThread_release_lock, PyThread_type_lock, WAIT_LOCK,
 )
-from libc.stdint cimport uint64_t, uintptr_t
+from libc.stdint cimport uintptr_t
 
 cdef extern from *:
     """
@@ -57,10 +59,11 @@ cdef enum:
 cdef unsigned long long CLOSED = 0xffffffff
 
 cdef word the_claim, the_work, the_context, the_chunks, the_done, is_busy
-cdef word rung[MOST_HELPERS]
+cdef word rung[MOST_HELPERS]   # whether a helper has been called and has not woken yet
 cdef PyThread_type_lock bell[MOST_HELPERS]
-cdef int helpers = 0           # threads that run
-cdef int wanted = 0            # threads that should help: set_num_threads() - 1
+cdef word helpers              # threads that run; written with the interpreter lock, read without
+cdef word wanted               # threads that should help, set_num_threads() - 1; likewise
+cdef bint starting = False     # whether a thread is in prepare()
 
 
 cdef void help() noexcept nogil:
@@ -87,7 +90,8 @@ cdef void run(Work work, void* context, Py_ssize_t chunks) noexcept nogil:
     cdef int w, n
     cdef long patience = 0
     cdef unsigned long long number
-    if chunks < 2 or wanted == 0 or helpers == 0 or swap(&is_busy, 1):
+    n = <int>min(peek(&helpers), peek(&wanted))
+    if chunks < 2 or n == 0 or swap(&is_busy, 1):
         for k in range(chunks):
             work(context, k)
         return
@@ -98,7 +102,6 @@ cdef void run(Work work, void* context, Py_ssize_t chunks) noexcept nogil:
     put(&the_chunks, chunks)
     put(&the_done, 0)
     put(&the_claim, number + CLOSED + 1)
-    n = helpers if helpers < wanted else wanted
     if n > chunks - 1:
         n = <int>(chunks - 1)
     for w in range(n):
@@ -123,40 +126,52 @@ def serve(int w):
             help()
 
 
-cdef bint prepare():
-    """Start the helpers that are wanted and missing; whether there are any."""
-    global helpers
-    while helpers < wanted:
-        bell[helpers] = PyThread_allocate_lock()
-        if bell[helpers] == NULL:
-            raise MemoryError
-        PyThread_acquire_lock(bell[helpers], WAIT_LOCK)
-        put(&rung[helpers], 0)
-        thread = threading.Thread(target=serve, args=(helpers,), name=f"fastlr-{helpers}", daemon=True)
-        helpers += 1
+cdef int prepare() except -1:
+    """Start the helpers that are wanted and missing; how many may help."""
+    global starting
+    if peek(&helpers) < peek(&wanted) and not starting:    # (starting a thread lets others in here)
+        starting = True
         try:
-            thread.start()
-        except RuntimeError:               # no thread to be had (or the interpreter ends): go on with fewer
-            helpers -= 1
-            return helpers > 0
-    return wanted > 0
+            while peek(&helpers) < peek(&wanted) and start(<int>peek(&helpers)):
+                add(&helpers, 1)
+        finally:
+            starting = False
+    return <int>min(peek(&helpers), peek(&wanted))
 
 
-def want(int threads):
+cdef bint start(int w) except -1:
+    """Start helper w; False if there is no thread to be had (or the interpreter ends): go on with fewer."""
+    if bell[w] == NULL:
+        bell[w] = PyThread_allocate_lock()
+        if bell[w] == NULL:
+            raise MemoryError
+        PyThread_acquire_lock(bell[w], WAIT_LOCK)
+    put(&rung[w], 0)
+    try:
+        threading.Thread(target=serve, args=(w,), name=f"fastlr-{w}", daemon=True).start()
+    except RuntimeError:
+        return False
+    return True
+
+
+def want(threads):
     """How many threads a step may use, the caller's included."""
-    global wanted
-    wanted = min(threads, MOST_HELPERS + 1) - 1
+    put(&wanted, min(threads, MOST_HELPERS + 1) - 1)
 
 
 def running() -> int:
     """How many helpers have been started."""
-    return helpers
+    return peek(&helpers)
 
 
 def forked():
     """In a forked child no helper lives: forget them; the next large step starts new ones."""
-    global helpers
-    helpers = 0
+    global starting
+    cdef int w
+    for w in range(MOST_HELPERS):
+        bell[w] = NULL                 # (whether it hangs silent is known to the parent's threads alone)
+    starting = False
+    put(&helpers, 0)
     put(&the_claim, 0)
     put(&the_chunks, 0)
     put(&is_busy, 0)

@@ -30,3 +30,5 @@ cdef class Program:
     cdef Node* grow(self, int size, int depth) except NULL
     cdef int graft(self, Program child, int position) except -1
     cdef int split(self, int low, int high, int* free_slot, list at) except -1
+
+cdef double rate(const Node* nodes, double t) noexcept nogil

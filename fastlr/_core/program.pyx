@@ -82,6 +82,13 @@ cdef double evaluate(const Node* nodes, int i, double t) noexcept nogil:
         i = node.right if node.kind == BRANCH and t >= node.h[0] else node.left
 
 
+cdef double rate(const Node* nodes, double t) noexcept nogil:
+    """The rate of update t; NaN if t is negative or NaN, or where a part with end="error" is over."""
+    if nodes == NULL or not t >= 0:
+        return NAN
+    return evaluate(nodes, 0, t if t <= DBL_MAX else DBL_MAX)
+
+
 cdef struct Batch:
     const Node* nodes
     const double* t
@@ -95,7 +102,7 @@ cdef void evaluate_chunk(void* context, Py_ssize_t chunk) noexcept nogil:
     cdef Batch* batch = <Batch*>context
     cdef Py_ssize_t i, end = min((chunk + 1) * CHUNK, batch.size)
     for i in range(chunk * CHUNK, end):
-        batch.y[i] = evaluate(batch.nodes, 0, fmin(batch.t[i], DBL_MAX)) if batch.t[i] >= 0 else NAN
+        batch.y[i] = rate(batch.nodes, batch.t[i])
         if not batch.y[i] <= DBL_MAX:
             batch.refused = True
             return
@@ -108,10 +115,7 @@ cdef class Program:
         free(self.nodes)
 
     cdef double at(self, double t) noexcept nogil:
-        """The rate of update t; NaN if t is negative or NaN, or where a part with end="error" is over."""
-        if self.nodes == NULL or not t >= 0:
-            return NAN
-        return evaluate(self.nodes, 0, t if t <= DBL_MAX else DBL_MAX)
+        return rate(self.nodes, t)
 
     def __call__(self, t):
         cdef double y

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,19 +11,16 @@ from .arrays import as_array, overlaps_itself
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
-@dataclass(eq=False, slots=True)
 class Tensor:
     """One parameter: where it lies, how it is walked, and what differs for it alone."""
 
-    name: str
-    array: Array
-    group: int
-    label: str
-    axes: tuple[int, ...] = ()
-    factor: float = 1.0
-    scale: Array | None = None
-    decays: bool = True
-    state: list[Array] = field(default_factory=list)
+    __slots__ = ("array", "axes", "decays", "factor", "group", "label", "name", "scale", "state")
+
+    def __init__(self, name: str, array: Array, group: int, label: str, axes: tuple[int, ...]) -> None:
+        self.name, self.array, self.group, self.label, self.axes = name, array, group, label, axes
+        self.factor, self.decays = 1.0, True
+        self.scale: Array | None = None
+        self.state: list[Array] = []
 
     def alike(self, fill: float = 0.0) -> Array:
         """A new array like the parameter, laid out in memory in the order in which it is walked."""

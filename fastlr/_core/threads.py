@@ -50,7 +50,7 @@ def set_num_threads(n: int) -> None:
     if isinstance(n, bool) or not hasattr(n, "__index__") or n.__index__() < 1:
         raise ValueError(f"set_num_threads: expected a positive integer, got {n!r}")
     limit = n.__index__()
-    pool.want(limit)
+    pool.want(limit)                   # (takes as many of them as it can)
 
 
 def get_num_threads() -> int:

@@ -31,6 +31,8 @@ cdef struct Span:
     char* p
     char* slot[MOST_SLOTS]
     char* scale            # a learning-rate factor per element, or NULL
+    char* ema              # a running mean of the parameter, or NULL
+    double shrink          # what clipping by norm leaves of this step's gradient: a factor
     Walk* walk             # NULL: contiguous
     Py_ssize_t size
     int instant            # which Instant holds for it
@@ -43,8 +45,9 @@ cdef struct Instant:
     double scale           # multiplies each gradient: 1 / grad_scale, negative to maximize
     double clip            # bounds each scaled gradient to [-clip, clip]
     double couple          # coupled weight decay: added to each gradient, times the parameter
+    double ema             # what a step leaves of the running mean
     double own             # the part of 1 - now.keep that scales with an element's learning-rate factor
-    bint staged            # whether scale, clip or couple do anything
+    bint staged            # whether scale, clip or couple do anything, or a shrink may
 
 cdef struct Piece:
     # Consecutive elements of one tensor.
@@ -54,6 +57,12 @@ cdef struct Piece:
 cdef struct Gradient:
     const char* g          # NULL: this tensor is skipped
     Walk* walk             # NULL: contiguous
+    Walk* measured         # the way in which it is measured: in the order of its elements; NULL: contiguous
+
+cdef struct Sum:
+    # What a piece of a gradient adds up to.
+    double squares         # of its elements, unscaled and clipped
+    double zero            # 0, or NaN if one of them is not finite
 
 cdef struct Job:
     Span* spans
@@ -64,5 +73,6 @@ cdef struct Job:
     Sweep[2] sweep
     int slots
     bint zero_grads
+    Sum* sums              # per piece
 
 ctypedef void (*Run)(void* job, Py_ssize_t chunk) noexcept nogil

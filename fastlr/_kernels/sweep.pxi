@@ -14,26 +14,26 @@ from fastlr.rules cimport (
     real, Rule, Now, NoSlot, TwoSlots, ThreeSlots, at, slots, update,
 )
 from fastlr._kernels.sweep cimport (
-    TILE, MOST_SLOTS, MOST_DIMENSIONS, At, Sweep, Opened, Walk, Span, Instant, Piece, Gradient, Job,
+    TILE, MOST_SLOTS, MOST_DIMENSIONS, At, Sweep, Opened, Walk, Span, Instant, Piece, Gradient, Sum, Job,
 )
 
 cdef extern from *:
     """
     /* Moments that decay towards zero become subnormal, which costs 2 to 100 times as much per element: they are
-       flushed to zero while a kernel runs, and the host's own floating-point mode comes back after it. */
+       flushed to zero while a kernel runs, and the host's own floating-point mode comes back after it. Of that mode
+       nothing is kept inside: threads may differ in it, and the bits must not depend on who takes which chunk. */
     #if defined(__x86_64__) || defined(_M_X64)
     #include <immintrin.h>
     static unsigned int fastlr_enter(void) {
         unsigned int before = _mm_getcsr();
-        _mm_setcsr(before | 0x9fc0);              /* flush to zero, denormals are zero, no exception traps */
+        _mm_setcsr(0x9fc0);                       /* to nearest, flush to zero, denormals are zero, no traps */
         return before;
     }
     static void fastlr_leave(unsigned int before) { _mm_setcsr(before); }
     #elif defined(__aarch64__)
     static unsigned int fastlr_enter(void) {
-        unsigned long before, inside;
+        unsigned long before, inside = 1ul << 24;  /* the same */
         __asm__ __volatile__("mrs %0, fpcr" : "=r"(before));
-        inside = (before | (1ul << 24)) & ~0x9f00ul;
         __asm__ __volatile__("msr fpcr, %0" : : "r"(inside));
         return (unsigned int)before;
     }
@@ -143,19 +143,27 @@ cdef void carry(bits* scratch, char* array, const Walk* w, Py_ssize_t start, Py_
         if k < size:
             offset = next_row(w, index)
 
+cdef inline real clipped(real x, real most) noexcept nogil:
+    x = most if x > most else x
+    return -most if x < -most else x
+
 cdef void before(real* restrict out, const real* restrict g, const real* restrict p, const Instant* now,
-                 Py_ssize_t size) noexcept nogil:
-    """What happens to a gradient before the rule sees it: unscale, clip, coupled decay."""
+                 double shrink, Py_ssize_t size) noexcept nogil:
+    """What happens to a gradient before the rule sees it: unscale, clip by value, clip by norm, coupled decay."""
     cdef Py_ssize_t i
-    cdef real scale = <real>now.scale, clip = <real>now.clip, couple = <real>now.couple, x
+    cdef real scale = <real>now.scale, most = <real>now.clip, couple = <real>now.couple, left = <real>shrink
     for i in range(size):
-        x = g[i] * scale
-        x = clip if x > clip else x
-        x = -clip if x < -clip else x
-        out[i] = x
+        out[i] = clipped(g[i] * scale, most) * left
     if now.couple != 0:
         for i in range(size):
             out[i] = out[i] + couple * p[i]
+
+cdef void average(real* restrict ema, const real* restrict p, double decay, Py_ssize_t size) noexcept nogil:
+    """The running mean of a parameter, after it moved."""
+    cdef Py_ssize_t i
+    cdef real keep = <real>decay, take = <real>(1 - decay)
+    for i in range(size):
+        ema[i] = keep * ema[i] + take * p[i]
 
 cdef void after(real* restrict p, const real* restrict moved, const real* restrict factor, const Instant* now,
                 Py_ssize_t size) noexcept nogil:
@@ -199,7 +207,7 @@ cdef void tiles(const Job* job, const Span* s, const Gradient* gradient, const I
         else:
             g = <const real*>gradient.g + i
         if now.staged:
-            before(scratch_g, g, p, now, n)
+            before(scratch_g, g, p, now, s.shrink, n)
             g = scratch_g
         if s.scale != NULL:
             memset(moved, 0, n * sizeof(real))
@@ -207,6 +215,8 @@ cdef void tiles(const Job* job, const Span* s, const Gradient* gradient, const I
             after(p, moved, <const real*>s.scale + i, now, n)
         else:
             job.sweep[s.wide](now.hyper, &now.now, p, g, slot, n)
+        if s.ema != NULL:
+            average(<real*>s.ema + i, p, now.ema, n)
         if s.walk != NULL:
             if real is float:
                 carry(<uint32_t*>scratch_p, s.p, s.walk, i, n, True)
@@ -233,7 +243,7 @@ cdef void run(void* context, Py_ssize_t chunk) noexcept nogil:
         if gradient.g == NULL:
             continue
         now = &job.instants[s.instant]
-        if s.walk == NULL and gradient.walk == NULL and s.scale == NULL and not now.staged:
+        if s.walk == NULL and gradient.walk == NULL and s.scale == NULL and s.ema == NULL and not now.staged:
             bytes = piece.start * (8 if s.wide else 4)
             for i in range(MOST_SLOTS):
                 slot[i] = s.slot[i] + bytes if i < job.slots else NULL
@@ -249,6 +259,82 @@ cdef void run(void* context, Py_ssize_t chunk) noexcept nogil:
                 memset(<char*>gradient.g + piece.start * bytes, 0, piece.size * bytes)
             else:
                 zero(<char*>gradient.g, gradient.walk, piece.start, piece.size, s.wide)
+    fastlr_leave(mode)
+
+
+# Measuring. Sums are the same for any cut and layout: sixteen lanes of doubles a tile, folded in one order, tiles in
+# order, pieces in order, over the elements as they stand in the array's own order.
+
+cdef enum:
+    LANES = 16
+
+cdef void weigh_tile(const real* restrict g, double* restrict squares, double* restrict zero, const Instant* now,
+                     Py_ssize_t size) noexcept nogil:
+    cdef Py_ssize_t i = 0, j
+    cdef double lane[LANES]
+    cdef double odd[LANES]
+    cdef real scale = <real>now.scale, most = <real>now.clip, x
+    for j in range(LANES):
+        lane[j] = odd[j] = 0
+    while i + LANES <= size:
+        for j in range(LANES):
+            x = g[i + j] * scale
+            odd[j] += <double>(x - x)                  # 0, or NaN from NaN and infinity
+            x = clipped(x, most)
+            lane[j] += <double>x * <double>x
+        i += LANES
+    for j in range(size - i):
+        x = g[i + j] * scale
+        odd[j] += <double>(x - x)
+        x = clipped(x, most)
+        lane[j] += <double>x * <double>x
+    j = LANES // 2
+    while j > 0:
+        for i in range(j):
+            lane[i] += lane[i + j]
+            odd[i] += odd[i + j]
+        j //= 2
+    squares[0] += lane[0]
+    zero[0] += odd[0]
+
+cdef void weigh_piece(Sum* total, const Gradient* gradient, const Instant* now, Py_ssize_t start, Py_ssize_t size,
+                      real* also_typed) noexcept nogil:
+    cdef real[TILE] scratch
+    cdef const real* g
+    cdef Py_ssize_t i = start, n
+    while i < start + size:
+        n = start + size - i
+        if n > TILE:
+            n = TILE
+        g = <const real*>gradient.g + i
+        if gradient.measured != NULL:
+            if real is float:
+                carry(<uint32_t*>scratch, <char*>gradient.g, gradient.measured, i, n, False)
+            else:
+                carry(<uint64_t*>scratch, <char*>gradient.g, gradient.measured, i, n, False)
+            g = scratch
+        weigh_tile(g, &total.squares, &total.zero, now, n)
+        i += n
+
+cdef void weigh(void* context, Py_ssize_t chunk) noexcept nogil:
+    """Measure the gradients of one chunk."""
+    cdef const Job* job = <const Job*>context
+    cdef unsigned int mode = fastlr_enter()
+    cdef Py_ssize_t k
+    cdef const Piece* piece
+    cdef const Span* s
+    for k in range(job.edges[chunk], job.edges[chunk + 1]):
+        piece = &job.pieces[k]
+        s = &job.spans[piece.span]
+        job.sums[k].squares, job.sums[k].zero = 0, 0
+        if job.gradients[piece.span].g == NULL:
+            continue
+        if s.wide:
+            weigh_piece(&job.sums[k], &job.gradients[piece.span], &job.instants[s.instant], piece.start, piece.size,
+                        <double*>NULL)
+        else:
+            weigh_piece(&job.sums[k], &job.gradients[piece.span], &job.instants[s.instant], piece.start, piece.size,
+                        <float*>NULL)
     fastlr_leave(mode)
 
 
@@ -268,3 +354,4 @@ cdef void zero(char* array, const Walk* w, Py_ssize_t start, Py_ssize_t size, bi
 
 
 runner = PyCapsule_New(<void*>&run, "fastlr.run", NULL)
+weigher = PyCapsule_New(<void*>&weigh, "fastlr.run", NULL)

@@ -8,7 +8,9 @@ from .declaration import Hyper, start, within
 class AdaGrad(Optimizer, slots=("s",)):
     r"""Gradients over the root of the sum of all their squares: what moved much moves less.
 
-    .. math:: s \leftarrow s + g^2, \qquad p \leftarrow p - \frac{\eta}{1 + (t - 1) \delta} \frac{g}{\sqrt{s} + \epsilon}
+    .. math::
+        s \leftarrow s + g^2, \quad
+        p \leftarrow p - \frac{\eta}{1 + (t - 1) \delta} \frac{g}{\sqrt{s} + \epsilon}
 
     with `lr_decay` :math:`\delta`, t = 1 at the first update. State `s`, which begins at `initial_accumulator_value`.
     Duchi, Hazan & Singer 2011, https://jmlr.org/papers/v12/duchi11a.html. As ``torch.optim.Adagrad``; optax and Keras

@@ -5,7 +5,7 @@ import copy
 import fnmatch
 from collections.abc import Iterable, Mapping, Sequence
 from math import inf
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
@@ -73,6 +73,17 @@ class Optimizer:
         Gradient buffers of the same structure, bound once: ``opt.step()`` then needs no argument.
     clip_value
         Bounds each (unscaled) gradient element to [-clip_value, clip_value].
+    clip_norm
+        Scales all gradients down together where their Euclidean norm is larger, by clip_norm / (norm + 1e-6), as
+        torch's ``clip_grad_norm_``. Measured in one more read of the gradients; `opt.grad_norm` then has the norm.
+    clip_tensor_norm
+        The same for each tensor by its own norm (Keras' ``clipnorm``), after clip_norm.
+    nonfinite
+        What a step does when a gradient holds NaN or infinity: "propagate" takes it, "skip" leaves parameters, state and
+        t as they are and counts it in `opt.skipped`, "raise" raises FloatingPointError with nothing changed.
+    ema_decay
+        Keep a running mean of the parameters, ``ema <- ema_decay * ema + (1 - ema_decay) * p`` after each step, which
+        begins at the parameters' values; `opt.ema` has it, by name.
     decay
         How ``weight_decay`` works: "coupled" adds ``weight_decay * p`` to the gradient (L2, as in torch's SGD and
         Adam), "decoupled" shrinks p by ``lr * weight_decay`` (as in AdamW), "independent" shrinks p by
@@ -95,6 +106,7 @@ class Optimizer:
     decay_mode: ClassVar[str] = "coupled"
     hypers: ClassVar[dict[str, Bounded]] = {}
     starts: ClassVar[dict[str, Start]] = {}
+    __signature__: ClassVar[Any]
     _rule: ClassVar[Any]
     _fields: ClassVar[tuple[str, ...]]
 
@@ -104,8 +116,9 @@ class Optimizer:
     def __init_subclass__(cls, slots: tuple[str, ...] = (), decay: str = "coupled") -> None:
         cls.slots, cls.decay_mode = slots, decay
         declared = {name: value for base in reversed(cls.__mro__) for name, value in vars(base).items()}
-        cls.hypers = {name: value for name, value in declared.items() if isinstance(value, Bounded)}
         cls.starts = {name: value for name, value in declared.items() if isinstance(value, Start)}
+        cls.hypers = {name: value for name, value in declared.items()
+                      if isinstance(value, Bounded) and name not in cls.starts}
         # (the struct of the same name says which of them are its own, and in which order; `_` fills an empty one)
         cls._rule, fields = door.rule[cls.__name__]({**dict.fromkeys(cls.hypers, 0.0), "_": 0.0})
         cls._fields = tuple(name for name in ("lr", "weight_decay") if name not in fields) + tuple(fields)
@@ -115,6 +128,8 @@ class Optimizer:
         REGISTRY[cls.__name__.lower()] = cls
 
     def __init__(self, params: Any, lr: Hyper | None = None, *, grads: Any = None, clip_value: float | None = None,
+                 clip_norm: float | None = None, clip_tensor_norm: float | None = None,
+                 nonfinite: Literal["propagate", "skip", "raise"] = "propagate", ema_decay: float | None = None,
                  decay: str | None = None, decay_mask: Any = None, lr_scale: Any = None, maximize: bool = False,
                  **hyper: Any) -> None:
         who = type(self).__name__
@@ -122,13 +137,22 @@ class Optimizer:
             hyper["lr"] = lr
         starts = {name: slot.checked(hyper.pop(name, slot.default), who) for name, slot in self.starts.items()}
         self._start = {self.starts[name].slot: float(value) for name, value in starts.items()}  # type: ignore[arg-type]
-        self._defaults = {name: bound.default for name, bound in self.hypers.items()} | self._checked(hyper)
+        defaults: dict[str, Hyper] = {name: bound.default for name, bound in self.hypers.items()}
+        self._defaults = defaults | self._checked(hyper)
         if decay not in (None, "coupled", "decoupled", "independent"):
             raise ValueError(f"{who}: decay must be 'coupled', 'decoupled' or 'independent', got {decay!r}")
         self._decay = decay or self.decay_mode
-        if clip_value is not None and not 0 < clip_value < inf:
-            raise ValueError(f"{who}: clip_value must be positive and finite, got {clip_value}")
-        self._clip_value, self._maximize = clip_value, bool(maximize)
+        bounds = {"clip_value": clip_value, "clip_norm": clip_norm, "clip_tensor_norm": clip_tensor_norm}
+        for name, value in bounds.items():
+            if value is not None and not 0 < value < inf:
+                raise ValueError(f"{who}: {name} must be positive and finite, got {value}")
+        if nonfinite not in ("propagate", "skip", "raise"):
+            raise ValueError(f"{who}: nonfinite must be 'propagate', 'skip' or 'raise', got {nonfinite!r}")
+        if ema_decay is not None and not 0 <= ema_decay < 1:
+            raise ValueError(f"{who}: ema_decay must be in [0, 1), got {ema_decay}")
+        self._options: dict[str, Any] = {name: inf if value is None else float(value) for name, value in bounds.items()}
+        self._options |= {"maximize": bool(maximize), "nonfinite": nonfinite, "ema_decay": float(ema_decay or 0)}
+        self._kept = self.slots if ema_decay is None else (*self.slots, "ema")
         self._decay_mask, self._lr_scale = decay_mask, lr_scale
         self._shapes: list[tuple[str, list[Tensor]]] = []
         self._grouped = isinstance(params, Sequence) and len(params) > 0 and all(is_group(g) for g in params)
@@ -171,18 +195,19 @@ class Optimizer:
         for tensor, decays in zip(tensors, per_tensor(self._decay_mask, tensors, who, "decay_mask"), strict=True):
             tensor.decays = decays is None or bool(decays)
         for tensor in tensors:
-            tensor.state = tensor.state or [tensor.alike(self._start.get(slot, 0.0)) for slot in self.slots]
+            tensor.state = tensor.state or [tensor.walked(tensor.array) if slot == "ema"
+                                            else tensor.alike(self._start.get(slot, 0.0)) for slot in self._kept]
         bounds = [(0.0, inf) if name == "_" else (self.hypers[name].low, self.hypers[name].high)
                   for name in self._fields]
-        plan = Plan(who, self._rule, door.runner, self._fields, bounds, tensors, len(groups), decay=self._decay,
-                    maximize=self._maximize, clip=self._clip_value or inf)
+        plan = Plan(who, self._rule, door, self._fields, bounds, tensors, len(groups), decay=self._decay,
+                    **self._options)
         for group in groups:
             for name, value in group._values.items():
                 plan.assign(group._index, self._fields.index(name), value)
         self._plan, self.groups = plan, tuple(groups)
         self._nested = self._grouped or self._shapes[0][0] != "sequence"     # gradients need arranging
         #: The state of each parameter: ``opt.state[name][slot]``, an array of the parameter's shape.
-        self.state = {tensor.name: dict(zip(self.slots, tensor.state, strict=True)) for tensor in tensors}
+        self.state = {tensor.name: dict(zip(self._kept, tensor.state, strict=True)) for tensor in tensors}
 
     def _checked(self, hyper: Mapping[str, Any]) -> dict[str, Hyper]:
         who = type(self).__name__
@@ -207,14 +232,17 @@ class Optimizer:
         plan, shapes, grouped = self._plan, list(self._shapes), self._grouped
         groups = list(self.groups)
         self._grouped = True
+        plan.begin()                   # (for good, once there is a plan in its place)
         try:
             added = self._bound_group({"params": params, **hyper}, groups, plan.tensors)
             self._adopt([*plan.tensors, *added], groups)
         except BaseException:
             self._shapes, self._grouped = shapes, grouped
+            plan.end()
             raise
         self._relabel()
         self._plan.set_clock(plan.t, plan.missed_steps() + [plan.t] * len(added))
+        self._plan.skipped = plan.skipped
         return self.groups[-1]
 
     def _relabel(self) -> None:
@@ -228,6 +256,23 @@ class Optimizer:
     def t(self) -> int:
         """Updates done."""
         return self._plan.t
+
+    @property
+    def skipped(self) -> int:
+        """Steps that ``nonfinite="skip"`` did not take."""
+        return self._plan.skipped
+
+    @property
+    def grad_norm(self) -> float | None:
+        """The norm of the latest step's gradients, unscaled and clipped by value; None where nothing measured it."""
+        return self._plan.grad_norm
+
+    @property
+    def ema(self) -> dict[str, Any]:
+        """The running mean of each parameter, by name: what `ema_decay` keeps."""
+        if "ema" not in self._kept:
+            raise AttributeError(f"{type(self).__name__}: no running mean is kept; give ema_decay")
+        return {name: slots["ema"] for name, slots in self.state.items()}
 
     def step(self, grads: Any = None, grad_scale: float = 1.0, zero_grads: bool = False) -> None:
         """Update every parameter in place.
@@ -302,10 +347,14 @@ class Optimizer:
         if d["optimizer"] != type(self).__name__:
             raise ValueError(f"{who}: this is the state of {d['optimizer']}, load it into one")
         t = count(d["t"], who, "t")
-        missed = d.get("missed", {})
         names = [tensor.name for tensor in self._plan.tensors]
+        missed = d.get("missed", {})
+        if not isinstance(missed, Mapping) or not set(missed) <= set(names):
+            raise ValueError(f"{who}: missed must map names of parameters to counts, got {missed!r}")
         same_names(names, d["state"], f"{who}: state")
-        ages = [count(missed.get(name, 0), who, f"missed[{name!r}]") for name in names]
+        ages = [count(missed.get(name, 0), who, f"missed[{name!r}]", t) for name in names]
+        if not isinstance(d["groups"], Sequence):
+            raise ValueError(f"{who}: groups must be a sequence, got {d['groups']!r}")
         if len(d["groups"]) != len(self.groups):
             raise ValueError(f"{who}: expected {len(self.groups)} groups, got {len(d['groups'])}")
         values = [self._revived(group, saved, who) for group, saved in zip(self.groups, d["groups"], strict=True)]
@@ -316,15 +365,19 @@ class Optimizer:
                 if new.shape != array.shape or new.dtype != array.dtype:
                     raise ValueError(f"{who}: state[{name!r}][{slot!r}]: expected {array.dtype} {array.shape}, "
                                      f"got {new.dtype} {new.shape}")
-        for name, slots in self.state.items():
-            for slot, array in slots.items():
-                array[...] = d["state"][name][slot]
-        for group, new_values, saved in zip(self.groups, values, d["groups"], strict=True):
-            for name, value in new_values.items():
-                if keeps_state(value):
-                    value.load_state_dict(saved[name]["state"])     # type: ignore[union-attr]
-                self._assign(group, name, value)
-        self._plan.set_clock(t, ages)
+        self._plan.begin()
+        try:
+            for name, slots in self.state.items():
+                for slot, array in slots.items():
+                    array[...] = d["state"][name][slot]
+            for group, new_values, saved in zip(self.groups, values, d["groups"], strict=True):
+                for name, value in new_values.items():
+                    if keeps_state(value):
+                        value.load_state_dict(saved[name]["state"])     # type: ignore[union-attr]
+                    self._assign(group, name, value)
+            self._plan.set_clock(t, ages)
+        finally:
+            self._plan.end()
 
     def _revived(self, group: Group, saved: Mapping[str, Any], who: str) -> dict[str, Hyper]:
         same_names(["params", *self.hypers], saved, f"{who}: groups[{group._index}]")
@@ -369,9 +422,11 @@ class Declared:
         from inspect import Parameter, Signature
 
         written = Signature.from_callable(Optimizer.__init__).parameters
+        defaults = {name: hyper.default for name, hyper in owner.hypers.items()}
+        defaults |= {name: slot.default for name, slot in owner.starts.items()}
         lr = Parameter("lr", Parameter.POSITIONAL_OR_KEYWORD, default=owner.hypers["lr"].default, annotation=Hyper)
-        own = [Parameter(name, Parameter.KEYWORD_ONLY, default=hyper.default, annotation=Hyper)
-               for name, hyper in {**owner.hypers, **owner.starts}.items() if name != "lr"]
+        own = [Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=Hyper)
+               for name, default in defaults.items() if name != "lr"]
         shared = [p for name, p in written.items() if p.kind is Parameter.KEYWORD_ONLY]
         return Signature([written["params"], lr, *own, *shared])
 
@@ -421,10 +476,10 @@ def same_names(expected: Any, given: Any, what: str) -> None:
         raise ValueError(f"{what}: unknown entry {extra[0]!r}{nearest(str(extra[0]), expected)}")
 
 
-def count(value: Any, who: str, what: str) -> int:
-    """A count of steps."""
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**62:
-        raise ValueError(f"{who}: {what} must be a count, got {value!r}")
+def count(value: Any, who: str, what: str, most: int = 2**62 - 1) -> int:
+    """A count of steps, up to `most`."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
+        raise ValueError(f"{who}: {what} must be a count from 0 to {most}, got {value!r}")
     return value
 
 

@@ -48,19 +48,14 @@ class Bounded:
         return number
 
 
-class Start:
+class Start(Bounded):
     """What a slot holds before the first update: a number in [low, high), for the constructor only."""
 
-    __slots__ = ("default", "high", "low", "name", "slot")
+    __slots__ = ("slot",)
 
     def __init__(self, slot: str, default: float, low: float, high: float) -> None:
-        self.slot, self.default, self.low, self.high = slot, default, low, high
-        self.name = ""
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.name = name
-
-    checked = Bounded.checked
+        super().__init__(default, low, high)
+        self.slot = slot
 
 
 def within(default: float, low: float = 0.0, high: float = inf) -> Any:
@@ -75,7 +70,7 @@ def start(slot: str, default: float, low: float = 0.0, high: float = inf) -> Any
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """A hint at the closest known name, or nothing."""
-    import difflib
+    from difflib import get_close_matches
 
-    close = difflib.get_close_matches(name, list(known), n=1)
+    close = get_close_matches(name, list(known), n=1)
     return f"; did you mean {close[0]!r}?" if close else ""

@@ -5,11 +5,11 @@
 (0.0, 0.0005, 0.001)
 """
 from .base import REGISTRY, Schedule, create_schedule, from_dict, list_schedules
-from .composition import *  # noqa: F403
-from .curves import *  # noqa: F403
-from .cycles import *  # noqa: F403
+from .composition import *
+from .curves import *
+from .cycles import *
 from .layers import layerwise
-from .phases import *  # noqa: F403
+from .phases import *
 
 __all__ = [
     "Schedule", "create_schedule", "from_dict", "from_torch", "layerwise", "list_schedules", "parse", *sorted(REGISTRY),

@@ -1,0 +1,1 @@
+"""Benchmarks for asv. Only append: a figure stays comparable while its code, parameters and version stay."""

@@ -1,0 +1,342 @@
+"""fastlr beside its peers, in one run on one machine: python benchmarks/compare.py [--help].
+
+Rounds are interleaved (every peer once, then every peer again), so that a noisy minute hits all of them;
+figures are medians, with the smallest and the largest round. Each sample follows an untimed step of the same
+peer, which brings back its data and lets the threads of the peer before go to sleep. A missing peer is named
+and left out.
+"""
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import peers
+
+import fastlr
+from fastlr._core.dispatch import isa
+
+FASTLR = ("fastlr bound", "fastlr passed")
+CORES = fastlr.get_num_threads()        # what it takes by itself: the usable cores, or FASTLR_NUM_THREADS
+
+
+@dataclass(frozen=True)
+class Bar:
+    """What the project set itself: how many times as fast as another at least, or microseconds at most."""
+
+    text: str
+    ours: str
+    theirs: str = ""
+    least: float = 0.0
+    most: float = 0.0
+
+    def judge(self, medians: dict[str, float]) -> str:
+        if self.ours not in medians or (self.theirs and self.theirs not in medians):
+            return f"bar  {self.text}: not measured"
+        if self.theirs:
+            figure = medians[self.theirs] / medians[self.ours]
+            return judged(self.text, f"{figure:.3g}x", figure >= self.least)
+        figure = medians[self.ours] * 1e6
+        return judged(self.text, f"{figure:.3g} us", figure <= self.most)
+
+
+def judged(text: str, reached: str, met: bool) -> str:
+    return f"bar  {text}: reached {reached} {'(met)' if met else '(MISSED)'}"
+
+
+@dataclass(frozen=True)
+class Workload:
+    """`count` tensors of `shape`; threads = 0 is all cores."""
+
+    name: str
+    count: int
+    shape: tuple[int, ...]
+    threads: int
+    bars: tuple[Bar, ...] = ()
+    roof: bool = False
+
+
+WORKLOADS = (
+    Workload("1x64", 1, (64,), 1, (
+        Bar("one step() of 64 elements, bound, <= 1 us", "fastlr bound", most=1),
+        Bar("one step() of 64 elements, passed, <= 1 us", "fastlr passed", most=1))),
+    Workload("500x64", 500, (64,), 1, (
+        Bar("bound >= 100x torch fused", "fastlr bound", "torch fused", 100),
+        Bar("passed >= 50x torch fused", "fastlr passed", "torch fused", 50))),
+    Workload("500x1024", 500, (1024,), 0),
+    Workload("100x16384", 100, (16384,), 0),
+    Workload("1x200000", 1, (200_000,), 1, (
+        Bar(">= 2x torch fused on one thread", "fastlr bound", "torch fused", 2),
+        Bar(">= 0.95x hand-written C", "fastlr bound", "C restrict", 0.95)), roof=True),
+    Workload("1x40000000", 1, (40_000_000,), 0, (
+        Bar(">= 1x torch fused", "fastlr bound", "torch fused", 1),
+        Bar(">= 0.93 of the roof", "fastlr bound", "roof", 0.93)), roof=True),
+)
+
+
+# Measuring
+
+
+def race(steps: dict[str, Callable[[], object]], rounds: int, sample: float) -> dict[str, list[float]]:
+    """Seconds per call in each round, for each step; a sample takes about `sample` seconds."""
+    calls = {}
+    for name, step in steps.items():
+        for _ in range(3):
+            step()
+        n, took = 1, seconds(step, 1)
+        while took < sample / 4:
+            n *= 4
+            took = seconds(step, n)
+        calls[name] = max(1, round(n * sample / took))
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(rounds):
+        for name, step in steps.items():
+            step()
+            times[name].append(seconds(step, calls[name]) / calls[name])
+    return times
+
+
+def seconds(step: Callable[[], object], calls: int) -> float:
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        start = perf_counter()
+        for _ in range(calls):
+            step()
+        return perf_counter() - start
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def ready(makers: dict[str, Callable[[], Callable[[], object]]]) -> dict[str, Callable[[], object]]:
+    """The steps of those peers that can be made here."""
+    steps = {}
+    for name, make in makers.items():
+        try:
+            steps[name] = make()
+        except ImportError as error:
+            print(f"     {name}: left out, {error.name or error} is not installed")
+        except (OSError, subprocess.CalledProcessError) as error:
+            print(f"     {name}: left out, no C compiler ({error})")
+    return steps
+
+
+def use_threads(threads: int) -> int:
+    threads = threads or CORES
+    fastlr.set_num_threads(threads)
+    try:
+        import torch
+    except ImportError:
+        pass
+    else:
+        torch.set_num_threads(threads)
+    return threads
+
+
+def of(median: float) -> str:
+    for unit, scale in (("s ", 1.0), ("ms", 1e3), ("us", 1e6)):
+        if median * scale >= 1:
+            return f"{median * scale:8.2f} {unit}"
+    return f"{median * 1e9:8.1f} ns"
+
+
+def table(times: dict[str, list[float]], elements: int, traffic: int) -> dict[str, float]:
+    """Print a row per peer; the medians. `traffic` is bytes per element."""
+    medians = {name: statistics.median(rounds) for name, rounds in times.items()}
+    print(f"     {'':14s} {'median':>11s} {'min':>11s} {'max':>11s} {'ns/elem':>9s} {'GB/s':>7s} "
+          f"{'/bound':>8s} {'/passed':>8s}" + ("   of roof" if "roof" in medians else ""))
+    for name, median in medians.items():
+        ratios = [f"{median / medians[own]:7.2f}x" if own in medians else " " * 8 for own in FASTLR]
+        row = [f"{name:14s}", of(median), of(min(times[name])), of(max(times[name])),
+               f"{median / elements * 1e9:9.3f}", f"{traffic * elements / median / 1e9:7.1f}", *ratios]
+        share = f" {100 * medians['roof'] / median:7.1f} %" if "roof" in medians else ""
+        print("    ", *row, share)
+    return medians
+
+
+def measure(work: Workload, rounds: int, sample: float) -> dict[str, Any]:
+    """One workload: every peer."""
+    threads = use_threads(work.threads)
+    elements = work.count * int(np.prod(work.shape))
+    print(f"\n{work.name}: AdamW, float32, {work.count} x {work.shape[0]:,}, threads = {threads}")
+
+    def maker(name: str) -> Callable[[], Callable[[], object]]:
+        return lambda: peers.PEERS[name](peers.numbers(work.count, work.shape, 1),
+                                         peers.numbers(work.count, work.shape, 2), threads)
+
+    steps = ready({name: maker(name) for name in peers.PEERS if name != "roof" or work.roof})
+    times = race(steps, rounds, sample)
+    medians = table(times, elements, 28)
+    for bar in work.bars:
+        print("    ", bar.judge(medians))
+    return {"threads": threads, "elements": elements, "seconds": times,
+            "bars": [bar.judge(medians) for bar in work.bars]}
+
+
+# Every optimizer
+
+
+def torch_variants(rule: str, params: peers.Arrays, grads: peers.Arrays) -> dict[str, Callable[[], object]]:
+    """torch's class of a rule, in each of its variants for the CPU."""
+    import torch
+
+    steps = {}
+    name, keywords = peers.TORCH.get(rule, ("", {}))
+    for variant in ({"fused": True}, {"foreach": True}, {}):
+        try:
+            tensors = peers.torch_params(params, grads)
+            optimizer = getattr(torch.optim, name)(tensors, lr=peers.LR, **keywords, **variant)
+            optimizer.step()
+        except (AttributeError, TypeError, RuntimeError):
+            continue
+        steps["torch " + (next(iter(variant)) if variant else "default")] = optimizer.step
+    return steps
+
+
+def measure_optimizers(pattern: str, rounds: int, sample: float) -> dict[str, Any]:
+    """Each optimizer against torch's class of the same rule, its fastest variant."""
+    results: dict[str, Any] = {}
+    for count, shape, threads in ((500, (8, 8), 1), (1, (2000, 2000), 0)):
+        threads = use_threads(threads)
+        elements = count * shape[0] * shape[1]
+        print(f"\nevery optimizer: float32, {count} x {shape[0] * shape[1]:,}, threads = {threads}")
+        print(" " * 36, f"fastlr {'ns/elem':>9s} {'GB/s':>7s} {'torch':>11s} {'variant':8s} torch / fastlr")
+        for rule in fastlr.list_optimizers(pattern):
+            params, grads = peers.numbers(count, shape, 1), peers.numbers(count, shape, 2)
+            try:
+                opt = fastlr.create_optimizer(rule, params, lr=peers.LR, grads=grads)
+                opt.step()
+            except (TypeError, ValueError) as error:
+                print(f"     {rule:24s} left out, does not step from gradients alone: {error}")
+                continue
+            steps = {"fastlr": opt.step}
+            try:
+                steps |= torch_variants(rule, params, grads)
+            except ImportError:
+                pass
+            times = race(steps, rounds, sample)
+            medians = {name: statistics.median(x) for name, x in times.items()}
+            own = medians.pop("fastlr")
+            best = min(medians, key=medians.__getitem__, default="")
+            rate = 4 * (3 + 2 * len(opt.slots)) * elements / own / 1e9
+            print(f"     {rule:24s} {of(own)} {own / elements * 1e9:9.3f} {rate:7.1f}",
+                  f"{of(medians[best])} {best[6:]:8s} {medians[best] / own:.2f}x" if best else "no class")
+            results[f"{rule} {count}x{elements // count}"] = {"threads": threads, "seconds": times}
+    return results
+
+
+# Schedules and import
+
+
+def measure_schedules(rounds: int, sample: float) -> dict[str, Any]:
+    """One value, a million values; torch's scheduler for one."""
+    print("\nschedules: cosine over a million updates")
+    value = fastlr.schedules.cosine(1e-3, steps=1_000_000)
+    instants = np.arange(1_000_000)
+    steps: dict[str, Callable[[], object]] = {
+        "fastlr s(t)": partial(value, 5000), "fastlr s(1e6)": partial(value, instants)}
+    try:
+        import torch
+
+        warnings.filterwarnings("ignore", "Detected call of")
+        inner = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=1e-3)
+        steps["torch step()"] = torch.optim.lr_scheduler.CosineAnnealingLR(inner, 1_000_000).step
+    except ImportError:
+        print("     torch step(): left out, torch is not installed")
+    times = race(steps, rounds, sample)
+    medians = {name: statistics.median(x) for name, x in times.items()}
+    for name, median in medians.items():
+        print(f"     {name:14s} {of(median)} {of(min(times[name]))} {of(max(times[name]))}")
+    bars = (Bar("one value <= 0.2 us", "fastlr s(t)", most=0.2),
+            Bar("a million values <= 20 ms", "fastlr s(1e6)", most=20_000))
+    for bar in bars:
+        print("    ", bar.judge(medians))
+    return {"seconds": times, "bars": [bar.judge(medians) for bar in bars]}
+
+
+def measure_import(rounds: int) -> dict[str, Any]:
+    """`import fastlr` beside `import numpy`, each in a fresh process."""
+    times: dict[str, list[float]] = {"numpy": [], "fastlr": []}
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": ""}       # an installed package has its bytecode
+    for _ in range(rounds + 1):
+        for name, found in times.items():
+            code = f"from time import perf_counter as now; a = now(); import {name}; print(now() - a)"
+            found.append(float(subprocess.check_output([sys.executable, "-c", code], env=environment)))
+    medians = {name: statistics.median(found[1:]) for name, found in times.items()}   # (the first warms up)
+    more = medians["fastlr"] - medians["numpy"]
+    bar = judged("import fastlr <= NumPy + 30 ms", f"+ {more * 1e3:.1f} ms", more <= 0.03)
+    print(f"\nimport, median and min of {rounds}")
+    for name, median in medians.items():
+        print(f"     {name:14s} {of(median)} {of(min(times[name]))}")
+    print("    ", bar)
+    return {"seconds": times, "bars": [bar]}
+
+
+# The run
+
+
+def header() -> dict[str, Any]:
+    found = {}
+    for package in ("fastlr-core", "numpy", "torch", "jax", "optax"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "missing"
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        cpu = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        cpu = platform.processor() or platform.machine()
+    facts = {"cpu": cpu, "cores": CORES, "load": round(os.getloadavg()[0], 2), "isa": isa,
+             "python": platform.python_version(), **found, "cflags": " ".join(peers.CFLAGS)}
+    print("\n".join(f"{name:12s} {value}" for name, value in facts.items()))
+    print("threads      the same for fastlr, torch and C; jax takes all cores, NumPy one")
+    return facts
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="3 rounds of 10 ms samples, not 11 of 50 ms")
+    parser.add_argument("--rounds", type=int, help="how often each peer is measured")
+    parser.add_argument("--workload", metavar="NAME", help=f"one (or a pattern) of: "
+                        f"{', '.join(w.name for w in WORKLOADS)}, schedules, import, none")
+    parser.add_argument("--optimizers", metavar="PATTERN", nargs="?", const="*",
+                        help="also every optimizer (or those of a pattern) beside torch's")
+    parser.add_argument("--json", metavar="FILE", help="write every round's figure")
+    chosen = parser.parse_args()
+    rounds = chosen.rounds or (3 if chosen.quick else 11)
+    sample = 0.01 if chosen.quick else 0.05
+    wanted = chosen.workload or "*"
+    results: dict[str, Any] = {"machine": header(), "workloads": {}}
+    found = results["workloads"]
+    for work in WORKLOADS:
+        if fnmatch(work.name, wanted):
+            found[work.name] = measure(work, rounds, sample)
+    if fnmatch("schedules", wanted):
+        found["schedules"] = measure_schedules(rounds, sample)
+    if fnmatch("import", wanted):
+        found["import"] = measure_import(3 if chosen.quick else 15)
+    if chosen.optimizers:
+        found |= measure_optimizers(chosen.optimizers, rounds, sample)
+    if chosen.json:
+        Path(chosen.json).write_text(json.dumps(results, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""Which torch optimizer is which of fastlr's: the one table, for live comparison and frozen trajectories."""
+from dataclasses import dataclass, field
+
+import torch
+from registry import everything_changed, full, other_value
+
+import fastlr
+
+
+@dataclass(frozen=True)
+class Twin:
+    """A class of torch with the keywords that make it what a class of fastlr is with those keywords."""
+
+    theirs: type
+    ours: type
+    switches: dict = field(default_factory=dict)      # of theirs
+    keywords: dict = field(default_factory=dict)      # of ours
+
+    @property
+    def name(self):
+        theirs = ",".join([self.theirs.__name__, *self.switches])
+        return f"{theirs}-{','.join([self.ours.__name__, *self.keywords.values()])}"
+
+    @property
+    def fused(self):
+        """Whether torch has this one as a fused CPU kernel."""
+        return self.theirs in (torch.optim.SGD, torch.optim.Adagrad, torch.optim.Adam, torch.optim.AdamW)
+
+    def spoken(self, hyper):
+        """Hyper-parameters of ours, in torch's words."""
+        given = dict(hyper)
+        if "beta1" in given:
+            given["betas"] = [given.pop("beta1"), given.pop("beta2")]
+        return given
+
+    def torch(self, params, hyper, **more):
+        """Theirs, with all hyper-parameters given; `hyper` in our words."""
+        hyper = {name: start.default for name, start in self.ours.starts.items()} | full(self.ours, hyper)
+        return self.theirs(params, **self.switches, **self.spoken(hyper), **more)
+
+    def fastlr(self, params, hyper, **more):
+        """Ours; `hyper` as changed from our defaults."""
+        return self.ours(params, **self.keywords, **hyper, **more)
+
+
+TWINS = (
+    Twin(torch.optim.SGD, fastlr.SGD),
+    Twin(torch.optim.SGD, fastlr.Momentum),
+    Twin(torch.optim.SGD, fastlr.Nesterov, {"nesterov": True}),
+    Twin(torch.optim.Adagrad, fastlr.AdaGrad),
+    Twin(torch.optim.Adadelta, fastlr.AdaDelta),
+    Twin(torch.optim.RMSprop, fastlr.RMSprop),
+    Twin(torch.optim.RMSprop, fastlr.RMSpropCentered, {"centered": True}),
+    Twin(torch.optim.RMSprop, fastlr.RMSpropMomentum),
+    Twin(torch.optim.RMSprop, fastlr.RMSpropCenteredMomentum, {"centered": True}),
+    Twin(torch.optim.Adam, fastlr.Adam),
+    Twin(torch.optim.Adam, fastlr.Adam, {"decoupled_weight_decay": True}, {"decay": "decoupled"}),
+    Twin(torch.optim.Adam, fastlr.AdamW, {}, {"decay": "coupled"}),
+    Twin(torch.optim.Adam, fastlr.AMSGrad, {"amsgrad": True}),
+    Twin(torch.optim.AdamW, fastlr.AdamW),
+    Twin(torch.optim.AdamW, fastlr.AMSGrad, {"amsgrad": True}, {"decay": "decoupled"}),
+)
+
+# Of fastlr's registry, what torch does not have, and why.
+TORCH_HAS_NO: dict[str, str] = {}
+
+# Each of ours as it is without keywords.
+PLAIN = tuple(twin for twin in TWINS if not twin.keywords)
+
+# What state is called there and here.
+SLOTS = {
+    "momentum_buffer": "m", "sum": "s", "square_avg": "v", "acc_delta": "u", "grad_avg": "a",
+    "exp_avg": "m", "exp_avg_sq": "v", "max_exp_avg_sq": "vmax",
+}
+
+
+# Hyper-parameters that cannot be compared at 0, and why.
+NEVER_OFF = {
+    ("Nesterov", "momentum"): "torch refuses it",
+    ("RMSpropCentered", "alpha"): "a variance of one gradient is 0, and its rounding error in torch",
+    ("RMSpropCenteredMomentum", "alpha"): "the same",
+}
+
+
+def variants(cls):
+    """(what, hyper-parameters, maximize): as declared; each alone changed, and off; all at once; upwards."""
+    yield "as declared", {}, False
+    for name, bound in (cls.hypers | cls.starts).items():
+        yield name, {name: other_value(bound)}, False
+        if bound.default and bound.low == 0 and (cls.__name__, name) not in NEVER_OFF:
+            # (coupled decay would feed p's rounding error into a rule that now divides by one gradient alone)
+            yield f"{name}=0", {"weight_decay": 0.0, name: 0.0}, False
+    yield "everything", everything_changed(cls), False
+    yield "maximize", {}, True
+    yield "everything-maximize", everything_changed(cls), True
