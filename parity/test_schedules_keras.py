@@ -8,7 +8,8 @@ from fastlr import Plateau, schedules as s  # noqa: E402, I001
 from fastlr.schedules.base import REGISTRY  # noqa: E402
 from fastlr.schedules.gallery import EXAMPLES  # noqa: E402
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")     # of its torch backend, with NumPy 2
+# of its torch backend: with NumPy 2, and at a first gradient
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 EDGES = [0, 1, 2, 5, 9, 10, 11, 29, 30, 31, 59, 60, 61, 99, 100, 1000]
 peers = keras.optimizers.schedules
 

@@ -167,11 +167,11 @@ class TestNoise:
 class TestLRBench:
     """All 34 policies of Wu et al. 2019 as their formulas are printed, each by the expression that stands for it."""
 
-    k0, k1, gamma, l, p = 0.1, 0.9, 0.97, 7, 1.5
+    k0, k1, gamma, n, p = 0.1, 0.9, 0.97, 7, 1.5
     t = np.arange(40)
 
     def printed(self):
-        k0, k1, g, n, t, pi = self.k0, self.k1, self.gamma, self.l, self.t, np.pi
+        k0, k1, g, n, t, pi = self.k0, self.k1, self.gamma, self.n, self.t, np.pi
         tri = lambda x: 2 / pi * abs(np.arcsin(np.sin(pi * x / (2 * n))))  # noqa: E731
         sin = lambda x: abs(np.sin(pi * x / (2 * n)))  # noqa: E731
         cos = lambda x: (1 + np.cos(pi * x / n)) / 2  # noqa: E731
@@ -200,7 +200,7 @@ class TestLRBench:
         yield "SIG", k0 / (1 + np.exp(-g * (t - n)))
 
     def ours(self):
-        k0, k1, g, n = self.k0, self.k1, self.gamma, self.l
+        k0, k1, g, n = self.k0, self.k1, self.gamma, self.n
         higher = k0 + (k1 - k0) / g**n
         yield from {
             "TRI": s.triangular(k0, k1, n), "TRI2": s.triangular2(k0, k1, n), "TRIEXP": s.triangular_exp(k0, k1, n, g),
@@ -229,7 +229,7 @@ class TestLRBench:
         for name, want in printed.items():
             got = ours[name](self.t)
             # (the saws give k0 at the jumps themselves, where ours begin anew)
-            where = self.t % self.l != 0 if "RSW" in name else slice(None)
+            where = self.t % self.n != 0 if "RSW" in name else slice(None)
             assert got[where] == pytest.approx(want[where], rel=1e-12), name
 
 

@@ -129,6 +129,17 @@ def test_an_optimizer_resumes_exactly(kind):
     assert p.tobytes() == q.tobytes() and fresh.scale == plateau.scale < 1
 
 
+def test_a_checkpoint_keeps_it(tmp_path):
+    p, plateau = np.ones(3), plateau_of("plateau")
+    opt = fastlr.AdamW([p], lr=plateau)
+    trained(opt, plateau, LOSSES, p)
+    fastlr.save(tmp_path / "it", opt)
+    q, fresh = np.ones(3), plateau_of("plateau")
+    again = fastlr.AdamW([q], lr=fresh)
+    fastlr.load(tmp_path / "it", again)
+    assert fresh.state_dict() == plateau.state_dict() and fresh.scale < 1 and p.tobytes() == q.tobytes()
+
+
 def test_loading_what_does_not_fit_changes_nothing():
     p, plateau = np.ones(2), plateau_of("schedule")
     opt = fastlr.SGD([p], lr=plateau)

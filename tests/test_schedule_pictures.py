@@ -153,7 +153,7 @@ class TestSvg:
 
 class TestGallery:
     def test_every_schedule_is_in_it(self):
-        assert list(sorted(gallery.SHOWN)) == sorted(REGISTRY)
+        assert sorted(gallery.SHOWN) == sorted(REGISTRY)
         titles = re.findall(r'font-weight="600" fill="#1f2328">([^<]+)<', GALLERY.read_text())
         assert titles[1:] == list(gallery.SHOWN)
         for name, (schedule, _) in gallery.EXAMPLES.items():
@@ -271,3 +271,9 @@ def test_other_frameworks_are_imported_when_they_are_asked_for():
     assert schedules.from_torch.__name__ == "from_torch" and schedules.parse is parse
     with pytest.raises(AttributeError, match="has no attribute 'cosin'"):
         _ = schedules.cosin
+
+
+def test_the_benchmark_names_every_schedule():
+    path = Path(__file__).parent.parent / "benchmarks" / "benchmarks" / "bench_every_schedule.py"
+    named = re.search(r"params = \[(.*?)\]", path.read_text(), re.DOTALL).group(1)
+    assert re.findall(r'"(\w+)"', named) == sorted(REGISTRY)

@@ -375,6 +375,27 @@ class TestArrays:
         got = constant(1.0)(t)
         assert t.tolist() == [0, 1, 2, 3, 4] and not np.shares_memory(got, t)
 
+    @pytest.mark.parametrize("threads", [1, 2, 5])
+    def test_long_arrays_are_shared_out_and_give_the_same_bits(self, threads):
+        import fastlr
+
+        fastlr.set_num_threads(threads)
+        for name, schedule in EXAMPLES.items():
+            t = np.arange(70_001) % 97
+            once = schedule(np.arange(97.0))
+            assert bits(schedule(t)) == bits(once[t]), name
+
+    @pytest.mark.parametrize("threads", [1, 3])
+    @pytest.mark.parametrize("where", [[0], [16_383], [16_384], [99_999], [60_000, 20_000, 99_999]])
+    def test_the_first_refusal_of_a_long_array_is_the_one_that_is_told(self, where, threads):
+        import fastlr
+
+        fastlr.set_num_threads(threads)
+        t = np.arange(100_000.0)
+        t[where] = -5
+        with pytest.raises(ValueError, match=rf"^cosine: t must be >= 0, got -5.0 at t\[{min(where)}\]$"):
+            s(t)
+
     def test_threads_may_share_one(self):
         t, results = np.arange(100_000.0), [None] * 4
         def work(i):

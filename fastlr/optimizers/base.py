@@ -393,7 +393,8 @@ class Optimizer:
                     raise ValueError(f"{who}: {name} was a function ({saved[name]['callable']}), which is not saved; "
                                      f"set opt.{name} to it before loading")
                 if keeps_state(value):
-                    copy.deepcopy(value).load_state_dict(saved[name]["state"])       # refuses before anything changes
+                    stateful: Any = copy.deepcopy(value)
+                    stateful.load_state_dict(saved[name]["state"])       # refuses before anything changes
             elif isinstance(value, Mapping):
                 value = from_dict(value)
             values[name] = bound.checked(value, type(self).__name__)
@@ -483,7 +484,7 @@ def count(value: Any, who: str, what: str, most: int = 2**62 - 1) -> int:
     return value
 
 
-def spelled(value: Hyper) -> Any:
+def spelled(value: Any) -> Any:
     """A hyper-parameter as plain data."""
     if isinstance(value, Schedule):
         return value.to_dict()
@@ -493,7 +494,7 @@ def spelled(value: Hyper) -> Any:
     return described | {"state": value.state_dict()} if keeps_state(value) else described
 
 
-def keeps_state(value: Hyper) -> bool:
+def keeps_state(value: Any) -> bool:
     """Whether this is a callable that remembers something between its calls, as a Plateau does, and can save it."""
     return callable(value) and hasattr(value, "state_dict") and hasattr(value, "load_state_dict")
 

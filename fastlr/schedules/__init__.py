@@ -11,9 +11,8 @@ from .cycles import *
 from .layers import layerwise
 from .phases import *
 
-__all__ = [
-    "Schedule", "create_schedule", "from_dict", "from_torch", "layerwise", "list_schedules", "parse", *sorted(REGISTRY),
-]
+__all__ = ["Schedule", "create_schedule", "from_dict", "layerwise", "list_schedules", *sorted(REGISTRY)]
+__all__ += ["from_torch", "parse"]     # noqa: F405  (below: what they need is imported when they are asked for)
 
 
 def __getattr__(name: str) -> object:

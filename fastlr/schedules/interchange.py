@@ -28,7 +28,7 @@ def to_torch(schedule: Schedule, optimizer: Optimizer, last_epoch: int = -1) -> 
     """
     from torch.optim.lr_scheduler import LRScheduler
 
-    class Scheduled(LRScheduler):
+    class Scheduled(LRScheduler):  # type: ignore[misc, unused-ignore]
         def __init__(self) -> None:
             for group in optimizer.param_groups:
                 group.setdefault("initial_lr", group["lr"])
@@ -86,7 +86,7 @@ def keras_class(keras: Any, made: dict[str, Any] = {}) -> Any:  # noqa: B006  (w
     if "class" not in made:
 
         @keras.saving.register_keras_serializable(package="fastlr")
-        class Scheduled(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]
+        class Scheduled(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc, unused-ignore]
             def __init__(self, schedule: dict[str, Any]) -> None:
                 super().__init__()
                 self.schedule = from_dict(schedule)
@@ -166,7 +166,7 @@ def _cyclic(s: Any, g: int) -> Schedule:
 
 def _one_cycle(s: Any, g: int) -> Schedule:
     group, first = s.optimizer.param_groups[g], s._schedule_phases[0]["end_step"]
-    shape = "cosine" if s._anneal_func_type == "cos" else "linear"
+    shape: Any = "cosine" if s._anneal_func_type == "cos" else "linear"
     return one_cycle(
         group["max_lr"], s.total_steps, pct_start=(first + 1) / s.total_steps, shape=shape,
         div_factor=group["max_lr"] / group["initial_lr"], final_div_factor=group["initial_lr"] / group["min_lr"],
@@ -196,7 +196,7 @@ def _chained(s: Any, g: int) -> Schedule:
         if name in OVERWRITING:                    # it does not look at the rate it finds
             base, factors = 1.0, [schedule]
             continue
-        if name == "CosineAnnealingLR" and part.eta_min != 0 or name in ("SequentialLR", "SWALR"):
+        if (name == "CosineAnnealingLR" and part.eta_min != 0) or name in ("SequentialLR", "SWALR"):
             raise TypeError(f"from_torch: {name} in a ChainedScheduler depends on what the others did: "
                             "multiply schedules instead, `s * r`")
         base = _base(part, g)

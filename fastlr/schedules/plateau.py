@@ -124,7 +124,7 @@ class Plateau:
     def _improved(self, metric: float) -> bool:
         if self.best is None or not isfinite(metric):
             return isfinite(metric)
-        margin = self.threshold * (abs(self.best) if self.threshold_mode == "relative" else 1.0)
+        margin: float = self.threshold * (abs(self.best) if self.threshold_mode == "relative" else 1.0)
         return metric < self.best - margin if self.mode == "min" else metric > self.best + margin
 
     def state_dict(self) -> dict[str, Any]:
@@ -146,7 +146,7 @@ class Plateau:
         for name, low in (("scale", 0.0), ("bad", 0), ("cooling", 0)):
             if isinstance(d[name], bool) or not isinstance(d[name], type(low) | int) or not low <= d[name] < inf:
                 raise ValueError(f"{who}: {name} must be a finite number >= 0, got {d[name]!r}")
-        if not (d["best"] is None or isinstance(d["best"], float | int) and isfinite(d["best"])):
+        if not (d["best"] is None or (isinstance(d["best"], float | int) and isfinite(d["best"]))):
             raise ValueError(f"{who}: best must be a finite number or None, got {d['best']!r}")
         saved = d["schedule"]
         if isinstance(saved, Mapping) and "name" in saved:

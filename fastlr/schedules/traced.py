@@ -1,4 +1,4 @@
-"""The formulas of curves.pxd once more, for frameworks that trace: the same expressions over `jax.numpy` or `keras.ops`.
+"""The formulas of curves.pxd once more, for frameworks that trace: the same expressions in `jax.numpy` or `keras.ops`.
 
 A curve is a function of (xp, t, its numbers), xp being the module that computes; what may enter here: no branch on t.
 A traced schedule differs from the compiled one by the roundings of its number type: in float32 the time itself has 24
