@@ -119,6 +119,7 @@ class TestKDecay:
     def test_as_printed(self):
         t = np.arange(100)
         assert s.linear(1.0, 100).k_decay(100, 2.0)(t) == pytest.approx(1 - t**2 / 100**2, rel=1e-13)
+        assert 0 <= s.saw(1.0, 10).k_decay(10, 3)(1e300) <= 1              # whose time is no double
         assert (s.cosine(1.0, 64).k_decay(64, 1)(t) == s.cosine(1.0, 64)(t)).all()
 
 

@@ -150,6 +150,20 @@ def test_loading_what_does_not_fit_changes_nothing():
     with pytest.raises(ValueError, match=r"Plateau.load_state_dict: scale must be a finite number >= 0, got -1"):
         opt.load_state_dict(saved)
     assert plateau.state_dict() == before and opt.t == 1
+    other = opt.state_dict()
+    other["groups"][0]["lr"]["state"]["scale"] = 0.25          # this would do; what comes after it does not
+    other["state"] = {"1": {}}
+    with pytest.raises(ValueError, match=r"state: no entry '0'|state: unknown entry"):
+        opt.load_state_dict(other)
+    assert plateau.state_dict() == before
+    momentum = fastlr.Momentum([p], lr=plateau)
+    other = momentum.state_dict()
+    other["groups"][0]["lr"]["state"]["scale"] = 0.25
+    slot = next(iter(other["state"]["0"]))
+    other["state"]["0"][slot] = np.zeros(7)
+    with pytest.raises(ValueError, match=r"expected float64 \(2,\), got float64 \(7,\)"):
+        momentum.load_state_dict(other)
+    assert plateau.state_dict() == before
     for lr in (0.1, schedules.constant(0.1), lambda t: 0.1):
         with pytest.raises(ValueError, match=r"lr was a function \(Plateau\), which is not saved; set opt.lr to it"):
             fastlr.SGD([p], lr=lr).load_state_dict(opt.state_dict())
