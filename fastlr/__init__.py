@@ -8,9 +8,11 @@ from .checkpoint import save as save
 from .configuration import get_include as get_include
 from .configuration import show_config as show_config
 from .optimizers import *
+from .schedules.plateau import Plateau as Plateau
 
 from . import kernels as kernels  # isort: skip  (it makes a function of every optimizer's rule)
 from ._core.capi import _C_API as _C_API  # isort: skip  (the table of include/fastlr/fastlr.h, which has those rules)
+
 
 def __getattr__(name: str) -> str:
     if name == "__version__":

@@ -1,4 +1,4 @@
-"""The command line: `fastlr study`, `fastlr info`, `fastlr inspect`.
+"""The command line: `fastlr study`, `fastlr plot`, `fastlr info`, `fastlr inspect`.
 
 Exit status: 0 done; 1 something that the command needs is not installed; 2 a wrong argument, told in one
 line on stderr; 130 interrupted. With `--json`, stdout holds one JSON document and nothing else.
@@ -75,6 +75,11 @@ def build_parser() -> argparse.ArgumentParser:
     options.add_argument("--optimizer", metavar="NAME", help="one of fastlr.list_optimizers(); default: sgd")
     options.add_argument("--quick", action="store_true", help="two networks, one seed, 20 epochs")
 
+    options = add(plot, "Draw a schedule: as text, or to an SVG or PNG file.")
+    options.add_argument("expression", metavar="EXPR", help='like "cosine(1e-3, steps=1000).warmup(50)"')
+    options.add_argument("--steps", type=at_least_one, metavar="N", help="updates shown; default: as many as it takes")
+    options.add_argument("--out", type=Path, metavar="FILE", help="write FILE, .svg or .png (that needs matplotlib)")
+
     add(info, "Show versions, instruction set, threads, and who installed the import name.")
 
     options = add(inspect, "Show what a checkpoint holds, without loading it.")
@@ -87,6 +92,52 @@ def at_least_one(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number from 1 up, got {text!r}")
     return int(text)
+
+
+def plot(arguments: argparse.Namespace) -> int:
+    """Draw a schedule that is given as an expression."""
+    from .schedules.expression import parse
+    from .schedules.picture import horizon, sampled, short, svg
+
+    out: Path | None = arguments.out
+    if out is not None and out.suffix.lower() not in (".svg", ".png"):
+        raise Refusal(f"fastlr plot: --out must end in .svg or .png, got {str(out)!r}", 2)
+    try:
+        schedule = parse(arguments.expression)
+    except ValueError as error:
+        raise Refusal(f"fastlr plot: {error}", 2) from error
+    n = min(arguments.steps or horizon(schedule), 2**53)
+    t, rates = sampled(schedule, n)
+    try:
+        if out is not None and out.suffix.lower() == ".svg":
+            out.write_text(svg(schedule, n, 720, 300, arguments.expression), encoding="utf-8")
+        elif out is not None:
+            try:
+                from matplotlib.figure import Figure
+            except ImportError as error:
+                raise Refusal(f"fastlr plot: {error}; a .svg file needs no matplotlib", 1) from error
+            figure = Figure(figsize=(7.2, 3), layout="constrained")
+            axes = figure.add_subplot(xlabel="update", ylabel="rate", title=arguments.expression)
+            axes.plot(t, rates)
+            figure.savefig(out, dpi=150)
+    except OSError as error:
+        raise Refusal(f"fastlr plot: {error}", 2) from error
+    if arguments.json:
+        print_json({"schedule": schedule.to_dict(), "steps": n, "t": t.tolist(), "rates": rates.tolist()})
+    elif out is None:
+        print(schedule)
+        for row in blocks(rates):
+            print(f"  {row}")
+        print(f"  0 to {n - 1} updates; first {short(rates[0])}, highest {short(rates.max())}, last {short(rates[-1])}")
+    return 0
+
+
+def blocks(rates: Any, width: int = 72, height: int = 8) -> list[str]:
+    """Rates as rows of text, from the top down, an eighth of a character fine."""
+    columns = [rates[k * len(rates) // min(width, len(rates))] for k in range(min(width, len(rates)))]
+    eighths = [round(8 * height * float(rate) / (float(rates.max()) or 1)) for rate in columns]
+    return ["".join(" ▁▂▃▄▅▆▇█"[min(max(level - 8 * row, 0), 8)] for level in eighths).rstrip()
+            for row in reversed(range(height))]
 
 
 def study(arguments: argparse.Namespace) -> int:

@@ -6,7 +6,7 @@ A curve is a struct of doubles and a function of the same name that gives the ra
 the rate must then be a number for every such `t`, however large. Sums are of terms of one sign, so
 that a rate is good to its last digits even where it has nearly vanished.
 """
-from libc.math cimport exp, floor, fma, fmin, log1p, pow, sin
+from libc.math cimport ceil, exp, expm1, floor, fma, fmax, fmin, fmod, ldexp, log as ln, log1p, pow, sin, sqrt
 
 # constant
 
@@ -65,6 +65,53 @@ cdef inline double inverse_time(InverseTime h, double t) noexcept nogil:
     return h.lr / (1 + h.decay * (floor(p) if h.staircase else p))
 
 
+# inverse_sqrt: lr / sqrt(1 + t / timescale)
+
+cdef struct InverseSqrt:
+    double lr, timescale
+
+cdef inline double inverse_sqrt(InverseSqrt h, double t) noexcept nogil:
+    return h.lr / sqrt(1 + t / h.timescale)
+
+
+# inverse_power: lr * (1 + decay * t)**-power -- Caffe "inv"
+
+cdef struct InversePower:
+    double lr, decay, power
+
+cdef inline double inverse_power(InversePower h, double t) noexcept nogil:
+    # pow magnifies the rounding of its base `power` times: fma and the sum's remainder give it back
+    cdef double x = h.decay * t, b = 1 + x, lost
+    if not b < 1e300:
+        return h.lr * pow(1e-300, h.power) * pow(1e-300 * h.decay * t, -h.power)
+    lost = (1 - (b - x)) + (x - (b - (b - x))) + fma(h.decay, t, -x)
+    return h.lr * pow(b, -h.power) * (1 - h.power * (lost / b))
+
+
+# noam: factor / sqrt(d_model) * min(n**-0.5, n * warmup_steps**-1.5), n = t + 1 -- arXiv:1706.03762
+
+cdef struct Noam:
+    double d_model, warmup_steps, factor
+
+cdef inline double noam(Noam h, double t) noexcept nogil:
+    cdef double n = t + 1
+    if n < h.warmup_steps:
+        return h.factor * (n / h.warmup_steps) / (sqrt(h.d_model) * sqrt(h.warmup_steps))
+    return h.factor / (sqrt(h.d_model) * sqrt(n))
+
+
+# sigmoid: lr / (1 + exp(-slope * (t - middle)))
+
+cdef struct Sigmoid:
+    double lr, slope, middle
+
+cdef inline double sigmoid(Sigmoid h, double t) noexcept nogil:
+    cdef double x = h.slope * (h.middle - t)
+    if x > 700:                            # before the exponential overflows
+        return h.lr * exp(-x) if x < 800 else 0
+    return h.lr / (1 + exp(x))
+
+
 # linear: from lr at 0 to final at steps
 
 cdef struct Linear:
@@ -84,6 +131,8 @@ cdef struct LogLinear:
 cdef inline double log_linear(LogLinear h, double t) noexcept nogil:
     if t >= h.steps:
         return h.final
+    if 1e-290 < h.lr < 1e290 and 1e-290 < h.final < 1e290 and 1e-290 < h.final / h.lr < 1e290:
+        return h.lr * pow(h.final / h.lr, t / h.steps)
     return pow(h.lr, (h.steps - t) / h.steps) * pow(h.final, t / h.steps)
 
 
@@ -106,6 +155,189 @@ cdef inline double cosine(Cosine h, double t) noexcept nogil:
         return h.lr * (1 - w) + h.final * w
     w = half_sine_squared((h.steps - t) / h.steps)
     return h.lr * w + h.final * (1 - w)
+
+
+# polynomial: final + (lr - final) * (1 - t / steps)**power; with cycle, of the multiple of steps >= t
+
+cdef struct Polynomial:
+    double lr, steps, power, final, cycle
+
+cdef inline double polynomial(Polynomial h, double t) noexcept nogil:
+    cdef double n = h.steps, w
+    if t >= n:
+        if not h.cycle:
+            return h.final
+        n *= ceil(t / n)
+        if not t < n <= 1e300:             # at the end of a cycle; or where doubles end
+            return h.final
+    w = pow((n - t) / n, h.power)
+    if h.final == 0:
+        return h.lr * w
+    # (1 - w cancels where w is almost 1, which nobody sees unless the curve rises)
+    return h.lr * w + h.final * (1 - w if w < 0.5 or h.final <= h.lr else -expm1(h.power * log1p(-t / n)))
+
+
+# one_minus_sqrt: lr at 0 to final at steps as 1 - sqrt(p) = (1 - p) / (1 + sqrt(p))
+
+cdef struct OneMinusSqrt:
+    double lr, steps, final
+
+cdef inline double one_minus_sqrt(OneMinusSqrt h, double t) noexcept nogil:
+    cdef double root
+    if t >= h.steps:
+        return h.final
+    root = sqrt(t / h.steps)
+    return h.lr * ((h.steps - t) / h.steps / (1 + root)) + h.final * root
+
+
+# one_minus_square: ... as 1 - p**2 = (1 - p) * (1 + p)
+
+cdef struct OneMinusSquare:
+    double lr, steps, final
+
+cdef inline double one_minus_square(OneMinusSquare h, double t) noexcept nogil:
+    cdef double p = t / h.steps
+    if t >= h.steps:
+        return h.final
+    return h.lr * ((h.steps - t) / h.steps * (1 + p)) + h.final * (p * p)
+
+
+# rex: ... as (1 - p) / (1 - p / 2) -- Chen et al. 2021, arXiv:2107.04197
+
+cdef struct Rex:
+    double lr, steps, final
+
+cdef inline double rex(Rex h, double t) noexcept nogil:
+    cdef double d = h.steps - t / 2
+    if t >= h.steps:
+        return h.final
+    return h.lr * ((h.steps - t) / d) + h.final * (t / 2 / d)
+
+
+# tanh: ... as (1 - tanh(x)) / 2 = 1 / (1 + exp(2 x)), x from lower at 0 to upper at steps -- arXiv:1806.01593
+
+cdef struct Tanh:
+    double lr, steps, final, lower, upper
+
+cdef inline double logistic(double x) noexcept nogil:
+    return 1 / (1 + exp(x)) if x < 700 else exp(-x) if x < 800 else 0
+
+cdef inline double tanh(Tanh h, double t) noexcept nogil:
+    cdef double x
+    if t >= h.steps:
+        return h.final
+    x = 2 * (h.lower * ((h.steps - t) / h.steps) + h.upper * (t / h.steps))
+    return h.lr * logistic(x) + h.final * logistic(-x)
+
+
+# Cycles: a shape between 0 and 1 that repeats, an amplitude that may shrink with each cycle or each update.
+
+cdef inline double amplitude(double per_cycle, double cycle, double per_update, double t) noexcept nogil:
+    cdef double a = 1
+    if per_cycle == 0.5:
+        a = ldexp(1, <int>fmax(-cycle, -1100))     # a fifth of the time of pow
+    elif per_cycle != 1:
+        a = pow(per_cycle, cycle)
+    return a if per_update == 1 else a * pow(per_update, t)
+
+cdef inline double between(double low, double high, double w) noexcept nogil:
+    return low * (1 - w) + high * w        # not low + (high - low) * w, which can fall below both
+
+
+cdef inline double turn(double t, double period, double* cycle) noexcept nogil:
+    # fmod and the quotient's floor, the two always of the same mind; fma makes the difference exact
+    cdef double x
+    cycle[0] = floor(t / period)
+    if cycle[0] > 1e15:
+        return fmod(t, period)
+    x = fma(-cycle[0], period, t)
+    if x < 0:                              # the division was rounded up to a whole number
+        cycle[0] -= 1
+        x += period
+    return x
+
+
+# triangular -- Smith 2017, arXiv:1506.01186
+
+cdef struct Triangular:
+    double lr, peak, up, down, amplitude_factor, update_factor
+
+cdef inline double triangular(Triangular h, double t) noexcept nogil:
+    cdef double cycle, period = h.up + h.down, x = turn(t, period, &cycle)
+    cdef double w = x / h.up if x <= h.up else (period - x) / h.down
+    return between(h.lr, h.peak, w * amplitude(h.amplitude_factor, cycle, h.update_factor, t))
+
+
+# sine: the absolute value of a sine, `steps` updates up and as many down
+
+cdef struct Sine:
+    double lr, peak, steps, amplitude_factor, update_factor
+
+cdef inline double sine(Sine h, double t) noexcept nogil:
+    cdef double cycle, period = 2 * h.steps, x = turn(t, period, &cycle)
+    cdef double w = sin(1.5707963267948966 * ((x if x <= h.steps else period - x) / h.steps))
+    return between(h.lr, h.peak, w * amplitude(h.amplitude_factor, cycle, h.update_factor, t))
+
+
+# cosine_wave: (1 - cos(pi t / steps)) / 2, without end
+
+cdef struct CosineWave:
+    double lr, peak, steps, amplitude_factor, update_factor
+
+cdef inline double cosine_wave(CosineWave h, double t) noexcept nogil:
+    cdef double cycle, period = 2 * h.steps, x = turn(t, period, &cycle)
+    cdef double w = half_sine_squared((x if x <= h.steps else period - x) / h.steps)
+    return between(h.lr, h.peak, w * amplitude(h.amplitude_factor, cycle, h.update_factor, t))
+
+
+# saw: falls from lr to final, again and again
+
+cdef struct Saw:
+    double lr, steps, final, amplitude_factor, update_factor
+
+cdef inline double saw(Saw h, double t) noexcept nogil:
+    cdef double cycle, x = turn(t, h.steps, &cycle)
+    cdef double w = (h.steps - x) / h.steps
+    return between(h.final, h.lr, w * amplitude(h.amplitude_factor, cycle, h.update_factor, t))
+
+
+# sine_saw: ... as a quarter of a sine
+
+cdef struct SineSaw:
+    double lr, steps, final, amplitude_factor, update_factor
+
+cdef inline double sine_saw(SineSaw h, double t) noexcept nogil:
+    cdef double cycle, x = turn(t, h.steps, &cycle)
+    cdef double w = sin(1.5707963267948966 * ((h.steps - x) / h.steps))
+    return between(h.final, h.lr, w * amplitude(h.amplitude_factor, cycle, h.update_factor, t))
+
+
+# cosine_restarts -- arXiv:1608.03983; cycle i lasts steps * cycle_factor**i updates
+
+cdef struct CosineRestarts:
+    double lr, steps, final, cycle_factor, amplitude_factor, update_factor
+
+cdef inline double cosine_restarts(CosineRestarts h, double t) noexcept nogil:
+    cdef double cycle, n = h.steps, begin, x, w
+    if h.cycle_factor == 1:
+        x = turn(t, n, &cycle)
+    else:
+        t = fmin(t, 1e100)                 # beyond, lengths overflow
+        # the logarithm may err by one at a boundary: the boundaries decide
+        cycle = floor(log1p(t / h.steps * (h.cycle_factor - 1)) / ln(h.cycle_factor))
+        n = h.steps * pow(h.cycle_factor, cycle)
+        begin = (n - h.steps) / (h.cycle_factor - 1)
+        if begin > t:
+            cycle -= 1
+            n = h.steps * pow(h.cycle_factor, cycle)
+            begin = (n - h.steps) / (h.cycle_factor - 1)
+        elif begin + n <= t:
+            cycle += 1
+            begin += n
+            n *= h.cycle_factor
+        x = fmin(fmax(t - begin, 0), n)
+    w = half_sine_squared((n - x) / n) if x > n / 2 else 1 - half_sine_squared(x / n)
+    return between(h.final, h.lr, w * amplitude(h.amplitude_factor, cycle, h.update_factor, t))
 
 
 # time_based: eta_{n+1} = eta_n / (1 + decay * n), so eta_n = lr / prod_{k<n} (1 + decay * k)
@@ -167,9 +399,24 @@ ctypedef fused Curve:
     StepDecay
     StepBased
     InverseTime
+    InverseSqrt
+    InversePower
+    Noam
+    Sigmoid
     Linear
     LogLinear
     Cosine
+    Polynomial
+    OneMinusSqrt
+    OneMinusSquare
+    Rex
+    Tanh
+    Triangular
+    Sine
+    CosineWave
+    Saw
+    SineSaw
+    CosineRestarts
     TimeBased
 
 cdef inline double value(Curve h, double t) noexcept nogil:
@@ -185,12 +432,42 @@ cdef inline double value(Curve h, double t) noexcept nogil:
         return step_based(h, t)
     elif Curve is InverseTime:
         return inverse_time(h, t)
+    elif Curve is InverseSqrt:
+        return inverse_sqrt(h, t)
+    elif Curve is InversePower:
+        return inverse_power(h, t)
+    elif Curve is Noam:
+        return noam(h, t)
+    elif Curve is Sigmoid:
+        return sigmoid(h, t)
     elif Curve is Linear:
         return linear(h, t)
     elif Curve is LogLinear:
         return log_linear(h, t)
     elif Curve is Cosine:
         return cosine(h, t)
+    elif Curve is Polynomial:
+        return polynomial(h, t)
+    elif Curve is OneMinusSqrt:
+        return one_minus_sqrt(h, t)
+    elif Curve is OneMinusSquare:
+        return one_minus_square(h, t)
+    elif Curve is Rex:
+        return rex(h, t)
+    elif Curve is Tanh:
+        return tanh(h, t)
+    elif Curve is Triangular:
+        return triangular(h, t)
+    elif Curve is Sine:
+        return sine(h, t)
+    elif Curve is CosineWave:
+        return cosine_wave(h, t)
+    elif Curve is Saw:
+        return saw(h, t)
+    elif Curve is SineSaw:
+        return sine_saw(h, t)
+    elif Curve is CosineRestarts:
+        return cosine_restarts(h, t)
     elif Curve is TimeBased:
         return time_based(h, t)
     else:

@@ -9,10 +9,11 @@ import subprocess
 import sys
 import threading
 
+import mpmath
 import numpy as np
 import pytest
 import reference_schedules as reference
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from mpmath import mpf
 
@@ -47,6 +48,21 @@ numbers = {
     "steps": counts,
     "every": counts,
     "staircase": st.booleans(),
+    "cycle": st.booleans(),
+    "timescale": st.floats(1e-3, 1e9),
+    "power": st.sampled_from([0.5, 1.0, 2.0]) | st.floats(0.1, 5),
+    "slope": st.floats(-10, 10),
+    "middle": st.floats(-1e6, 1e6),
+    "d_model": st.integers(1, 10_000) | st.floats(1, 1e4),
+    "warmup_steps": counts,
+    "lower": st.floats(-20, 20),
+    "upper": st.floats(-20, 20),
+    "peak": rates,
+    "up": counts,
+    "down": counts,
+    "cycle_factor": st.sampled_from([1.0, 2.0, 3.0]),
+    "amplitude_factor": st.sampled_from([1.0, 0.5]) | st.floats(0, 1),
+    "update_factor": st.just(1.0) | st.floats(0.9, 1),
     "end": st.just("hold"),
 }
 times = st.integers(0, 40) | st.integers(0, 10**6) | st.integers(0, LAST) | st.floats(0, 1e6)
@@ -65,6 +81,43 @@ EXAMPLES = {
     "log_linear": log_linear(1e-5, steps=50, final=1.0),
     "cosine": s,
     "time_based": time_based(0.1, decay=1e-3),
+    "inverse_sqrt": schedules.inverse_sqrt(0.1, timescale=20),
+    "inverse_power": schedules.inverse_power(0.1, decay=0.1, power=0.75),
+    "noam": schedules.noam(512, warmup_steps=12),
+    "sigmoid": schedules.sigmoid(0.1, slope=-0.2, middle=15),
+    "polynomial": schedules.polynomial(0.1, steps=20, power=2.0, final=0.01, cycle=True),
+    "one_minus_sqrt": schedules.one_minus_sqrt(0.1, steps=50, final=0.01),
+    "one_minus_square": schedules.one_minus_square(0.1, steps=50, final=0.01),
+    "rex": schedules.rex(0.1, steps=50, final=0.01),
+    "tanh": schedules.tanh(0.1, steps=50, final=0.01, lower=-4),
+    "triangular": schedules.triangular(0.01, peak=0.1, up=3, down=5, amplitude_factor=0.7,
+                                      update_factor=0.99),
+    "triangular2": schedules.triangular2(0.01, peak=0.1, up=5),
+    "triangular_exp": schedules.triangular_exp(0.01, peak=0.1, up=5, factor=0.9),
+    "sine": schedules.sine(0.01, peak=0.1, steps=6, amplitude_factor=0.7, update_factor=0.99),
+    "sine2": schedules.sine2(0.01, peak=0.1, steps=6),
+    "sine_exp": schedules.sine_exp(0.01, peak=0.1, steps=6, factor=0.9),
+    "cosine_wave": schedules.cosine_wave(0.01, peak=0.1, steps=6, amplitude_factor=0.7, update_factor=0.99),
+    "cosine_wave2": schedules.cosine_wave2(0.01, peak=0.1, steps=6),
+    "cosine_wave_exp": schedules.cosine_wave_exp(0.01, peak=0.1, steps=6, factor=0.9),
+    "saw": schedules.saw(0.1, steps=9, final=0.01, amplitude_factor=0.7, update_factor=0.99),
+    "saw2": schedules.saw2(0.1, steps=9, final=0.01),
+    "saw_exp": schedules.saw_exp(0.1, steps=9, factor=0.9, final=0.01),
+    "sine_saw": schedules.sine_saw(0.1, steps=9, final=0.01, amplitude_factor=0.7, update_factor=0.99),
+    "sine_saw2": schedules.sine_saw2(0.1, steps=9, final=0.01),
+    "sine_saw_exp": schedules.sine_saw_exp(0.1, steps=9, factor=0.9, final=0.01),
+    "cosine_restarts": schedules.cosine_restarts(0.1, 4, 0.01, cycle_factor=2, amplitude_factor=0.7,
+                                                 update_factor=0.99),
+    "piecewise_constant": schedules.piecewise_constant([0.1, 0.2, 0.01], at=[5, 9]),
+    "piecewise_linear": schedules.piecewise_linear([0.1, 0.2, 0.01], at=[5, 9]),
+    "wsd": schedules.wsd(0.1, 5, 10, 20, final=0.01, shape="exponential"),
+    "knee": schedules.knee(0.1, 10, 20, warmup_steps=3),
+    "robbins_monro": schedules.robbins_monro(0.1, power=0.75, timescale=10),
+    "range_test": schedules.range_test(1e-5, final=1.0, steps=40),
+    "one_cycle": schedules.one_cycle(0.1, steps=50, three_phase=True),
+    "one_cycle_momentum": schedules.one_cycle_momentum(50, three_phase=True),
+    "k_decay": s.k_decay(100, k=2),
+    "noise": s.noise(0.5, seed=2**64 - 1),
     "join": schedules.join([s, r, s], at=[10, 20]),
     "warmup": (s * r).warmup(10, start=0.001, kind="exponential"),
     "shift": s.shift(-5),
@@ -75,6 +128,9 @@ EXAMPLES = {
 }
 each = pytest.mark.parametrize("name", sorted(REGISTRY))
 each_curve = pytest.mark.parametrize("name", sorted(CURVES))
+
+
+CYCLES = {"triangular", "sine", "cosine_wave", "saw", "sine_saw", "cosine_restarts"}
 
 
 def drawn(data, name):
@@ -92,9 +148,10 @@ def arguments_of(schedule):
 
 def exact(schedule, t):
     arguments = {k: v for k, v in arguments_of(schedule).items() if k != "end"}
-    return getattr(reference, type(schedule).__name__)(
-        mpf(t), **{k: v if isinstance(v, bool) else mpf(v) for k, v in arguments.items()}
-    )
+    with mpmath.workprec(2500 if t < 1e-30 else 250):      # 1 - t / steps
+        return getattr(reference, type(schedule).__name__)(
+            mpf(t), **{k: v if isinstance(v, bool) else mpf(v) for k, v in arguments.items()}
+        )
 
 
 def ulps(got, want):
@@ -119,10 +176,34 @@ class TestValues:
         "log_linear": 50,         # p errs by 1e-16, and ln(100 / 1e-8) = 23 magnifies that, twice
         "cosine": 6,              # the sine's argument has three roundings, the square doubles them
         "time_based": 1e-12 / 2**-53,
+        "inverse_sqrt": 3,
+        "inverse_power": 4,       # the base's rounding is given back
+        "noam": 4,
+        "sigmoid": 3,             # plus what the rounding of the exponent costs, below
+        "polynomial": 16,         # the base has two roundings, up to 5 times magnified, and again for 1 - w
+        "one_minus_sqrt": 6,
+        "one_minus_square": 6,
+        "rex": 5,
+        "tanh": 120,              # an exponent of up to 40 with three roundings
     }
 
-    @each_curve
-    @settings(max_examples=300, deadline=None)
+    # The cycles promise that of the larger of their two rates: there the smaller one's digits are of no use.
+    OF_THE_LARGER = {
+        "triangular": 6, "sine": 7, "cosine_wave": 8, "saw": 6, "sine_saw": 7,
+        "cosine_restarts": 40,    # where a cycle begins is a sum of powers
+    }
+
+    @pytest.mark.parametrize("name", sorted(CYCLES))
+    @settings(max_examples=120, deadline=None)
+    @given(data=st.data())
+    def test_cycles_follow_the_reference(self, name, data):
+        curve, t = drawn(data, name), data.draw(times, label="t")
+        high = max(curve.lr, curve.peak if "peak" in curve._fields else curve.final)
+        error = abs(mpf(curve(t)) - exact(curve, t))
+        assert error <= self.OF_THE_LARGER[name] * math.ulp(high) + mpf(1e-300)
+
+    @pytest.mark.parametrize("name", sorted(set(CURVES) - CYCLES))
+    @settings(max_examples=120, deadline=None)
     @given(data=st.data())
     def test_follows_the_reference(self, name, data):
         curve, t = drawn(data, name), data.draw(times, label="t")
@@ -132,7 +213,14 @@ class TestValues:
         if want < 1e-290:
             assert got < 1.001e-290          # where digits are lost to underflow
         else:
-            assert ulps(got, want) <= self.LIMITS[name]
+            limit = self.LIMITS[name]
+            if name == "sigmoid":
+                limit += 3 * abs(curve.slope * (t - curve.middle))
+            assert ulps(got, want) <= limit
+
+    @staticmethod
+    def other(x):
+        return x + 3 if x >= 1 else x / 2 if x > 0 else x + 1
 
     @each_curve
     def test_every_argument_matters(self, name):
@@ -141,11 +229,11 @@ class TestValues:
             if not field.in_struct:
                 continue
             given = curve.to_dict()
-            given[k] = not given[k] if isinstance(given[k], bool) else given[k] + (given[k] < 1 or 3)
+            given[k] = not given[k] if isinstance(given[k], bool) else self.other(given[k])
             assert (schedules.from_dict(given)(np.arange(25)) != curve(np.arange(25))).any(), k
 
     @each_curve
-    @settings(max_examples=50, deadline=None)
+    @settings(max_examples=25, deadline=None)
     @given(data=st.data())
     def test_is_a_rate_at_every_time(self, name, data):
         curve = drawn(data, name)
@@ -170,11 +258,15 @@ class TestValues:
         stairs = inverse_time(0.1, 0.3, every=7, staircase=True)
         assert bits(stairs(t)) == bits(inverse_time(0.1, 0.3).every(7)(t))
 
-    @pytest.mark.parametrize("cls", [linear, log_linear, cosine])
+    @pytest.mark.parametrize("cls", [
+        linear, log_linear, cosine, schedules.polynomial, schedules.one_minus_sqrt, schedules.one_minus_square,
+        schedules.rex,
+    ])
     @settings(max_examples=100, deadline=None)
     @given(lr=st.floats(1e-8, 100), final=st.floats(1e-8, 100), steps=counts)
     def test_finite_curves_begin_and_end_exactly(self, cls, lr, final, steps):
-        curve = cls(lr, steps=steps, final=final)
+        more = {"power": 1.5} if cls is schedules.polynomial else {}
+        curve = cls(lr, steps=steps, final=final, **more)
         assert curve(0) == lr
         after = (steps, steps + 1, 2 * steps, 1e9 + steps, LAST, 1e300, math.inf)
         assert {curve(t) for t in after} == {final}
@@ -202,7 +294,7 @@ class TestTimeBased:
         assert want > 1e-300
         return float(abs(mpf(curve(n)) - want) / want)
 
-    @settings(max_examples=1500, deadline=None)
+    @settings(max_examples=500, deadline=None)
     @given(
         exponent=st.floats(-14, 6) | st.floats(-300, -14),
         part=st.floats(0, 1),
@@ -249,14 +341,14 @@ class TestTimeBased:
 
 class TestArrays:
     @each
-    @settings(max_examples=50, deadline=None)
+    @settings(max_examples=25, deadline=None)
     @given(t=st.lists(times, min_size=1, max_size=30))
     def test_an_array_gives_what_its_numbers_give(self, name, t):
         schedule = EXAMPLES[name]
         assert bits(schedule(np.array(t, dtype=float))) == bits([schedule(float(x)) for x in t])
 
     @each_curve
-    @settings(max_examples=50, deadline=None)
+    @settings(max_examples=25, deadline=None)
     @given(data=st.data())
     def test_with_any_numbers(self, name, data):
         curve, t = drawn(data, name), data.draw(st.lists(times, min_size=1, max_size=30))
@@ -282,6 +374,27 @@ class TestArrays:
         t = np.arange(5.0)
         got = constant(1.0)(t)
         assert t.tolist() == [0, 1, 2, 3, 4] and not np.shares_memory(got, t)
+
+    @pytest.mark.parametrize("threads", [1, 2, 5])
+    def test_long_arrays_are_shared_out_and_give_the_same_bits(self, threads):
+        import fastlr
+
+        fastlr.set_num_threads(threads)
+        for name, schedule in EXAMPLES.items():
+            t = np.arange(70_001) % 97
+            once = schedule(np.arange(97.0))
+            assert bits(schedule(t)) == bits(once[t]), name
+
+    @pytest.mark.parametrize("threads", [1, 3])
+    @pytest.mark.parametrize("where", [[0], [16_383], [16_384], [99_999], [60_000, 20_000, 99_999]])
+    def test_the_first_refusal_of_a_long_array_is_the_one_that_is_told(self, where, threads):
+        import fastlr
+
+        fastlr.set_num_threads(threads)
+        t = np.arange(100_000.0)
+        t[where] = -5
+        with pytest.raises(ValueError, match=rf"^cosine: t must be >= 0, got -5.0 at t\[{min(where)}\]$"):
+            s(t)
 
     def test_threads_may_share_one(self):
         t, results = np.arange(100_000.0), [None] * 4
@@ -317,7 +430,7 @@ class TestValueSemantics:
             assert bits(back(t)) == bits(schedule(t))
 
     @each_curve
-    @settings(max_examples=50, deadline=None)
+    @settings(max_examples=25, deadline=None)
     @given(data=st.data())
     def test_curves_with_any_numbers_round_trip(self, name, data):
         curve = drawn(data, name)
@@ -385,7 +498,7 @@ class TestRegistry:
         assert structs == set(program.curve.__signatures__)
 
     def test_every_curve_has_a_reference_and_a_limit(self):
-        assert set(TestValues.LIMITS) == set(CURVES)
+        assert set(TestValues.LIMITS) | set(TestValues.OF_THE_LARGER) == set(CURVES)
         assert all(callable(getattr(reference, name)) for name in CURVES)
 
     @each
@@ -407,9 +520,10 @@ class TestRegistry:
         saved = REGISTRY.pop("constant")
         try:
             with pytest.raises(TypeError, match=r"declares \['lr', 'more'\], the struct Constant \['lr'\]"):
-                type("constant", (Curve,), {"lr": rate(), "more": rate()})
+                type("constant", (Curve,), {"lr": rate(), "more": rate()})(1, 1)
             with pytest.raises(ValueError, match="'lr'"):
-                type("constant", (Curve,), {})
+                del REGISTRY["constant"]
+                type("constant", (Curve,), {})()
         finally:
             REGISTRY["constant"] = saved
         assert "nowhere" not in REGISTRY
@@ -420,7 +534,7 @@ class TestRegistry:
                 cls()
 
     def test_importing_does_not_bring_the_heavy_ones(self):
-        heavy = "{'dataclasses', 'inspect', 'difflib', 'matplotlib'}"
+        heavy = "{'inspect', 'difflib', 'matplotlib', 'ast', 'torch', 'fastlr.schedules.interchange'}"
         code = (
             "import sys, numpy; before = set(sys.modules); import fastlr.schedules; "
             f"print(sorted({heavy} & (set(sys.modules) - before)))"
@@ -633,12 +747,14 @@ class TestErrors:
         assert f"{caught.type.__name__} {caught.value}" == message
 
     @each_curve
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=50, deadline=None)
     @given(data=st.data())
     def test_every_bound_of_every_curve(self, name, data):
         cls = CURVES[name]
         k = data.draw(st.sampled_from(list(cls._fields)))
         wrong = data.draw(st.sampled_from([-1, -1e-300, math.nan, math.inf, -math.inf, "1", None, [1], b"1"]))
+        allowed = {"a finite number": (-1, -1e-300), "a positive integer or None": (None,)}
+        assume(wrong not in allowed.get(cls._fields[k].requirement, ()))
         with pytest.raises((TypeError, ValueError), match=f"^{name}: {k} must be "):
             schedules.create_schedule(name, **{**arguments_of(EXAMPLES[name]), k: wrong})
 

@@ -9,9 +9,11 @@ cdef enum Kind:
     BRANCH                 # before h[0] the left one, then the right one
     SHIFT                  # h[0] later; until then the first rate
     EVERY                  # each rate for h[0] updates
+    K_DECAY                # h[0] updates, of which the first few pass slowly: at h[0] (t / h[0])**h[1]
     SCALE                  # h[0] times
     CLIP                   # not below h[0], not above h[1]
     PRODUCT                # left times right
+    NOISE                  # times a random number of [1 - h[0], 1 + h[0]), one per update, seed h[1], h[2]
 
 cdef struct Node:
     Kind kind

@@ -1,11 +1,11 @@
 """What every optimizer shares: binding parameters, owning state, taking a step, saving and loading."""
 from __future__ import annotations
 
+import copy
 import fnmatch
 from collections.abc import Iterable, Mapping, Sequence
-from inspect import Parameter, Signature
 from math import inf
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from .._core.tensors import STORAGES, Tensor, bind, named, per_tensor, refuse_sh
 from .._core.threads import get_num_threads
 from ..schedules import Schedule, from_dict
 from .declaration import Bounded, Hyper, Start, nearest, within
+
+if TYPE_CHECKING:
+    from inspect import Signature
 
 REGISTRY: dict[str, type[Optimizer]] = {}
 FORMAT = 1
@@ -356,7 +359,8 @@ class Optimizer:
     def load_state_dict(self, d: Mapping[str, Any]) -> None:
         """Become what `state_dict` described. Everything is checked first; the arrays are copied.
 
-        A hyper-parameter whose schedule is a plain function was not saved: it keeps the function it has here.
+        A hyper-parameter whose schedule is a plain function was not saved: it keeps the function it has here. One
+        that is a callable with a `state_dict`, as `fastlr.Plateau`, takes on the state that was saved.
         """
         who = f"{type(self).__name__}.load_state_dict"
         missing = {"format", "optimizer", "t", "groups", "state"} - d.keys()
@@ -390,8 +394,10 @@ class Optimizer:
             for name, slots in self.state.items():
                 for slot, array in slots.items():
                     array[...] = d["state"][name][slot]
-            for group, new_values in zip(self.groups, values, strict=True):
+            for group, new_values, saved in zip(self.groups, values, d["groups"], strict=True):
                 for name, value in new_values.items():
+                    if keeps_state(value):
+                        value.load_state_dict(saved[name]["state"])     # type: ignore[union-attr]
                     self._assign(group, name, value)
             self._plan.set_clock(t, ages)
         finally:
@@ -407,9 +413,12 @@ class Optimizer:
             value = saved[name]
             if isinstance(value, Mapping) and "callable" in value:
                 value = group._values[name]
-                if not callable(value):
+                if not callable(value) or isinstance(value, Schedule) or keeps_state(value) != ("state" in saved[name]):
                     raise ValueError(f"{who}: {name} was a function ({saved[name]['callable']}), which is not saved; "
                                      f"set opt.{name} to it before loading")
+                if keeps_state(value):
+                    stateful: Any = copy.deepcopy(value)
+                    stateful.load_state_dict(saved[name]["state"])       # refuses before anything changes
             elif isinstance(value, Mapping):
                 value = from_dict(value)
             values[name] = bound.checked(value, type(self).__name__)
@@ -435,6 +444,8 @@ class Declared:
     """The signature that a class body declares, made when somebody looks."""
 
     def __get__(self, optimizer: Any, owner: type[Optimizer]) -> Signature:
+        from inspect import Parameter, Signature
+
         written = Signature.from_callable(Optimizer.__init__).parameters
         defaults = {name: hyper.default for name, hyper in owner.hypers.items()}
         defaults |= {name: slot.default for name, slot in owner.starts.items()}
@@ -497,11 +508,19 @@ def count(value: Any, who: str, what: str, most: int = 2**62 - 1) -> int:
     return value
 
 
-def spelled(value: Hyper) -> Any:
+def spelled(value: Any) -> Any:
     """A hyper-parameter as plain data."""
     if isinstance(value, Schedule):
         return value.to_dict()
-    return {"callable": getattr(value, "__qualname__", repr(value))} if callable(value) else value
+    if not callable(value):
+        return value
+    described = {"callable": getattr(value, "__qualname__", type(value).__name__)}
+    return described | {"state": value.state_dict()} if keeps_state(value) else described
+
+
+def keeps_state(value: Any) -> bool:
+    """Whether this is a callable that remembers something between its calls, as a Plateau does, and can save it."""
+    return callable(value) and hasattr(value, "state_dict") and hasattr(value, "load_state_dict")
 
 
 def list_optimizers(pattern: str = "*") -> list[str]:

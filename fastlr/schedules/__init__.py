@@ -7,8 +7,24 @@
 from .base import REGISTRY, Schedule, create_schedule, from_dict, list_schedules
 from .composition import *
 from .curves import *
+from .cycles import *
+from .layers import layerwise
+from .phases import *
 
-__all__ = ["Schedule", "create_schedule", "from_dict", "list_schedules", *sorted(REGISTRY)]
+__all__ = ["Schedule", "create_schedule", "from_dict", "layerwise", "list_schedules", *sorted(REGISTRY)]
+__all__ += ["from_torch", "parse"]     # noqa: F405  (below: what they need is imported when they are asked for)
+
+
+def __getattr__(name: str) -> object:
+    if name == "from_torch":
+        from .interchange import from_torch
+
+        return from_torch
+    if name == "parse":
+        from .expression import parse
+
+        return parse
+    raise AttributeError(f"module 'fastlr.schedules' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

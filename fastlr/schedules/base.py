@@ -1,7 +1,7 @@
 """What every schedule shares: being built from its class body, and being combined, shown and stored."""
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 from numbers import Real
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, dataclass_transform
@@ -21,11 +21,16 @@ from .declaration import (
     count,
     flag,
     integer,
+    natural,
     nested,
+    number,
     one_of,
     positive,
     rate,
+    seed,
+    several_rates,
     several_schedules,
+    share,
     unknown,
     within,
 )
@@ -39,7 +44,8 @@ REGISTRY: dict[str, type[Schedule]] = {}
 @dataclass_transform(
     frozen_default=True,
     field_specifiers=(
-        rate, within, above, positive, integer, flag, one_of, nested, several_schedules, boundaries,
+        rate, within, above, share, number, positive, natural, integer, seed, flag, one_of, nested,
+        several_schedules, several_rates, boundaries,
     ),
 )
 class Schedule(Program):
@@ -119,6 +125,14 @@ class Schedule(Program):
         """This schedule with each rate held for k updates: epochs, or accumulated batches."""
         return REGISTRY["every"](self, k)
 
+    def k_decay(self, steps: int, k: float) -> Schedule:
+        """This schedule of `steps` updates with its time bent: slow first and fast later for k > 1."""
+        return REGISTRY["k_decay"](self, steps, k)
+
+    def noise(self, amount: float, seed: int = 0) -> Schedule:
+        """This schedule times random numbers of [1 - amount, 1 + amount), one per update."""
+        return REGISTRY["noise"](self, amount, seed)
+
     # pictures
 
     def sparkline(self, n: int, width: int = 60) -> str:
@@ -140,6 +154,32 @@ class Schedule(Program):
         ax.set_xlabel("update")
         ax.set_ylabel("rate")
         return ax
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the curve, and how it is written."""
+        from .picture import escaped, svg
+
+        return f"{svg(self)}<br><code>{escaped(repr(self))}</code>"
+
+    # other frameworks
+
+    def to_torch(self, optimizer: Any, last_epoch: int = -1) -> Any:
+        """A torch LRScheduler that sets these rates, absolutely. See `interchange.to_torch`."""
+        from . import interchange
+
+        return interchange.to_torch(self, optimizer, last_epoch)
+
+    def to_optax(self) -> Callable[[Any], Any]:
+        """An optax schedule, traceable under jit. See `interchange.to_optax`."""
+        from . import interchange
+
+        return interchange.to_optax(self)
+
+    def to_keras(self) -> Any:
+        """A Keras LearningRateSchedule. See `interchange.to_keras`."""
+        from . import interchange
+
+        return interchange.to_keras(self)
 
     # a value like any other
 
@@ -171,23 +211,36 @@ class Schedule(Program):
 class Curve(Schedule, abstract=True):
     """A schedule with a function of its own in curves.pxd."""
 
-    _compile: ClassVar[Any]            # the program of a mapping of numbers
+    _compile: ClassVar[Any] = None     # the program of a mapping of numbers, made at the first use
 
     @classmethod
     def _prepare(cls) -> None:
-        struct = "".join(word.capitalize() for word in cls.__name__.split("_"))
-        if struct not in program.curve.__signatures__:
-            raise TypeError(f"{cls.__name__}: curves.pxd has no struct {struct} in its roll")
+        if cls._struct() not in program.curve.__signatures__:
+            raise TypeError(f"{cls.__name__}: curves.pxd has no struct {cls._struct()} in its roll")
+
+    @classmethod
+    def _struct(cls) -> str:
+        return "".join(word.capitalize() for word in cls.__name__.split("_"))
+
+    @classmethod
+    def _fitted(cls) -> Any:
+        """What makes programs of this curve, once the class is seen to declare what the struct holds."""
         declared = [k for k, field in cls._fields.items() if field.in_struct]
-        in_c = list(program.numbers[struct](dict.fromkeys(declared, 0.0)))
+        in_c = list(program.numbers[cls._struct()](dict.fromkeys(declared, 0.0)))
         if declared != in_c:
-            raise TypeError(f"{cls.__name__}: the class declares {declared}, the struct {struct} {in_c}")
-        cls._compile = staticmethod(program.curve[struct])
+            structs = f"the struct {cls._struct()} {in_c}"
+            raise TypeError(f"{cls.__name__}: the class declares {declared}, {structs}")
+        cls._compile = staticmethod(program.curve[cls._struct()])
+        return cls._compile
 
     def _program(self) -> Program:
-        arguments = dict(zip(self._fields, self._values, strict=True))
-        made: Program = self._compile(arguments)
+        arguments = self._numbers()
+        made: Program = (self._compile or self._fitted())(arguments)
         return program.limit(made, arguments["steps"]) if arguments.get("end") == "error" else made
+
+    def _numbers(self) -> dict[str, Any]:
+        """What the struct is filled with (its other entries are ignored)."""
+        return dict(zip(self._fields, self._values, strict=True))
 
 
 def _plain(value: Any) -> Any:
@@ -246,7 +299,7 @@ def list_schedules(pattern: str = "*") -> list[str]:
     """The names that match a pattern, in order.
 
     >>> schedules.list_schedules("*linear")
-    ['linear', 'log_linear']
+    ['linear', 'log_linear', 'piecewise_linear']
     """
     return sorted(name for name in REGISTRY if fnmatchcase(name, pattern))
 

@@ -11,7 +11,19 @@ from fastlr._core.program import Program
 
 from .base import Schedule
 from .curves import cosine, linear, log_linear
-from .declaration import boundaries, integer, nested, one_of, positive, rate, several_schedules, within
+from .declaration import (
+    above,
+    boundaries,
+    integer,
+    nested,
+    one_of,
+    positive,
+    rate,
+    seed,
+    several_schedules,
+    share,
+    within,
+)
 
 RISES: dict[str, type[Schedule]] = {"linear": linear, "exponential": log_linear, "cosine": cosine}
 
@@ -142,6 +154,62 @@ class every(Wrapping):
 
     def _program(self) -> Program:
         return program.every(self.schedule, self.k)
+
+
+class k_decay(Wrapping):
+    """A schedule that passes slowly at first and fast towards its end. Written `s.k_decay(steps, k)`.
+
+        eta_t = s(steps * (t / steps) ** k)
+
+    so that the first and the last rate stay what they are.
+
+    Args:
+        schedule: s.
+        steps: its length, in updates.
+        k: > 0; 1 changes nothing, 1.5 to 3 are usual; below 1 the beginning passes fast.
+
+    >>> schedules.linear(1.0, steps=4).k_decay(4, k=2)(range(6)).tolist()
+    [1.0, 0.9375, 0.75, 0.4375, 0.0, 0.0]
+
+    Source: Zhang & Li 2020, https://arxiv.org/abs/2004.05909. Is timm's `k_decay=k` of its cosine and
+    polynomial schedulers.
+    """
+
+    schedule: Schedule = nested()
+    steps: int = positive()
+    k: float = above(0)
+
+    def _program(self) -> Program:
+        return program.k_decay(self.schedule, self.steps, self.k)
+
+
+class noise(Wrapping):
+    """A schedule whose rates are each off by a random part. Written `s.noise(amount, seed)`.
+
+        eta_t = s(t) * (1 + amount * u)          u uniform in [-1, 1), a hash of (seed, floor(t))
+
+    A pure function of t like all others: the same seed gives the same rates in any order, after any resume,
+    on any machine, and no generator of random numbers is touched.
+
+    Args:
+        schedule: s.
+        amount: the largest relative change, in [0, 1].
+        seed: an integer; another one gives other rates.
+
+    >>> s = schedules.constant(1.0).noise(0.5, seed=3)
+    >>> s(range(4)).round(3).tolist()
+    [1.271, 1.207, 0.565, 1.422]
+
+    Is timm's `noise_pct=amount` with uniform noise; only over a part of the time, as its `noise_range_t`:
+    `s.then(s.shift(-n).noise(amount), at=n)`.
+    """
+
+    schedule: Schedule = nested()
+    amount: float = share()
+    seed: int = seed(default=0)
+
+    def _program(self) -> Program:
+        return program.noisy(self.schedule, self.amount, self.seed)
 
 
 class clip(Wrapping):

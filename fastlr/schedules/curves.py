@@ -8,8 +8,10 @@ from __future__ import annotations
 from math import inf
 from typing import Literal
 
+from fastlr._core.program import Program
+
 from .base import Curve
-from .declaration import above, flag, one_of, positive, rate, within
+from .declaration import above, flag, number, one_of, positive, rate, within
 
 End = Literal["hold", "error"]
 
@@ -141,6 +143,93 @@ class inverse_time(Curve):
     staircase: bool = flag(default=False)
 
 
+class inverse_sqrt(Curve):
+    """Falls as one over the square root of the time.
+
+        eta_t = lr / sqrt(1 + t / timescale)
+
+    Args:
+        lr: the rate at t = 0.
+        timescale: updates after which the rate has fallen to lr / sqrt(2), > 0.
+
+    >>> schedules.inverse_sqrt(1.0, timescale=100)([0, 300, 9900]).tolist()
+    [1.0, 0.5, 0.1]
+
+    Source: the "rsqrt" of Vaswani et al. 2017, https://arxiv.org/abs/1706.03762, and of T5. With a warmup of
+    as many updates, `inverse_sqrt(lr, timescale=n).warmup(n)`, it is fairseq's inverse_sqrt and transformers'
+    get_inverse_sqrt_schedule.
+    """
+
+    lr: float = rate()
+    timescale: float = above(0)
+
+
+class inverse_power(Curve):
+    """Falls as a power of the time.
+
+        eta_t = lr * (1 + decay * t) ** -power
+
+    Args:
+        lr: the rate at t = 0.
+        decay: per update, >= 0.
+        power: >= 0.
+
+    >>> schedules.inverse_power(1.0, decay=0.5, power=2.0)([0, 2, 6]).tolist()
+    [1.0, 0.25, 0.0625]
+
+    Is the "inv" policy of Caffe and LRBench. `inverse_time` is power 1, `inverse_sqrt` power 1/2,
+    `robbins_monro` what lies between.
+    """
+
+    lr: float = rate()
+    decay: float = within(0, inf)
+    power: float = within(0, inf)
+
+
+class noam(Curve):
+    """Rises on a straight line, then falls as one over the square root of the time, its height set by the
+    model.
+
+        eta_t = factor * d_model ** -0.5 * min(n ** -0.5, n * warmup_steps ** -1.5)          n = t + 1
+
+    Args:
+        d_model: the width of the model, > 0.
+        warmup_steps: the n at which it is highest.
+        factor: of all rates, >= 0.
+
+    >>> schedules.noam(d_model=100, warmup_steps=4)([0, 3, 15]).tolist()
+    [0.0125, 0.05, 0.025]
+
+    Source: Vaswani et al. 2017, https://arxiv.org/abs/1706.03762, equation 3, whose step_num is n: the first
+    update has n = 1, so that its rate is not 0.
+    """
+
+    d_model: float = above(0)
+    warmup_steps: int = positive()
+    factor: float = within(0, inf, default=1.0)
+
+
+class sigmoid(Curve):
+    """Moves from nothing to a rate, or back, on the logistic curve.
+
+        eta_t = lr / (1 + exp(-slope * (t - middle)))
+
+    Args:
+        lr: the rate that is approached, before the middle if slope < 0, after it if slope > 0.
+        slope: per update; negative to fall.
+        middle: the t of half the rate.
+
+    >>> schedules.sigmoid(1.0, slope=-0.1, middle=50)([0, 50, 100]).round(4).tolist()
+    [0.9933, 0.5, 0.0067]
+
+    Is the "sigmoid" policy of Caffe and LRBench. `tanh` has the same form, of a given length.
+    """
+
+    lr: float = rate()
+    slope: float = number()
+    middle: float = number()
+
+
 class linear(Curve):
     """Moves on a straight line.
 
@@ -211,6 +300,141 @@ class cosine(Curve):
     lr: float = rate()
     steps: int = positive()
     final: float = rate(default=0.0)
+    end: End = one_of("hold", "error", default="hold")
+
+
+class polynomial(Curve):
+    """Falls as a power of the time that is left.
+
+        eta_t = final + (lr - final) * (1 - t / steps) ** power          t < steps; then final
+
+    Args:
+        lr: the rate at t = 0.
+        steps: updates until `final`.
+        power: > 0; 1 is `linear`.
+        final: the rate at t = steps, and after it.
+        cycle: after the end, start again, twice as slow: `steps` becomes its smallest multiple not below t.
+        end: "hold" keeps the final rate; "error" makes t > steps a ValueError.
+
+    >>> schedules.polynomial(1.0, steps=4, power=2.0)(range(6)).tolist()
+    [1.0, 0.5625, 0.25, 0.0625, 0.0, 0.0]
+    >>> schedules.polynomial(1.0, steps=2, power=1.0, cycle=True)(range(6)).tolist()
+    [1.0, 0.5, 0.0, 0.25, 0.0, 0.16666666666666666]
+
+    Is Keras PolynomialDecay (whose power defaults to 1) and optax polynomial_schedule; torch PolynomialLR
+    with final=0, timm PolyLRScheduler.
+    """
+
+    lr: float = rate()
+    steps: int = positive()
+    power: float = above(0)
+    final: float = rate(default=0.0)
+    cycle: bool = flag(default=False)
+    end: End = one_of("hold", "error", default="hold")
+
+    def _program(self) -> Program:
+        if self.cycle and self.end == "error":
+            raise ValueError("polynomial: with cycle=True there is no end: end must be 'hold', got 'error'")
+        return super()._program()
+
+
+class one_minus_sqrt(Curve):
+    """Falls fast at first, then as one minus the square root of the time.
+
+        eta_t = final + (lr - final) * (1 - sqrt(t / steps))          t < steps; then final
+
+    Args:
+        lr: the rate at t = 0.
+        steps: updates until `final`.
+        final: the rate at t = steps, and after it.
+        end: "hold" keeps the final rate; "error" makes t > steps a ValueError.
+
+    >>> schedules.one_minus_sqrt(1.0, steps=4)(range(6)).round(4).tolist()
+    [1.0, 0.5, 0.2929, 0.134, 0.0, 0.0]
+
+    Source: Hägele et al. 2024, https://arxiv.org/abs/2405.18392, as the decay of `wsd(shape="1-sqrt")`.
+    """
+
+    lr: float = rate()
+    steps: int = positive()
+    final: float = rate(default=0.0)
+    end: End = one_of("hold", "error", default="hold")
+
+
+class one_minus_square(Curve):
+    """Falls slowly at first, then as one minus the square of the time.
+
+        eta_t = final + (lr - final) * (1 - (t / steps) ** 2)          t < steps; then final
+
+    Args:
+        lr: the rate at t = 0.
+        steps: updates until `final`.
+        final: the rate at t = steps, and after it.
+        end: "hold" keeps the final rate; "error" makes t > steps a ValueError.
+
+    >>> schedules.one_minus_square(1.0, steps=4)(range(6)).tolist()
+    [1.0, 0.9375, 0.75, 0.4375, 0.0, 0.0]
+
+    Source: Hägele et al. 2024, https://arxiv.org/abs/2405.18392, as the decay of `wsd(shape="square")`. Is
+    `linear(lr, steps=n).k_decay(n, 2)`.
+    """
+
+    lr: float = rate()
+    steps: int = positive()
+    final: float = rate(default=0.0)
+    end: End = one_of("hold", "error", default="hold")
+
+
+class rex(Curve):
+    """Falls as a reflected exponential: nearly straight, then steeply.
+
+        eta_t = final + (lr - final) * (1 - p) / (1 - p / 2)          p = t / steps < 1; then final
+
+    Args:
+        lr: the rate at t = 0.
+        steps: updates until `final`.
+        final: the rate at t = steps, and after it.
+        end: "hold" keeps the final rate; "error" makes t > steps a ValueError.
+
+    >>> schedules.rex(1.0, steps=4)(range(6)).round(4).tolist()
+    [1.0, 0.8571, 0.6667, 0.4, 0.0, 0.0]
+
+    Source: Chen, Wolfe & Kyrillidis 2021, https://arxiv.org/abs/2107.04197.
+    """
+
+    lr: float = rate()
+    steps: int = positive()
+    final: float = rate(default=0.0)
+    end: End = one_of("hold", "error", default="hold")
+
+
+class tanh(Curve):
+    """Falls as a hyperbolic tangent: flat, steep, flat.
+
+        eta_t = final + (lr - final) * (1 - tanh(x)) / 2          p = t / steps < 1; then final
+        x = lower * (1 - p) + upper * p
+
+    Args:
+        lr: the rate at t = 0.
+        steps: updates until `final`.
+        final: the rate at t = steps, and after it.
+        lower: where on the tangent the fall begins, as a multiple of its width.
+        upper: where it ends.
+        end: "hold" keeps the final rate; "error" makes t > steps a ValueError.
+
+    >>> schedules.tanh(1.0, steps=4)(range(6)).round(4).tolist()
+    [1.0, 0.9999, 0.982, 0.2689, 0.0, 0.0]
+
+    Source: Hsueh et al. 2019, https://arxiv.org/abs/1806.01593. Is timm TanhLRScheduler(lb=lower, ub=upper).
+    The first rate is short of lr by a part in exp(-2 * lower), and the rate just before the end is still lr /
+    (1 + exp(2 * upper)), 0.25 % by default.
+    """
+
+    lr: float = rate()
+    steps: int = positive()
+    final: float = rate(default=0.0)
+    lower: float = number(default=-7.0)
+    upper: float = number(default=3.0)
     end: End = one_of("hold", "error", default="hold")
 
 

@@ -1,0 +1,195 @@
+"""The one schedule that depends on what happened: a factor that falls when a metric stops improving."""
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from math import inf, isfinite
+from typing import Any, Literal
+
+from .base import Schedule, from_dict
+from .declaration import Field, bind, natural, one_of, within
+
+Mode = Literal["min", "max"]
+Measure = Literal["relative", "absolute"]
+Convention = Literal["torch", "optax", "keras"]
+
+SETTINGS: dict[str, Field] = {
+    "factor": within(0, 1, default=0.1),
+    "patience": natural(default=10),
+    "threshold": within(0, inf, default=1e-4),
+    "cooldown": natural(default=0),
+    "min_scale": within(0, 1, default=0.0),
+    "mode": one_of("min", "max", default="min"),
+    "threshold_mode": one_of("relative", "absolute", default="relative"),
+    "convention": one_of("torch", "optax", "keras", default="torch"),
+}
+for _keyword, _field in SETTINGS.items():
+    _field.keyword = _keyword
+STATE = ("scale", "best", "bad", "cooling")
+
+
+class Plateau:
+    """Multiplies any schedule by a factor that `observe(metric)` lowers when the metric has not improved for long.
+
+        eta_t = schedule(t) * scale,   scale *= factor after `patience` observations without improvement
+
+    Give it to an optimizer as any hyper-parameter, `opt.lr = plateau`, and call `plateau.observe(metric)` once per
+    validation. Its state is explicit, and the optimizer's `state_dict` saves it.
+
+    Args:
+        schedule: a callable t -> float: a schedule, another Plateau, or a number.
+        factor: of each reduction, in [0, 1).
+        patience: how many observations without improvement are borne; see `convention`.
+        threshold: an improvement is a metric better than the best by more than this.
+        cooldown: observations after a reduction during which none is counted as bad.
+        min_scale: the scale does not fall below this.
+        mode: "min" if a lower metric is better, "max" if a higher one is.
+        threshold_mode: "relative" to the size of the best metric, or "absolute".
+        convention: when to reduce, where the frameworks differ.
+            "torch": when there were more than `patience` bad ones in a row, that is at the (patience + 1)st.
+            "optax", "keras": at the patience-th. In Keras the last observation of a cooldown counts already.
+
+    >>> plateau = fastlr.Plateau(schedules.constant(1.0), factor=0.5, patience=1)
+    >>> for loss in [1.0, 0.9, 0.9, 0.9]:
+    ...     plateau.observe(loss)
+    False
+    False
+    False
+    True
+    >>> plateau(7)
+    0.5
+
+    A metric that is not finite is no improvement. Differs from torch ReduceLROnPlateau, Keras ReduceLROnPlateau and
+    optax reduce_on_plateau in that a relative threshold is one of the best metric's absolute value, so that negative
+    metrics improve downwards too; and in that it composes: with warmup, with cosine, with another Plateau.
+    """
+
+    __slots__ = ("_settings", "bad", "best", "cooling", "scale", "schedule")
+
+    def __init__(
+        self,
+        schedule: Callable[[Any], Any] | float,
+        factor: float = 0.1,
+        patience: int = 10,
+        threshold: float = 1e-4,
+        cooldown: int = 0,
+        min_scale: float = 0.0,
+        mode: Mode = "min",
+        threshold_mode: Measure = "relative",
+        convention: Convention = "torch",
+    ) -> None:
+        given = (factor, patience, threshold, cooldown, min_scale, mode, threshold_mode, convention)
+        self._settings = settings(dict(zip(SETTINGS, given, strict=True)))
+        self.schedule = schedule if callable(schedule) else constant(schedule)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget every observation."""
+        #: The factor by which the schedule is multiplied now.
+        self.scale: float = 1.0
+        #: The best metric so far.
+        self.best: float | None = None
+        #: Observations since the best, or since the last reduction.
+        self.bad: int = 0
+        #: Observations for which the cooldown still lasts.
+        self.cooling: int = 0
+
+    def __call__(self, t: Any) -> Any:
+        return self.schedule(t) * self.scale
+
+    def __getattr__(self, name: str) -> Any:
+        if name in SETTINGS:
+            return self._settings[name]
+        raise AttributeError(f"Plateau has no {name!r}")
+
+    def observe(self, metric: float) -> bool:
+        """Take note of a metric; whether the scale was lowered."""
+        metric = float(metric)
+        improved = self._improved(metric)
+        if improved:
+            self.best, self.bad = metric, 0
+        else:
+            self.bad += 1
+        if self.cooling > 0:
+            self.cooling -= 1
+            if self.convention != "keras" or self.cooling > 0 or improved:
+                self.bad = 0
+                return False
+            self.bad = 1
+        if self.bad < self.patience + (self.convention == "torch") or self.bad == 0:
+            return False
+        self.bad, self.cooling, before = 0, self.cooldown, self.scale
+        self.scale = max(self.scale * self.factor, self.min_scale)
+        return self.scale < before
+
+    def _improved(self, metric: float) -> bool:
+        if self.best is None or not isfinite(metric):
+            return isfinite(metric)
+        margin: float = self.threshold * (abs(self.best) if self.threshold_mode == "relative" else 1.0)
+        return metric < self.best - margin if self.mode == "min" else metric > self.best + margin
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that later rates depend on, as plain data; the schedule as a dict, if it is no plain function."""
+        state = {name: getattr(self, name) for name in STATE}
+        return {**state, **self._settings, "schedule": plain(self.schedule)}
+
+    def load_state_dict(self, d: Mapping[str, Any]) -> None:
+        """Become what `state_dict` described; ValueError, and nothing has changed, if it cannot be.
+
+        A schedule that is a plain function was not saved: the one that is here stays.
+        """
+        who = "Plateau.load_state_dict"
+        expected = {*STATE, *SETTINGS, "schedule"}
+        if not isinstance(d, Mapping) or set(d) != expected:
+            odd = sorted(map(str, expected ^ set(d))) if isinstance(d, Mapping) else type(d).__name__
+            raise ValueError(f"{who}: expected the entries {', '.join(sorted(expected))}; differs in {odd}")
+        new = settings({name: d[name] for name in SETTINGS})
+        for name, low in (("scale", 0.0), ("bad", 0), ("cooling", 0)):
+            if isinstance(d[name], bool) or not isinstance(d[name], type(low) | int) or not low <= d[name] < inf:
+                raise ValueError(f"{who}: {name} must be a finite number >= 0, got {d[name]!r}")
+        if not (d["best"] is None or (isinstance(d["best"], float | int) and isfinite(d["best"]))):
+            raise ValueError(f"{who}: best must be a finite number or None, got {d['best']!r}")
+        saved = d["schedule"]
+        if isinstance(saved, Mapping) and "name" in saved:
+            self.schedule = from_dict(saved)
+        elif hasattr(self.schedule, "load_state_dict"):
+            self.schedule.load_state_dict(saved)
+        elif not (isinstance(saved, Mapping) and "callable" in saved) or isinstance(self.schedule, Schedule):
+            raise ValueError(f"{who}: the schedule was not saved ({saved!r}); make the Plateau with it before loading")
+        self._settings = new
+        for name in STATE:
+            setattr(self, name, d[name])
+
+    def __repr__(self) -> str:
+        changed = [f"{name}={value!r}" for name, value in self._settings.items() if value != SETTINGS[name].default]
+        return f"Plateau({', '.join([repr(self.schedule), *changed])}; scale={self.scale:g})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return revived, (self.schedule, self._settings, {name: getattr(self, name) for name in STATE})
+
+
+def settings(given: dict[str, Any]) -> dict[str, Any]:
+    """The arguments, checked."""
+    return dict(zip(SETTINGS, bind("Plateau", SETTINGS, (), given), strict=True))
+
+
+def constant(lr: Any) -> Schedule:
+    from . import curves
+
+    return curves.constant(lr)
+
+
+def plain(schedule: Any) -> Any:
+    """A schedule as plain data."""
+    if isinstance(schedule, Schedule):
+        return schedule.to_dict()
+    if hasattr(schedule, "state_dict"):
+        return schedule.state_dict()
+    return {"callable": getattr(schedule, "__qualname__", type(schedule).__name__)}
+
+
+def revived(schedule: Any, arguments: dict[str, Any], state: dict[str, Any]) -> Plateau:
+    """A copy, for pickle."""
+    made = Plateau(schedule, **arguments)
+    for name, value in state.items():
+        setattr(made, name, value)
+    return made

@@ -1,0 +1,260 @@
+"""Every torch scheduler, stepped as torch steps it, against the schedule that `from_torch` makes of it."""
+import math
+import warnings
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+from torch.optim import lr_scheduler as peers  # noqa: E402
+from torch.optim.swa_utils import SWALR  # noqa: E402
+
+from fastlr import Plateau, schedules  # noqa: E402
+from fastlr.schedules.interchange import FROM_TORCH, from_torch  # noqa: E402
+
+BASE = 0.3
+
+
+def optimizer(lr=BASE):
+    return torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=lr, momentum=0.9)
+
+
+def stepped(make, n, lr=BASE):
+    """The rates that torch uses at its first n steps."""
+    opt = optimizer(lr)
+    scheduler = make(opt)
+    rates = []
+    for _ in range(n):
+        rates.append(opt.param_groups[0]["lr"])
+        opt.step()
+        scheduler.step()
+    return rates
+
+
+def ulps(got, want):
+    return max(abs(g - w) / math.ulp(w) if w else abs(g) for g, w in zip(got, want, strict=True))
+
+
+def chain(*makes):
+    return lambda o: peers.ChainedScheduler([make(o) for make in makes], optimizer=o)
+
+
+def sequence(*makes, at):
+    return lambda o: peers.SequentialLR(o, [make(o) for make in makes], milestones=at)
+
+
+# What is compared is torch's recursion of up to 300 roundings against one formula: relative to the largest rate, as the
+# recursion keeps an absolute error; 1e-13 is 300 roundings at worst.
+SAME = {
+    "StepLR": lambda o: peers.StepLR(o, 7, 0.3),
+    "MultiStepLR": lambda o: peers.MultiStepLR(o, [3, 9, 9, 40], 0.3),
+    "MultiStepLR at 0": lambda o: peers.MultiStepLR(o, [0, 9], 0.3),
+    "ConstantLR": lambda o: peers.ConstantLR(o),
+    "LinearLR": lambda o: peers.LinearLR(o, 0.25, 0.75, 11),
+    "ExponentialLR": lambda o: peers.ExponentialLR(o, 0.97),
+    "PolynomialLR": lambda o: peers.PolynomialLR(o, 30, 2.5),
+    "CosineAnnealingLR": lambda o: peers.CosineAnnealingLR(o, 17, 0.02),
+    "CosineAnnealingLR above": lambda o: peers.CosineAnnealingLR(o, 17, 0.5),
+    "CosineAnnealingWarmRestarts": lambda o: peers.CosineAnnealingWarmRestarts(o, 10, 1, 0.02),
+    "CosineAnnealingWarmRestarts x3": lambda o: peers.CosineAnnealingWarmRestarts(o, 3, 3, 0.02),
+    "CyclicLR": lambda o: peers.CyclicLR(o, 0.1, 0.9, 7, 5),
+    "CyclicLR 2": lambda o: peers.CyclicLR(o, 0.1, 0.9, 7, mode="triangular2"),
+    "CyclicLR exp": lambda o: peers.CyclicLR(o, 0.1, 0.9, 7, mode="exp_range", gamma=0.99),
+    "OneCycleLR": lambda o: peers.OneCycleLR(o, 0.9, total_steps=300),
+    "OneCycleLR linear": lambda o: peers.OneCycleLR(o, 0.9, total_steps=300, anneal_strategy="linear"),
+    "OneCycleLR 3": lambda o: peers.OneCycleLR(o, 0.9, total_steps=300, three_phase=True, pct_start=0.4),
+    "SequentialLR": sequence(
+        lambda o: peers.LinearLR(o, 0.1, 1.0, 8), lambda o: peers.CosineAnnealingLR(o, 40, 0.01),
+        lambda o: peers.ExponentialLR(o, 0.9), at=[8, 60]),
+    "SequentialLR restarts": sequence(
+        lambda o: peers.ConstantLR(o, 0.5, 4), lambda o: peers.CosineAnnealingWarmRestarts(o, 6, 2), at=[5]),
+    "ChainedScheduler": chain(
+        lambda o: peers.LinearLR(o, 0.1, 1.0, 8), lambda o: peers.ExponentialLR(o, 0.98),
+        lambda o: peers.CosineAnnealingLR(o, 500)),
+    "ChainedScheduler that overwrites": chain(
+        lambda o: peers.LinearLR(o, 0.1, 1.0, 8), lambda o: peers.CosineAnnealingWarmRestarts(o, 9),
+        lambda o: peers.StepLR(o, 10_000)),
+    "SWALR": lambda o: SWALR(o, 0.05, anneal_epochs=10),
+    "SWALR linear": lambda o: SWALR(o, 0.05, anneal_epochs=10, anneal_strategy="linear"),
+}
+
+
+@pytest.mark.parametrize("name", SAME)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_from_torch_gives_torchs_rates(name):
+    n = 300
+    want = stepped(SAME[name], n)
+    schedule = from_torch(SAME[name](optimizer()))
+    got = schedule(range(n))
+    assert np.abs(got - want).max() <= 1e-13 * max(want), (schedule, np.abs(got - want).argmax())
+    assert schedules.from_dict(schedule.to_dict()) == schedule
+
+
+def test_every_torch_scheduler_is_converted_or_refused_by_name():
+    there = {name for name, x in vars(peers).items() if isinstance(x, type) and issubclass(x, peers.LRScheduler)}
+    refused = {"LRScheduler", "_LRScheduler", "LambdaLR", "MultiplicativeLR", "ReduceLROnPlateau"}
+    assert there - refused == set(FROM_TORCH) - {"SWALR"}
+
+
+@pytest.mark.parametrize("make, cure", [
+    (lambda o: peers.LambdaLR(o, lambda t: 0.5), "LambdaLR has no closed form: give the optimizer the function"),
+    (lambda o: peers.MultiplicativeLR(o, lambda t: 0.5), "MultiplicativeLR has no closed form: write its product"),
+    (lambda o: peers.ReduceLROnPlateau(o), r"ReduceLROnPlateau has no closed form: use fastlr.Plateau"),
+    (lambda o: peers.CyclicLR(o, 0.1, 1.0, 5, scale_fn=lambda x: 1.0), "CyclicLR with a scale_fn of its own"),
+    (chain(lambda o: peers.CosineAnnealingLR(o, 9, 0.1), lambda o: peers.ExponentialLR(o, 0.9)),
+     "CosineAnnealingLR in a ChainedScheduler depends"),
+    (lambda o: type("Own", (peers.LRScheduler,), {"get_lr": lambda self: [0.1]})(o), "Own has no closed form"),
+])
+def test_what_has_no_closed_form_is_refused_with_the_cure(make, cure):
+    with pytest.raises(TypeError, match=cure):
+        from_torch(make(optimizer()))
+
+
+# Formula against formula, where torch has one: within 2 ulp of the largest rate, from 0 to far beyond the end.
+CLOSED = {
+    "StepLR": 2, "MultiStepLR": 2, "ConstantLR": 2, "LinearLR": 2, "ExponentialLR": 2, "PolynomialLR": 8,
+    "CosineAnnealingLR": 2,
+}
+
+
+@pytest.mark.parametrize("name", CLOSED)
+def test_closed_forms_at_the_edges(name):
+    scheduler = SAME[name](optimizer())
+    schedule = from_torch(scheduler)
+    for t in (0, 1, 2, 3, 4, 5, 6, 7, 8, 11, 16, 17, 18, 29, 30, 31, 34, 100, 10**6):
+        scheduler.last_epoch = t
+        want = scheduler._get_closed_form_lr()[0]
+        # (torch's cosine of a large multiple of pi has lost what its argument's rounding cost it)
+        slack = math.pi * t / 17 * 2**-53 * 4 if name == "CosineAnnealingLR" else 0
+        assert abs(schedule(t) - want) <= CLOSED[name] * math.ulp(BASE) + slack, t
+
+
+def test_the_momentum_of_one_cycle():
+    for options in ({}, {"three_phase": True}, {"anneal_strategy": "linear"}):
+        opt = optimizer()
+        scheduler = peers.OneCycleLR(opt, 0.9, total_steps=50, **options)
+        twin = from_torch(scheduler).momentum()
+        for t in range(50):
+            assert twin(t) == pytest.approx(opt.param_groups[0]["momentum"], rel=1e-15)
+            opt.step()
+            if t < 49:
+                scheduler.step()
+
+
+# The other way round
+
+def test_to_torch_sets_the_rate_before_the_first_step_and_after_each():
+    schedule = schedules.cosine(0.7, steps=20).warmup(5)
+    opt = optimizer()
+    scheduler = schedule.to_torch(opt)
+    for t in range(40):
+        assert opt.param_groups[0]["lr"] == schedule(t) == scheduler.get_last_lr()[0]
+        opt.step()
+        scheduler.step()
+
+
+def test_to_torch_keeps_the_scale_of_a_group():
+    a, b = (torch.zeros(1, requires_grad=True) for _ in range(2))
+    opt = torch.optim.SGD([{"params": [a]}, {"params": [b], "lr_scale": 0.25}], lr=1.0)
+    schedules.linear(0.8, steps=4).to_torch(opt)
+    assert [group["lr"] for group in opt.param_groups] == [0.8, 0.2]
+
+
+@pytest.mark.parametrize("order", ["optimizer first", "scheduler first"])
+def test_resume_in_any_order(order):
+    """torch's own schedulers resume at lr * factor for ever if the optimizer is loaded before they are made."""
+    schedule = schedules.linear(0.01, steps=5, final=0.1)
+    opt = optimizer()
+    scheduler = schedule.to_torch(opt)
+    for _ in range(3):
+        opt.step()
+        scheduler.step()
+    saved = opt.state_dict(), scheduler.state_dict()
+    again = optimizer(123.0)
+    if order == "optimizer first":
+        again.load_state_dict(saved[0])
+        resumed = schedules.constant(9.0).to_torch(again)
+        resumed.load_state_dict(saved[1])
+    else:
+        resumed = schedules.constant(9.0).to_torch(again)
+        resumed.load_state_dict(saved[1])
+        again.load_state_dict(saved[0])
+    for t in range(3, 12):
+        assert again.param_groups[0]["lr"] == schedule(t)
+        again.step()
+        resumed.step()
+
+
+def test_the_defect_that_resuming_has_in_torch():
+    opt = optimizer()
+    scheduler = peers.LinearLR(opt, 0.1, total_iters=3)
+    for _ in range(10):
+        opt.step()
+        scheduler.step()
+    saved, sched_state = opt.state_dict(), scheduler.state_dict()
+    again = optimizer()
+    again.load_state_dict(saved)
+    resumed = peers.LinearLR(again, 0.1, total_iters=3)
+    resumed.load_state_dict(sched_state)
+    assert again.param_groups[0]["lr"] == pytest.approx(0.1 * BASE)          # torch: should be BASE
+    ours = optimizer()
+    ours.load_state_dict(saved)
+    resumed = from_torch(scheduler).to_torch(ours)
+    resumed.load_state_dict({"last_epoch": 10, "schedule": from_torch(scheduler).to_dict()})
+    assert ours.param_groups[0]["lr"] == BASE
+
+
+def test_a_rate_set_by_hand_is_not_absorbed():
+    """torch's recursion scales every later rate by it; a function of t cannot."""
+    opt, mine = optimizer(), optimizer()
+    theirs, ours = peers.CosineAnnealingLR(opt, 20), schedules.cosine(BASE, 20).to_torch(mine)
+    for t in range(10):
+        if t == 5:
+            opt.param_groups[0]["lr"] = mine.param_groups[0]["lr"] = 0.01
+        opt.step(), mine.step()
+        theirs.step(), ours.step()
+    assert mine.param_groups[0]["lr"] == schedules.cosine(BASE, 20)(10)
+    assert opt.param_groups[0]["lr"] < 0.1 * schedules.cosine(BASE, 20)(10)
+
+
+def test_the_ends_that_climb_in_torch_hold_here():
+    cosine = stepped(lambda o: peers.CosineAnnealingLR(o, 10), 16)
+    assert cosine[15] > cosine[10] and schedules.cosine(BASE, 10)([10, 15, 10**9]).tolist() == [0, 0, 0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        opt = optimizer()
+        one = peers.OneCycleLR(opt, 0.9, total_steps=10)
+        rates = []
+        for _ in range(10):
+            opt.step()
+            one.step()
+            rates.append(opt.param_groups[0]["lr"])
+    assert rates[-1] > 100 * rates[-2]                                        # one step too many
+    held = schedules.one_cycle(0.9, 10)
+    assert held(10) == held(9) == held(10**9) == pytest.approx(rates[-2], rel=1e-15)
+
+
+@pytest.mark.parametrize("mode", ["min", "max"])
+@pytest.mark.parametrize("patience", [0, 1, 2, 3])
+@pytest.mark.parametrize("cooldown", [0, 1, 2])
+def test_plateau_by_torchs_convention(mode, patience, cooldown):
+    random = np.random.default_rng(patience)
+    for _ in range(5):
+        opt = optimizer(1.0)
+        theirs = peers.ReduceLROnPlateau(opt, mode, 0.5, patience, cooldown=cooldown, eps=0, min_lr=0.01)
+        ours = Plateau(1.0, 0.5, patience, cooldown=cooldown, mode=mode, min_scale=0.01)
+        for metric in random.choice([1.0, 0.9, 0.8, 0.5], size=40):
+            theirs.step(metric)
+            ours.observe(metric)
+            assert ours(0) == opt.param_groups[0]["lr"]
+
+
+def test_at_least_twenty_times_as_fast_as_a_torch_step():
+    import timeit
+
+    opt = optimizer()
+    scheduler, schedule = peers.CosineAnnealingLR(opt, 1000), schedules.cosine(BASE, 1000)
+    opt.step()
+    theirs = min(timeit.repeat(scheduler.step, number=2000, repeat=5))
+    ours = min(timeit.repeat("s(7)", globals={"s": schedule}, number=2000, repeat=5))
+    assert theirs > 20 * ours
