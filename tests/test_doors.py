@@ -201,6 +201,7 @@ def test_other_dtypes_are_refused_by_name(dtype):
 def test_what_cannot_be_written_is_refused(given, error, says):
     with pytest.raises(error, match=re.escape(f"SGD: params[0]: {says}")):
         fastlr.SGD([given])
+    says = says.replace("float32, float64, float16 or bfloat16", "float32 or float64")
     with pytest.raises(error, match=re.escape(f"sgd: p: {says}")):
         fastlr.kernels.sgd(given, np.zeros(4), t=1, lr=0.1)
 

@@ -311,34 +311,37 @@ cdef void run(void* context, Py_ssize_t chunk) noexcept nogil:
 cdef enum:
     LANES = 16
 
-cdef void weigh_tile(const real* restrict g, double* restrict squares, double* restrict zero, const Instant* now,
-                     Py_ssize_t size) noexcept nogil:
-    cdef Py_ssize_t i = 0, j
-    cdef double lane[LANES]
-    cdef double odd[LANES]
-    cdef real scale = <real>now.scale, most = <real>now.clip, x
+cdef void weigh_tile(const real* restrict g, Sum* total, const Instant* now, Py_ssize_t size) noexcept nogil:
+    cdef real[TILE] x
+    cdef real[LANES] odd
+    cdef double[TILE] square
+    cdef double[LANES] lane
+    cdef Py_ssize_t i, j, whole = (size + LANES - 1) // LANES * LANES
+    cdef real scale = <real>now.scale, most = <real>now.clip
+    for i in range(size):
+        x[i] = g[i] * scale
+    for i in range(size, whole):
+        x[i] = 0
     for j in range(LANES):
-        lane[j] = odd[j] = 0
-    while i + LANES <= size:
+        odd[j], lane[j] = 0, 0
+    for i in range(whole // LANES):
         for j in range(LANES):
-            x = g[i + j] * scale
-            odd[j] += <double>(x - x)                  # 0, or NaN from NaN and infinity
-            x = clipped(x, most)
-            lane[j] += <double>x * <double>x
-        i += LANES
-    for j in range(size - i):
-        x = g[i + j] * scale
-        odd[j] += <double>(x - x)
-        x = clipped(x, most)
-        lane[j] += <double>x * <double>x
+            odd[j] = odd[j] + (x[i * LANES + j] - x[i * LANES + j])    # 0, or NaN from NaN and infinity
+    for i in range(whole):
+        x[i] = clipped(x[i], most)
+    for i in range(whole):
+        square[i] = <double>x[i] * <double>x[i]
+    for i in range(whole // LANES):
+        for j in range(LANES):
+            lane[j] = lane[j] + square[i * LANES + j]
     j = LANES // 2
     while j > 0:
         for i in range(j):
             lane[i] += lane[i + j]
-            odd[i] += odd[i + j]
+            odd[i] = odd[i] + odd[i + j]
         j //= 2
-    squares[0] += lane[0]
-    zero[0] += odd[0]
+    total.squares += lane[0]
+    total.zero += <double>odd[0]
 
 cdef void weigh_piece(Sum* total, const Gradient* gradient, const Instant* now, Py_ssize_t start, Py_ssize_t size,
                       real* also_typed) noexcept nogil:
@@ -351,7 +354,7 @@ cdef void weigh_piece(Sum* total, const Gradient* gradient, const Instant* now, 
         if n > TILE:
             n = TILE
         g = fetch(scratch, raw, <char*>gradient.g, gradient.measured, NULL, gradient.stored, i, n)
-        weigh_tile(g, &total.squares, &total.zero, now, n)
+        weigh_tile(g, total, now, n)
         i += n
 
 cdef void weigh(void* context, Py_ssize_t chunk) noexcept nogil:
