@@ -22,13 +22,13 @@ from fastlr._kernels.sweep cimport (
 from fastlr._core cimport pool
 from fastlr._core.arrays cimport ALIGNED, C_CONTIGUOUS, WRITEABLE, Seen, extent, lay, look
 from fastlr._core.arrays import BFloat16, as_array, overlaps_itself, stored_as
+from fastlr._core.instant cimport Terms, fix
 from fastlr._core.program cimport Program
+from fastlr._core.instant import DECAYS
 
 cdef enum:
     MOST_VALUES = MOST_FIELDS + 2
     MOST_BLOCKS = 24
-
-DECAYS = {"coupled": COUPLED, "decoupled": DECOUPLED, "independent": INDEPENDENT}
 
 cdef struct Kind:
     # Tensors that share their Instant.
@@ -52,28 +52,6 @@ for axis in range(MOST_DIMENSIONS):
 
 cdef int by_address(const void* a, const void* b) noexcept nogil:
     return (<Extent*>a).low > (<Extent*>b).low or -((<Extent*>a).low < (<Extent*>b).low)
-
-
-cdef void fix(Instant* now, const Terms* terms, const double* values, double factor, bint decays, int64_t t,
-              double grad_scale) noexcept nogil:
-    """The scalars of a step, in double; `values` is lr and what else a group has."""
-    cdef int k
-    cdef double lr = values[0] * factor
-    cdef double weight_decay = values[terms.decay_at] if decays else 0
-    for k in range(terms.rule.fields):
-        now.hyper[k] = values[terms.hyper_at + k]
-    terms.rule.at(now.hyper, lr, t, &now.now)
-    now.now.keep, now.own, now.couple = 1, 0, 0
-    if terms.decay == COUPLED:
-        now.couple = weight_decay
-    elif terms.decay == DECOUPLED:
-        now.own = lr * weight_decay
-        now.now.keep = 1 - now.own
-    else:
-        now.now.keep = 1 - weight_decay
-    now.scale = (-1 if terms.maximize else 1) / grad_scale
-    now.clip, now.ema = terms.clip, terms.ema
-    now.staged = now.scale != 1 or now.clip < INFINITY or now.couple != 0
 
 
 cdef inline double least(double x, double y) noexcept nogil:

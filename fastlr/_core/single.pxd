@@ -1,7 +1,7 @@
 # cython: language_level=3
 from libc.stdint cimport int64_t
 from fastlr._kernels.sweep cimport MOST_FIELDS, Run
-from fastlr._core.plan cimport Terms
+from fastlr._core.instant cimport Terms
 
 cdef enum:
     MOST_HYPERS = MOST_FIELDS + 2      # lr and weight decay, which a rule's own fields may lack

@@ -7,7 +7,8 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 from fastlr._kernels.sweep cimport FLOAT32, FLOAT64, Gradient, Instant, Job, Opened, Piece, Run, Span
 from fastlr._core cimport pool
-from fastlr._core.plan cimport CHUNK, COUPLED, DECOUPLED, fix
+from fastlr._core.instant cimport COUPLED, DECOUPLED, fix
+from fastlr._core.plan cimport CHUNK
 
 from fastlr._core.dispatch import door
 
