@@ -304,8 +304,9 @@ class Optimizer:
         Parameters
         ----------
         grads
-            Gradients in the structure of the parameters, of their shapes and dtypes, in any layout; `None` for a
-            tensor skips it, and its own count of updates stays. Only read, unless `zero_grads`. Not given: those bound.
+            Gradients in the structure of the parameters, of their shapes, in any layout; float64 for float64, any float
+            of up to 32 bits for any other. `None` for a tensor skips it, and its own count of updates stays. Only read,
+            unless `zero_grads`. Not given: those bound.
         grad_scale
             Divides the gradients (the factor by which a loss was scaled).
         zero_grads
