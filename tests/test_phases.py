@@ -154,6 +154,7 @@ class TestNoise:
     def test_is_uniform_within_its_bounds(self):
         rates = s.constant(1.0).noise(0.25)(np.arange(200_000))
         assert rates.min() >= 0.75 and rates.max() < 1.25
+        # of 200,000 uniform numbers the mean is off by 3e-4, the deviation by 0.1 %, a bin of 50 by 2 %: 3 to 5 times that
         assert rates.mean() == pytest.approx(1, abs=1e-3) and rates.std() == pytest.approx(0.5 / 12**0.5, rel=0.01)
         assert abs(np.corrcoef(rates[1:], rates[:-1])[0, 1]) < 0.01
         assert np.histogram(rates, 50)[0] == pytest.approx(4000, rel=0.1)

@@ -285,6 +285,17 @@ def test_gradients_that_cannot_serve_are_refused_and_nothing_changes(dtype, give
     assert snapshot(opt, [p]) == before
 
 
+def test_a_gradient_that_grew_at_its_address_is_looked_at_again():
+    room = np.zeros(60, np.uint8)
+    p = room[20:].view(np.float32)
+    opt = fastlr.SGD([p])
+    opt.step([room[:20].view(np.uint16).view(BFloat16)])       # ends where the parameter begins
+    before = room.tobytes()
+    with pytest.raises(ValueError, match="shares memory with parameter '0'"):
+        opt.step([room[:40].view(np.float32)])                 # from the same address on, twice as far
+    assert room.tobytes() == before
+
+
 @pytest.mark.parametrize("dtype", [np.float32, BF16, np.float16])
 @pytest.mark.parametrize("given", [np.float32, BF16, np.float16])
 def test_floats_of_up_to_32_bits_serve_each_other(dtype, given):

@@ -337,7 +337,10 @@ cdef class Plan:
             elif lay(&measured[i], &seen, AS_THEY_STAND):
                 aims[i].measured = &measured[i]
             self.refuse_overlap(i, array, &seen)
-            self.clean[i] = NULL if aims[i].walk != NULL or not self.in_order[i] else seen.data
+            # (known for the widest type that may come: from that address on, others reach no further)
+            self.clean[i] = NULL
+            if aims[i].walk == NULL and self.in_order[i] and seen.itemsize >= 4:
+                self.clean[i] = seen.data
         if writable:
             self.refuse_shared(aims, arrays)
         return 0
