@@ -11,6 +11,7 @@ import pytest
 
 import fastlr
 from fastlr import cli
+from fastlr.commands import info
 from fastlr.study import experiment
 
 
@@ -180,12 +181,12 @@ def test_info_as_json(capsys):
 
 def test_info_warns_of_two_owners_of_the_import_name(monkeypatch, capsys):
     owners = {"fastlr": ["fastlr-core", "fastlr", "fastlr-core"]}
-    monkeypatch.setattr(cli, "packages_distributions", lambda: owners)
+    monkeypatch.setattr(info, "packages_distributions", lambda: owners)
     assert cli.main(["info"]) == 0
     out = capsys.readouterr().out
     assert "installed by fastlr, fastlr-core\n" in out
     assert "warning: these distributions overwrite each other's files" in out
-    monkeypatch.setattr(cli, "packages_distributions", lambda: {"fastlr": ["fastlr-core"]})
+    monkeypatch.setattr(info, "packages_distributions", lambda: {"fastlr": ["fastlr-core"]})
     assert cli.main(["info"]) == 0
     assert "warning" not in capsys.readouterr().out
 

@@ -1,0 +1,45 @@
+"""`fastlr inspect`: what a checkpoint holds, without loading it."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import fastlr
+
+from . import Refusal, print_json, printable
+
+LINE = "Show what a checkpoint holds, without loading it."
+
+
+def declare(options: argparse.ArgumentParser) -> None:
+    options.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the header of a checkpoint: optimizer, updates done, hyper-parameters, tensors."""
+    from .. import checkpoint
+
+    path = arguments.checkpoint
+    try:
+        header = checkpoint.read_header(path)
+    except OSError as error:
+        raise Refusal(f"fastlr inspect: {path}: {error.strerror or error}", 2) from error
+    except fastlr.CheckpointError as error:
+        raise Refusal(f"fastlr inspect: {error}", 2) from error
+    if arguments.json:
+        print_json(header)
+        return 0
+    tensors = header["tensors"]
+    print(f"{printable(header['optimizer'])}, {header['t']} updates done")
+    for name, value in header["metadata"].items():
+        print(f"  {printable(name)} = {printable(value)}")
+    print(f"{len(tensors)} tensors, {sum(tensor['bytes'] for tensor in tensors.values()):,} bytes")
+    rows = [
+        (printable(name), tensor["dtype"], str(tuple(tensor["shape"])), f"{tensor['bytes']:,}")
+        for name, tensor in tensors.items()
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for name, dtype, shape, size in rows:
+        print(f"  {name:{widths[0]}}  {dtype:{widths[1]}}  {shape:{widths[2]}}  {size:>{widths[3]}} bytes")
+    return 0

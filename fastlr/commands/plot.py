@@ -1,0 +1,63 @@
+"""`fastlr plot`: draw a schedule that is given as an expression."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from . import Refusal, at_least_one, print_json
+
+LINE = "Draw a schedule: as text, or to an SVG or PNG file."
+
+
+def declare(options: argparse.ArgumentParser) -> None:
+    options.add_argument("expression", metavar="EXPR", help='like "cosine(1e-3, steps=1000).warmup(50)"')
+    options.add_argument("--steps", type=at_least_one, metavar="N", help="updates shown; default: as many as it takes")
+    options.add_argument("--out", type=Path, metavar="FILE", help="write FILE, .svg or .png (that needs matplotlib)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Draw a schedule that is given as an expression."""
+    from ..schedules.expression import parse
+    from ..schedules.picture import horizon, sampled, short, svg
+
+    out: Path | None = arguments.out
+    if out is not None and out.suffix.lower() not in (".svg", ".png"):
+        raise Refusal(f"fastlr plot: --out must end in .svg or .png, got {str(out)!r}", 2)
+    try:
+        schedule = parse(arguments.expression)
+    except ValueError as error:
+        raise Refusal(f"fastlr plot: {error}", 2) from error
+    n = min(arguments.steps or horizon(schedule), 2**53)
+    t, rates = sampled(schedule, n)
+    try:
+        if out is not None and out.suffix.lower() == ".svg":
+            out.write_text(svg(schedule, n, 720, 300, arguments.expression), encoding="utf-8")
+        elif out is not None:
+            try:
+                from matplotlib.figure import Figure
+            except ImportError as error:
+                raise Refusal(f"fastlr plot: {error}; a .svg file needs no matplotlib", 1) from error
+            figure = Figure(figsize=(7.2, 3), layout="constrained")
+            axes = figure.add_subplot(xlabel="update", ylabel="rate", title=arguments.expression)
+            axes.plot(t, rates)
+            figure.savefig(out, dpi=150)
+    except OSError as error:
+        raise Refusal(f"fastlr plot: {error}", 2) from error
+    if arguments.json:
+        print_json({"schedule": schedule.to_dict(), "steps": n, "t": t.tolist(), "rates": rates.tolist()})
+    elif out is None:
+        print(schedule)
+        for row in blocks(rates):
+            print(f"  {row}")
+        print(f"  0 to {n - 1} updates; first {short(rates[0])}, highest {short(rates.max())}, last {short(rates[-1])}")
+    return 0
+
+
+def blocks(rates: Any, width: int = 72, height: int = 8) -> list[str]:
+    """Rates as rows of text, from the top down, an eighth of a character fine."""
+    columns = [rates[k * len(rates) // min(width, len(rates))] for k in range(min(width, len(rates)))]
+    eighths = [round(8 * height * float(rate) / (float(rates.max()) or 1)) for rate in columns]
+    return ["".join(" ▁▂▃▄▅▆▇█"[min(max(level - 8 * row, 0), 8)] for level in eighths).rstrip()
+            for row in reversed(range(height))]
