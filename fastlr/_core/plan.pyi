@@ -26,16 +26,8 @@ class Plan:
         bounds: list[tuple[float, float]],
         tensors: list[Tensor],
         groups: int,
-        *,
+        stages: Any,
         decay: str,
-        maximize: bool,
-        clip_value: float,
-        clip_norm: float,
-        clip_tensor_norm: float,
-        nonfinite: str,
-        ema_decay: float,
-        stochastic: bool,
-        seed: int,
     ) -> None: ...
     def assign(self, group: int, index: int, value: Any) -> None: ...
     def bind(self, arrays: list[Any]) -> None: ...

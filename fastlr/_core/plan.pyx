@@ -58,6 +58,10 @@ cdef inline double least(double x, double y) noexcept nogil:
     return y if not x < y else x       # (NaN stays)
 
 
+cdef inline double at_most(value) except? -1:
+    return INFINITY if value is None else value
+
+
 @final
 cdef class Plan:
     """How the tensors of one optimizer take a step (`tensors`: see tensors.py); values come by `assign`."""
@@ -106,9 +110,8 @@ cdef class Plan:
     cdef readonly object grad_norm     # of the latest step, where it was measured
     cdef public int64_t t, skipped
 
-    def __cinit__(self, str who, rule, door, tuple names, list bounds, list tensors, int groups, *, str decay,
-                  bint maximize, double clip_value, double clip_norm, double clip_tensor_norm, str nonfinite,
-                  double ema_decay, bint stochastic, uint64_t seed):
+    def __cinit__(self, str who, rule, door, tuple names, list bounds, list tensors, int groups, stages,
+                  str decay):
         cdef int k
         if len(names) > MOST_VALUES:
             raise ValueError(f"{who}: more than {MOST_VALUES} hyper-parameters")
@@ -117,10 +120,11 @@ cdef class Plan:
         self.weigh_chunk = <Run>PyCapsule_GetPointer(door.weigher, "fastlr.run")
         self.who, self.names, self.width = who, names, <int>len(names)
         self.terms = Terms(self.rule, self.width - self.rule.fields, names.index("weight_decay"), DECAYS[decay],
-                           maximize, clip_value, ema_decay)
-        self.clip_norm, self.clip_tensor_norm, self.nonfinite = clip_norm, clip_tensor_norm, nonfinite
-        self.stochastic, self.seed = stochastic, seed
-        self.measures = clip_norm < INFINITY or clip_tensor_norm < INFINITY or nonfinite != "propagate"
+                           stages.maximize, at_most(stages.clip_value), stages.ema_decay or 0)
+        self.clip_norm, self.clip_tensor_norm = at_most(stages.clip_norm), at_most(stages.clip_tensor_norm)
+        self.nonfinite = stages.nonfinite
+        self.stochastic, self.seed = stages.rounding == "stochastic", stages.seed
+        self.measures = self.clip_norm < INFINITY or self.clip_tensor_norm < INFINITY or self.nonfinite != "propagate"
         for k in range(self.width):
             self.low[k], self.high[k] = bounds[k]
         self.sources, self.tensors, self.count = {}, tensors, len(tensors)

@@ -15,6 +15,7 @@ from .._core.tensors import STORAGES, Tensor, bind, named, per_tensor, refuse_sh
 from .._core.threads import get_num_threads
 from ..schedules import Schedule, from_dict
 from .declaration import Bounded, Hyper, Start, nearest, within
+from .stages import STAGES, Stages
 
 if TYPE_CHECKING:
     from inspect import Signature
@@ -137,43 +138,27 @@ class Optimizer:
         cls.__signature__ = Declared()
         REGISTRY[cls.__name__.lower()] = cls
 
-    def __init__(self, params: Any, lr: Hyper | None = None, *, grads: Any = None, clip_value: float | None = None,
-                 clip_norm: float | None = None, clip_tensor_norm: float | None = None,
-                 nonfinite: Literal["propagate", "skip", "raise"] = "propagate", ema_decay: float | None = None,
-                 state_dtype: Any = None, rounding: Literal["nearest", "stochastic"] = "nearest", seed: int = 0,
+    def __init__(self, params: Any, lr: Hyper | None = None, *, grads: Any = None, state_dtype: Any = None,
                  dtype: Literal["bfloat16"] | None = None, decay: str | None = None, decay_mask: Any = None,
-                 lr_scale: Any = None, maximize: bool = False, **hyper: Any) -> None:
+                 lr_scale: Any = None, **hyper: Any) -> None:
         who = type(self).__name__
         if lr is not None:
             hyper["lr"] = lr
+        self._stages = Stages(**{name: hyper.pop(name) for name in STAGES if name in hyper})
         starts = {name: slot.checked(hyper.pop(name, slot.default), who) for name, slot in self.starts.items()}
         self._start = {self.starts[name].slot: float(value) for name, value in starts.items()}  # type: ignore[arg-type]
         defaults: dict[str, Hyper] = {name: bound.default for name, bound in self.hypers.items()}
         self._defaults = defaults | self._checked(hyper)
+        self._stages.check(who)
         if decay not in (None, "coupled", "decoupled", "independent"):
             raise ValueError(f"{who}: decay must be 'coupled', 'decoupled' or 'independent', got {decay!r}")
         self._decay = decay or self.decay_mode
-        bounds = {"clip_value": clip_value, "clip_norm": clip_norm, "clip_tensor_norm": clip_tensor_norm}
-        for name, value in bounds.items():
-            if value is not None and not 0 < value < inf:
-                raise ValueError(f"{who}: {name} must be positive and finite, got {value}")
-        if nonfinite not in ("propagate", "skip", "raise"):
-            raise ValueError(f"{who}: nonfinite must be 'propagate', 'skip' or 'raise', got {nonfinite!r}")
-        if ema_decay is not None and not 0 <= ema_decay < 1:
-            raise ValueError(f"{who}: ema_decay must be in [0, 1), got {ema_decay}")
-        self._options: dict[str, Any] = {name: inf if value is None else float(value) for name, value in bounds.items()}
-        self._options |= {"maximize": bool(maximize), "nonfinite": nonfinite, "ema_decay": float(ema_decay or 0)}
-        if rounding not in ("nearest", "stochastic"):
-            raise ValueError(f"{who}: rounding must be 'nearest' or 'stochastic', got {rounding!r}")
-        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**64:
-            raise ValueError(f"{who}: seed must be an integer in [0, 2**64), got {seed!r}")
         if dtype not in (None, "bfloat16"):
             raise ValueError(f"{who}: dtype must be 'bfloat16', which says what uint16 arrays hold, got {dtype!r}")
-        self._options |= {"stochastic": rounding == "stochastic", "seed": seed}
         self._state_dtype, self._dtype = state_dtype, dtype
-        # (random bits and groups of 8-bit states belong to elements in the array's own order)
-        self._permuted = rounding == "nearest" and state_dtype in (None, *STORAGES)
-        self._kept = self.slots if ema_decay is None else (*self.slots, "ema")
+        # (groups of 8-bit states, too, belong to elements in the array's own order)
+        self._permuted = self._stages.permuted and state_dtype in (None, *STORAGES)
+        self._kept = self.slots if self._stages.ema_decay is None else (*self.slots, "ema")
         self._decay_mask, self._lr_scale = decay_mask, lr_scale
         self._shapes: list[tuple[str, list[Tensor]]] = []
         self._grouped = isinstance(params, Sequence) and len(params) > 0 and all(is_group(g) for g in params)
@@ -223,8 +208,7 @@ class Optimizer:
             tensor.decays = decays is None or bool(decays)
         bounds = [(0.0, inf) if name == "_" else (self.hypers[name].low, self.hypers[name].high)
                   for name in self._fields]
-        plan = Plan(who, self._rule, door, self._fields, bounds, tensors, len(groups), decay=self._decay,
-                    **self._options)
+        plan = Plan(who, self._rule, door, self._fields, bounds, tensors, len(groups), self._stages, self._decay)
         for group in groups:
             for name, value in group._values.items():
                 plan.assign(group._index, self._fields.index(name), value)
@@ -454,7 +438,9 @@ class Declared:
         own = [Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=Hyper)
                for name, default in defaults.items() if name != "lr"]
         shared = [p for name, p in written.items() if p.kind is Parameter.KEYWORD_ONLY]
-        return Signature([written["params"], lr, *own, *shared])
+        stages = Signature.from_callable(Stages).parameters.values()
+        around = [stage.replace(kind=Parameter.KEYWORD_ONLY) for stage in stages]
+        return Signature([written["params"], lr, *own, *shared, *around])
 
 
 def is_group(x: Any) -> bool:

@@ -1,0 +1,74 @@
+"""What one pass does around the rule: the keywords that every optimizer has alike, checked once."""
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from math import inf
+from typing import Any, Literal
+
+POSITIVE = ("clip_value", "clip_norm", "clip_tensor_norm", "clip_adaptive", "clip_adaptive_eps", "clip_zscore")
+CHOICES = {
+    "clip_adaptive_axis": (0, -1),
+    "nonfinite": ("propagate", "skip", "raise"),
+    "rounding": ("nearest", "stochastic"),
+}
+
+
+@dataclass(frozen=True)
+class Stages:
+    """See `Optimizer`, which says what each of them does."""
+
+    clip_value: float | None = None
+    clip_adaptive: float | None = None
+    clip_adaptive_eps: float = 1e-3
+    clip_adaptive_axis: Literal[0, -1] = 0
+    clip_zscore: float | None = None
+    clip_zscore_alpha: float = 0.97
+    clip_zscore_warmup: int = 25
+    clip_norm: float | None = None
+    clip_tensor_norm: float | None = None
+    nonfinite: Literal["propagate", "skip", "raise"] = "propagate"
+    ema_decay: float | None = None
+    rounding: Literal["nearest", "stochastic"] = "nearest"
+    seed: int = 0
+    maximize: bool = False
+
+    def check(self, who: str) -> None:
+        """ValueError or TypeError unless every option is one."""
+        for name in POSITIVE:
+            value = number(getattr(self, name), who, name)
+            if value is not None and not 0 < value < inf:
+                raise ValueError(f"{who}: {name} must be positive and finite, got {value}")
+        for name, low in (("ema_decay", 0), ("clip_zscore_alpha", 0)):
+            value = number(getattr(self, name), who, name)
+            if value is not None and not low <= value < 1:
+                raise ValueError(f"{who}: {name} must be in [0, 1), got {value}")
+        for name, choices in CHOICES.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or value not in choices:
+                spoken = ", ".join(map(repr, choices[:-1])) + f" or {choices[-1]!r}"
+                raise ValueError(f"{who}: {name} must be {spoken}, got {value!r}")
+        for name, least, behind, spoken in (("seed", 0, 2**64, "[0, 2**64)"),
+                                            ("clip_zscore_warmup", 1, 2**31, "[1, 2**31)")):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or not least <= value < behind:
+                raise ValueError(f"{who}: {name} must be an integer in {spoken}, got {value!r}")
+
+    @property
+    def permuted(self) -> bool:
+        """Whether a parameter may be walked in the order of its memory: random bits and units go by its axes."""
+        return self.rounding == "nearest" and self.clip_adaptive is None
+
+
+STAGES = tuple(field.name for field in fields(Stages))
+
+
+def number(value: Any, who: str, name: str) -> float | None:
+    """An option that is a number or None."""
+    if value is None:
+        return None
+    if isinstance(value, bool | str):
+        raise TypeError(f"{who}: {name} must be a number, got {value!r}")
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{who}: {name} must be a number, got {value!r}") from None
