@@ -34,8 +34,7 @@ from ._core.safetensors import (
     written,
 )
 from ._core.tensors import Array
-from .optimizers.base import FORMAT as STATE_FORMAT
-from .optimizers.base import Optimizer, spelled
+from .optimizers.base import Optimizer
 from .optimizers.declaration import nearest
 
 __all__ = ["CheckpointError", "load", "read_header", "save"]
@@ -83,7 +82,7 @@ def save(path: str | os.PathLike[str], opt: Optimizer, *, params: bool = True) -
     """
     require_optimizer(opt, "save(path, opt)")
     arrays = arrays_of(opt, params)
-    described = description(opt)
+    described = opt._described()
     sums = dict.fromkeys(arrays, "0" * 8)
     placeholder = header(described, arrays, sums)
     with replacing(os.path.realpath(os.fsdecode(path))) as file:
@@ -179,19 +178,6 @@ def arrays_of(opt: Optimizer, params: bool) -> dict[str, Array]:
     for name, slots in opt.state.items():
         arrays |= {f"state/{name}/{slot}": array for slot, array in slots.items()}
     return dict(sorted(arrays.items(), key=lambda item: -item[1].itemsize))
-
-
-def description(opt: Optimizer) -> dict[str, Any]:
-    """`opt.state_dict()` without its arrays (of which that would make copies)."""
-    missed = zip(opt._plan.tensors, opt._plan.missed_steps(), strict=True)
-    return {
-        "format": STATE_FORMAT,
-        "optimizer": type(opt).__name__,
-        "t": opt.t,
-        "missed": {tensor.name: steps for tensor, steps in missed if steps},
-        "groups": [{"params": group.params} | {name: spelled(value) for name, value in group._values.items()}
-                   for group in opt.groups],
-    }
 
 
 # Writing
@@ -290,7 +276,7 @@ def own(head: bytes, stored: Mapping[str, Stored],
 
 def well_formed(state: dict[str, Any]) -> bool:
     """Whether what `load_state_dict` takes for granted holds."""
-    if state.keys() != {"format", "optimizer", "t", "missed", "groups"}:
+    if state.keys() - {"norms"} != {"format", "optimizer", "t", "missed", "groups"}:
         return False
     t, missed, groups = state["t"], state["missed"], state["groups"]
     if not (isinstance(state["optimizer"], str) and type(t) is int and isinstance(missed, dict)

@@ -186,7 +186,7 @@ def test_a_file_says_what_state_dict_says(path, name):
         opt.step(gradients(np.float32, k))
     described = opt.state_dict()
     state = described.pop("state")
-    assert checkpoint.description(opt) == described
+    assert opt._described() == described
     assert checkpoint.arrays_of(opt, False).keys() == {
         f"state/{tensor}/{slot}" for tensor, slots in state.items() for slot in slots}
 

@@ -5,6 +5,9 @@ from .tensors import Tensor
 class Plan:
     t: int
     skipped: int
+    norm_count: int
+    norm_mean: float
+    norm_variance: float
     @property
     def grad_norm(self) -> float | None: ...
     @property

@@ -95,7 +95,8 @@ cdef class Plan:
     cdef double[MOST_VALUES] low, high  # low <= value < high
     cdef int width
     cdef Terms terms
-    cdef double clip_norm, clip_tensor_norm
+    cdef double clip_norm, clip_tensor_norm, clip_zscore, clip_zscore_alpha
+    cdef int64_t clip_zscore_warmup
     cdef str nonfinite
     cdef bint measures, stochastic
     cdef uint64_t seed
@@ -109,6 +110,8 @@ cdef class Plan:
     cdef readonly Py_ssize_t count, elements
     cdef readonly object grad_norm     # of the latest step, where it was measured
     cdef public int64_t t, skipped
+    cdef public int64_t norm_count     # of past norms that clip_zscore has taken for its warm-up
+    cdef public double norm_mean, norm_variance
 
     def __cinit__(self, str who, rule, door, tuple names, list bounds, list tensors, int groups, stages,
                   str decay):
@@ -122,9 +125,11 @@ cdef class Plan:
         self.terms = Terms(self.rule, self.width - self.rule.fields, names.index("weight_decay"), DECAYS[decay],
                            stages.maximize, at_most(stages.clip_value), stages.ema_decay or 0)
         self.clip_norm, self.clip_tensor_norm = at_most(stages.clip_norm), at_most(stages.clip_tensor_norm)
-        self.nonfinite = stages.nonfinite
+        self.clip_zscore, self.clip_zscore_alpha = at_most(stages.clip_zscore), stages.clip_zscore_alpha
+        self.clip_zscore_warmup, self.nonfinite = stages.clip_zscore_warmup, stages.nonfinite
         self.stochastic, self.seed = stages.rounding == "stochastic", stages.seed
-        self.measures = self.clip_norm < INFINITY or self.clip_tensor_norm < INFINITY or self.nonfinite != "propagate"
+        self.measures = min(self.clip_norm, self.clip_tensor_norm, self.clip_zscore) < INFINITY \
+            or self.nonfinite != "propagate"
         for k in range(self.width):
             self.low[k], self.high[k] = bounds[k]
         self.sources, self.tensors, self.count = {}, tensors, len(tensors)
@@ -528,7 +533,7 @@ cdef class Plan:
     cdef bint weigh(self, const Job* job) except -1:
         """Add up what the pieces weigh, fix what clipping leaves of each gradient; False if the step is skipped."""
         cdef Py_ssize_t k = 0, i
-        cdef double squares, total = 0, zero = 0, norm, left, share
+        cdef double squares, total = 0, zero = 0, norm, left, share, most = self.clip_norm
         for i in range(self.count):
             squares = 0
             while k < self.edges[self.chunks] and self.pieces[k].span == i:
@@ -543,7 +548,9 @@ cdef class Plan:
         self.grad_norm = norm
         if zero != 0 and self.nonfinite == "skip":
             return False
-        left = least(1, self.clip_norm / (norm + 1e-6)) if self.clip_norm < INFINITY else 1
+        if self.clip_zscore < INFINITY:
+            most = least(most, self.ordinary(norm))
+        left = least(1, most / (norm + 1e-6)) if most < INFINITY else 1
         for i in range(self.count):
             share = 1
             if self.clip_tensor_norm < INFINITY:
@@ -553,6 +560,27 @@ cdef class Plan:
             for i in range(self.kind_count):
                 self.instants[i].staged = True
         return True
+
+    cdef double ordinary(self, double norm) noexcept:
+        """How large a norm may be among those of past steps, of which it then is one."""
+        cdef double far, deviation, most = INFINITY
+        if norm != norm:
+            return INFINITY
+        if self.norm_count < self.clip_zscore_warmup:
+            if norm < INFINITY:
+                self.norm_count += 1
+                far = norm - self.norm_mean
+                self.norm_mean += far / self.norm_count
+                self.norm_variance += (far * (norm - self.norm_mean) - self.norm_variance) / self.norm_count
+            return INFINITY
+        deviation = sqrt(self.norm_variance)
+        far = (norm - self.norm_mean) / (deviation + 1e-6)
+        if far > self.clip_zscore:
+            most = norm = self.norm_mean + self.clip_zscore * deviation / (far / self.clip_zscore)
+        self.norm_mean = self.clip_zscore_alpha * self.norm_mean + (1 - self.clip_zscore_alpha) * norm
+        far = norm - self.norm_mean
+        self.norm_variance = self.clip_zscore_alpha * self.norm_variance + (1 - self.clip_zscore_alpha) * (far * far)
+        return most
 
     cdef int zero(self, bint bound) except -1:
         """A skipped step zeroes the gradients all the same, or what is wrong with them would stay."""

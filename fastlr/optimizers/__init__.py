@@ -6,6 +6,7 @@ reference formula in the tests; lists, tests and tables follow.
 from .adaptive import AdaDelta, AdaGrad, RMSprop, RMSpropCentered, RMSpropCenteredMomentum, RMSpropMomentum
 from .base import Group, Optimizer, create_optimizer, list_optimizers
 from .gradient_descent import SGD, Momentum, Nesterov
+from .loss_scale import LossScale
 from .moments import Adam, AdamW, AMSGrad
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "Adam",
     "AdamW",
     "Group",
+    "LossScale",
     "Momentum",
     "Nesterov",
     "Optimizer",

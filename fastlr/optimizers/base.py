@@ -15,6 +15,7 @@ from .._core.tensors import STORAGES, Tensor, bind, named, per_tensor, refuse_sh
 from .._core.threads import get_num_threads
 from ..schedules import Schedule, from_dict
 from .declaration import Bounded, Hyper, Start, nearest, within
+from .loss_scale import LossScale
 from .stages import STAGES, Stages
 
 if TYPE_CHECKING:
@@ -77,8 +78,14 @@ class Optimizer:
     clip_norm
         Scales all gradients down together where their Euclidean norm is larger, by clip_norm / (norm + 1e-6), as
         torch's ``clip_grad_norm_``. Measured in one more read of the gradients; `opt.grad_norm` then has the norm.
+    clip_zscore, clip_zscore_alpha, clip_zscore_warmup
+        Scales all gradients down together where their norm stands out among those of past steps (ZClip,
+        https://arxiv.org/abs/2504.02507). The first ``clip_zscore_warmup`` norms give a mean and a variance; then a
+        norm with z = (norm - mean) / (std + 1e-6) above `clip_zscore` is brought to mean + clip_zscore**2 / z * std,
+        and mean and variance follow with the factor `clip_zscore_alpha` the norm that was left. Where `clip_norm`
+        is smaller, it bounds the step. A norm that is not finite is not remembered. `opt.norms` has what is.
     clip_tensor_norm
-        The same for each tensor by its own norm (Keras' ``clipnorm``), after clip_norm.
+        The same as clip_norm for each tensor by its own norm (Keras' ``clipnorm``), after it.
     nonfinite
         What a step does when a gradient holds NaN or infinity: "propagate" takes it, "skip" leaves parameters, state
         and t as they are and counts it in `opt.skipped`, "raise" raises FloatingPointError with nothing changed.
@@ -251,6 +258,8 @@ class Optimizer:
         self._relabel()
         self._plan.set_clock(plan.t, plan.missed_steps() + [plan.t] * len(added))
         self._plan.skipped = plan.skipped
+        self._plan.norm_count, self._plan.norm_mean, self._plan.norm_variance = \
+            plan.norm_count, plan.norm_mean, plan.norm_variance
         return self.groups[-1]
 
     def _relabel(self) -> None:
@@ -276,13 +285,21 @@ class Optimizer:
         return self._plan.grad_norm
 
     @property
+    def norms(self) -> dict[str, float]:
+        """What clip_zscore knows of past norms: their mean and variance, and how many of its warm-up it has seen."""
+        if self._stages.clip_zscore is None:
+            raise AttributeError(f"{type(self).__name__}: no norms are remembered; give clip_zscore")
+        plan = self._plan
+        return {"count": plan.norm_count, "mean": plan.norm_mean, "variance": plan.norm_variance}
+
+    @property
     def ema(self) -> dict[str, Any]:
         """The running mean of each parameter, by name: what `ema_decay` keeps."""
         if "ema" not in self._kept:
             raise AttributeError(f"{type(self).__name__}: no running mean is kept; give ema_decay")
         return {name: slots["ema"] for name, slots in self.state.items()}
 
-    def step(self, grads: Any = None, grad_scale: float = 1.0, zero_grads: bool = False) -> None:
+    def step(self, grads: Any = None, grad_scale: float | LossScale = 1.0, zero_grads: bool = False) -> None:
         """Update every parameter in place.
 
         Parameters
@@ -292,7 +309,8 @@ class Optimizer:
             of up to 32 bits for any other. `None` for a tensor skips it, and its own count of updates stays. Only read,
             unless `zero_grads`. Not given: those bound.
         grad_scale
-            Divides the gradients (the factor by which a loss was scaled).
+            Divides the gradients (the factor by which a loss was scaled). A `fastlr.LossScale` moves with the step,
+            and needs ``nonfinite="skip"``.
         zero_grads
             Set the gradients to zero in the same pass.
 
@@ -305,7 +323,15 @@ class Optimizer:
         """
         if grads is not None and (type(grads) is not list or self._nested or len(grads) != self._plan.count):
             grads = self._arranged(grads)
-        self._plan.step(grads, grad_scale, zero_grads)
+        if type(grad_scale) is not LossScale:
+            self._plan.step(grads, grad_scale, zero_grads)      # type: ignore[arg-type]
+            return
+        if self._stages.nonfinite != "skip":
+            raise ValueError(f"{type(self).__name__}: a LossScale needs nonfinite='skip', "
+                             f"got {self._stages.nonfinite!r}; give it to the constructor")
+        skipped = self._plan.skipped
+        self._plan.step(grads, grad_scale.value, zero_grads)
+        grad_scale.update(self._plan.skipped > skipped)
 
     def bind(self, grads: Any) -> None:
         """Read these gradient buffers in every `step()` that is given none: their memory must stay where it is."""
@@ -329,7 +355,12 @@ class Optimizer:
 
     def state_dict(self) -> dict[str, Any]:
         """All that the coming steps depend on, by name, as copies: plain values, schedules as dicts, and arrays."""
-        return {
+        return self._described() | {"state": {name: {slot: array.copy() for slot, array in slots.items()}
+                                              for name, slots in self.state.items()}}
+
+    def _described(self) -> dict[str, Any]:
+        """`state_dict` without its arrays."""
+        described = {
             "format": FORMAT,
             "optimizer": type(self).__name__,
             "t": self.t,
@@ -337,9 +368,10 @@ class Optimizer:
                        in zip(self._plan.tensors, self._plan.missed_steps(), strict=True) if missed},
             "groups": [{"params": group.params} | {name: spelled(value) for name, value in group._values.items()}
                        for group in self.groups],
-            "state": {name: {slot: array.copy() for slot, array in slots.items()}
-                      for name, slots in self.state.items()},
         }
+        if self._stages.clip_zscore is not None:
+            described["norms"] = self.norms
+        return described
 
     def load_state_dict(self, d: Mapping[str, Any]) -> None:
         """Become what `state_dict` described. Everything is checked first; the arrays are copied.
@@ -374,6 +406,7 @@ class Optimizer:
                 if new.shape != array.shape or new.dtype != array.dtype:
                     raise ValueError(f"{who}: state[{name!r}][{slot!r}]: expected {array.dtype} {array.shape}, "
                                      f"got {new.dtype} {new.shape}")
+        norms = self._norms_of(d, who)
         self._plan.begin()
         try:
             for name, slots in self.state.items():
@@ -385,8 +418,22 @@ class Optimizer:
                         value.load_state_dict(saved[name]["state"])     # type: ignore[union-attr]
                     self._assign(group, name, value)
             self._plan.set_clock(t, ages)
+            self._plan.norm_count, self._plan.norm_mean, self._plan.norm_variance = norms
         finally:
             self._plan.end()
+
+    def _norms_of(self, d: Mapping[str, Any], who: str) -> tuple[int, float, float]:
+        """What a state says of past norms."""
+        if (self._stages.clip_zscore is not None) != ("norms" in d):
+            raise ValueError(f"{who}: no entry 'norms', which clip_zscore needs" if "norms" not in d else
+                             f"{who}: entry 'norms' is of an optimizer with clip_zscore, which this has not")
+        norms = d.get("norms", {"count": 0, "mean": 0.0, "variance": 0.0})
+        same_names(["count", "mean", "variance"], norms, f"{who}: norms")
+        for name in ("mean", "variance"):
+            if type(norms[name]) not in (float, int) or not 0 <= norms[name] < inf:
+                raise ValueError(f"{who}: norms[{name!r}] must be finite and >= 0, got {norms[name]!r}")
+        seen = count(norms["count"], who, "norms['count']")
+        return seen, float(norms["mean"]), float(norms["variance"])
 
     def _revived(self, group: Group, saved: Mapping[str, Any], who: str) -> dict[str, Hyper]:
         same_names(["params", *self.hypers], saved, f"{who}: groups[{group._index}]")
