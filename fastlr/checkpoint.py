@@ -288,7 +288,7 @@ def well_formed(state: dict[str, Any]) -> bool:
             return False
         known += group["params"]
     return all(isinstance(name, str) for name in known) and missed.keys() <= set(known) and all(
-        type(steps) is int and 0 <= steps <= t for steps in missed.values())
+        type(steps) is int and steps <= t for steps in missed.values())
 
 
 def require_fit(wanted: Mapping[str, Array], stored: Mapping[str, Stored], who: str) -> None:

@@ -652,7 +652,7 @@ FORGED = {
     "missed is a list": (state(missed=[1]), "expected the state of an optimizer"),
     "missed by nobody": (state(missed={"x": 1}), "expected the state of an optimizer"),
     "missed more than there were": (state(missed={"w": 3}), "expected the state of an optimizer"),
-    "missed minus one": (state(missed={"w": -1}), "expected the state of an optimizer"),
+    "missed less than any": (state(missed={"w": -2**62}), "must be a count from -"),
     "missed a half": (state(missed={"w": 0.5}), "expected the state of an optimizer"),
     "groups are a dict": (state(groups={}), "expected the state of an optimizer"),
     "no groups": (state(groups=[], missed={}), "expected 1 groups, got 0"),

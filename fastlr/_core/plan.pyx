@@ -15,20 +15,24 @@ from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport calloc, free, qsort
 from libc.math cimport INFINITY, sqrt
+from libc.string cimport memset
 from fastlr._kernels.sweep cimport (
-    BFLOAT16, FLOAT16, FLOAT32, FLOAT64, MOST_DIMENSIONS, MOST_FIELDS, Gradient, Instant, Job, Opened, Piece,
-    Run, Span, Storage, Sum, Walk,
+    BFLOAT16, FLOAT16, FLOAT32, FLOAT64, GROUP, MOST_DIMENSIONS, MOST_FIELDS, MOST_SLOTS, Gradient, Instant, Job,
+    Opened, Piece, Run, Span, Storage, Sum, Walk,
 )
+from fastlr._kernels.rows cimport Rows, Stream
 from fastlr._core cimport pool
 from fastlr._core.arrays cimport ALIGNED, C_CONTIGUOUS, WRITEABLE, Seen, extent, lay, look
 from fastlr._core.arrays import BFloat16, as_array, overlaps_itself, stored_as
 from fastlr._core.instant cimport Terms, fix
 from fastlr._core.program cimport Program
+from fastlr._core.rows cimport Touched
 from fastlr._core.instant import DECAYS
 
 cdef enum:
     MOST_VALUES = MOST_FIELDS + 2
     MOST_BLOCKS = 24
+    ROWS_CHUNK = 16384         # elements of the rows that a thread takes at a time
 
 cdef struct Kind:
     # Tensors that share their Instant.
@@ -66,7 +70,7 @@ cdef inline double at_most(value) except? -1:
 cdef class Plan:
     """How the tensors of one optimizer take a step (`tensors`: see tensors.py); values come by `assign`."""
     cdef const Opened* rule
-    cdef Run run_chunk, weigh_chunk
+    cdef Run run_chunk, weigh_chunk, touch_chunk, weigh_touched
     cdef void* blocks[MOST_BLOCKS]     # all memory of the plan
     cdef int block_count
     cdef Span* spans
@@ -104,6 +108,7 @@ cdef class Plan:
     cdef dict sources                  # (group, index) -> schedule or callable
     cdef list held                     # this step's gradients
     cdef list bound_arrays
+    cdef Touched touched               # the rows of the latest step over rows
     cdef readonly str who
     cdef readonly tuple names
     cdef readonly list tensors
@@ -121,6 +126,8 @@ cdef class Plan:
         self.rule = <const Opened*>PyCapsule_GetPointer(rule, "fastlr.rule")
         self.run_chunk = <Run>PyCapsule_GetPointer(door.runner, "fastlr.run")
         self.weigh_chunk = <Run>PyCapsule_GetPointer(door.weigher, "fastlr.run")
+        self.touch_chunk = <Run>PyCapsule_GetPointer(door.toucher, "fastlr.run")
+        self.weigh_touched = <Run>PyCapsule_GetPointer(door.row_weigher, "fastlr.run")
         self.who, self.names, self.width = who, names, <int>len(names)
         self.terms = Terms(self.rule, self.width - self.rule.fields, names.index("weight_decay"), DECAYS[decay],
                            stages.maximize, at_most(stages.clip_value), stages.ema_decay or 0)
@@ -601,3 +608,6 @@ cdef class Plan:
         """How many steps each tensor had no gradient in."""
         cdef Py_ssize_t i
         return [self.missed[i] for i in range(self.count)]
+
+
+include "plan_rows.pxi"

@@ -393,3 +393,5 @@ cdef void zero(char* array, const Walk* w, Py_ssize_t start, Py_ssize_t size, St
 
 runner = PyCapsule_New(<void*>&run, "fastlr.run", NULL)
 weigher = PyCapsule_New(<void*>&weigh, "fastlr.run", NULL)
+
+include "rows.pxi"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from .._core.dispatch import door, isa
-from .._core.plan import Plan
+from .._core.plan import Plan, step_rows
 from .._core.tensors import STORAGES, Tensor, bind, named, per_tensor, refuse_shared, set_scale
 from .._core.threads import get_num_threads
 from ..schedules import Schedule, from_dict
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 REGISTRY: dict[str, type[Optimizer]] = {}
 FORMAT = 1
+MOST_STEPS = 2**62 - 1
 
 
 class Group:
@@ -333,6 +334,57 @@ class Optimizer:
         self._plan.step(grads, grad_scale.value, zero_grads)
         grad_scale.update(self._plan.skipped > skipped)
 
+    def step_rows(self, name: str, rows: Any, grads: Any, grad_scale: float = 1.0, *,
+                  ends_step: bool | None = None) -> None:
+        """Update some rows of one parameter, as of an embedding table, and nothing else of it.
+
+        Row ``rows[k]`` of the parameter (its first axis) moves by ``grads[k]``; of a row that comes several times, the
+        gradients are first added in the order in which they come. A row moves exactly as `step` would move it, and the
+        others stay, with their state: moments decay, weight decay shrinks and the running mean follows only where a
+        row is touched ("lazily").
+
+        This is the tensor's own update in the step under way: bias corrections count it at once, for all rows alike, as
+        torch's SparseAdam, and schedules are at `t`. The step ends, and `t` moves, with the `step` that moves the rest
+        (and takes None for this tensor):
+
+        >>> import numpy as np, fastlr
+        >>> params = {"table": np.zeros((1000, 2)), "w": np.zeros(3)}
+        >>> opt = fastlr.SGD(params, lr=1.0)
+        >>> opt.step_rows("table", np.array([7, 2, 7]), np.array([[1.0, 2.0], [3.0, 4.0], [10.0, 20.0]]))
+        >>> opt.step({"table": None, "w": np.ones(3)})
+        >>> params["table"][[2, 7]], opt.t
+        (array([[ -3.,  -4.],
+               [-11., -22.]]), 1)
+
+        Parameters
+        ----------
+        name
+            Whose rows: the parameter's name.
+        rows
+            int32 or int64 in [0, len(parameter)), one dimension. None at all: an update that moves nothing.
+        grads
+            A row for each of `rows`, ``(len(rows), *parameter.shape[1:])``, in any layout; types as in `step`.
+        grad_scale
+            Divides the gradients.
+        ends_step
+            Whether the step ends here. By default where the optimizer holds this one tensor; say so with the last of
+            several tables when no `step` follows.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Before anything is written: for rows out of bounds, gradients of another shape, clip_norm (which is over
+            all gradients of a step: use clip_tensor_norm), or a state of 8 bits in rows of other than a multiple of 64
+            elements.
+        """
+        plan = self._plan
+        for i, tensor in enumerate(plan.tensors):
+            if tensor.name == name:
+                step_rows(plan, i, rows, grads, grad_scale, plan.count == 1 if ends_step is None else ends_step)
+                return
+        names = [tensor.name for tensor in plan.tensors]
+        raise ValueError(f"{type(self).__name__}: step_rows: no parameter {name!r}{nearest(str(name), names)}")
+
     def bind(self, grads: Any) -> None:
         """Read these gradient buffers in every `step()` that is given none: their memory must stay where it is."""
         self._plan.bind(self._arranged(grads))
@@ -393,7 +445,8 @@ class Optimizer:
         if not isinstance(missed, Mapping) or not set(missed) <= set(names):
             raise ValueError(f"{who}: missed must map names of parameters to counts, got {missed!r}")
         same_names(names, d["state"], f"{who}: state")
-        ages = [count(missed.get(name, 0), who, f"missed[{name!r}]", t) for name in names]
+        # (less than 0 where rows have had more updates than steps have ended)
+        ages = [count(missed.get(name, 0), who, f"missed[{name!r}]", t, t - MOST_STEPS) for name in names]
         if not isinstance(d["groups"], Sequence):
             raise ValueError(f"{who}: groups must be a sequence, got {d['groups']!r}")
         if len(d["groups"]) != len(self.groups):
@@ -535,10 +588,10 @@ def same_names(expected: Any, given: Any, what: str) -> None:
         raise ValueError(f"{what}: unknown entry {extra[0]!r}{nearest(str(extra[0]), expected)}")
 
 
-def count(value: Any, who: str, what: str, most: int = 2**62 - 1) -> int:
+def count(value: Any, who: str, what: str, most: int = MOST_STEPS, least: int = 0) -> int:
     """A count of steps, up to `most`."""
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
-        raise ValueError(f"{who}: {what} must be a count from 0 to {most}, got {value!r}")
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise ValueError(f"{who}: {what} must be a count from {least} to {most}, got {value!r}")
     return value
 
 

@@ -1,0 +1,157 @@
+# The part of a plan that steps over some rows of one tensor. Included by plan.pyx.
+
+
+cdef void by_rows(Stream* stream, Walk* walk, const Seen* seen) noexcept:
+    """Where the rows of an array lie, and how to walk each."""
+    cdef Seen row = seen[0]
+    stream.first, stream.stored, stream.pitch, stream.walk = seen.data, seen.stored, seen.strides[0], NULL
+    row.ndim, row.shape, row.strides = seen.ndim - 1, seen.shape + 1, seen.strides + 1
+    if lay(walk, &row, AS_THEY_STAND) or not seen.flags & ALIGNED:
+        stream.walk = walk
+
+
+def step_rows(Plan plan, Py_ssize_t i, rows, gradient, double grad_scale, bint ends_step):
+    """One update of some rows of tensor i by gradient[k] for rows[k]; all is checked before the first write."""
+    cdef Rows job
+    cdef Instant now
+    cdef Walk[4 + MOST_SLOTS] walks
+    cdef Py_ssize_t[(4 + MOST_SLOTS) * 2 * MOST_DIMENSIONS] lengths
+    cdef Py_ssize_t k, chunks
+    cdef int64_t age
+    cdef Sum* sums = NULL
+    cdef str spoken = f"{plan.who}: step_rows({plan.tensors[i].name!r})"
+    if not 0 < grad_scale < INFINITY:
+        raise ValueError(f"{plan.who}: grad_scale must be positive and finite, got {grad_scale}")
+    plan.begin()
+    try:
+        for k in range(4 + MOST_SLOTS):
+            walks[k].shape = lengths + 2 * MOST_DIMENSIONS * k
+            walks[k].stride = walks[k].shape + MOST_DIMENSIONS
+        if plan.touched is None:
+            plan.touched = Touched()
+        lay_rows(plan, i, &job, walks, spoken)
+        plan.touched.take(rows, plan.shapes[plan.first_axis[i]], spoken)
+        plan.held = [aim_rows(plan, i, &job.g, &walks[1], gradient, spoken)]
+        if plan.sources:
+            plan.evaluating = True
+            try:
+                plan.evaluate()
+            finally:
+                plan.evaluating = False
+        tensor = plan.tensors[i]
+        age = plan.t - plan.missed[i]
+        fix(&now, &plan.terms, plan.values + <int>tensor.group * plan.width, tensor.factor, tensor.decays, age + 1,
+            grad_scale)
+        job.row, job.begin, job.source = plan.touched.row, plan.touched.begin, plan.touched.source
+        job.count, job.instant, job.shrink = plan.touched.count, &now, 1
+        job.together = max(1, ROWS_CHUNK // max(1, job.width))
+        job.key = (plan.seed + 1) * <uint64_t>0x9e3779b97f4a7c15 + <uint64_t>age * <uint64_t>0xbf58476d1ce4e5b9
+        chunks = (job.count + job.together - 1) // job.together if job.width else 0
+        if plan.measures:
+            sums = job.sums = <Sum*>calloc(chunks + 1, sizeof(Sum))
+            if sums == NULL:
+                raise MemoryError
+            run_rows(plan.weigh_touched, &job, chunks)
+            if not weigh_sums(plan, i, &job, chunks):
+                plan.skipped += 1
+                return
+        run_rows(plan.touch_chunk, &job, chunks)
+        plan.missed[i] -= 1
+        if ends_step:
+            plan.t += 1
+            for k in range(plan.count):
+                plan.missed[k] += 1
+        plan.stale = plan.stale or not (ends_step and plan.count == 1)
+    finally:
+        free(sums)
+        plan.held = None
+        plan.end()
+
+
+cdef int run_rows(Run work, Rows* job, Py_ssize_t chunks) except -1:
+    cdef Py_ssize_t k
+    if job.count * job.width < ALONE:
+        with nogil:
+            for k in range(chunks):
+                work(job, k)
+    else:
+        pool.prepare()
+        with nogil:
+            pool.run(work, job, chunks)
+    return 0
+
+
+cdef int lay_rows(Plan plan, Py_ssize_t i, Rows* job, Walk* walks, str spoken) except -1:
+    """Where the rows of a tensor and of its state lie."""
+    cdef const Span* s = &plan.spans[i]
+    cdef Py_ssize_t width = 1
+    cdef int k
+    cdef Seen seen
+    tensor = plan.tensors[i]
+    memset(job, 0, sizeof(Rows))
+    if plan.ndims[i] == 0:
+        raise ValueError(f"{spoken}: the parameter must have rows, got one number; use step")
+    if plan.clip_norm < INFINITY:
+        raise ValueError(f"{spoken}: clip_norm is over all gradients of a step, and this sees one table's; use "
+                         f"clip_tensor_norm, or clip before")
+    for k in range(1, plan.ndims[i]):
+        width *= plan.shapes[plan.first_axis[i] + k]
+    job.width, job.slots, job.wide, job.staged = width, plan.rule.slots, s.wide, s.staged
+    job.stochastic, job.salt = plan.stochastic, s.salt
+    job.sweep = plan.rule.sweep[s.wide]
+    look(tensor.array, &seen)
+    by_rows(&job.p, &walks[0], &seen)
+    for k in range(plan.rule.slots):
+        look(tensor.state[k], &seen)
+        by_rows(&job.slot[k], &walks[4 + k], &seen)
+        job.slot_scale[k] = s.slot_scale[k]
+        if s.slot_scale[k] != NULL and width % GROUP:
+            raise ValueError(f"{spoken}: a state of 8 bits needs rows of a multiple of {GROUP} elements, which share "
+                             f"a scale, got {width}; choose another state_dtype for this table")
+    if s.ema != NULL:
+        look(tensor.state[plan.rule.slots], &seen)
+        by_rows(&job.ema, &walks[2], &seen)
+    if s.scale != NULL:
+        look(tensor.scale, &seen)
+        by_rows(&job.scale, &walks[3], &seen)
+    return 0
+
+
+cdef object aim_rows(Plan plan, Py_ssize_t i, Stream* g, Walk* walk, object gradient, str spoken):
+    """Check the gradient of a step over rows, and read where it lies; what keeps it alive."""
+    cdef Seen seen
+    cdef int k
+    cdef bint right
+    own = plan.tensors[i].array
+    if not look(gradient, &seen):
+        gradient = as_array(gradient, f"{spoken}: grads")
+        if gradient.dtype == np.uint16 and plan.spans[i].stored == BFLOAT16:
+            gradient = gradient.view(BFloat16)
+    right = look(gradient, &seen) and plan.same_kind(i, seen.stored) and seen.ndim == plan.ndims[i] \
+        and seen.shape[0] == plan.touched.given
+    for k in range(1, plan.ndims[i] if right else 0):
+        right = right and seen.shape[k] == plan.shapes[plan.first_axis[i] + k]
+    if not right:
+        raise ValueError(f"{spoken}: grads: expected {stored_as(own)} {(plan.touched.given, *own.shape[1:])}, a row "
+                         f"for each of rows, got {stored_as(gradient) or gradient.dtype} {gradient.shape}")
+    by_rows(g, walk, &seen)
+    plan.refuse_overlap(i, gradient, &seen)
+    return gradient
+
+
+cdef bint weigh_sums(Plan plan, Py_ssize_t i, Rows* job, Py_ssize_t chunks) except -1:
+    """What clipping by norm leaves of the gradients of a step over rows; False if it is skipped."""
+    cdef Py_ssize_t k
+    cdef double squares = 0, zero = 0, norm
+    for k in range(chunks):
+        squares += job.sums[k].squares
+        zero += job.sums[k].zero
+    if zero != 0 and plan.nonfinite == "raise":
+        raise FloatingPointError(f"{plan.label(i)}: holds NaN or infinity at t = {plan.t}; nothing was changed")
+    norm = sqrt(squares)
+    plan.grad_norm = norm
+    if zero != 0 and plan.nonfinite == "skip":
+        return False
+    if plan.clip_tensor_norm < INFINITY:
+        job.shrink = least(1, plan.clip_tensor_norm / (norm + 1e-6))
+    return True

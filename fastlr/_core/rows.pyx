@@ -1,0 +1,101 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""Which rows of a table a step touches, each once, and which gradients belong to each, in order of appearance."""
+import numpy as np
+
+from libc.stdint cimport int32_t, int64_t, uint64_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy, memset
+
+from fastlr._core.arrays import as_array
+
+
+cdef class Touched:
+    """Different rows by first appearance. The memory is kept from step to step, as steps are alike."""
+
+    def __dealloc__(self):
+        free(self.asked)
+        free(self.table)
+
+    cdef int take(self, object rows, Py_ssize_t length, str who) except -1:
+        """Sort the indices of rows of a table of `length`; ValueError or TypeError if one is wrong."""
+        cdef const int64_t[::1] given
+        cdef Py_ssize_t bad
+        array = np.asarray(rows, None if len(rows) else np.int64) if isinstance(rows, list | tuple) else \
+            as_array(rows, f"{who}: rows")
+        if array.ndim != 1:
+            raise ValueError(f"{who}: rows must have one dimension, got shape {array.shape}")
+        if array.dtype not in (np.int32, np.int64):
+            raise TypeError(f"{who}: rows must be int32 or int64, got {array.dtype}; convert them with "
+                            f"rows.astype('int64')")
+        given = np.ascontiguousarray(array, np.int64)
+        self.reserve(given.shape[0])
+        self.given, self.length = given.shape[0], length
+        self.bits = 1
+        while 1 << self.bits < 2 * self.given:
+            self.bits += 1
+        if self.given:                             # (a copy, which nobody changes meanwhile)
+            memcpy(self.asked, &given[0], self.given * sizeof(int64_t))
+        with nogil:
+            bad = self.sort()
+        if bad >= 0:
+            raise ValueError(f"{who}: rows must be in [0, {length}), got {self.asked[bad]} at position {bad}")
+        return 0
+
+    cdef int reserve(self, Py_ssize_t n) except -1:
+        cdef Py_ssize_t room = 1
+        cdef char* block
+        if n <= self.room:
+            return 0
+        if n >= 1 << 30:
+            raise ValueError("fastlr: more than 2**30 rows in one step; take them in parts")
+        while room < n:
+            room *= 2
+        free(self.asked)
+        free(self.table)
+        self.asked, self.table, self.room = NULL, NULL, 0
+        block = <char*>malloc(room * (4 * sizeof(int64_t) + sizeof(int32_t)) + sizeof(int64_t))
+        self.table = <int32_t*>malloc(2 * room * sizeof(int32_t))
+        self.asked = <int64_t*>block
+        if self.asked == NULL or self.table == NULL:
+            raise MemoryError
+        self.row, self.source, self.begin = self.asked + room, self.asked + 2 * room, self.asked + 3 * room
+        self.place = <int32_t*>(self.begin + room + 1)
+        self.room = room
+        return 0
+
+    cdef Py_ssize_t sort(self) noexcept nogil:
+        """The position of the first index out of bounds, or -1. Half of the table stays empty: O(n)."""
+        cdef Py_ssize_t k, n = self.given
+        cdef int64_t row, u, edge, size
+        cdef uint64_t at, mask = (<uint64_t>1 << self.bits) - 1
+        self.count = 0
+        if n == 0:
+            return -1
+        memset(self.table, 0xff, (mask + 1) * sizeof(int32_t))
+        for k in range(n):
+            row = self.asked[k]
+            if not 0 <= row < self.length:
+                return k
+            at = (<uint64_t>row * <uint64_t>0x9e3779b97f4a7c15) >> (64 - self.bits)
+            while self.table[at] >= 0 and self.row[self.table[at]] != row:
+                at = (at + 1) & mask
+            if self.table[at] < 0:
+                self.table[at] = <int32_t>self.count
+                self.row[self.count], self.begin[self.count] = row, 0
+                self.count += 1
+            self.place[k] = self.table[at]
+            self.begin[self.table[at]] += 1
+        # from how many there are of each to where they begin, to where the next goes, and back
+        edge = 0
+        for k in range(self.count):
+            size = self.begin[k]
+            self.begin[k] = edge
+            edge += size
+        for k in range(n):
+            u = self.place[k]
+            self.source[self.begin[u]] = k
+            self.begin[u] += 1
+        for k in range(self.count, 0, -1):
+            self.begin[k] = self.begin[k - 1]
+        self.begin[0] = 0
+        return -1

@@ -1,0 +1,202 @@
+# A step over some rows of a table: the same sweep, tiles and stages, a row at a time. Included by every door.
+#
+# Rows lie anywhere, so no hardware sees the next one coming: it is asked for AHEAD rows before its turn, all streams
+# of it. Gradients of a row that came several times are added in the order in which they came, in the precision of the
+# rule; rows are different, so threads never meet.
+
+from fastlr._kernels.rows cimport Rows, Stream
+
+cdef extern from *:
+    """
+    #if defined(_MSC_VER)
+    #include <intrin.h>
+    #if defined(_M_X64)
+    #define fastlr_soon(x) _mm_prefetch((const char *)(x), _MM_HINT_T0)
+    #else
+    #define fastlr_soon(x) ((void)(x))
+    #endif
+    #else
+    #define fastlr_soon(x) __builtin_prefetch(x, 1, 3)
+    #endif
+    """
+    void soon "fastlr_soon"(const char* x) noexcept nogil
+
+cdef enum:
+    AHEAD = 8                  # rows; 4 and 16 are as fast
+    LINE = 64                  # bytes
+    MOST_LINES = 16            # of a row: what follows, the hardware sees coming
+
+cdef inline void expect(const Stream* stream, int64_t row, Py_ssize_t width) noexcept nogil:
+    """Ask for a row of a stream."""
+    cdef Py_ssize_t k, lines = (width * bytes_of(stream.stored) + LINE - 1) // LINE
+    cdef const char* x = stream.first + row * stream.pitch
+    if stream.first == NULL:
+        return
+    if stream.walk != NULL or lines > MOST_LINES:
+        lines = MOST_LINES if stream.walk == NULL else 1
+    for k in range(lines):
+        soon(x + k * LINE)
+
+cdef inline void expect_all(const Rows* job, Py_ssize_t k) noexcept nogil:
+    cdef int slot
+    cdef int64_t row = job.row[k]
+    expect(&job.p, row, job.width)
+    for slot in range(job.slots):
+        expect(&job.slot[slot], row, job.width)
+    expect(&job.g, job.source[job.begin[k]], job.width)
+
+cdef real* fetch_row(real* scratch, uint64_t* raw, const Stream* stream, int64_t row, const float* scale,
+                     Py_ssize_t start, Py_ssize_t size) noexcept nogil:
+    return fetch(scratch, raw, stream.first + row * stream.pitch, stream.walk, scale, stream.stored, start, size)
+
+cdef const real* summed(real* restrict total, real* scratch, uint64_t* raw, const Rows* job, Py_ssize_t k,
+                        Py_ssize_t start, Py_ssize_t size) noexcept nogil:
+    """A tile of the gradient of the k-th row: where it lies, or in `total`."""
+    cdef Py_ssize_t i, c
+    cdef const real* more
+    cdef const real* first = fetch_row(total, raw, &job.g, job.source[job.begin[k]], NULL, start, size)
+    if job.begin[k + 1] - job.begin[k] == 1:
+        return first
+    if first != total:
+        memcpy(total, first, size * sizeof(real))
+    for c in range(job.begin[k] + 1, job.begin[k + 1]):
+        more = fetch_row(scratch, raw, &job.g, job.source[c], NULL, start, size)
+        for i in range(size):
+            total[i] = total[i] + more[i]
+    return total
+
+cdef void row_tiles(const Rows* job, Py_ssize_t k, real* also_typed) noexcept nogil:
+    cdef uint64_t[TILE] raw
+    cdef real[TILE] scratch_p
+    cdef real[TILE] scratch_g
+    cdef real[TILE] moved
+    cdef real[MOST_SLOTS][TILE] scratch
+    cdef void* slot[MOST_SLOTS]
+    cdef float* scale[MOST_SLOTS]
+    cdef real* p
+    cdef real* mean
+    cdef const real* g
+    cdef const Instant* now = job.instant
+    cdef int64_t row = job.row[k]
+    cdef int64_t element = row * (job.width + job.width % 2)     # (random bits come in pairs)
+    cdef Py_ssize_t i = 0, n
+    cdef int j
+    for j in range(MOST_SLOTS):
+        slot[j] = scale[j] = NULL
+    while i < job.width:
+        n = job.width - i
+        if n > TILE:
+            n = TILE
+        g = summed(scratch_g, moved, raw, job, k, i, n)
+        p = fetch_row(scratch_p, raw, &job.p, row, NULL, i, n)
+        for j in range(job.slots):
+            if job.slot_scale[j] != NULL:
+                scale[j] = job.slot_scale[j] + (row * job.width + i) // GROUP
+            slot[j] = fetch_row(scratch[j], raw, &job.slot[j], row, scale[j], i, n)
+        if now.staged or job.shrink != 1:
+            before(scratch_g, g, p, now, job.shrink, n)
+            g = scratch_g
+        if job.scale.first != NULL:
+            memset(moved, 0, n * sizeof(real))
+            job.sweep(now.hyper, &now.now, moved, g, slot, n)
+            # (the gradient's scratch is free now)
+            after(p, moved, fetch_row(scratch_g, raw, &job.scale, row, NULL, i, n), now, n)
+        else:
+            job.sweep(now.hyper, &now.now, p, g, slot, n)
+        for j in range(job.slots):
+            put_row(<real*>slot[j], raw, &job.slot[j], row, scale[j], i, n, job, 1 + j, element)
+        put_row(p, raw, &job.p, row, NULL, i, n, job, 0, element)
+        if job.ema.first != NULL:
+            if not native(job.p.stored, p):            # (the mean is of what is stored)
+                p = fetch_row(scratch_p, raw, &job.p, row, NULL, i, n)
+            mean = fetch_row(scratch_g, raw, &job.ema, row, NULL, i, n)
+            average(mean, p, now.ema, n)
+            put_row(mean, raw, &job.ema, row, NULL, i, n, job, 0, 0)
+        i += n
+
+cdef void put_row(const real* tile, uint64_t* raw, const Stream* stream, int64_t row, float* scale, Py_ssize_t start,
+                  Py_ssize_t size, const Rows* job, uint64_t which, int64_t element) noexcept nogil:
+    """What `fetch_row` put into scratch, back to where it lies."""
+    cdef char* array = stream.first + row * stream.pitch
+    cdef char* x = array + start * bytes_of(stream.stored)
+    if native(stream.stored, <real*>tile):
+        if stream.walk != NULL:
+            carry_any(<void*>tile, array, stream.walk, start, size, stream.stored, True)
+        return
+    if stream.walk != NULL:
+        x = <char*>raw
+    encode(x, scale, tile, stream.stored, size, job.stochastic, job.key + job.salt + which, element + start)
+    if stream.walk != NULL:
+        carry_any(raw, array, stream.walk, start, size, stream.stored, True)
+
+cdef inline bint straight(const Rows* job) noexcept nogil:
+    """Whether the rule can go over rows where they lie."""
+    cdef int j
+    if job.staged or job.instant.staged or job.shrink != 1 or job.p.walk != NULL or job.g.walk != NULL \
+            or job.scale.first != NULL or job.ema.first != NULL or job.g.stored != (FLOAT64 if job.wide else FLOAT32):
+        return False
+    for j in range(job.slots):
+        if job.slot[j].walk != NULL:
+            return False
+    return True
+
+cdef void touch(void* context, Py_ssize_t chunk) noexcept nogil:
+    """One chunk of a step over rows."""
+    cdef const Rows* job = <const Rows*>context
+    cdef unsigned int mode = fastlr_enter()
+    cdef Py_ssize_t k, start = chunk * job.together, behind = start + job.together
+    cdef bint plain = straight(job)
+    cdef void* slot[MOST_SLOTS]
+    cdef const Instant* now = job.instant
+    cdef int j
+    for j in range(MOST_SLOTS):
+        slot[j] = NULL
+    if behind > job.count:
+        behind = job.count
+    for k in range(start, start + AHEAD if start + AHEAD < behind else behind):
+        expect_all(job, k)
+    for k in range(start, behind):
+        if k + AHEAD < behind:
+            expect_all(job, k + AHEAD)
+        if plain and job.begin[k + 1] - job.begin[k] == 1:
+            for j in range(job.slots):
+                slot[j] = job.slot[j].first + job.row[k] * job.slot[j].pitch
+            job.sweep(now.hyper, &now.now, job.p.first + job.row[k] * job.p.pitch,
+                      job.g.first + job.source[job.begin[k]] * job.g.pitch, slot, job.width)
+        elif job.wide:
+            row_tiles(job, k, <double*>NULL)
+        else:
+            row_tiles(job, k, <float*>NULL)
+    fastlr_leave(mode)
+
+cdef void weigh_row(const Rows* job, Py_ssize_t k, Sum* sum_, real* also_typed) noexcept nogil:
+    cdef uint64_t[TILE] raw
+    cdef real[TILE] total
+    cdef real[TILE] scratch
+    cdef Py_ssize_t i = 0, n
+    while i < job.width:
+        n = job.width - i
+        if n > TILE:
+            n = TILE
+        weigh_tile(summed(total, scratch, raw, job, k, i, n), sum_, job.instant, n)
+        i += n
+
+cdef void weigh_touched(void* context, Py_ssize_t chunk) noexcept nogil:
+    """Measure the gradients of one chunk of rows."""
+    cdef const Rows* job = <const Rows*>context
+    cdef unsigned int mode = fastlr_enter()
+    cdef Py_ssize_t k, start = chunk * job.together, behind = start + job.together
+    cdef Sum* sum_ = &job.sums[chunk]
+    sum_.squares, sum_.zero = 0, 0
+    if behind > job.count:
+        behind = job.count
+    for k in range(start, behind):
+        if job.wide:
+            weigh_row(job, k, sum_, <double*>NULL)
+        else:
+            weigh_row(job, k, sum_, <float*>NULL)
+    fastlr_leave(mode)
+
+
+toucher = PyCapsule_New(<void*>&touch, "fastlr.run", NULL)
+row_weigher = PyCapsule_New(<void*>&weigh_touched, "fastlr.run", NULL)

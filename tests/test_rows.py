@@ -1,0 +1,358 @@
+"""A step over some rows of a table: each touched row as `step` would move it, the others not at all."""
+import re
+
+import ml_dtypes
+import numpy as np
+import pytest
+import reference
+from registry import arrays, bits, every_dtype, every_optimizer, everything_changed, full, snapshot
+
+import fastlr
+from fastlr import schedules
+
+ROWS, WIDTH = 40, 12
+
+
+def stepped(cls, table, batches, threads=1, **hyper):
+    """Table and state after some steps over rows, as bytes."""
+    fastlr.set_num_threads(threads)
+    opt = cls({"table": table}, **hyper)
+    for rows, grads in batches:
+        opt.step_rows("table", rows, grads)
+    return bits([table]), bits(opt.state["table"].values())
+
+
+def batches(dtype=np.float64, count=3, rows=ROWS, shape=(WIDTH,), given=70, seed=0):
+    """Indices with many duplicates, and their gradients."""
+    rng = np.random.default_rng(seed)
+    return [(rng.integers(0, rows, given), rng.normal(size=(given, *shape)).astype(dtype)) for _ in range(count)]
+
+
+def summed(rows, grads):
+    """(different rows, their gradients added one after another as they come)."""
+    total = {}
+    for row, g in zip(rows, grads, strict=True):
+        total[int(row)] = total[int(row)] + g if int(row) in total else g.copy()
+    return np.array(list(total)), np.stack(list(total.values()))
+
+
+# What moves
+
+@every_optimizer
+@every_dtype
+@pytest.mark.parametrize("width", [(), (1,), (5,), (4, 3), (300,), (2, 280)])
+def test_all_rows_in_any_order_are_a_step(cls, dtype, width):
+    table, = arrays(dtype, [(9, *width)])
+    other = table.copy()
+    common = everything_changed(cls) | {"clip_value": 0.8, "ema_decay": 0.75, "lr_scale": 0.5, "maximize": True}
+    opt, dense = cls({"table": table}, **common), cls({"table": other}, **common)
+    for t in range(3):
+        g, = arrays(dtype, [table.shape], 10 + t)
+        rows = np.random.default_rng(t).permutation(9)
+        opt.step_rows("table", rows, g[rows], grad_scale=2.0)
+        dense.step({"table": g}, grad_scale=2.0)
+        assert bits([table]) == bits([other])
+        assert bits(opt.state["table"].values()) == bits(dense.state["table"].values())
+
+
+@every_optimizer
+def test_touched_rows_move_lazily_by_the_sum_of_their_gradients(cls):
+    table, = arrays(np.float64, [(ROWS, WIDTH)])
+    hyper = everything_changed(cls)
+    starts = {name: hyper[name] for name in cls.starts}
+    wanted = [table.copy(), *(np.full_like(table, starts.get(next(
+        (name for name, start in cls.starts.items() if start.slot == slot), ""), 0.0)) for slot in cls.slots)]
+    opt = cls({"table": table}, **hyper)
+    given = {name: value for name, value in full(cls, hyper).items() if name not in cls.starts}
+    for t, (rows, grads) in enumerate(batches(given=9), 1):
+        before = [array.copy() for array in (table, *opt.state["table"].values())]
+        opt.step_rows("table", rows, grads)
+        touched, g = summed(rows, grads)
+        for array, new in zip(wanted, reference.step(cls.__name__, opt._decay, wanted[0][touched], g, t,
+                                                     [slot[touched] for slot in wanted[1:]], given), strict=True):
+            array[touched] = new
+        untouched = np.setdiff1d(np.arange(ROWS), touched)
+        assert untouched.size
+        for ours, array, old in zip([table, *opt.state["table"].values()], wanted, before, strict=True):
+            # (a few operations of 2**-53 each, some on differences: as for `step`)
+            np.testing.assert_allclose(ours, array, rtol=1e-12, atol=1e-13)
+            assert np.abs(array[touched] - old[touched]).max() > 1e-6
+            np.testing.assert_array_equal(ours[untouched], old[untouched])
+    assert opt.t == 3
+
+
+@pytest.mark.parametrize("width", [8, 301])
+def test_duplicates_are_added_in_the_order_in_which_they_come(width):
+    rng = np.random.default_rng(3)
+    grads = (rng.normal(size=(90, width)) * 10.0 ** rng.integers(-4, 5, size=(90, 1))).astype(np.float32)
+    rows = rng.integers(0, 4, 90)
+    tables = [np.zeros((4, width), np.float32) for _ in range(2)]
+    fastlr.SGD({"table": tables[0]}, lr=1.0).step_rows("table", rows, grads)
+    touched, total = summed(rows, grads)
+    assert bits([tables[0][touched]]) == bits([-total])
+    fastlr.SGD({"table": tables[1]}, lr=1.0).step_rows("table", rows[::-1], grads[::-1])
+    assert bits([tables[0]]) != bits([tables[1]])
+
+
+@every_optimizer
+def test_the_bits_are_the_same_for_any_threads_and_layout(cls):
+    shape = (30, 24)
+    given = batches(np.float32, rows=600, shape=shape, given=400)
+    table, = arrays(np.float32, [(600, *shape)])
+    hyper = everything_changed(cls)
+    wanted = stepped(cls, table.copy(), given, **hyper)
+    for threads in (2, 5):
+        assert stepped(cls, table.copy(), given, threads, **hyper) == wanted
+    wide = np.zeros((600, 30, 50), np.float32)
+    wide[:, ::-1, 1:49:2] = table
+    for strange in (table.transpose(2, 0, 1).copy().transpose(1, 2, 0), wide[:, ::-1, 1:49:2], table[::-1].copy()[::-1]):
+        assert stepped(cls, strange, given, 2, **hyper) == wanted
+    spaced = [(rows.astype(np.int32).repeat(2)[::2], np.asfortranarray(g)) for rows, g in given]
+    assert stepped(cls, table.copy(), spaced, 2, **hyper) == wanted
+
+
+def test_unaligned_gradients_and_broadcast_ones():
+    table, other = np.zeros((5, 3), np.float32), np.zeros((5, 3), np.float32)
+    rows = np.array([4, 1])
+    g, = arrays(np.float32, [(2, 3)])
+    packed = np.zeros(2, [("_", "u1"), ("g", "f4", (3,))])
+    packed["g"] = g
+    opt = fastlr.SGD({"table": table}, lr=1.0)
+    opt.step_rows("table", rows, packed["g"])
+    opt.step_rows("table", rows, np.broadcast_to(np.float32(2), (2, 3)))
+    other[rows] = other[rows] - g - 2
+    assert bits([table]) == bits([other])
+
+
+def test_many_rows_that_collide():
+    rows = np.arange(5000)[::-1] * 2**40 // 5000 * 5000 % 60_000      # (multiples of 5,000, and each of 12 often)
+    rows = np.concatenate([rows, np.arange(59_999, -1, -7)])
+    table = np.zeros(60_000)
+    fastlr.SGD({"table": table}, lr=1.0).step_rows("table", rows, np.ones(rows.size))
+    np.testing.assert_array_equal(-table, np.bincount(rows, minlength=60_000))
+
+
+# Storage
+
+@pytest.mark.parametrize("kind", [np.float16, ml_dtypes.bfloat16, np.float32])
+@pytest.mark.parametrize("state", ["float32", "float16", "bfloat16", "int8"])
+@pytest.mark.parametrize("rounding", ["nearest", "stochastic"])
+def test_all_rows_are_a_step_in_any_storage(kind, state, rounding):
+    table = arrays(np.float32, [(80, 320)])[0].astype(kind)
+    other = table.copy()
+    common = {"state_dtype": state, "rounding": rounding, "seed": 5, "ema_decay": 0.5}
+    opt, dense = fastlr.AdamW({"table": table}, **common), fastlr.AdamW({"table": other}, **common)
+    for t in range(3):
+        g = arrays(np.float32, [table.shape], 10 + t)[0].astype(kind)
+        rows = np.random.default_rng(t).permutation(80)
+        opt.step_rows("table", rows, g[rows])
+        dense.step({"table": g})
+    assert bits([table]) == bits([other])
+    assert bits(opt.state["table"].values()) == bits(dense.state["table"].values())
+
+
+def test_rows_of_an_odd_width_round_by_random_bits_of_their_own():
+    table = np.ones((512, 3), ml_dtypes.bfloat16)
+    fastlr.SGD({"table": table}, lr=1.0, rounding="stochastic").step_rows(
+        "table", np.arange(512), np.full((512, 3), 2.0**-10, np.float32))
+    down = table.astype(np.float32) < 1            # (a quarter of a step of 2**-8 below 1)
+    assert 0.19 < down.mean() < 0.31
+    assert abs(np.corrcoef(down[:-1, 2], down[1:, 0])[0, 1]) < 0.2
+    assert abs(np.corrcoef(down[:, 0], down[:, 2])[0, 1]) < 0.2
+
+
+def test_sums_of_16_bit_gradients_are_not_16_bit_sums():
+    table = np.zeros((2, 1), np.float32)
+    fastlr.SGD({"table": table}, lr=1.0).step_rows("table", np.zeros(3000, np.int64), np.ones((3000, 1), np.float16))
+    assert table[0, 0] == -3000
+
+
+def test_an_8_bit_state_needs_whole_groups_in_a_row():
+    opt = fastlr.Adam({"table": np.zeros((200, 50), np.float32)}, state_dtype="int8")
+    with pytest.raises(ValueError, match=re.escape("a state of 8 bits needs rows of a multiple of 64 elements")):
+        opt.step_rows("table", np.array([1]), np.ones((1, 50), np.float32))
+
+
+# Stages
+
+@every_dtype
+def test_a_table_is_clipped_by_the_norm_of_its_summed_gradient(dtype):
+    (rows, grads), = batches(dtype, 1)
+    table, other = (np.zeros((ROWS, WIDTH), dtype) for _ in range(2))
+    opt = fastlr.SGD({"table": table}, lr=1.0, clip_tensor_norm=0.5)
+    opt.step_rows("table", rows, grads)
+    touched, total = summed(rows, grads)
+    assert opt.grad_norm == pytest.approx(np.linalg.norm(total.astype(np.float64)), rel=1e-13)
+    other[touched] = -total * dtype(0.5 / (opt.grad_norm + 1e-6))
+    assert bits([table]) == bits([other])
+
+
+def test_the_norm_has_the_same_bits_for_any_threads():
+    (rows, grads), = batches(np.float32, 1, 2000, (64,), 5000)
+    norms = set()
+    for threads in (1, 2, 5):
+        fastlr.set_num_threads(threads)
+        opt = fastlr.SGD({"table": np.zeros((2000, 64), np.float32)}, clip_tensor_norm=0.5)
+        opt.step_rows("table", rows, grads)
+        norms.add(opt.grad_norm)
+    assert len(norms) == 1
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_is_not_finite_is_skipped_or_refused(bad):
+    (rows, grads), = batches(count=1)
+    grads[33, 5] = bad
+    table = np.ones((ROWS, WIDTH))
+    opt = fastlr.Adam({"table": table}, nonfinite="skip")
+    before = snapshot(opt, [table])
+    opt.step_rows("table", rows, grads)
+    assert snapshot(opt, [table]) == before
+    assert opt.skipped == 1
+    opt = fastlr.Adam({"table": table}, nonfinite="raise")
+    with pytest.raises(FloatingPointError, match=re.escape("grads['table']: holds NaN or infinity at t = 0")):
+        opt.step_rows("table", rows, grads)
+    assert snapshot(opt, [table]) == before
+
+
+def test_a_learning_rate_per_element():
+    (rows, grads), = batches(count=1)
+    factors = np.random.default_rng(8).uniform(size=(ROWS, WIDTH))
+    table = np.zeros((ROWS, WIDTH))
+    fastlr.SGD({"table": table}, lr=1.0, lr_scale={"table": factors}).step_rows("table", rows, grads)
+    touched, total = summed(rows, grads)
+    np.testing.assert_array_equal(table[touched], factors[touched] * -total)
+
+
+# Clocks
+
+def model():
+    return {"a": np.ones((8, 2)), "w": np.ones(3), "b": np.ones((5, 4))}
+
+
+def test_one_step_of_a_model_with_tables_is_one_step():
+    params, others = model(), model()
+    lr = schedules.inverse_time(0.1, decay=0.5)
+    opt, dense = fastlr.Adam(params, lr), fastlr.Adam(others, lr)
+    rng = np.random.default_rng(0)
+    for t in range(4):
+        grads = {name: rng.normal(size=p.shape) for name, p in params.items()}
+        dense.step(grads)
+        for name in ("a", "b"):
+            opt.step_rows(name, np.arange(len(params[name])), grads[name])
+            assert opt.t == t
+        opt.step({"a": None, "w": grads["w"], "b": None})
+        assert opt.t == t + 1
+        assert bits(params.values()) == bits(others.values())
+    assert opt._plan.missed_steps() == [0, 0, 0]
+
+
+def test_tables_alone_end_their_step_when_told():
+    params, others = model(), model()
+    opt, dense = fastlr.Adam(params, lambda t: 0.1 / (1 + t)), fastlr.Adam(others, lambda t: 0.1 / (1 + t))
+    for t in range(3):
+        g = np.full((1, 2), 1.0 + t), np.full((1, 4), 2.0 - t)
+        opt.step_rows("a", [3], g[0])
+        opt.step_rows("b", [2], g[1], ends_step=True)
+        dense.step({"a": np.repeat(g[0], 8, 0), "w": None, "b": np.repeat(g[1], 5, 0)})
+        assert opt.t == dense.t == t + 1
+        assert bits([params["a"][3], params["b"][2]]) == bits([others["a"][3], others["b"][2]])
+    assert opt._plan.missed_steps() == dense._plan.missed_steps() == [0, 3, 0]
+
+
+def test_an_update_of_no_row_is_an_update():
+    table, other = np.ones((4, 2)), np.ones((4, 2))
+    opt, dense = fastlr.Adam({"table": table}, 0.1), fastlr.Adam({"table": other}, 0.1)
+    opt.step_rows("table", [], np.zeros((0, 2)))
+    dense.step({"table": np.zeros((4, 2))})
+    opt.step_rows("table", [1], np.ones((1, 2)))
+    dense.step({"table": np.ones((4, 2))})
+    assert opt.t == 2
+    assert bits([table[1]]) == bits([other[1]])
+    assert bits([table[[0, 2, 3]]]) == bits([np.ones((3, 2))])
+
+
+@every_optimizer
+@pytest.mark.parametrize("within", [False, True], ids=["between steps", "within a step"])
+@pytest.mark.parametrize("how", ["state_dict", "file"])
+def test_resuming_is_exact(cls, within, how, tmp_path):
+    def run(opt, first, last):
+        for t in range(first, last):
+            rows, grads = batches(count=1, rows=8, shape=(2,), given=5, seed=t)[0]
+            opt.step_rows("a", rows, grads)
+            opt.step_rows("a", rows[:2], grads[:2])        # (twice: ahead of the steps)
+            if not (within and t == last - 1):
+                opt.step({"a": None, "w": np.full(3, 1.0 + t), "b": None})
+        return opt
+
+    hyper = everything_changed(cls) | {"lr": schedules.cosine(0.1, steps=20)}
+    through, half = model(), model()
+    first = run(cls(half, **hyper), 0, 3)
+    after = model()
+    second = cls(after, **hyper)
+    if how == "file":
+        fastlr.save(tmp_path / "half.safetensors", first)
+        fastlr.load(tmp_path / "half.safetensors", second)
+    else:
+        second.load_state_dict(first.state_dict())
+        for name, p in half.items():
+            after[name][...] = p
+    whole = run(run(cls(through, **hyper), 0, 3), 3, 6)
+    run(second, 3, 6)
+    assert snapshot(second, after.values())[:4] == snapshot(whole, through.values())[:4]
+    assert min(second._plan.missed_steps()) < 0
+
+
+# What is refused
+
+ONE = np.ones((2, WIDTH))
+LAP = np.zeros((ROWS + 4, WIDTH))
+
+
+@pytest.mark.parametrize(("rows", "grads", "error", "says"), [
+    ([3, ROWS], ONE, ValueError, "Adam: step_rows('table'): rows must be in [0, 40), got 40 at position 1"),
+    ([-1, 3], ONE, ValueError, "rows must be in [0, 40), got -1 at position 0"),
+    (np.array([3, 2**62]), ONE, ValueError, "got 4611686018427387904 at position 1"),
+    (np.array([1.0, 2.0]), ONE, TypeError, "rows must be int32 or int64, got float64; convert them"),
+    ([True, False], ONE, TypeError, "rows must be int32 or int64, got bool"),
+    (np.array([1, 2], np.uint8), ONE, TypeError, "rows must be int32 or int64, got uint8"),
+    ([[1, 2]], ONE, ValueError, "rows must have one dimension, got shape (1, 2)"),
+    (3, ONE, TypeError, "step_rows('table'): rows: expected an array"),
+    ([1, 2, 3], ONE, ValueError, "grads: expected float64 (3, 12), a row for each of rows, got float64 (2, 12)"),
+    ([1, 2], ONE[:, :5], ValueError, "expected float64 (2, 12), a row for each of rows, got float64 (2, 5)"),
+    ([1, 2], ONE[0], ValueError, "expected float64 (2, 12), a row for each of rows, got float64 (12,)"),
+    ([1, 2], ONE.astype(np.float32), ValueError, "got float32 (2, 12)"),
+    ([1, 2], ONE.astype(int), ValueError, "got int64 (2, 12)"),
+    ([1, 2], None, TypeError, "step_rows('table'): grads: expected an array"),
+    ([1, 2], LAP[1:3], ValueError, "shares memory with parameter 'table' or its state"),
+])
+def test_bad_rows_and_gradients_change_nothing(rows, grads, error, says):
+    table = LAP[:ROWS]
+    opt = fastlr.Adam({"table": table})
+    opt.step_rows("table", [1, 2], ONE)
+    before = snapshot(opt, [table])
+    with pytest.raises(error, match=re.escape(says)):
+        opt.step_rows("table", rows, grads)
+    assert snapshot(opt, [table]) == before
+    opt.step_rows("table", [1, 2], ONE)
+    assert opt.t == 2
+
+
+def test_what_has_no_rows_and_what_spans_all_gradients_is_refused():
+    with pytest.raises(ValueError, match=re.escape("step_rows('x'): the parameter must have rows, got one number")):
+        fastlr.SGD({"x": np.array(1.0)}).step_rows("x", [0], np.ones(1))
+    with pytest.raises(ValueError, match="clip_norm is over all gradients of a step"):
+        fastlr.SGD({"x": np.ones(4)}, clip_norm=1.0).step_rows("x", [0], np.ones(1))
+    with pytest.raises(ValueError, match=re.escape("SGD: step_rows: no parameter 'tabel'; did you mean 'table'?")):
+        fastlr.SGD({"table": np.ones(4)}).step_rows("tabel", [0], np.ones(1))
+    with pytest.raises(ValueError, match="grad_scale must be positive and finite, got 0"):
+        fastlr.SGD({"table": np.ones(4)}).step_rows("table", [0], np.ones(1), grad_scale=0)
+
+
+def test_a_step_within_a_step_is_refused():
+    def lr(t):
+        opt.step_rows("x", [0], np.ones(1))
+        return 1.0
+
+    opt = fastlr.SGD({"x": np.ones(4)}, lr)
+    with pytest.raises(RuntimeError, match="already stepping"):
+        opt.step_rows("x", [0], np.ones(1))
