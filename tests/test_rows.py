@@ -340,8 +340,9 @@ def test_bad_rows_and_gradients_change_nothing(rows, grads, error, says):
 def test_what_has_no_rows_and_what_spans_all_gradients_is_refused():
     with pytest.raises(ValueError, match=re.escape("step_rows('x'): the parameter must have rows, got one number")):
         fastlr.SGD({"x": np.array(1.0)}).step_rows("x", [0], np.ones(1))
-    with pytest.raises(ValueError, match="clip_norm is over all gradients of a step"):
-        fastlr.SGD({"x": np.ones(4)}, clip_norm=1.0).step_rows("x", [0], np.ones(1))
+    for clip in ("clip_norm", "clip_zscore"):
+        with pytest.raises(ValueError, match=f"{clip} is over all gradients of a step"):
+            fastlr.SGD({"x": np.ones(4)}, **{clip: 1.0}).step_rows("x", [0], np.ones(1))
     with pytest.raises(ValueError, match=re.escape("SGD: step_rows: no parameter 'tabel'; did you mean 'table'?")):
         fastlr.SGD({"table": np.ones(4)}).step_rows("tabel", [0], np.ones(1))
     with pytest.raises(ValueError, match="grad_scale must be positive and finite, got 0"):

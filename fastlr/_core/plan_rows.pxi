@@ -91,9 +91,9 @@ cdef int lay_rows(Plan plan, Py_ssize_t i, Rows* job, Walk* walks, str spoken) e
     memset(job, 0, sizeof(Rows))
     if plan.ndims[i] == 0:
         raise ValueError(f"{spoken}: the parameter must have rows, got one number; use step")
-    if plan.clip_norm < INFINITY:
-        raise ValueError(f"{spoken}: clip_norm is over all gradients of a step, and this sees one table's; use "
-                         f"clip_tensor_norm, or clip before")
+    if min(plan.clip_norm, plan.clip_zscore) < INFINITY:
+        raise ValueError(f"{spoken}: {'clip_norm' if plan.clip_norm < INFINITY else 'clip_zscore'} is over all "
+                         f"gradients of a step, and this sees one table's; use clip_tensor_norm, or clip before")
     for k in range(1, plan.ndims[i]):
         width *= plan.shapes[plan.first_axis[i] + k]
     job.width, job.slots, job.wide, job.staged = width, plan.rule.slots, s.wide, s.staged

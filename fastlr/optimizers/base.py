@@ -365,7 +365,7 @@ class Optimizer:
         grads
             A row for each of `rows`, ``(len(rows), *parameter.shape[1:])``, in any layout; types as in `step`.
         grad_scale
-            Divides the gradients.
+            Divides the gradients: a number (of a `LossScale`, its value; it moves with `step`).
         ends_step
             Whether the step ends here. By default where the optimizer holds this one tensor; say so with the last of
             several tables when no `step` follows.
@@ -373,9 +373,9 @@ class Optimizer:
         Raises
         ------
         TypeError, ValueError
-            Before anything is written: for rows out of bounds, gradients of another shape, clip_norm (which is over
-            all gradients of a step: use clip_tensor_norm), or a state of 8 bits in rows of other than a multiple of 64
-            elements.
+            Before anything is written: for rows out of bounds, gradients of another shape, clip_norm and clip_zscore
+            (which are over all gradients of a step: use clip_tensor_norm), or a state of 8 bits in rows of other than a
+            multiple of 64 elements.
         """
         plan = self._plan
         for i, tensor in enumerate(plan.tensors):
