@@ -145,6 +145,7 @@ def load(path: str | os.PathLike[str], opt: Optimizer, *, params: bool | None = 
     for name, array in wanted.items():
         if name.startswith("param/"):
             array[...] = loaded[name]
+    opt.cast()
 
 
 def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:

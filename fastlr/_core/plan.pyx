@@ -47,8 +47,8 @@ cdef struct Extent:
     Py_ssize_t owner           # which tensor
 
 cdef enum:
-    # Whose walks: parameters', this step's gradients', bound gradients', and those two's to be measured.
-    OF_PARAMS, OF_STEP, OF_BOUND, OF_STEP_MEASURED, OF_BOUND_MEASURED, WALKS
+    # Whose walks: parameters', this step's gradients', bound gradients', those two's to be measured, and copies'.
+    OF_PARAMS, OF_STEP, OF_BOUND, OF_STEP_MEASURED, OF_BOUND_MEASURED, OF_SHADOW, WALKS
 
 cdef int[MOST_DIMENSIONS] AS_THEY_STAND
 for axis in range(MOST_DIMENSIONS):
@@ -216,15 +216,23 @@ cdef class Plan:
             if tensor.scale is not None:
                 look(tensor.scale, &seen)
                 s.scale = seen.data
+            if tensor.rest is not None:
+                look(tensor.rest, &seen)
+                s.rest = seen.data
+            if tensor.shadow is not None:
+                look(tensor.shadow, &seen)
+                s.shadow, s.shadow_stored, s.staged = seen.data, seen.stored, True
+                if lay(&self.walks[OF_SHADOW * n + i], &seen, self.axes + self.first_axis[i]):
+                    s.shadow_walk = &self.walks[OF_SHADOW * n + i]
         return 0
 
     cdef int mark_extents(self) except -1:
         """Sort what no gradient may overlap by address."""
         cdef Py_ssize_t i, e = 0
         cdef Seen seen
-        self.extents = <Extent*>self.block(self.count * (2 + self.rule.slots), sizeof(Extent))
+        self.extents = <Extent*>self.block(sum([len(tensor.written()) for tensor in self.tensors]), sizeof(Extent))
         for i, tensor in enumerate(self.tensors):
-            for array in (tensor.array, *tensor.state):
+            for array in tensor.written():
                 look(array, &seen)
                 extent(&seen, &self.extents[e].low, &self.extents[e].high)
                 self.extents[e].owner = i
@@ -420,7 +428,7 @@ cdef class Plan:
         for middle in range(first, behind):
             if self.extents[middle].low < high and self.extents[middle].high > low:
                 tensor = self.tensors[self.extents[middle].owner]
-                for own in (tensor.array, *tensor.state):
+                for own in tensor.written():
                     if np.shares_memory(own, array):
                         raise ValueError(f"{self.label(i)}: shares memory with parameter {tensor.name!r} or its "
                                          f"state, which the step writes; pass a copy")

@@ -23,7 +23,7 @@ from .tensors import Array
 LARGEST_HEADER = 100_000_000           # bytes, in every reader of the format
 BLOCK = 1 << 20                        # bytes; what is summed is still in the cache when it is written
 CODES = {"float64": "F64", "float32": "F32", "bfloat16": "BF16", "float16": "F16", "int8": "I8",
-         "uint8": "U8"}                # NumPy's name: the format's
+         "uint8": "U8", "int16": "I16"}                # NumPy's name: the format's
 BITS = {"F64": 64, "I64": 64, "U64": 64, "C64": 64, "F32": 32, "I32": 32, "U32": 32, "F16": 16, "BF16": 16,
         "I16": 16, "U16": 16, "BOOL": 8, "I8": 8, "U8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8,
         "F8_E5M2FNUZ": 8, "F8_E4M3FNUZ": 8, "F6_E2M3": 6, "F6_E3M2": 6, "F4": 4}

@@ -19,12 +19,15 @@ SMALL = 4096           # tensors of fewer elements keep their state in float32 r
 class Tensor:
     """One parameter: where it lies, how it is walked, and what differs for it alone."""
 
-    __slots__ = ("array", "axes", "decays", "factor", "group", "label", "name", "scale", "scales", "state", "wide")
+    __slots__ = ("array", "axes", "decays", "factor", "group", "label", "name", "rest", "scale", "scales", "shadow",
+                 "state", "wide")
 
     def __init__(self, name: str, array: Array, group: int, label: str, axes: tuple[int, ...]) -> None:
         self.name, self.array, self.group, self.label, self.axes = name, array, group, label, axes
         self.factor, self.decays = 1.0, True
         self.scale: Array | None = None
+        self.rest: Array | None = None             # what a bfloat16 parameter leaves of the float32 that moves
+        self.shadow: Array | None = None           # a 16-bit copy that follows the parameter
         self.wide = array.dtype == np.float64      # whether the rule computes in float64
         self.state: list[Array] = []               # a slot each, as it is stored
         self.scales: list[Array | None] = []       # what 8-bit slots are in units of, 64 elements each
@@ -41,7 +44,7 @@ class Tensor:
         self.wide = self.wide or stored == "float64"
         for slot in slots:
             if slot == "ema":
-                self.state.append(self.walked(values(self.array)))
+                self.state.append(self.walked(self.master()))
                 self.scales.append(None)
                 continue
             begin = fill.get(slot, 0.0)
@@ -51,17 +54,43 @@ class Tensor:
                 scale = np.full(-(-self.array.size // GROUP), begin, np.float32)
             else:
                 array, scale = self.alike("float32" if stored == "int8" else stored), None
-                array[...] = bits16(begin) if stored == "bfloat16" else begin
+                array[...] = nearest16(begin) if stored == "bfloat16" else begin
             self.state.append(array)
             self.scales.append(scale)
 
+    def written(self) -> list[Array]:
+        """All that a step writes."""
+        return [self.array, *self.state, *(x for x in (self.rest, self.shadow) if x is not None)]
+
+    def master(self) -> Array:
+        """The numbers that move, as an array that NumPy can compute with."""
+        if self.rest is None:
+            return values(self.array)
+        upper = np.asarray(self.array).view(np.uint16).astype(np.uint32) << 16
+        own, rest = upper & 0x7fffffff, self.rest.astype(np.int32)
+        rest[(own == 0) | ((own == 0x7f800000) & (rest > 0))] = 0
+        return (upper + rest.view(np.uint32)).view(np.float32)
+
+    def cast(self) -> None:
+        """Bring the 16-bit copy to what the parameter is."""
+        if self.shadow is None:
+            return
+        x = self.master()
+        if self.shadow.dtype == np.float16:
+            with np.errstate(over="ignore", under="ignore"):
+                self.shadow[...] = x
+        else:
+            self.shadow.view(np.uint16)[...] = nearest16(x)
+
     def shown(self, slots: Sequence[str]) -> dict[str, Array]:
-        """The state by slot; the scales of an 8-bit slot beside it."""
+        """The state by slot; the scales of an 8-bit slot beside it; last what a split parameter leaves."""
         named: dict[str, Array] = {}
         for slot, array, scale in zip(slots, self.state, self.scales, strict=True):
             named[slot] = array
             if scale is not None:
                 named[f"{slot}_scale"] = scale
+        if self.rest is not None:
+            named["remainder"] = self.rest
         return named
 
     def walked(self, values: Array) -> Array:
@@ -90,10 +119,16 @@ def is_array(x: Any) -> bool:
     )
 
 
-def bits16(x: float) -> int:
-    """The nearest bfloat16, as its bits."""
-    u = int(np.float32(x).view(np.uint32))
-    return (u + 0x7fff + (u >> 16 & 1)) >> 16
+def nearest16(x: Any) -> Array:
+    """The nearest bfloat16s, ties to even, as their bits."""
+    with np.errstate(over="ignore", under="ignore"):
+        narrow = np.asarray(x).astype(np.float32)
+    u = narrow.view(np.uint32)
+    if np.asarray(x).dtype == np.float64:          # (rounded once, not twice: cut off, what was lost in the last bit)
+        lost = (narrow != x) & ~np.isnan(narrow)
+        u = (u - (lost & (abs(narrow) > abs(x)))) | lost
+    rounded = (u + np.uint32(0x7fff) + (u >> 16 & 1)) >> 16
+    return np.where(np.isnan(narrow), u >> 16 | 0x40, rounded).astype(np.uint16)
 
 
 def values(array: Array) -> Array:
@@ -126,15 +161,16 @@ def bind(name: str, x: Any, group: int, who: str, label: str, dtype: str | None,
 
 
 def refuse_shared(tensors: Sequence[Tensor], who: str) -> None:
-    """No two parameters may share memory: an element would move twice."""
-    spans = sorted(((*np.lib.array_utils.byte_bounds(t.array), k) for k, t in enumerate(tensors) if t.array.size))
+    """No two parameters, or their copies, may share memory: an element would move twice."""
+    shadows = [(t.shadow, f"the shadow of {t.name!r}") for t in tensors if t.shadow is not None]
+    arrays = [(t.array, f"parameter {t.name!r}") for t in tensors] + shadows
+    spans = sorted(((*np.lib.array_utils.byte_bounds(array), k) for k, (array, _) in enumerate(arrays) if array.size))
     open_spans: list[tuple[int, int]] = []
     for low, high, k in spans:
         open_spans = [(end, other) for end, other in open_spans if end > low]
         for _, other in open_spans:
-            if np.shares_memory(tensors[other].array, tensors[k].array):
-                raise ValueError(f"{who}: parameters {tensors[other].name!r} and {tensors[k].name!r} share memory; "
-                                 f"pass each once")
+            if np.shares_memory(arrays[other][0], arrays[k][0]):
+                raise ValueError(f"{who}: {arrays[other][1]} and {arrays[k][1]} share memory; pass each once")
         open_spans.append((high, k))
 
 
@@ -168,3 +204,37 @@ def set_scale(tensor: Tensor, value: Any, who: str) -> None:
     else:
         raise ValueError(f"{who}: lr_scale of {tensor.name!r}: expected a number or shape {tensor.array.shape}, "
                          f"got shape {factors.shape}")
+
+
+def set_shadow(tensor: Tensor, value: Any, who: str) -> None:
+    """A 16-bit copy: the name of its type, or an array of the caller's."""
+    if value is None or tensor.shadow is not None:
+        return
+    if isinstance(value, str):
+        if value not in ("bfloat16", "float16"):
+            raise ValueError(f"{who}: shadow must be 'bfloat16', 'float16' or 16-bit arrays, got {value!r}")
+        tensor.shadow = tensor.alike(value)
+        return
+    spoken = f"{who}: shadow of {tensor.name!r}"
+    array = as_array(value, spoken)
+    if array.dtype == np.uint16:
+        array = array.view(BFloat16)
+    if stored_as(array) not in ("bfloat16", "float16"):
+        raise TypeError(f"{spoken}: expected bfloat16 or float16, got {array.dtype}")
+    if array.shape != tensor.array.shape:
+        raise ValueError(f"{spoken}: expected shape {tensor.array.shape} like the parameter, got {array.shape}")
+    if not array.flags.writeable or (array.size and overlaps_itself(array)):
+        raise ValueError(f"{spoken}: must be writable and its elements apart in memory; pass a copy")
+    tensor.shadow = array
+
+
+def split(tensors: Sequence[Tensor], who: str) -> None:
+    """Give bfloat16 parameters a remainder."""
+    kinds = [stored_as(tensor.array) for tensor in tensors]
+    if "bfloat16" not in kinds or "float16" in kinds:
+        found = "float16, which is no half of a float32" if "float16" in kinds else kinds[0] if kinds else "none"
+        raise ValueError(f"{who}: master='split' needs bfloat16 parameters (wider ones beside them stay whole), "
+                         f"got {found}")
+    for tensor, kind in zip(tensors, kinds, strict=True):
+        if kind == "bfloat16" and tensor.rest is None:
+            tensor.rest = tensor.alike("int16")

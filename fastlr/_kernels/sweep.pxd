@@ -19,6 +19,7 @@ cdef enum Storage:
     FLOAT32, FLOAT64, FLOAT16, BFLOAT16,
     SIGNED8,               # int8, companded, a float32 scale per group
     ROOT8,                 # uint8 for what is never negative: its root, likewise
+    REST16,                # int16: what a bfloat16 leaves of a float32
     UNKNOWN
 
 cdef struct Opened:
@@ -43,6 +44,10 @@ cdef struct Span:
     float* slot_scale[MOST_SLOTS]      # of 8-bit slots
     char* scale            # a learning-rate factor per element, or NULL
     char* ema              # a running mean of the parameter, or NULL
+    char* rest             # what a bfloat16 parameter leaves of the float32 that moves, or NULL
+    char* shadow           # a 16-bit copy of the parameter, or NULL
+    Storage shadow_stored
+    Walk* shadow_walk      # NULL: contiguous
     double shrink          # what clipping by norm leaves of this step's gradient: a factor
     Walk* walk             # NULL: contiguous
     Py_ssize_t size

@@ -7,7 +7,7 @@
 # nor stages multiply the rules, and an element meets the same operations in the same order either way.
 
 from cpython.pycapsule cimport PyCapsule_New
-from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport malloc
 from libc.string cimport memcpy, memset
 from fastlr.rules cimport (
@@ -223,6 +223,9 @@ cdef void put_back(const real* tile, uint64_t* raw, char* array, const Walk* wal
         carry_any(raw, array, walk, start, size, stored, True)
 
 
+include "companions.pxi"
+
+
 cdef void tiles(const Job* job, const Span* s, const Gradient* gradient, const Instant* now, Py_ssize_t start,
                 Py_ssize_t size, real* also_typed) noexcept nogil:
     cdef uint64_t[TILE] raw
@@ -242,7 +245,7 @@ cdef void tiles(const Job* job, const Span* s, const Gradient* gradient, const I
         n = start + size - i
         if n > TILE:
             n = TILE
-        p = fetch(scratch_p, raw, s.p, s.walk, NULL, s.stored, i, n)
+        p = fetch_parameter(scratch_p, raw, s, i, n)
         g = fetch(scratch_g, raw, <char*>gradient.g, gradient.walk, NULL, gradient.stored, i, n)
         for k in range(job.slots):
             if s.slot_scale[k] != NULL:
@@ -259,11 +262,14 @@ cdef void tiles(const Job* job, const Span* s, const Gradient* gradient, const I
             job.sweep[s.wide](now.hyper, &now.now, p, g, slot, n)
         for k in range(job.slots):
             put_back(<real*>slot[k], raw, s.slot[k], NULL, scale[k], s.slot_stored[k], i, n, job, s.salt + 1 + k)
-        put_back(p, raw, s.p, s.walk, NULL, s.stored, i, n, job, s.salt)
-        if s.ema != NULL:
-            if not native(s.stored, p):            # (the mean is of what is stored)
-                p = fetch(scratch_p, raw, s.p, s.walk, NULL, s.stored, i, n)
-            average(<real*>s.ema + i, p, now.ema, n)
+        put_back_parameter(p, raw, s, i, n, job)
+        if s.ema != NULL or s.shadow != NULL:
+            if not native(s.stored, p):            # (mean and copy are of what is stored)
+                p = fetch_parameter(scratch_p, raw, s, i, n)
+            if s.ema != NULL:
+                average(<real*>s.ema + i, p, now.ema, n)
+            if s.shadow != NULL:
+                cast(s, p, raw, i, n)
         i += n
 
 

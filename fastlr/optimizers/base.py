@@ -11,7 +11,7 @@ import numpy as np
 
 from .._core.dispatch import door, isa
 from .._core.plan import Plan, step_rows
-from .._core.tensors import STORAGES, Tensor, bind, named, per_tensor, refuse_shared, set_scale
+from .._core.tensors import STORAGES, Tensor, bind, named, per_tensor, refuse_shared, set_scale, set_shadow, split
 from .._core.threads import get_num_threads
 from ..schedules import Schedule, from_dict
 from .declaration import Bounded, Hyper, Start, nearest, within
@@ -101,6 +101,15 @@ class Optimizer:
     rounding, seed
         "nearest", or "stochastic": 16-bit parameters and states are rounded up or down with the probability that keeps
         their mean, by random bits of (seed, t, name, element), the same for any thread count.
+    shadow
+        "bfloat16" or "float16": keep a copy of the parameters rounded to nearest, in the same pass; `opt.shadow` has
+        it, by name. Or the arrays that are to hold it, given as lr_scale is (uint16 for bfloat16). It is no state:
+        where you change a parameter yourself, `opt.cast()` brings the copy up to date.
+    master
+        "split": what moves is a float32 whose upper half, the nearest bfloat16, is the parameter, and whose lower
+        half is kept as ``opt.state[name]["remainder"]`` (2 bytes an element). Training is bit for bit that of a float32
+        parameter; `opt.master` has it. A parameter that you change between steps keeps its remainder: the float32 is
+        within half a bfloat16 step of what you wrote (0 is 0); set the remainder to 0 for just that.
     dtype
         "bfloat16" says that uint16 arrays hold bfloat16 bits.
     decay
@@ -148,7 +157,8 @@ class Optimizer:
 
     def __init__(self, params: Any, lr: Hyper | None = None, *, grads: Any = None, state_dtype: Any = None,
                  dtype: Literal["bfloat16"] | None = None, decay: str | None = None, decay_mask: Any = None,
-                 lr_scale: Any = None, **hyper: Any) -> None:
+                 lr_scale: Any = None, shadow: Any = None, master: Literal["split"] | None = None,
+                 **hyper: Any) -> None:
         who = type(self).__name__
         if lr is not None:
             hyper["lr"] = lr
@@ -163,7 +173,9 @@ class Optimizer:
         self._decay = decay or self.decay_mode
         if dtype not in (None, "bfloat16"):
             raise ValueError(f"{who}: dtype must be 'bfloat16', which says what uint16 arrays hold, got {dtype!r}")
-        self._state_dtype, self._dtype = state_dtype, dtype
+        if master not in (None, "split"):
+            raise ValueError(f"{who}: master must be 'split' or None, got {master!r}")
+        self._state_dtype, self._dtype, self._shadow, self._master = state_dtype, dtype, shadow, master
         # (groups of 8-bit states, too, belong to elements in the array's own order)
         self._permuted = self._stages.permuted and state_dtype in (None, *STORAGES)
         self._kept = self.slots if self._stages.ema_decay is None else (*self.slots, "ema")
@@ -203,7 +215,11 @@ class Optimizer:
     def _adopt(self, tensors: list[Tensor], groups: list[Group]) -> None:
         """Allocate what state is missing and plan the steps; all checks are done before anything is kept."""
         who = type(self).__name__
+        for tensor, shadow in zip(tensors, per_tensor(self._shadow, tensors, who, "shadow"), strict=True):
+            set_shadow(tensor, shadow, who)
         refuse_shared(tensors, who)
+        if self._master == "split":
+            split(tensors, who)
         for tensor, stored in zip(tensors, per_tensor(self._state_dtype, tensors, who, "state_dtype"), strict=True):
             stored = stored or ("float64" if tensor.wide else "float32")
             if stored not in (*STORAGES, "int8"):
@@ -224,6 +240,7 @@ class Optimizer:
         self._nested = self._grouped or self._shapes[0][0] != "sequence"     # gradients need arranging
         #: The state of each parameter: ``opt.state[name][slot]``, an array of the parameter's shape.
         self.state = {tensor.name: tensor.shown(self._kept) for tensor in tensors}
+        self.cast()
 
     def _checked(self, hyper: Mapping[str, Any]) -> dict[str, Hyper]:
         who = type(self).__name__
@@ -284,6 +301,21 @@ class Optimizer:
     def grad_norm(self) -> float | None:
         """The norm of the latest step's gradients, unscaled and clipped by value; None where nothing measured it."""
         return self._plan.grad_norm
+
+    @property
+    def shadow(self) -> dict[str, Any]:
+        """The 16-bit copy of each parameter that has one, by name."""
+        return {tensor.name: tensor.shadow for tensor in self._plan.tensors if tensor.shadow is not None}
+
+    @property
+    def master(self) -> dict[str, Any]:
+        """The numbers that move, by name, as new float32 (or float64) arrays: of a split parameter both halves."""
+        return {tensor.name: tensor.master().copy() for tensor in self._plan.tensors}
+
+    def cast(self) -> None:
+        """Bring the 16-bit copies to what the parameters are, after somebody else changed those."""
+        for tensor in self._plan.tensors:
+            tensor.cast()
 
     @property
     def norms(self) -> dict[str, float]:
@@ -472,6 +504,7 @@ class Optimizer:
                     self._assign(group, name, value)
             self._plan.set_clock(t, ages)
             self._plan.norm_count, self._plan.norm_mean, self._plan.norm_variance = norms
+            self.cast()
         finally:
             self._plan.end()
 
