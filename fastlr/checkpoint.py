@@ -36,6 +36,7 @@ from ._core.safetensors import (
 from ._core.tensors import Array
 from .optimizers.base import Optimizer
 from .optimizers.declaration import nearest
+from .optimizers.resumable import Resumable, innermost, tensors_of
 
 __all__ = ["CheckpointError", "load", "read_header", "save"]
 
@@ -45,13 +46,13 @@ OPENING = b'{"__metadata__":{"crc32":"'
 DIGITS = slice(8 + len(OPENING), 16 + len(OPENING))
 
 
-def save(path: str | os.PathLike[str], opt: Optimizer, *, params: bool = True) -> None:
+def save(path: str | os.PathLike[str], opt: Optimizer | Resumable, *, params: bool = True) -> None:
     """Write all that the coming steps depend on: parameters, state, t and hyper-parameters.
 
     The new file takes the place of the old one only when it is whole and on the disk: whatever happens, the
     path holds one or the other. (A process that is killed leaves a `.fastlr-*.tmp` beside it.) Tensors are
-    `param/NAME` and `state/NAME/SLOT`, written block by block without a second copy: do not step in another
-    thread meanwhile.
+    `param/NAME` and `state/NAME/SLOT` (and of the n-th wrapper around an optimizer, counted from outside,
+    `wrapper/n/NAME/SLOT`), written block by block without a second copy: do not step in another thread meanwhile.
 
     A hyper-parameter that is a plain function is not saved: `load` keeps the function that is there.
 
@@ -60,7 +61,7 @@ def save(path: str | os.PathLike[str], opt: Optimizer, *, params: bool = True) -
     path
         The file. A file that is replaced keeps its mode; a link is followed.
     opt
-        Any fastlr optimizer.
+        Any fastlr optimizer, a wrapper around one, or a mean of weights.
     params
         False: the optimizer's own state only, where the framework saves the parameters.
 
@@ -82,7 +83,7 @@ def save(path: str | os.PathLike[str], opt: Optimizer, *, params: bool = True) -
     """
     require_optimizer(opt, "save(path, opt)")
     arrays = arrays_of(opt, params)
-    described = opt._described()
+    described = description(opt)
     sums = dict.fromkeys(arrays, "0" * 8)
     placeholder = header(described, arrays, sums)
     with replacing(os.path.realpath(os.fsdecode(path))) as file:
@@ -93,7 +94,7 @@ def save(path: str | os.PathLike[str], opt: Optimizer, *, params: bool = True) -
         file.write(header(described, arrays, sums))
 
 
-def load(path: str | os.PathLike[str], opt: Optimizer, *, params: bool | None = None) -> None:
+def load(path: str | os.PathLike[str], opt: Optimizer | Resumable, *, params: bool | None = None) -> None:
     """Become what was saved: the state, t and hyper-parameters, and the parameters in place.
 
     Everything is read and checked first; then it is copied, all or nothing.
@@ -136,16 +137,16 @@ def load(path: str | os.PathLike[str], opt: Optimizer, *, params: bool | None = 
                                       f"older copy")
             if array is not None:
                 loaded[name] = array
-        state = {name: {slot: loaded[f"state/{name}/{slot}"] for slot in slots}
-                 for name, slots in opt.state.items()}
         try:
-            opt.load_state_dict({**described, "state": state})
+            opt.load_state_dict(with_arrays(described, opt, loaded))
         except (TypeError, ValueError) as error:
             raise CheckpointError(str(error)) from error
     for name, array in wanted.items():
         if name.startswith("param/"):
             array[...] = loaded[name]
-    opt.cast()
+    inside = innermost(opt)
+    if isinstance(inside, Optimizer):
+        inside.cast()
 
 
 def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -169,16 +170,48 @@ def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
 # What is saved
 
 def require_optimizer(opt: Any, call: str) -> None:
-    if not isinstance(opt, Optimizer):
+    if not isinstance(opt, Optimizer | Resumable):
         raise TypeError(f"{call}: opt must be a fastlr optimizer, got {type(opt).__name__}")
 
 
-def arrays_of(opt: Optimizer, params: bool) -> dict[str, Array]:
+def arrays_of(opt: Optimizer | Resumable, params: bool) -> dict[str, Array]:
     """The arrays by their names in a file; wide ones first, so that each is aligned there."""
-    arrays = {f"param/{tensor.name}": tensor.array for tensor in opt._plan.tensors} if params else {}
-    for name, slots in opt.state.items():
-        arrays |= {f"state/{name}/{slot}": array for slot, array in slots.items()}
+    arrays = {f"param/{tensor.name}": tensor.array for tensor in tensors_of(opt)} if params else {}
+    for prefix, states in layers(opt):
+        for name, slots in states.items():
+            arrays |= {f"{prefix}/{name}/{slot}": array for slot, array in slots.items()}
     return dict(sorted(arrays.items(), key=lambda item: -item[1].itemsize))
+
+
+def layers(opt: Optimizer | Resumable) -> Iterator[tuple[str, dict[str, dict[str, Array]]]]:
+    """What each wrapper remembers, from the outermost in, and then what is wrapped: its place in a file, its arrays."""
+    wrapped: Any = opt
+    depth = 0
+    while isinstance(wrapped, Resumable) and wrapped.inner is not None:
+        yield f"wrapper/{depth}", wrapped._arrays()
+        wrapped, depth = wrapped.inner, depth + 1
+    yield "state", wrapped._arrays() if isinstance(wrapped, Resumable) else wrapped.state
+
+
+def with_arrays(described: dict[str, Any], opt: Optimizer | Resumable, loaded: Mapping[str, Array]) -> dict[str, Any]:
+    """The whole `state_dict` of what a file describes; descriptions that end too soon are refused when it is loaded."""
+    level = whole = dict(described)
+    for prefix, states in layers(opt):
+        level["state"] = {name: {slot: loaded[f"{prefix}/{name}/{slot}"] for slot in slots}
+                          for name, slots in states.items()}
+        if not isinstance(level.get("inner"), dict):
+            break
+        level["inner"] = dict(level["inner"])
+        level = level["inner"]
+    return whole
+
+
+def description(opt: Optimizer | Resumable) -> dict[str, Any]:
+    """`opt.state_dict()` without its arrays (of which that would make copies)."""
+    if isinstance(opt, Optimizer):
+        return opt._described()
+    opt._settled("save")
+    return opt._described() if opt.inner is None else opt._described() | {"inner": description(opt.inner)}
 
 
 # Writing
@@ -277,6 +310,10 @@ def own(head: bytes, stored: Mapping[str, Stored],
 
 def well_formed(state: dict[str, Any]) -> bool:
     """Whether what `load_state_dict` takes for granted holds."""
+    if "groups" not in state:              # (of a wrapper or the like, which takes nothing else for granted)
+        inner = state.get("inner")
+        return (isinstance(state.get("optimizer"), str) and type(state.get("t")) is int
+                and (inner is None or (isinstance(inner, dict) and well_formed(inner))))
     if state.keys() - {"norms"} != {"format", "optimizer", "t", "missed", "groups"}:
         return False
     t, missed, groups = state["t"], state["missed"], state["groups"]

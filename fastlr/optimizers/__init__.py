@@ -6,10 +6,13 @@ reference formula in the tests; lists, tests and tables follow.
 from .adaptive import AdaDelta, AdaGrad, RMSprop, RMSpropCentered, RMSpropCenteredMomentum, RMSpropMomentum
 from .base import Group, Optimizer, create_optimizer, list_optimizers
 from .gradient_descent import SGD, Momentum, Nesterov
+from .line_search import LineSearch, line_search
 from .loss_scale import LossScale
 from .moments import Adam, AdamW, AMSGrad
+from .quasi_newton import LBFGS
 
 __all__ = [
+    "LBFGS",
     "SGD",
     "AMSGrad",
     "AdaDelta",
@@ -17,6 +20,7 @@ __all__ = [
     "Adam",
     "AdamW",
     "Group",
+    "LineSearch",
     "LossScale",
     "Momentum",
     "Nesterov",
@@ -26,5 +30,6 @@ __all__ = [
     "RMSpropCenteredMomentum",
     "RMSpropMomentum",
     "create_optimizer",
+    "line_search",
     "list_optimizers",
 ]

@@ -1,0 +1,144 @@
+"""What holds parameters and remembers something about them, beside the optimizers that are one rule."""
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from .._core.arrays import BFloat16, as_array, stored_as
+from .._core.tensors import STORAGES, Array, Tensor, bind, named, refuse_shared
+from .base import FORMAT, Optimizer, arranged, is_group, same_names
+
+Act = Callable[[], None]
+
+
+class Resumable:
+    """Saved by name and resumed exactly; `inner` is what it wraps, if it wraps anything.
+
+    A subclass says what it remembers: `_arrays` by parameter and slot, `_plain` as values that JSON can hold, and
+    `_revived`, which refuses plain values that cannot be or returns the act that takes them on.
+    """
+
+    inner: Any = None
+    _kind: ClassVar[str] = "state"
+
+    @property
+    def _tensors(self) -> list[Tensor]:
+        raise NotImplementedError
+
+    @property
+    def t(self) -> int:
+        raise NotImplementedError
+
+    def _arrays(self) -> dict[str, dict[str, Array]]:
+        return {}
+
+    def _plain(self) -> dict[str, Any]:
+        return {}
+
+    def _revived(self, d: Mapping[str, Any], who: str) -> Act:
+        raise NotImplementedError
+
+    def _settled(self, what: str) -> None:
+        """RuntimeError if now is no moment to save or load."""
+
+    def _described(self) -> dict[str, Any]:
+        """`state_dict` without its arrays and without what is wrapped."""
+        return {"format": FORMAT, "optimizer": type(self).__name__, "t": self.t, **self._plain()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the coming steps depend on, by name, as copies; of what is wrapped too, as "inner"."""
+        self._settled("state_dict")
+        d = self._described()
+        d["state"] = {name: {slot: array.copy() for slot, array in slots.items()}
+                      for name, slots in self._arrays().items()}
+        return d if self.inner is None else d | {"inner": self.inner.state_dict()}
+
+    def load_state_dict(self, d: Mapping[str, Any]) -> None:
+        """Become what `state_dict` described. Everything is checked first; the arrays are copied."""
+        self._settled("load_state_dict")
+        who = f"{type(self).__name__}.load_state_dict"
+        if not isinstance(d, Mapping):
+            raise TypeError(f"{who}: expected a mapping, got {type(d).__name__}")
+        expected = [*self._described(), "state"] + ["inner"] * (self.inner is not None)
+        if d.get("optimizer", type(self).__name__) != type(self).__name__:
+            raise ValueError(f"{who}: this is the state of {d['optimizer']}, load it into one")
+        same_names(expected, d, who)
+        if d["format"] != FORMAT:
+            raise ValueError(f"{who}: expected format {FORMAT}, got {d['format']!r}")
+        arrays = self._arrays()
+        same_names(arrays, d["state"], f"{who}: state")
+        for name, slots in arrays.items():
+            same_names(slots, d["state"][name], f"{who}: state[{name!r}]")
+            for slot, array in slots.items():
+                new = np.asarray(d["state"][name][slot])
+                if new.shape != array.shape or new.dtype != array.dtype:
+                    raise ValueError(f"{who}: state[{name!r}][{slot!r}]: expected {array.dtype} {array.shape}, "
+                                     f"got {new.dtype} {new.shape}")
+        act = self._revived(d, who)
+        if self.inner is not None:
+            self.inner.load_state_dict(d["inner"])           # (refuses before it changes anything)
+        for name, slots in arrays.items():
+            for slot, array in slots.items():
+                array[...] = d["state"][name][slot]
+        act()
+
+    def __reduce__(self) -> Any:
+        raise TypeError(f"{type(self).__name__} cannot be pickled, as it points into its parameters' memory; "
+                        f"save state_dict(), or use fastlr.save")
+
+
+# Parameters and gradients
+
+def bound(params: Any, who: str, storages: Sequence[str] = STORAGES, dtype: str | None = None,
+          cure: str = "") -> tuple[list[Tensor], str]:
+    """The tensors of one group of parameters, and how its gradients will come."""
+    if isinstance(params, Sequence) and len(params) > 0 and all(is_group(group) for group in params):
+        raise TypeError(f"{who}: takes parameters, not groups: nothing of it differs between them; "
+                        f"pass an array, a sequence or a mapping")
+    members, kind = named(params, 0)
+    tensors: list[Tensor] = []
+    for k, (name, x) in enumerate(members):
+        label = "grads" if kind == "one" else f"grads[{name!r}]" if kind == "mapping" else f"grads[{k}]"
+        if any(name == tensor.name for tensor in tensors[-1:]) or name in {tensor.name for tensor in tensors}:
+            raise ValueError(f"{who}: two parameters are named {name!r}")
+        tensors.append(bind(name, x, 0, who, label, dtype, False))
+        if stored_as(tensors[-1].array) not in storages:
+            raise TypeError(f"{who}: params[{name!r}]: expected {' or '.join(storages)}, "
+                            f"got {stored_as(tensors[-1].array)}{cure}")
+    refuse_shared(tensors, who)
+    return tensors, kind
+
+
+def gradients(tensors: list[Tensor], kind: str, grads: Any, who: str) -> list[Array | None]:
+    """Gradients in the order of the tensors, each of its parameter's shape and a type that it can take."""
+    return [checked(tensor, g) for tensor, g in zip(tensors, arranged(kind, tensors, grads, who, "grads"), strict=True)]
+
+
+def checked(tensor: Tensor, gradient: Any) -> Array | None:
+    """A gradient as an array; ValueError unless it fits the parameter as a step would have it."""
+    if gradient is None:
+        return None
+    array, own = as_array(gradient, tensor.label), tensor.array
+    if array.dtype == np.uint16 and isinstance(own, BFloat16):
+        array = array.view(BFloat16)
+    stored = stored_as(array)
+    if stored not in STORAGES or array.shape != own.shape or (stored == "float64") != (stored_as(own) == "float64"):
+        raise ValueError(f"{tensor.label}: expected {stored_as(own)} {own.shape} like the parameter, "
+                         f"got {stored or array.dtype} {array.shape}")
+    return array
+
+
+def innermost(opt: Any) -> Any:
+    """What all wrappers around it wrap."""
+    while getattr(opt, "inner", None) is not None:
+        opt = opt.inner
+    return opt
+
+
+def tensors_of(opt: Any) -> list[Tensor]:
+    """The parameters of an optimizer or of whatever else is saved."""
+    opt = innermost(opt)
+    tensors: list[Tensor] = opt._plan.tensors if isinstance(opt, Optimizer) else opt._tensors
+    return tensors
