@@ -65,7 +65,8 @@ numbers = {
     "update_factor": st.just(1.0) | st.floats(0.9, 1),
     "end": st.just("hold"),
 }
-times = st.integers(0, 40) | st.integers(0, 10**6) | st.integers(0, LAST) | st.floats(0, 1e6)
+# (a fraction of an update so small that t / steps underflows has no digits to ask for)
+times = st.integers(0, 40) | st.integers(0, 10**6) | st.integers(0, LAST) | st.floats(1e-280, 1e6)
 edges = [0, 1, 2, 15, 16, 17, 10**9, LAST, 1e300, math.inf, 10**400]
 
 # One of each, and of each composition.
@@ -287,6 +288,61 @@ class TestValues:
             assert type(want(t)) is float
 
 
+class TestPowers:
+    """The core's own power: half an ulp, and a thirtieth for its exponential and the logarithm's end."""
+
+    @staticmethod
+    def power(base, exponent):
+        return geometric(1.0, factor=base)(exponent)
+
+    @settings(max_examples=400, deadline=None)
+    @given(
+        base=st.floats(1e-300, 1) | st.floats(1, 1e300) | st.floats(-40, -1).map(lambda x: 1 - 2**x)
+        | st.floats(-40, 0).map(lambda x: 1 + 2**x),
+        part=st.floats(0, 1),
+        is_whole=st.booleans(),
+    )
+    @example(base=math.nextafter(1, 0), part=1.0, is_whole=True)
+    @example(base=math.nextafter(1, 2), part=1.0, is_whole=False)
+    @example(base=0.5, part=1.0, is_whole=True)
+    def test_is_as_good_as_the_best(self, base, part, is_whole):
+        last = 1000 / abs(math.log2(base)) if base != 1 else 1e9
+        exponent = float(math.floor(part * last)) if is_whole else part * last
+        assert ulps(self.power(base, exponent), mpf(base) ** mpf(exponent)) < 0.54
+
+    def test_every_entry_of_the_table(self):
+        for k in range(-320, 320):
+            assert ulps(self.power(2.0, k / 32) if k > 0 else self.power(0.5, -k / 32), mpf(2) ** (mpf(k) / 32)) < 0.51
+
+    def test_exact_where_a_double_can_be(self):
+        for base, last in ((0.5, 1074), (2.0, 1023), (3.0, 33), (10.0, 22), (0.25, 537), (1.0, 10**9), (7.0, 18)):
+            assert [self.power(base, k) for k in range(min(last + 1, 2000))] == [
+                base**k for k in range(min(last + 1, 2000))
+            ]
+        assert self.power(1.5, 0) == 1 and self.power(0.0, 0) == 1 and self.power(0.0, 1e-300) == 0
+        assert self.power(1.0, 1e308) == 1 and self.power(math.nextafter(1, 0), 1e308) == 0
+        assert self.power(5e-324, 1.0) == 5e-324 and self.power(5e-324, 0.5) == 2.0**-537
+
+    def test_falls_into_the_subnormal_numbers(self):
+        for t in (1022.5, 1050.3, 1073.9):
+            assert abs(mpf(self.power(0.5, t)) - mpf(0.5) ** mpf(t)) <= mpf(5e-324)
+        assert self.power(0.5, 1076) == 0
+
+    @settings(max_examples=300, deadline=None)
+    @given(x=st.floats(5e-324, 1.7e308) | st.floats(-52, -1).map(lambda e: 1 + 2.0**e))
+    def test_the_logarithm_that_is_kept(self, x):
+        high, low = program.binary_logarithm(x)
+        want = mpmath.log(mpf(x), 2)
+        assert abs(mpf(high) + mpf(low) - want) <= abs(want) * mpf(2) ** -76
+        assert high == 0 or math.frexp(high)[0] * 2**26 % 1 == 0
+
+    @pytest.mark.parametrize("power, limit", [(1.0, 2), (2.0, 3), (3.0, 4), (0.5, 2), (0.75, 2), (1.7, 3)])
+    def test_powers_of_what_changes(self, power, limit):
+        curve = schedules.inverse_power(1.0, decay=0.25, power=power)           # whose base is exact here
+        for t in range(0, 4000, 7):
+            assert ulps(curve(t), exact(curve, t)) <= limit
+
+
 class TestTimeBased:
     def relative_error(self, decay, n):
         curve = time_based(0.1, decay)
@@ -353,6 +409,32 @@ class TestArrays:
     def test_with_any_numbers(self, name, data):
         curve, t = drawn(data, name), data.draw(st.lists(times, min_size=1, max_size=30))
         assert bits(curve(np.array(t, dtype=float))) == bits([curve(float(x)) for x in t])
+
+    @pytest.mark.parametrize("name", sorted(EXAMPLES))
+    def test_stretches_of_every_length_and_order(self, name):
+        """Through the blocks of 64, over joins in both directions, with times that no double can count."""
+        schedule, rng = EXAMPLES[name], np.random.default_rng(0)
+        t = np.concatenate([
+            np.arange(150.0), np.arange(150.0)[::-1], rng.uniform(0, 60, 97), 10.0 ** rng.uniform(0, 308, 40),
+            [math.inf, 0.0, 2.0**52, 2.0**52 + 1, 2.0**53, 1e300], rng.permutation(np.arange(64.0) / 4),
+        ])
+        want = bits([schedule(x) for x in t])
+        for begin, end in ((0, len(t)), (0, 1), (1, 64), (1, 65), (1, 66), (63, 64 + 63), (3, 300)):
+            assert bits(schedule(t[begin:end])) == want[begin:end]
+
+    @pytest.mark.parametrize("factor", [
+        math.nextafter(1, 2), 1 + 1e-14, 1 + 1e-9, 1.01, 1.1, 1.5, 2.0, 3.0, 999.0,
+    ])
+    def test_restarts_that_grow(self, factor):
+        """Which cycle it is does not depend on what was asked before; every cycle begins at the top."""
+        curve = schedules.cosine_restarts(1.0, steps=5, cycle_factor=factor)
+        t = np.concatenate([np.arange(500.0), np.arange(500.0)[::-1], 10.0 ** np.arange(309), [math.inf]])
+        rates = curve(t)
+        assert bits(rates) == bits([curve(x) for x in t])
+        assert ((rates >= 0) & (rates <= 1)).all() and curve(0) == 1
+        if factor == int(factor):
+            begins = [5 * (int(factor) ** c - 1) // (int(factor) - 1) for c in range(12)]
+            assert curve(np.array([b for b in begins if b < 2**50])).tolist() == [1.0] * sum(b < 2**50 for b in begins)
 
     def test_shape_dtype_and_order_of_memory_do_not_matter(self):
         t = np.arange(24).reshape(2, 3, 4)

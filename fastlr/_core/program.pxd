@@ -1,7 +1,10 @@
 # cython: language_level=3, cdivision=True
 """A schedule as C sees it: `at(t)` needs neither Python nor the GIL, and is NaN where there is no rate."""
 
-ctypedef double (*Evaluate)(const double* h, double t) noexcept nogil
+from fastlr.powers cimport Power
+
+ctypedef double (*Evaluate)(const double* h, const Power* powers, double t) noexcept nogil
+ctypedef void (*Sweep)(const double* h, const Power* powers, const double* t, double* y, int n) noexcept nogil
 
 cdef enum Kind:
     CURVE                  # a function of curves.pxd and its numbers
@@ -19,7 +22,9 @@ cdef struct Node:
     Kind kind
     int left, right        # where the children stand in the same array
     Evaluate curve
+    Sweep sweep            # the curve at several times
     double[8] h
+    Power[3] powers        # of those numbers that the curve raises to powers
 
 cdef class Program:
     cdef Node* nodes       # the root first; filled once, never changed

@@ -7,6 +7,8 @@ from numpy.typing import NDArray
 DEPTH: int
 SIZE: int
 
+def binary_logarithm(x: float) -> tuple[float, float]: ...
+
 class Program:
     @property
     def size(self) -> int: ...
