@@ -92,12 +92,15 @@ def test_a_part_that_ends_is_nan_under_jit():
 
 @pytest.mark.parametrize("patience", [1, 2, 3])
 @pytest.mark.parametrize("cooldown", [0, 2])
-def test_plateau_by_optaxs_convention(patience, cooldown):
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_plateau_by_optaxs_convention(patience, cooldown, size):
     random = np.random.default_rng(patience)
-    theirs = optax.contrib.reduce_on_plateau(factor=0.5, patience=patience, cooldown=cooldown, rtol=1e-4)
-    ours = Plateau(1.0, 0.5, patience, cooldown=cooldown, convention="optax")
+    theirs = optax.contrib.reduce_on_plateau(
+        factor=0.5, patience=patience, cooldown=cooldown, rtol=1e-3, accumulation_size=size,
+    )
+    ours = Plateau(1.0, 0.5, patience, 1e-3, cooldown, convention="optax", accumulation_size=size)
     state = theirs.init({})
-    for metric in random.choice([1.0, 0.9, 0.8, 0.5], size=30):
+    for metric in random.choice([1.0, 0.9, 0.8, 0.5], size=30 * size):
         _, state = theirs.update({}, state, value=metric)
         ours.observe(metric)
         assert ours(0) == float(state.scale)

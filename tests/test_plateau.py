@@ -54,6 +54,24 @@ def test_what_is_not_finite_is_no_improvement():
     assert reductions([float("nan")] * 4, patience=1) == [2, 4]
 
 
+def test_accumulation_is_the_same_of_means():
+    metrics = [1.0, 3.0, 0.5, 3.5, 2.0, 2.0, 4.0, 0.0, 1.0, 2.0, 1.0, 2.0]      # means 2, 2, 2, 2, 1.5, 1.5
+    assert reductions(metrics, patience=1, accumulation_size=2) == [6]
+    assert reductions(metrics, patience=0, accumulation_size=2) == [4, 6, 8, 12]
+    assert reductions(metrics, patience=1, accumulation_size=1) == reductions(metrics, patience=1) != [6]
+    assert reductions([5.0, 1.0] * 6, patience=1, mode="max", accumulation_size=2) == [6, 10]
+
+
+def test_accumulation_of_what_is_not_finite_is_no_improvement():
+    plateau = Plateau(1.0, 0.5, patience=0, accumulation_size=3)
+    assert [plateau.observe(m) for m in [1, 1, 1]] == [False] * 3
+    for metric in (float("nan"), float("-inf"), 0.0):
+        json.dumps(plateau.state_dict(), allow_nan=False)
+        last = plateau.observe(metric)
+    assert last and plateau.scale == 0.5 and plateau.best == 1
+    assert [plateau.observe(m) for m in [0.5, 0.5, 0.5]] == [False] * 3 and plateau.best == 0.5
+
+
 def test_min_scale():
     plateau = Plateau(1.0, 0.1, patience=0, min_scale=0.05)
     assert [plateau.observe(m) for m in [1, 1, 1, 1]] == [False, True, True, False]
@@ -76,7 +94,7 @@ def test_of_a_function_and_of_a_number():
 def plateau_of(kind):
     inner = {"schedule": schedules.cosine(0.1, 40).warmup(4), "function": lambda t: 0.1 / (1 + t),
              "plateau": Plateau(schedules.linear(0.1, 40), 0.7, patience=1)}[kind]
-    return Plateau(inner, 0.5, patience=1, cooldown=1, mode="max")
+    return Plateau(inner, 0.5, patience=1, cooldown=1, mode="max", accumulation_size=2 if kind == "schedule" else 1)
 
 
 @pytest.mark.parametrize("kind", ["schedule", "function", "plateau"])
@@ -175,6 +193,9 @@ def test_loading_what_does_not_fit_changes_nothing():
     ({"cooling": 1.5}, "cooling must be a finite number >= 0, got 1.5"),
     ({"best": "x"}, "best must be a finite number or None, got 'x'"),
     ({"patience": -1}, "patience must be an integer >= 0, got -1"),
+    ({"total": float("inf")}, "total must be a finite number or None, got inf"),
+    ({"count": 1}, "count must be < accumulation_size, got 1"),
+    ({"count": -1}, "count must be a finite number >= 0, got -1"),
     ({"more": 1}, r"differs in \['more'\]"),
     ({"schedule": {"name": "cosin"}}, "unknown schedule 'cosin'"),
     ({"schedule": {"callable": "f"}}, "the schedule was not saved"),
@@ -189,6 +210,7 @@ def test_a_state_that_is_none(change, message):
 
 @pytest.mark.parametrize("arguments, message", [
     ({"factor": 1.0}, r"Plateau: factor must be in \[0, 1\), got 1.0"),
+    ({"accumulation_size": 0}, "Plateau: accumulation_size must be a positive integer, got 0"),
     ({"patience": 0.5}, "Plateau: patience must be an integer >= 0, got 0.5"),
     ({"mode": "auto"}, "Plateau: mode must be 'min' or 'max', got 'auto'"),
     ({"convention": "jax"}, "Plateau: convention must be 'torch' or 'optax' or 'keras', got 'jax'"),

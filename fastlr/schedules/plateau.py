@@ -2,11 +2,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from math import inf, isfinite
+from math import inf, isfinite, nan
 from typing import Any, Literal
 
 from .base import Schedule, from_dict
-from .declaration import Field, bind, natural, one_of, within
+from .declaration import Field, bind, natural, one_of, positive, within
 
 Mode = Literal["min", "max"]
 Measure = Literal["relative", "absolute"]
@@ -21,10 +21,11 @@ SETTINGS: dict[str, Field] = {
     "mode": one_of("min", "max", default="min"),
     "threshold_mode": one_of("relative", "absolute", default="relative"),
     "convention": one_of("torch", "optax", "keras", default="torch"),
+    "accumulation_size": positive(default=1),
 }
 for _keyword, _field in SETTINGS.items():
     _field.keyword = _keyword
-STATE = ("scale", "best", "bad", "cooling")
+STATE = ("scale", "best", "bad", "cooling", "total", "count")
 
 
 class Plateau:
@@ -47,6 +48,8 @@ class Plateau:
         convention: when to reduce, where the frameworks differ.
             "torch": when there were more than `patience` bad ones in a row, that is at the (patience + 1)st.
             "optax", "keras": at the patience-th. In Keras the last observation of a cooldown counts already.
+        accumulation_size: the mean of so many metrics, one call of `observe` each, makes one observation: for the noisy
+            metrics of single batches.
 
     >>> plateau = fastlr.Plateau(schedules.constant(1.0), factor=0.5, patience=1)
     >>> for loss in [1.0, 0.9, 0.9, 0.9]:
@@ -58,12 +61,13 @@ class Plateau:
     >>> plateau(7)
     0.5
 
-    A metric that is not finite is no improvement. Differs from torch ReduceLROnPlateau, Keras ReduceLROnPlateau and
-    optax reduce_on_plateau in that a relative threshold is one of the best metric's absolute value, so that negative
-    metrics improve downwards too; and in that it composes: with warmup, with cosine, with another Plateau.
+    A metric that is not finite is no improvement, nor is a mean with one in it. Differs from torch ReduceLROnPlateau,
+    Keras ReduceLROnPlateau and optax reduce_on_plateau in that a relative threshold is one of the best metric's
+    absolute value, so that negative metrics improve downwards too; and in that it composes: with warmup, with cosine,
+    with another Plateau.
     """
 
-    __slots__ = ("_settings", "bad", "best", "cooling", "scale", "schedule")
+    __slots__ = ("_settings", "bad", "best", "cooling", "count", "scale", "schedule", "total")
 
     def __init__(
         self,
@@ -76,8 +80,11 @@ class Plateau:
         mode: Mode = "min",
         threshold_mode: Measure = "relative",
         convention: Convention = "torch",
+        accumulation_size: int = 1,
     ) -> None:
-        given = (factor, patience, threshold, cooldown, min_scale, mode, threshold_mode, convention)
+        given = (
+            factor, patience, threshold, cooldown, min_scale, mode, threshold_mode, convention, accumulation_size,
+        )
         self._settings = settings(dict(zip(SETTINGS, given, strict=True)))
         self.schedule = schedule if callable(schedule) else constant(schedule)
         self.reset()
@@ -92,6 +99,9 @@ class Plateau:
         self.bad: int = 0
         #: Observations for which the cooldown still lasts.
         self.cooling: int = 0
+        #: The sum of the metrics since the last observation, None if it is not finite; and how many they are.
+        self.total: float | None = 0.0
+        self.count: int = 0
 
     def __call__(self, t: Any) -> Any:
         return self.schedule(t) * self.scale
@@ -103,7 +113,12 @@ class Plateau:
 
     def observe(self, metric: float) -> bool:
         """Take note of a metric; whether the scale was lowered."""
-        metric = float(metric)
+        metric, self.count = float(metric), self.count + 1
+        metric = nan if self.total is None else self.total + metric
+        if self.count < self.accumulation_size:
+            self.total = metric if isfinite(metric) else None
+            return False
+        metric, self.total, self.count = metric / self.accumulation_size, 0.0, 0
         improved = self._improved(metric)
         if improved:
             self.best, self.bad = metric, 0
@@ -143,11 +158,14 @@ class Plateau:
             odd = sorted(map(str, expected ^ set(d))) if isinstance(d, Mapping) else type(d).__name__
             raise ValueError(f"{who}: expected the entries {', '.join(sorted(expected))}; differs in {odd}")
         new = settings({name: d[name] for name in SETTINGS})
-        for name, low in (("scale", 0.0), ("bad", 0), ("cooling", 0)):
+        for name, low in (("scale", 0.0), ("bad", 0), ("cooling", 0), ("count", 0)):
             if isinstance(d[name], bool) or not isinstance(d[name], type(low) | int) or not low <= d[name] < inf:
                 raise ValueError(f"{who}: {name} must be a finite number >= 0, got {d[name]!r}")
-        if not (d["best"] is None or (isinstance(d["best"], float | int) and isfinite(d["best"]))):
-            raise ValueError(f"{who}: best must be a finite number or None, got {d['best']!r}")
+        for name in ("best", "total"):
+            if not (d[name] is None or (isinstance(d[name], float | int) and isfinite(d[name]))):
+                raise ValueError(f"{who}: {name} must be a finite number or None, got {d[name]!r}")
+        if d["count"] >= new["accumulation_size"]:
+            raise ValueError(f"{who}: count must be < accumulation_size, got {d['count']}")
         saved = d["schedule"]
         if isinstance(saved, Mapping) and "name" in saved:
             self.schedule = from_dict(saved)
