@@ -72,17 +72,44 @@ def test_8_bit_states_are_near_zero_stays_zero_and_nothing_becomes_it(slot, cls)
     want = g if slot == "m" else g * g
     groups = abs(want).reshape(-1, 64)
     assert (scale == groups.max(axis=1)).all()
-    y = codes.astype(np.float64).reshape(-1, 64)
-    got = (scale[:, None] * ((y / 127) / (2 - abs(y) / 127) if slot == "m" else (y / 255) ** 2)).ravel()
-    x = abs(want.astype(np.float64)) / np.repeat(scale, 64)
-    # half a code, through the slope of the inverse: d/dy y / (2 - y) = 2 / (2 - y)^2 <= 2, d/dy y^2 = 2 y
-    bound = (1 / 127 if slot == "m" else (np.sqrt(x) + 1 / 255) / 255) * 1.001
-    error = abs(got - want) / np.repeat(scale, 64)
-    small = (x > 0) & (x < (0.5 / 255) ** 2) if slot == "s" else np.zeros(LARGE, bool)
-    assert (error[~small] <= (bound if slot == "m" else bound[~small])).all()
-    assert (got[want == 0] == 0).all()
+    got = decoded8(codes, scale)
+    each = np.repeat(scale.astype(np.float64), 64)
+    # half a code: 32 of them (16) from each power of two to the next, where zero is 1 and the largest 13 (49152);
+    # and the roundings of float32
+    bound = (abs(want) + each / 12) / 64 if slot == "m" else (want + each / 49151) / 32
+    bound = bound + each * 2e-7
+    smallest = each / 49151 / 16
+    assert (abs(got - want)[want == 0] == 0).all()
     if slot == "s":
         assert (codes[want > 0] >= 1).all()
+        raised = (want > 0) & (want < smallest)
+        assert raised.sum() > 100 and got[raised] == pytest.approx(smallest[raised], rel=1e-6)
+        bound[raised] = smallest[raised] * (1 + 1e-6)
+    assert (abs(got - want) <= bound).all()
+    assert abs(got / each - 1)[want == each].max() < 1e-15
+
+
+def decoded8(codes, scale):
+    """What 8-bit codes stand for, as codecs.pxi says it, in float64."""
+    c, each = codes.view(np.uint8).astype(np.float64), np.repeat(scale.astype(np.float64), 64)[:codes.size]
+    if codes.dtype == np.uint8:
+        return each / 49151 * ((1 + c % 16 / 16) * 2 ** (c // 16) - 1)
+    m = c % 128
+    return np.where(c > 127, -1, 1) * each / 12 * ((1 + m % 32 / 32) * 2 ** (m // 32) - 1)
+
+
+@pytest.mark.parametrize(("slot", "cls", "keywords"), [("m", fastlr.Momentum, {"momentum": 1.0 - 2.0**-53}),
+                                                       ("s", fastlr.AdaGrad, {})])
+def test_8_bit_states_that_do_not_move_stay_for_ever(slot, cls, keywords):
+    rng = np.random.default_rng(1)
+    g = (rng.normal(size=LARGE) * 10.0 ** rng.uniform(-6, 2, LARGE)).astype(np.float32)
+    opt = cls([np.zeros(LARGE, np.float32)], state_dtype="int8", **keywords)
+    opt.step([g])
+    codes, scale = opt.state["0"].values()
+    held, held_scale = decoded8(codes, scale), scale.copy()
+    for _ in range(50):
+        opt.step([np.zeros(LARGE, np.float32)])
+    assert (scale == held_scale).all() and (decoded8(codes, scale) == held).all()
 
 
 def test_small_tensors_and_chosen_names_keep_float32():

@@ -10,7 +10,7 @@ import numpy as np
 from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.stdint cimport int32_t, int64_t, uint64_t, uintptr_t
-from fastlr._kernels.sweep cimport BFLOAT16, FLOAT16, FLOAT32, FLOAT64, REST16, ROOT8, SIGNED8, UNKNOWN, Storage
+from fastlr._kernels.sweep cimport BFLOAT16, FLOAT16, FLOAT32, FLOAT64, REST16, UNSIGNED8, SIGNED8, UNKNOWN, Storage
 
 cdef extern from *:
     """
@@ -59,8 +59,8 @@ cdef Storage storage(object array, object dtype) except? UNKNOWN:
     """How the elements of an array of this type lie in memory."""
     if dtype == uint16:
         return BFLOAT16 if isinstance(array, BFloat16) else UNKNOWN
-    for known, stored in ((float32, FLOAT32), (float64, FLOAT64), (float16, FLOAT16), (int8, SIGNED8), (uint8, ROOT8),
-                          (int16, REST16)):
+    for known, stored in ((float32, FLOAT32), (float64, FLOAT64), (float16, FLOAT16), (int8, SIGNED8),
+                          (uint8, UNSIGNED8), (int16, REST16)):
         if dtype == known:
             return stored
     # (ml_dtypes registers its type with NumPy under this name)
@@ -92,7 +92,7 @@ def stored_as(array):
     if not look(array, &seen):
         return None
     return {FLOAT32: "float32", FLOAT64: "float64", FLOAT16: "float16", BFLOAT16: "bfloat16", SIGNED8: "int8",
-            ROOT8: "uint8", REST16: "int16"}[seen.stored]
+            UNSIGNED8: "uint8", REST16: "int16"}[seen.stored]
 
 
 cdef bint lay(Walk* walk, const Seen* seen, const int* axes) noexcept:

@@ -7,7 +7,19 @@ cdef extern from *:
     #include <string.h>
     static inline float fastlr_float(uint32_t u) { float x; memcpy(&x, &u, 4); return x; }
     static inline uint32_t fastlr_bits(float x) { uint32_t u; memcpy(&u, &x, 4); return u; }
+    #if defined(__GNUC__)
+    typedef uint16_t __attribute__((may_alias)) fastlr_either;
+    #else
+    typedef uint16_t fastlr_either;
+    #endif
+    #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+    #define FASTLR_LOW 1
+    #else
+    #define FASTLR_LOW 0
+    #endif
     """
+    ctypedef uint16_t either "fastlr_either"       # half of a float
+    enum: LOW "FASTLR_LOW"                         # which of the two is the lower
     float as_float "fastlr_float"(uint32_t u) noexcept nogil
     uint32_t as_bits "fastlr_bits"(float x) noexcept nogil
 
@@ -16,11 +28,18 @@ cdef inline Py_ssize_t bytes_of(Storage stored) noexcept nogil:
         return 8
     if stored == FLOAT32:
         return 4
-    return 1 if stored == SIGNED8 or stored == ROOT8 else 2
+    return 1 if stored == SIGNED8 or stored == UNSIGNED8 else 2
 
 
-# Random bits: a hash of key and element, sixteen bits an element, one hash for two. Nothing is remembered, so they are
-# the same for any thread and any cut.
+# Random bits: sixteen for each element, b + a (r ^ c), where r is of a fixed random table and a (odd), b and c are a
+# hash of key and place, one for HASHED elements. So each is as likely as any other, any two of them are as good as
+# independent, nothing is remembered, and they are the same for any thread and any cut. (A hash for each two elements
+# costs four times as much.)
+
+cdef enum:
+    HASHED = 512
+
+cdef uint16_t[HASHED] random_table
 
 cdef inline uint32_t mixed(uint32_t x) noexcept nogil:
     # Wellons' lowbias32 (github.com/skeeto/hash-prospector): every input bit flips every output bit half of the time
@@ -28,46 +47,86 @@ cdef inline uint32_t mixed(uint32_t x) noexcept nogil:
     x = (x ^ (x >> 15)) * <uint32_t>0x846ca68b
     return x ^ (x >> 16)
 
-cdef void toss(uint16_t* restrict out, uint64_t key, Py_ssize_t element, Py_ssize_t size) noexcept nogil:
-    """Sixteen random bits for each of `size` <= TILE elements, from an even one on."""
+cdef int fill_random_table() noexcept:
+    cdef int i
+    for i in range(HASHED):
+        random_table[i] = <uint16_t>mixed(mixed(<uint32_t>i + <uint32_t>0x9e3779b9))
+    return 0
+
+fill_random_table()
+
+cdef struct Dice:
+    uint16_t a, b, c
+
+cdef inline Dice shaken(uint64_t key, Py_ssize_t element) noexcept nogil:
+    """For the HASHED elements from a multiple of it on."""
+    cdef uint64_t place = <uint64_t>element // HASHED
+    cdef uint32_t x = mixed(<uint32_t>key ^ mixed(<uint32_t>(key >> 32) ^ mixed(<uint32_t>(place >> 32))))
+    cdef uint32_t y
+    cdef Dice dice
+    x = mixed(x ^ <uint32_t>place)
+    y = mixed(x + <uint32_t>0x9e3779b9)
+    dice.a, dice.b, dice.c = <uint16_t>x | 1, <uint16_t>(x >> 16), <uint16_t>y
+    return dice
+
+cdef inline void throw(uint16_t* restrict out, const uint16_t* restrict table, Dice dice,
+                       Py_ssize_t size) noexcept nogil:
     cdef Py_ssize_t i
-    cdef uint32_t x
-    cdef uint32_t first = <uint32_t>(element // 2)
-    cdef uint32_t salt = mixed(<uint32_t>key ^ mixed(<uint32_t>(key >> 32) ^ <uint32_t>(<uint64_t>element >> 33)))
-    for i in range((size + 1) // 2):
-        x = mixed((first + <uint32_t>i) ^ salt)
-        out[2 * i] = <uint16_t>x
-        out[2 * i + 1] = <uint16_t>(x >> 16)
+    for i in range(size):
+        out[i] = <uint16_t>(<uint32_t>dice.a * <uint16_t>(table[i] ^ dice.c) + dice.b)
+
+cdef void toss(uint16_t* restrict out, uint64_t key, Py_ssize_t element, Py_ssize_t size) noexcept nogil:
+    """Sixteen random bits for each of `size` elements."""
+    cdef Py_ssize_t k = 0, n
+    while k < size:
+        n = HASHED - (element + k) % HASHED
+        if n > size - k:
+            n = size - k
+        throw(out + k, random_table + (element + k) % HASHED, shaken(key, element + k), n)
+        k += n
 
 
 # bfloat16: the upper half of a float32
 
-cdef void decode_bfloat16(float* restrict out, const uint16_t* restrict x, Py_ssize_t size) noexcept nogil:
+cdef inline void decode_bfloat16(float* restrict out, const uint16_t* restrict x, Py_ssize_t size) noexcept nogil:
     cdef Py_ssize_t i
     for i in range(size):
         out[i] = as_float(<uint32_t>x[i] << 16)
 
-cdef void encode_bfloat16(uint16_t* restrict out, const float* restrict x, Py_ssize_t size) noexcept nogil:
+cdef inline void encode_bfloat16(uint16_t* restrict out, const float* restrict x, Py_ssize_t size) noexcept nogil:
     """To nearest, ties to even; NaN stays NaN."""
     cdef Py_ssize_t i
-    cdef uint32_t u, nearest, quiet
+    cdef uint32_t u, nearest
     for i in range(size):
         u = as_bits(x[i])
-        nearest = (u + 0x7fff + ((u >> 16) & 1)) >> 16
-        quiet = (u >> 16) | 0x40
-        out[i] = <uint16_t>(quiet if (u & 0x7fffffff) > 0x7f800000 else nearest)
+        nearest = u + 0x7fff + ((u >> 16) & 1)
+        out[i] = <uint16_t>((nearest if x[i] == x[i] else u | 0x400000) >> 16)
 
-cdef void toss_bfloat16(uint16_t* restrict out, const float* restrict x, const uint16_t* restrict dice,
-                        Py_ssize_t size) noexcept nogil:
+cdef inline void toss_bfloat16(uint16_t* restrict out, const float* restrict x, const uint16_t* restrict table,
+                               Dice dice, Py_ssize_t size) noexcept nogil:
     """Away from zero with the probability of what is cut off: the mean is x. What is not finite stays."""
+    # (in halves, of which a vector holds twice as many: their carry is what rounds up)
     cdef Py_ssize_t i
-    cdef uint32_t u, rounded, odd
+    cdef const either* half_of = <const either*>x
+    cdef uint16_t low, high, die, most, up, odd
     for i in range(size):
-        u = as_bits(x[i])
-        rounded = (u + dice[i]) >> 16
-        odd = (u >> 16) | <uint32_t>(0x40 if (u & 0x7fffffff) > 0x7f800000 else 0)
-        out[i] = <uint16_t>(odd if (u & 0x7f800000) == 0x7f800000 else rounded)
+        low, high = half_of[2 * i + LOW], half_of[2 * i + 1 - LOW]
+        die = <uint16_t>(<uint32_t>dice.a * <uint16_t>(table[i] ^ dice.c) + dice.b)
+        most = 0xffff - die
+        up = <uint16_t>(high + <uint16_t>(low > most))
+        odd = high | <uint16_t>(0x40 if low != 0 else 0)
+        out[i] = odd if <uint16_t>(high & 0x7f80) == 0x7f80 else up
 
+
+cdef void toss_bfloat16s(uint16_t* restrict out, const float* restrict x, uint64_t key, Py_ssize_t element,
+                         Py_ssize_t size) noexcept nogil:
+    cdef Py_ssize_t k = 0, n
+    while k < size:
+        n = HASHED - (element + k) % HASHED
+        if n > size - k:
+            n = size - k
+        toss_bfloat16(out + k, x + k, random_table + (element + k) % HASHED, shaken(key, element + k), n)
+        k += n
 
 # float16. Subnormal float32 are flushed inside a kernel, so its subnormals go by way of integers.
 
@@ -114,77 +173,68 @@ cdef void toss_float16(uint16_t* restrict out, const float* restrict x, const ui
         out[i] = <uint16_t>(half(u, normal, small) | sign)
 
 
-# 8 bits, companded (FlashOptim, arXiv:2602.23349, with other groups): a value over its group's largest goes through a
-# function that spends codes where moments are. 0.5 ns an element where a table of 256 costs 4.5. Zero stays zero, and
+# 8 bits, companded as the telephone does (G.711): a value over its group's largest, moved away from zero a bit, has
+# the upper bits of that float as its code. Codes are linear near zero and logarithmic above, and neither way takes a
+# root or a division an element. Zero stays zero, the largest stays itself (so what does not move stays, for ever), and
 # what is never negative is never coded 0 unless it is: a second moment of zero would divide by epsilon.
+#
+#   signed    sign, 2 bits of exponent, 5 of mantissa:   |x| = largest / 12 ((1 + mantissa / 32) 2**exponent - 1)
+#   unsigned  4 bits of exponent, 4 of mantissa:          x = largest / 49151 ((1 + mantissa / 16) 2**exponent - 1)
+#
+# Errors: half a code, at most (|x| + largest / 12) / 64, (x + largest / 49151) / 32. In the float, the shift is a power
+# of two whose lower bits of exponent are 0, so that a code is a field of it, and the largest falls on a code.
 
-cdef void decode_signed8(float* restrict out, const int8_t* restrict q, const float* restrict scale,
-                         Py_ssize_t size) noexcept nogil:
-    cdef Py_ssize_t i, k = 0, n
-    cdef float y, a, two = 2, step = as_float(0x3c010204)       # 1 / 127
-    cdef float s
-    while k < size:
-        n = size - k if size - k < GROUP else GROUP
-        s = scale[k // GROUP]
-        for i in range(k, k + n):
-            y = <float>q[i] * step
-            a = absolute(y)
-            out[i] = s * (y / (two - a))
-        k += n
+cdef enum:
+    SIGNED_SHIFT = 0x3e000000          # 2**-3
+    SIGNED_LARGEST = 0x3fc00000        # 1.5, which is 12 of them
+    SIGNED_UNIT = 0x3f2aaab0           # (1 + 2**-21) / 1.5: never too small; what gets too large is cut
+    UNSIGNED_SHIFT = 0x38000000        # 2**-15
+    UNSIGNED_LARGEST = 0x3fbfff00      # 1.5 - 2**-15, 49151 of them
+    UNSIGNED_UNIT = 0x3f2aab94
 
-cdef void encode_signed8(int8_t* restrict q, float* restrict scale, const float* restrict x,
-                         Py_ssize_t size) noexcept nogil:
-    """y = 2 x / (1 + |x|), x over the largest of its group, in 127 steps to either side."""
-    cdef Py_ssize_t i, k = 0, n
-    cdef float a, most, r, y, zero = 0, one = 1, codes = 127
-    while k < size:
-        n = size - k if size - k < GROUP else GROUP
-        most = largest(x + k, n)
-        scale[k // GROUP] = most
-        r = one / most if most > zero else zero
-        for i in range(k, k + n):
-            y = x[i] * r
-            a = absolute(y)
-            y = (codes + codes) * y / (one + a)
-            q[i] = <int8_t><int32_t>nearest_whole(y)
-        k += n
+cdef inline void decode_signed8(float* restrict out, const int8_t* restrict q, float most,
+                                Py_ssize_t size) noexcept nogil:
+    """Of one group; most: its largest."""
+    cdef Py_ssize_t i
+    cdef uint32_t u
+    cdef float x, shift = as_float(SIGNED_SHIFT), unit = most * as_float(SIGNED_UNIT)
+    for i in range(size):
+        u = <uint32_t><int32_t>q[i] << 18
+        x = (as_float((u & 0x01fc0000) + SIGNED_SHIFT) - shift) * unit
+        x = x if x < most else most
+        out[i] = as_float(as_bits(x) | (u & <uint32_t>0x80000000))
 
-cdef void decode_root8(float* restrict out, const uint8_t* restrict q, const float* restrict scale,
-                       Py_ssize_t size) noexcept nogil:
-    cdef Py_ssize_t i, k = 0, n
-    cdef float y, s, step = as_float(0x3b808081)                         # 1 / 255
-    while k < size:
-        n = size - k if size - k < GROUP else GROUP
-        s = scale[k // GROUP]
-        for i in range(k, k + n):
-            y = <float>q[i] * step
-            out[i] = s * (y * y)
-        k += n
+cdef inline void encode_signed8(int8_t* restrict q, const float* restrict x, float r,
+                                Py_ssize_t size) noexcept nogil:
+    """Of one group; r: what its largest is times."""
+    cdef Py_ssize_t i
+    cdef uint32_t u
+    for i in range(size):
+        u = as_bits(x[i] * r + as_float((as_bits(x[i]) & <uint32_t>0x80000000) | SIGNED_SHIFT)) + 0x20000
+        q[i] = <int8_t><uint8_t>(((u >> 24) & 0x80) | ((u >> 18) & 0x7f))
 
-cdef void encode_root8(uint8_t* restrict q, float* restrict scale, const float* restrict x,
-                       Py_ssize_t size) noexcept nogil:
-    """y = sqrt(x), x over the largest of its group, in 255 steps."""
-    cdef Py_ssize_t i, k = 0, n
-    cdef float most, r, y, zero = 0, one = 1, codes = 255
-    while k < size:
-        n = size - k if size - k < GROUP else GROUP
-        most = largest(x + k, n)
-        scale[k // GROUP] = most
-        r = one / most if most > zero else zero
-        for i in range(k, k + n):
-            y = nearest_whole(codes * root(x[i] * r))
-            y = one if y < one and x[i] > zero else y
-            q[i] = <uint8_t><int32_t>y
-        k += n
+cdef inline void decode_unsigned8(float* restrict out, const uint8_t* restrict q, float most,
+                                  Py_ssize_t size) noexcept nogil:
+    cdef Py_ssize_t i
+    cdef float x, shift = as_float(UNSIGNED_SHIFT), unit = most * as_float(UNSIGNED_UNIT)
+    for i in range(size):
+        x = (as_float((<uint32_t>q[i] << 19) + UNSIGNED_SHIFT) - shift) * unit
+        out[i] = x if x < most else most
 
-cdef inline float absolute(float x) noexcept nogil:
-    return as_float(as_bits(x) & 0x7fffffff)
+cdef inline void encode_unsigned8(uint8_t* restrict q, const float* restrict x, float r,
+                                  Py_ssize_t size) noexcept nogil:
+    cdef Py_ssize_t i
+    cdef uint32_t u, least, one = 0x80000
+    cdef float shift = as_float(UNSIGNED_SHIFT)
+    for i in range(size):
+        u = as_bits(x[i] * r + shift) + 0x40000
+        least = as_bits(x[i])
+        least = UNSIGNED_SHIFT + (least if least < one else one)      # code 1, of 0: code 0
+        q[i] = <uint8_t>((u if u > least else least) >> 19)
 
-cdef inline float nearest_whole(float x) noexcept nogil:
-    # to even at ties, for |x| < 2**22: what is below 1 is lost by adding 3 * 2**22
-    cdef float big = as_float(0x4b400000)
-    x = (x + big) - big
-    return x if x == x else 0
+cdef inline float over(uint32_t largest_, float most) noexcept nogil:
+    cdef float r = as_float(largest_) / most, zero = 0
+    return r if most > zero else zero
 
 cdef inline float largest(const float* x, Py_ssize_t size) noexcept nogil:
     # by their bits, of which NaN has the largest: it reaches the whole group rather than get lost
@@ -194,6 +244,41 @@ cdef inline float largest(const float* x, Py_ssize_t size) noexcept nogil:
         u = as_bits(x[i]) & 0x7fffffff
         most = u if u > most else most
     return as_float(most)
+
+cdef void decode8(float* restrict out, const char* q, const float* scale, bint negative,
+                  Py_ssize_t size) noexcept nogil:
+    cdef Py_ssize_t k = 0
+    while size - k >= GROUP:
+        if negative:
+            decode_signed8(out + k, <const int8_t*>q + k, scale[k // GROUP], GROUP)
+        else:
+            decode_unsigned8(out + k, <const uint8_t*>q + k, scale[k // GROUP], GROUP)
+        k += GROUP
+    if k < size:
+        if negative:
+            decode_signed8(out + k, <const int8_t*>q + k, scale[k // GROUP], size - k)
+        else:
+            decode_unsigned8(out + k, <const uint8_t*>q + k, scale[k // GROUP], size - k)
+
+cdef void encode8(char* q, float* scale, const float* restrict x, bint negative,
+                  Py_ssize_t size) noexcept nogil:
+    cdef Py_ssize_t k = 0
+    cdef float most
+    while size - k >= GROUP:
+        most = largest(x + k, GROUP)
+        scale[k // GROUP] = most
+        if negative:
+            encode_signed8(<int8_t*>q + k, x + k, over(SIGNED_LARGEST, most), GROUP)
+        else:
+            encode_unsigned8(<uint8_t*>q + k, x + k, over(UNSIGNED_LARGEST, most), GROUP)
+        k += GROUP
+    if k < size:
+        most = largest(x + k, size - k)
+        scale[k // GROUP] = most
+        if negative:
+            encode_signed8(<int8_t*>q + k, x + k, over(SIGNED_LARGEST, most), size - k)
+        else:
+            encode_unsigned8(<uint8_t*>q + k, x + k, over(UNSIGNED_LARGEST, most), size - k)
 
 
 # Any of them, to and from the precision of the rule.
@@ -212,10 +297,8 @@ cdef void decode(real* restrict out, const char* x, const float* scale, Storage 
         decode_bfloat16(to, <const uint16_t*>x, size)
     elif stored == FLOAT16:
         decode_float16(to, <const uint16_t*>x, size)
-    elif stored == SIGNED8:
-        decode_signed8(to, <const int8_t*>x, scale, size)
     else:
-        decode_root8(to, <const uint8_t*>x, scale, size)
+        decode8(to, x, scale, stored == SIGNED8, size)
     if real is double:
         for i in range(size):
             out[i] = narrow[i]
@@ -223,7 +306,7 @@ cdef void decode(real* restrict out, const char* x, const float* scale, Storage 
 cdef void encode(char* out, float* scale, const real* restrict x, Storage stored, Py_ssize_t size, bint stochastic,
                  uint64_t key, Py_ssize_t element) noexcept nogil:
     cdef float[TILE] narrow
-    cdef uint16_t[TILE + 2] dice
+    cdef uint16_t[TILE] dice
     cdef const float* of
     cdef Py_ssize_t i
     if real is float:
@@ -232,21 +315,18 @@ cdef void encode(char* out, float* scale, const real* restrict x, Storage stored
         for i in range(size):
             narrow[i] = <float>x[i]
         of = narrow
-    if stochastic and (stored == BFLOAT16 or stored == FLOAT16):
-        toss(dice, key, element, size)
     if stored == FLOAT32:
         memcpy(out, of, size * 4)
     elif stored == BFLOAT16:
         if stochastic:
-            toss_bfloat16(<uint16_t*>out, of, dice, size)
+            toss_bfloat16s(<uint16_t*>out, of, key, element, size)
         else:
             encode_bfloat16(<uint16_t*>out, of, size)
     elif stored == FLOAT16:
         if stochastic:
+            toss(dice, key, element, size)
             toss_float16(<uint16_t*>out, of, dice, size)
         else:
             encode_float16(<uint16_t*>out, of, size)
-    elif stored == SIGNED8:
-        encode_signed8(<int8_t*>out, scale, of, size)
     else:
-        encode_root8(<uint8_t*>out, scale, of, size)
+        encode8(out, scale, of, stored == SIGNED8, size)

@@ -18,7 +18,7 @@ cdef enum Storage:
     # How elements lie in memory.
     FLOAT32, FLOAT64, FLOAT16, BFLOAT16,
     SIGNED8,               # int8, companded, a float32 scale per group
-    ROOT8,                 # uint8 for what is never negative: its root, likewise
+    UNSIGNED8,             # uint8 for what is never negative, likewise
     REST16,                # int16: what a bfloat16 leaves of a float32
     UNKNOWN
 

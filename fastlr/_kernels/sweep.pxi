@@ -14,8 +14,8 @@ from fastlr.rules cimport (
     real, Rule, Now, NoSlot, TwoSlots, ThreeSlots, at, root, slots, update,
 )
 from fastlr._kernels.sweep cimport (
-    BFLOAT16, FLOAT16, FLOAT32, FLOAT64, GROUP, MOST_DIMENSIONS, MOST_SLOTS, ROOT8, SIGNED8, TILE, Storage, At, Sweep,
-    Opened, Walk, Span, Instant, Piece, Gradient, Sum, Job,
+    BFLOAT16, FLOAT16, FLOAT32, FLOAT64, GROUP, MOST_DIMENSIONS, MOST_SLOTS, UNSIGNED8, SIGNED8, TILE, Storage, At,
+    Sweep, Opened, Walk, Span, Instant, Piece, Gradient, Sum, Job,
 )
 
 cdef extern from *:
