@@ -3,7 +3,9 @@
 
     from fastlr cimport AdamW, Now, at, update
 """
+from fastlr.element cimport Now, real
 from fastlr.rules cimport (
-    SGD, AdaDelta, AdaGrad, Adam, AdamW, AMSGrad, Momentum, Nesterov, RMSprop, RMSpropCentered,
-    RMSpropCenteredMomentum, RMSpropMomentum, Now, Rule, at, real, slots, update,
+    SGD, AdaDelta, AdaGrad, Adam, AdamW, Adan, AMSGrad, LAMB, Momentum, NAdam, Nesterov, RMSprop, RMSpropCentered,
+    RMSpropCenteredMomentum, RMSpropMomentum,
+    Rule, at, conclude, gauge, memories, recall, settle, shared_memories, slots, sums, update,
 )

@@ -13,8 +13,10 @@ adadelta: Kernel
 adagrad: Kernel
 adam: Kernel
 adamw: Kernel
+adan: Kernel
 amsgrad: Kernel
 momentum: Kernel
+nadam: Kernel
 nesterov: Kernel
 rmsprop: Kernel
 rmspropcentered: Kernel

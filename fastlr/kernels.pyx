@@ -7,7 +7,8 @@ There is one function per elementwise rule, of the rule's name in lower case, an
 
 First the parameter, its gradient, and the state in the order of the class's `slots`: contiguous buffers (typed
 memoryviews, NumPy arrays, `array.array`, ...) of one shape, all float32 or all float64; only the gradient is not
-written. Then, by keyword, `t` (1 at the first update) and `lr`; a hyper-parameter that is not given is as in the
+written. A rule that remembers numbers of the tensor as a whole (the class's `memory`) takes them last, as one float64
+array. Then, by keyword, `t` (1 at the first update) and `lr`; a hyper-parameter that is not given is as in the
 class. The bits are those of the optimizer of that name.
 
 >>> import numpy as np, fastlr
@@ -44,7 +45,7 @@ cdef class Kernel:
     def __init__(self, rule):
         fields = rule._fields
         learn(&self.known, rule)
-        self.operands = ("p", "g", *rule.slots)
+        self.operands = ("p", "g", *rule.slots, *(("memory",) if rule.memory else ()))
         self.position = {name: k for k, name in enumerate(fields) if name != "_"}
         self.bounded = tuple([rule.hypers.get(name) for name in fields])
         self.__name__ = rule.__name__.lower()
@@ -63,8 +64,8 @@ cdef class Kernel:
 
     def __call__(self, *operands, **hyper):
         cdef double[MOST_HYPERS] values
-        cdef Seen[MOST_SLOTS + 2] seen
-        cdef void* slots[MOST_SLOTS]
+        cdef Seen[MOST_SLOTS + 3] seen
+        cdef void* slots[MOST_SLOTS + 1]
         cdef int64_t t
         cdef int k
         cdef Py_ssize_t size = 1
@@ -73,7 +74,7 @@ cdef class Kernel:
         _kept = self.read_operands(seen, operands)     # (keeps the arrays alive)
         for k in range(seen[0].ndim):
             size *= seen[0].shape[k]
-        for k in range(self.known.terms.rule.slots):
+        for k in range(<int>len(self.operands) - 2):
             slots[k] = seen[2 + k].data
         if size >= ALONE:
             pool.prepare()
@@ -111,8 +112,8 @@ cdef class Kernel:
     cdef list read_operands(self, Seen* seen, tuple operands):
         """See every array; all are checked here. Returns what keeps them alive."""
         cdef int k, other
-        cdef char* low[MOST_SLOTS + 2]
-        cdef char* high[MOST_SLOTS + 2]
+        cdef char* low[MOST_SLOTS + 3]
+        cdef char* high[MOST_SLOTS + 3]
         if len(operands) != len(self.operands):
             raise TypeError(f"{self.__name__}: expected {len(self.operands)} arrays ({', '.join(self.operands)}), "
                             f"got {len(operands)}")
@@ -135,6 +136,9 @@ cdef class Kernel:
     cdef bint fits(self, int k, const Seen* seen) noexcept:
         cdef int d
         cdef int needed = C_CONTIGUOUS | ALIGNED | (WRITEABLE if k != 1 else 0)
+        if k == self.known.terms.rule.slots + 2:       # memory
+            return seen[k].stored == FLOAT64 and seen[k].ndim == 1 \
+                and seen[k].shape[0] == self.known.terms.rule.memories and seen[k].flags & needed == needed
         if seen[k].stored != seen[0].stored or seen[k].ndim != seen[0].ndim or seen[k].flags & needed != needed:
             return False
         for d in range(seen[k].ndim):
@@ -144,6 +148,9 @@ cdef class Kernel:
 
     cdef int refuse(self, int k, object array, object first) except -1:
         who = f"{self.__name__}: {self.operands[k]}"
+        if k == self.known.terms.rule.slots + 2:
+            raise ValueError(f"{who}: expected a contiguous, writable float64 array of shape "
+                             f"({self.known.terms.rule.memories},), got {array.dtype} {array.shape}")
         if array.dtype != first.dtype or array.shape != first.shape:
             raise ValueError(f"{who}: expected {first.dtype} {first.shape} like p, got {array.dtype} {array.shape}")
         if not (array.flags.c_contiguous and array.flags.aligned):
@@ -152,7 +159,7 @@ cdef class Kernel:
         raise ValueError(f"{who}: must be writable, got a read-only array")
 
 
-for rule in REGISTRY.values():
-    globals()[rule.__name__.lower()] = Kernel(rule)
-del rule
-__all__ = sorted(REGISTRY)
+__all__ = sorted([name for name, rule in REGISTRY.items() if not (rule.reduces or rule.shared)])
+for name in __all__:
+    globals()[name] = Kernel(REGISTRY[name])
+del name

@@ -6,36 +6,15 @@ gradient `g`, with what it remembers of that element (`m`, `v`, ... as in the pa
 said). This room knows nothing of arrays, threads or storage; whoever includes it writes the loop.
 
     cimport from here:  cdef Now now = at(AdamW(0.9, 0.999, 1e-8, 0.01), lr, t)     # once per step, in double
-                        update(h, now, &p, g, &m, &v, NULL)                          # per element, in `real`
+                        update(h, now, &p, g, &m, &v, NULL, NULL)                    # per element, in `real`
 
 Hyper-parameters are double. What does not depend on the element is computed in double and then cast, because
 `1 - beta` on a C float is a C double, which would drag a whole float32 loop into double precision.
 """
-from libc.math cimport expm1, log, sqrt, sqrtf
+from libc.math cimport NAN, expm1, log, pow, sqrt
 from libc.stdint cimport int64_t
-
-ctypedef fused real:
-    float
-    double
-
-
-cdef struct Now:
-    # What a rule may know of the instant: scalars of one step, the same for all elements of a tensor.
-    double lr              # the learning rate of this step
-    double keep            # what decoupled weight decay leaves of a parameter: 1 - lr * weight_decay, or 1
-    double fresh           # 1 at a tensor's first update, 0 after
-    double debias1         # 1 / (1 - beta1**t)
-    double debias2         # 1 / sqrt(1 - beta2**t)
-
-
-cdef inline real root(real x) noexcept nogil:
-    if real is float:
-        return sqrtf(x)
-    else:
-        return sqrt(x)
-
-cdef inline real larger(real x, real y) noexcept nogil:
-    return x if x > y else y
+from fastlr.element cimport MOST_EXTRA, Now, larger, real, root
+from fastlr.reducing cimport LAMB, lamb, lamb_gauge, lamb_settle
 
 
 # SGD -- Robbins & Monro 1951, doi:10.1214/aoms/1177729586
@@ -159,8 +138,45 @@ cdef inline void adamw(AdamW h, Now now, real* p, real g, real* m, real* v) noex
     adam(Adam(h.beta1, h.beta2, h.eps), now, p, g, m, v)
 
 
+# NAdam -- Dozat 2016, openreview.net/forum?id=OM0jvwB8jIp57ZJjtNEZ; mu grows as in torch
+
+cdef struct NAdam:
+    double beta1, beta2, eps, momentum_decay
+
+cdef inline void nadam_recall(NAdam h, Now* now, double* mu_product) noexcept nogil:
+    """The instant's two step sizes, of the gradient and of `m`; remembers the product of all mu up to t."""
+    cdef double mu, coming
+    mu = h.beta1 * (1 - 0.5 * pow(0.96, now.t * h.momentum_decay))
+    coming = h.beta1 * (1 - 0.5 * pow(0.96, (now.t + 1) * h.momentum_decay))
+    mu_product[0] = mu if now.fresh else mu_product[0] * mu
+    now.extra[0] = now.lr * (1 - mu) / (1 - mu_product[0])
+    now.extra[1] = now.lr * coming / (1 - mu_product[0] * coming)
+
+cdef inline void nadam(NAdam h, Now now, real* p, real g, real* m, real* v) noexcept nogil:
+    m[0] = <real>h.beta1 * m[0] + <real>(1 - h.beta1) * g
+    v[0] = <real>h.beta2 * v[0] + <real>(1 - h.beta2) * (g * g)
+    p[0] = p[0] - (<real>now.extra[0] * g + <real>now.extra[1] * m[0]) \
+        / (root(v[0]) * <real>now.debias2 + <real>h.eps)
+
+
+# Adan -- Xie et al. 2023, arXiv:2208.06677; betas as in the authors' code, which are the paper's 1 - beta
+
+cdef struct Adan:
+    double beta1, beta2, beta3, eps, weight_decay
+
+cdef inline void adan(Adan h, Now now, real* p, real g, real* m, real* v, real* n, real* g_before) noexcept nogil:
+    cdef real d = <real>(1 - now.fresh) * (g - g_before[0])
+    cdef real u = g + <real>h.beta2 * d
+    m[0] = <real>h.beta1 * m[0] + <real>(1 - h.beta1) * g
+    v[0] = <real>h.beta2 * v[0] + <real>(1 - h.beta2) * d
+    n[0] = <real>h.beta3 * n[0] + <real>(1 - h.beta3) * (u * u)
+    g_before[0] = g
+    u = (<real>now.debias1 * m[0] + <real>now.extra[0] * v[0]) / (root(n[0]) * <real>now.extra[1] + <real>h.eps)
+    p[0] = (p[0] - <real>now.lr * u) / <real>(1 + now.lr * now.decay)
+
+
 # The roll: a rule is chosen, at compile time, by the type of its hyper-parameters. A new rule is its struct and
-# function above, its name in `Rule` (and in what it is, below), and its line in `update`.
+# function above (or in reducing.pxd), its name in `Rule` and in what it is, below, and its line in `update`.
 
 ctypedef fused Rule:
     SGD
@@ -175,6 +191,9 @@ ctypedef fused Rule:
     Adam
     AMSGrad
     AdamW
+    NAdam
+    Adan
+    LAMB
 
 ctypedef fused NoSlot:
     SGD
@@ -185,21 +204,42 @@ ctypedef fused TwoSlots:
     RMSpropMomentum
     Adam
     AdamW
+    NAdam
+    LAMB
 
 ctypedef fused ThreeSlots:
     RMSpropCenteredMomentum
     AMSGrad
 
+ctypedef fused FourSlots:
+    Adan
+
 ctypedef fused Debiased:           # beta1 and beta2 are corrected for their start at zero
     Adam
     AMSGrad
     AdamW
+    NAdam
+    LAMB
 
-ctypedef fused Decaying:           # weight decay is part of the rule
+ctypedef fused Decaying:           # multiplies what weight decay leaves itself; for the others `update` does
     AdamW
 
+ctypedef fused Inner:              # decoupled weight decay is a term of the step: now.decay
+    Adan
+    LAMB
 
-cdef inline void update(Rule h, Now now, real* p, real g, real* a, real* b, real* c) noexcept nogil:
+ctypedef fused Placed:             # the step depends on where the parameter stands, not on its gradient alone
+    Adan
+    LAMB
+
+ctypedef fused Reducing:           # sums over a tensor before it moves (see reducing.pxd)
+    LAMB
+
+ctypedef fused Gathering:          # ... in that first pass its slots move, and no more in the second
+    LAMB
+
+
+cdef inline void update(Rule h, Now now, real* p, real g, real* a, real* b, real* c, real* d) noexcept nogil:
     """Move one element: what weight decay leaves of it, then the rule. Slots that a rule lacks may be NULL."""
     if not (Rule in Decaying):
         p[0] = <real>now.keep * p[0]
@@ -227,6 +267,12 @@ cdef inline void update(Rule h, Now now, real* p, real g, real* a, real* b, real
         amsgrad(h, now, p, g, a, b, c)
     elif Rule is AdamW:
         adamw(h, now, p, g, a, b)
+    elif Rule is NAdam:
+        nadam(h, now, p, g, a, b)
+    elif Rule is Adan:
+        adan(h, now, p, g, a, b, c, d)
+    elif Rule is LAMB:
+        lamb(h, now, p, a[0], b[0])
     else:
         update_has_no_branch_for(h)
 
@@ -235,6 +281,8 @@ cdef inline int slots(Rule h) noexcept nogil:
     """How many numbers the rule remembers of an element."""
     if Rule in NoSlot:
         return 0
+    elif Rule in FourSlots:
+        return 4
     elif Rule in ThreeSlots:
         return 3
     elif Rule in TwoSlots:
@@ -243,15 +291,74 @@ cdef inline int slots(Rule h) noexcept nogil:
         return 1
 
 
+cdef inline double debias(double beta, int64_t t) noexcept nogil:
+    """1 / (1 - beta**t), without the cancellation, which at beta = 0.999, t = 2 costs 100 ulp."""
+    return -1 / expm1(t * log(beta))
+
 cdef inline Now at(Rule h, double lr, int64_t t) noexcept nogil:
     """The instant of update t = 1, 2, ...: all that a step computes once, in double."""
-    cdef Now now = Now(lr, 1, t == 1, 1, 1)
+    cdef Now now
+    cdef int k
+    now.t, now.lr, now.keep, now.decay, now.fresh, now.debias1, now.debias2, now.loss = t, lr, 1, 0, t == 1, 1, 1, NAN
+    for k in range(MOST_EXTRA):
+        now.extra[k] = 0
     if Rule in Debiased:
-        # (1 - beta**t without the cancellation, which at beta = 0.999, t = 2 costs 100 ulp)
-        now.debias1 = -1 / expm1(t * log(h.beta1))
-        now.debias2 = sqrt(-1 / expm1(t * log(h.beta2)))
+        now.debias1, now.debias2 = debias(h.beta1, t), sqrt(debias(h.beta2, t))
+    if Rule is Adan:
+        now.debias1 = debias(h.beta1, t)
+        now.extra[0], now.extra[1] = h.beta2 * debias(h.beta2, t), sqrt(debias(h.beta3, t))
     if Rule is AdaGrad:
         now.lr = lr / (1 + (t - 1) * h.lr_decay)
     if Rule in Decaying:
         now.keep = 1 - lr * h.weight_decay
+    if Rule in Inner:
+        now.decay = h.weight_decay
     return now
+
+
+# What a rule remembers of a tensor beside its slots, and of all tensors together (`shared`): doubles that begin at 0
+# unless the class says otherwise.
+
+cdef inline int memories(Rule h) noexcept nogil:
+    """How many numbers of each tensor."""
+    if Rule is NAdam:
+        return 1
+    else:
+        return 0
+
+cdef inline int shared_memories(Rule h) noexcept nogil:
+    """How many numbers for all tensors."""
+    return 0
+
+cdef inline void recall(Rule h, Now* now, double* memory, const double* shared) noexcept nogil:
+    """What an instant takes from those before it, ahead of any element."""
+    if Rule is NAdam:
+        nadam_recall(h, now, memory)
+
+
+# The first of a reducing rule's two goes over a tensor.
+
+cdef inline int sums(Rule h) noexcept nogil:
+    """How many terms of an element are summed."""
+    if Rule is LAMB:
+        return 2
+    else:
+        return 0
+
+cdef inline void gauge(Rule h, Now now, real p, real g, real* a, real* b, real* c, real* d,
+                       double* terms) noexcept nogil:
+    """The terms of one element, and what the first go does to its slots."""
+    if not (Rule in Decaying):
+        p = <real>now.keep * p
+    if Rule is LAMB:
+        lamb_gauge(h, now, p, g, a, b, terms)
+
+cdef inline void conclude(Rule h, Now now, double* shared, const double* totals, double size) noexcept nogil:
+    """What the sums over all tensors, of `size` elements together, do to what they share."""
+    pass
+
+cdef inline void settle(Rule h, Now* now, double* memory, const double* shared, const double* sums,
+                        double size) noexcept nogil:
+    """What the sums over a tensor of `size` elements say of the second go."""
+    if Rule is LAMB:
+        lamb_settle(h, now, sums)

@@ -59,10 +59,9 @@ TWINS = (
     Twin(torch.optim.Adam, fastlr.AMSGrad, {"amsgrad": True}),
     Twin(torch.optim.AdamW, fastlr.AdamW),
     Twin(torch.optim.AdamW, fastlr.AMSGrad, {"amsgrad": True}, {"decay": "decoupled"}),
+    Twin(torch.optim.NAdam, fastlr.NAdam),
+    Twin(torch.optim.NAdam, fastlr.NAdam, {"decoupled_weight_decay": True}, {"decay": "decoupled"}),
 )
-
-# Of fastlr's registry, what torch does not have, and why.
-TORCH_HAS_NO: dict[str, str] = {}
 
 # Each of ours as it is without keywords.
 PLAIN = tuple(twin for twin in TWINS if not twin.keywords)
@@ -71,6 +70,7 @@ PLAIN = tuple(twin for twin in TWINS if not twin.keywords)
 SLOTS = {
     "momentum_buffer": "m", "sum": "s", "square_avg": "v", "acc_delta": "u", "grad_avg": "a",
     "exp_avg": "m", "exp_avg_sq": "v", "max_exp_avg_sq": "vmax",
+    "mu_product": "mu_product",
 }
 
 

@@ -79,12 +79,45 @@ def AdamW(theta, g, t, m, v, *, lr, beta1, beta2, eps, see=unseen):
     return Adam(theta, g, t, m, v, lr=lr, beta1=beta1, beta2=beta2, eps=eps, see=see)
 
 
+def NAdam(theta, g, t, m, v, mu_product=1, *, lr, beta1, beta2, eps, momentum_decay, see=unseen):
+    mu, mu_next = (beta1 * (1 - 0.5 * np.asarray(0.96, theta.dtype) ** (k * momentum_decay)) for k in (t, t + 1))
+    mu_product = see(3, mu if t == 1 else mu * mu_product)
+    m = see(1, beta1 * m + (1 - beta1) * g)
+    v = see(2, beta2 * v + (1 - beta2) * g**2)
+    m_hat = mu_next * m / (1 - mu_product * mu_next) + (1 - mu) * g / (1 - mu_product)
+    return see(0, theta - lr * m_hat / (np.sqrt(v / (1 - beta2**t)) + eps)), m, v, mu_product
+
+
+def Adan(theta, g, t, m, v, n, g_before, *, lr, beta1, beta2, beta3, eps, inner=0, see=unseen):
+    d = 0 * g if t == 1 else g - g_before
+    m = see(1, beta1 * m + (1 - beta1) * g)
+    v = see(2, beta2 * v + (1 - beta2) * d)
+    n = see(3, beta3 * n + (1 - beta3) * (g + beta2 * d)**2)
+    eta = lr / (np.sqrt(n / (1 - beta3**t)) + eps)
+    theta = (theta - eta * (m / (1 - beta1**t) + beta2 * v / (1 - beta2**t))) / (1 + lr * inner)
+    return see(0, theta), m, v, n, see(4, g)
+
+
+def LAMB(theta, g, t, m, v, *, lr, beta1, beta2, eps, inner=0, see=unseen):
+    m = see(1, beta1 * m + (1 - beta1) * g)
+    v = see(2, beta2 * v + (1 - beta2) * g**2)
+    r = m / (1 - beta1**t) / (np.sqrt(v / (1 - beta2**t)) + eps) + inner * theta
+    size, length = np.sqrt((theta**2).sum()), np.sqrt((r**2).sum())
+    return see(0, theta - lr * (size / length if size * length > 0 else 1) * r), m, v
+
+
+# Those that have decoupled weight decay as a term of their step.
+INNER = {"Adan", "LAMB"}
+
+
 def step(name, decay, theta, g, t, slots, hyper, see=unseen):
     """One step with weight decay in one of its modes; returns (theta, *slots)."""
     hyper = dict(hyper)
     lr, weight_decay = hyper["lr"], hyper.pop("weight_decay")
     if decay == "coupled":
         g = g + weight_decay * theta
+    elif decay == "decoupled" and name in INNER:
+        hyper["inner"] = weight_decay
     elif decay == "decoupled":
         theta = theta - lr * weight_decay * theta
     elif decay == "independent":

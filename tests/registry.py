@@ -10,7 +10,16 @@ from fastlr.optimizers.base import REGISTRY
 OPTIMIZERS = list(REGISTRY.values())
 DTYPES = (np.float32, np.float64)
 
+# Rules whose step takes an element's gradient alone, so that each element may have a learning rate of its own.
+UNPLACED = [cls for cls in OPTIMIZERS if not cls.placed]
+ELEMENTWISE = [cls for cls in OPTIMIZERS if not (cls.reduces or cls.shared)]
+# Rules in which no tensor knows of the others.
+SEPARATE = [cls for cls in OPTIMIZERS if not cls.shared]
+
 every_optimizer = pytest.mark.parametrize("cls", OPTIMIZERS, ids=lambda cls: cls.__name__)
+every_elementwise = pytest.mark.parametrize("cls", ELEMENTWISE, ids=lambda cls: cls.__name__)
+every_separate = pytest.mark.parametrize("cls", SEPARATE, ids=lambda cls: cls.__name__)
+every_unplaced = pytest.mark.parametrize("cls", UNPLACED, ids=lambda cls: cls.__name__)
 every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.__name__)
 every_decay = pytest.mark.parametrize("decay", ["coupled", "decoupled", "independent"])
 
@@ -44,6 +53,12 @@ def arrays(dtype, shapes, seed=0):
 def full(cls, hyper):
     """All hyper-parameters of an optimizer, given some."""
     return {name: bound.default for name, bound in cls.hypers.items()} | hyper
+
+
+def operands(opt, name="0"):
+    """The state of a tensor as the functional door takes it: slots, then the numbers of the whole tensor as one array."""
+    slots = [opt.state[name][slot].copy() for slot in opt.slots]
+    return [*slots, np.array([opt.state[name][k] for k in opt.memory])] if opt.memory else slots
 
 
 def snapshot(opt, params):

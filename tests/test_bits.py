@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from registry import arrays, bits, every_dtype, every_optimizer, run
+from registry import arrays, bits, every_dtype, every_optimizer, every_separate, run
 
 import fastlr
 from fastlr._core.cpu import supports
@@ -32,7 +32,7 @@ def whole(cls, dtype, sizes, **hyper):
     return params, states
 
 
-@every_optimizer
+@every_separate
 @every_dtype
 def test_threads_and_cuts_and_batching_do_not_matter(cls, dtype):
     want = whole(cls, dtype, EDGES)

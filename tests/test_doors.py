@@ -9,10 +9,9 @@ from inspect import Parameter
 
 import numpy as np
 import pytest
-from registry import arrays, bits, every_dtype, every_optimizer, full, other_value, snapshot
+from registry import ELEMENTWISE, arrays, bits, every_dtype, every_elementwise, full, operands, other_value, snapshot
 
 import fastlr
-from fastlr.optimizers.base import REGISTRY
 
 SIZE = 60
 TYPECODE = {np.float32: "f", np.float64: "d"}
@@ -400,40 +399,39 @@ def kernel_call(cls, dtype, size=33, hyper=None):
     p, g = arrays(dtype, [size, size])
     opt = cls([p.copy()])
     keywords = {"t": 1} | full(cls, hyper or {})
-    slots = [array.copy() for array in opt.state["0"].values()]
-    return getattr(fastlr.kernels, cls.__name__.lower()), [p, g, *slots], keywords
+    return getattr(fastlr.kernels, cls.__name__.lower()), [p, g, *operands(opt)], keywords
 
 
-@every_optimizer
+@every_elementwise
 @every_dtype
 @pytest.mark.parametrize("size", [1, 33, 100_003])
 def test_a_kernel_gives_the_optimizers_bits(cls, dtype, size):
     hyper = {name: other_value(bound) for name, bound in cls.hypers.items()}
-    kernel, operands, keywords = kernel_call(cls, dtype, size, hyper)
-    q = operands[0].copy()
+    kernel, given, keywords = kernel_call(cls, dtype, size, hyper)
+    q = given[0].copy()
     opt = cls([q], **hyper)
     for t in range(1, 6):
-        operands[1][...] = arrays(dtype, [size], seed=t)[0]
-        assert kernel(*operands, **keywords | {"t": t}) is None
-        opt.step([operands[1]])
-    assert bits([operands[0], *operands[2:]]) == bits([q, *opt.state["0"].values()])
+        given[1][...] = arrays(dtype, [size], seed=t)[0]
+        assert kernel(*given, **keywords | {"t": t}) is None
+        opt.step([given[1]])
+    assert bits([given[0], *given[2:]]) == bits([q, *operands(opt)])
 
 
-@every_optimizer
+@every_elementwise
 def test_a_kernel_has_the_defaults_of_its_class(cls):
-    kernel, operands, keywords = kernel_call(cls, np.float64)
-    other = [x.copy() for x in operands]
-    kernel(*operands, **keywords)
+    kernel, given, keywords = kernel_call(cls, np.float64)
+    other = [x.copy() for x in given]
+    kernel(*given, **keywords)
     kernel(*other, t=1, lr=keywords["lr"])
-    assert bits(operands) == bits(other)
+    assert bits(given) == bits(other)
 
 
-@every_optimizer
+@every_elementwise
 def test_a_kernels_signature_is_its_declaration(cls):
     kernel = getattr(fastlr.kernels, cls.__name__.lower())
     parameters = kernel.__signature__.parameters
-    operands = [name for name, p in parameters.items() if p.kind is Parameter.POSITIONAL_ONLY]
-    assert operands == ["p", "g", *cls.slots]
+    positional = [name for name, p in parameters.items() if p.kind is Parameter.POSITIONAL_ONLY]
+    assert positional == ["p", "g", *cls.slots, *(["memory"] if cls.memory else [])]
     given = {name: p.default for name, p in parameters.items() if p.kind is Parameter.KEYWORD_ONLY}
     assert list(given)[:2] == ["t", "lr"]
     assert given.pop("t") is given.pop("lr") is Parameter.empty
@@ -443,8 +441,16 @@ def test_a_kernels_signature_is_its_declaration(cls):
     assert f"`fastlr.{cls.__name__}`" in kernel.__doc__
 
 
-def test_there_is_a_kernel_of_every_rule():
-    assert fastlr.kernels.__all__ == sorted(REGISTRY)
+def test_there_is_a_kernel_of_every_elementwise_rule():
+    assert fastlr.kernels.__all__ == sorted(cls.__name__.lower() for cls in ELEMENTWISE)
+
+
+@pytest.mark.parametrize("memory", [np.zeros(2), np.zeros(()), np.zeros(1, np.float32), np.zeros((1, 1))], ids=str)
+def test_a_kernel_refuses_another_memory(memory):
+    p, g, m, v = (np.ones(3) for _ in range(4))
+    with pytest.raises(ValueError, match=r"nadam: memory: expected a contiguous, writable float64 array of shape \(1,\)"):
+        fastlr.kernels.nadam(p, g, m, v, memory, t=1, lr=0.1)
+    assert (p == 1).all()
 
 
 @pytest.mark.parametrize("door", [

@@ -4,7 +4,18 @@ import re
 
 import numpy as np
 import pytest
-from registry import arrays, bits, every_dtype, every_optimizer, full, other_value, snapshot
+from registry import (
+    OPTIMIZERS,
+    arrays,
+    bits,
+    every_dtype,
+    every_optimizer,
+    every_separate,
+    every_unplaced,
+    full,
+    other_value,
+    snapshot,
+)
 
 import fastlr
 from fastlr import schedules
@@ -221,7 +232,7 @@ def test_hyper_parameters_can_be_set_between_steps():
     assert bits([p]) == bits([other])
 
 
-@every_optimizer
+@every_separate
 @pytest.mark.parametrize("decay", ["coupled", "decoupled", "independent"])
 def test_decay_mask_spares_what_it_names(cls, decay):
     a, b, ga, gb = arrays(np.float64, [(3,), (3,)] * 2)
@@ -234,7 +245,7 @@ def test_decay_mask_spares_what_it_names(cls, decay):
         assert bits([x, y]) == bits([one, two])
 
 
-@every_optimizer
+@every_separate
 def test_lr_scale_per_tensor_is_another_learning_rate(cls):
     a, b, ga, gb = arrays(np.float64, [(3,), (3,)] * 2)
     one, two = a.copy(), b.copy()
@@ -244,7 +255,13 @@ def test_lr_scale_per_tensor_is_another_learning_rate(cls):
     assert bits([a, b]) == bits([one, two])
 
 
-@every_optimizer
+@pytest.mark.parametrize("cls", [cls for cls in OPTIMIZERS if cls.placed], ids=lambda cls: cls.__name__)
+def test_lr_scale_per_element_is_refused_where_it_would_mean_nothing(cls):
+    with pytest.raises(ValueError, match=f"{cls.__name__}: lr_scale of '0': must be a number, as a step of this rule"):
+        cls(np.ones(3), lr_scale=[np.ones(3)])
+
+
+@every_unplaced
 @every_dtype
 @pytest.mark.parametrize("decay", ["coupled", "decoupled", "independent"])
 def test_lr_scale_per_element_is_a_learning_rate_per_element(cls, dtype, decay):

@@ -5,7 +5,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import reference
-from registry import arrays, bits, every_dtype, every_optimizer, everything_changed, full, snapshot
+from registry import arrays, bits, every_dtype, every_unplaced, everything_changed, full, snapshot
 
 import fastlr
 from fastlr import schedules
@@ -38,7 +38,7 @@ def summed(rows, grads):
 
 # What moves
 
-@every_optimizer
+@every_unplaced
 @every_dtype
 @pytest.mark.parametrize("width", [(), (1,), (5,), (4, 3), (300,), (2, 280)])
 def test_all_rows_in_any_order_are_a_step(cls, dtype, width):
@@ -55,7 +55,7 @@ def test_all_rows_in_any_order_are_a_step(cls, dtype, width):
         assert bits(opt.state["table"].values()) == bits(dense.state["table"].values())
 
 
-@every_optimizer
+@every_unplaced
 def test_touched_rows_move_lazily_by_the_sum_of_their_gradients(cls):
     table, = arrays(np.float64, [(ROWS, WIDTH)])
     hyper = everything_changed(cls)
@@ -64,16 +64,19 @@ def test_touched_rows_move_lazily_by_the_sum_of_their_gradients(cls):
         (name for name, start in cls.starts.items() if start.slot == slot), ""), 0.0)) for slot in cls.slots)]
     opt = cls({"table": table}, **hyper)
     given = {name: value for name, value in full(cls, hyper).items() if name not in cls.starts}
+    memory = []
     for t, (rows, grads) in enumerate(batches(given=9), 1):
-        before = [array.copy() for array in (table, *opt.state["table"].values())]
+        before = [array.copy() for array in (table, *(opt.state["table"][slot] for slot in cls.slots))]
         opt.step_rows("table", rows, grads)
         touched, g = summed(rows, grads)
-        for array, new in zip(wanted, reference.step(cls.__name__, opt._decay, wanted[0][touched], g, t,
-                                                     [slot[touched] for slot in wanted[1:]], given), strict=True):
-            array[touched] = new
+        new = reference.step(cls.__name__, opt._decay, wanted[0][touched], g, t,
+                             [slot[touched] for slot in wanted[1:]] + memory, given)
+        memory = list(new[len(wanted):])
+        for array, values in zip(wanted, new, strict=False):
+            array[touched] = values
         untouched = np.setdiff1d(np.arange(ROWS), touched)
         assert untouched.size
-        for ours, array, old in zip([table, *opt.state["table"].values()], wanted, before, strict=True):
+        for ours, array, old in zip([table, *(opt.state["table"][slot] for slot in cls.slots)], wanted, before, strict=True):
             # (a few operations of 2**-53 each, some on differences: as for `step`)
             np.testing.assert_allclose(ours, array, rtol=1e-12, atol=1e-13)
             assert np.abs(array[touched] - old[touched]).max() > 1e-6
@@ -94,7 +97,7 @@ def test_duplicates_are_added_in_the_order_in_which_they_come(width):
     assert bits([tables[0]]) != bits([tables[1]])
 
 
-@every_optimizer
+@every_unplaced
 def test_the_bits_are_the_same_for_any_threads_and_layout(cls):
     shape = (30, 24)
     given = batches(np.float32, rows=600, shape=shape, given=400)
@@ -271,7 +274,7 @@ def test_an_update_of_no_row_is_an_update():
     assert bits([table[[0, 2, 3]]]) == bits([np.ones((3, 2))])
 
 
-@every_optimizer
+@every_unplaced
 @pytest.mark.parametrize("within", [False, True], ids=["between steps", "within a step"])
 @pytest.mark.parametrize("how", ["state_dict", "file"])
 def test_resuming_is_exact(cls, within, how, tmp_path):
@@ -362,3 +365,11 @@ def test_a_step_within_a_step_is_refused():
     opt = fastlr.SGD({"x": np.ones(4)}, lr)
     with pytest.raises(RuntimeError, match="already stepping"):
         opt.step_rows("x", [0], np.ones(1))
+
+
+def test_a_rule_that_depends_on_more_than_a_gradient_is_refused():
+    table = np.ones((5, 2))
+    for cls in (fastlr.LAMB, fastlr.Adan):
+        with pytest.raises(TypeError, match=f"{cls.__name__}: step_rows: a step of this rule depends on more than"):
+            cls({"table": table}).step_rows("table", np.array([1]), np.ones((1, 2)))
+    assert (table == 1).all()

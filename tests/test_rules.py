@@ -2,7 +2,17 @@
 import numpy as np
 import pytest
 import reference
-from registry import DTYPES, arrays, every_decay, every_dtype, every_optimizer, every_variant, full, other_value
+from registry import (
+    DTYPES,
+    arrays,
+    every_decay,
+    every_dtype,
+    every_elementwise,
+    every_optimizer,
+    every_variant,
+    full,
+    other_value,
+)
 
 import fastlr
 from fastlr._core.dispatch import door
@@ -12,7 +22,13 @@ SIZE = 2003
 
 # Every hyper-parameter and every operation of an expression is rounded once, half an ulp each: 4 ulp. AdaDelta's step d
 # is an expression of its own that is not stored, and u takes its square, which doubles the error that it has.
-TOLERANCE = {fastlr.AdaDelta: 10}
+# Adan squares a sum of two rounded differences; NAdam adds two products, whose scalars are rounded too.
+TOLERANCE = {fastlr.AdaDelta: 10, fastlr.Adan: 8, fastlr.NAdam: 8}
+
+
+def allowed(cls):
+    """A rule that sums takes one more scalar, of its own roundings."""
+    return TOLERANCE.get(cls, 6 if cls.reduces else 4)
 
 
 def condition(cls, slots):
@@ -32,6 +48,8 @@ def follows(cls, dtype, hyper, steps=24, **keywords):
     decay = keywords.get("decay") or cls.decay_mode
     values = {name: np.longdouble(value) for name, value in full(cls, hyper).items()}
     worst = 0.0
+    # (what is subtracted from the gradient adds to the sizes with the other sign)
+    added = [lambda x, sign=-1 if slot == "g_prev" else 1: sign * abs(x) for slot in [*cls.slots, *cls.memory]]
     for t in range(1, steps + 1):
         g, = arrays(dtype, [SIZE], seed=t)
         before = [p.astype(np.longdouble), *(array.astype(np.longdouble) for array in opt.state["0"].values())]
@@ -46,14 +64,14 @@ def follows(cls, dtype, hyper, steps=24, **keywords):
         magnitudes, zeros = [abs(x) for x in after], [0 * x for x in before]
         for store, theta, gradient, slots, stored in (
             (exact, before[0], given, before[1:], after),
-            (sizes, -abs(before[0]), abs(given), [abs(slot) for slot in before[1:]], magnitudes),
+            (sizes, -abs(before[0]), abs(given), [size(x) for size, x in zip(added, before[1:], strict=True)], magnitudes),
             (second, zeros[0], abs(given), zeros[1:], magnitudes),
         ):
             def see(k, value, store=store, stored=stored):
                 store[k] = value
                 return stored[k]
             reference.step(cls.__name__, decay, theta, gradient, t, slots, values | {"weight_decay": rule_decay}, see)
-        ill = condition(cls, dict(zip(cls.slots, after[1:], strict=True)))
+        ill = condition(cls, dict(zip([*cls.slots, *cls.memory], after[1:], strict=True)))
         for k, got in enumerate(after):
             largest = np.maximum(abs(second[k]), abs(sizes[k]) - abs(second[k]))
             if k == 0:
@@ -66,14 +84,14 @@ def follows(cls, dtype, hyper, steps=24, **keywords):
 @every_variant
 @every_dtype
 def test_follows_its_paper_within_4_ulp(cls, hyper, dtype):
-    assert follows(cls, dtype, hyper) <= TOLERANCE.get(cls, 4)
+    assert follows(cls, dtype, hyper) <= allowed(cls)
 
 
 @every_optimizer
 @every_dtype
 @every_decay
 def test_weight_decay_follows_its_mode_within_4_ulp(cls, dtype, decay):
-    assert follows(cls, dtype, {"weight_decay": 0.25}, decay=decay) <= TOLERANCE.get(cls, 4)
+    assert follows(cls, dtype, {"weight_decay": 0.25}, decay=decay) <= allowed(cls)
 
 
 @every_variant
@@ -90,7 +108,7 @@ def test_every_hyper_parameter_changes_the_result(cls, hyper):
     assert (results[0] != results[1]).all()
 
 
-@every_optimizer
+@every_elementwise
 @every_dtype
 def test_an_element_does_not_know_its_position(cls, dtype):
     p, g = arrays(dtype, [67, 67])
@@ -104,7 +122,7 @@ def test_an_element_does_not_know_its_position(cls, dtype):
 
 
 def test_every_rule_is_declared_and_every_declaration_has_a_rule_and_a_reference():
-    assert set(door.rule.__signatures__) == {cls.__name__ for cls in REGISTRY.values()}
+    assert set(door.rule.__signatures__) == {rule for cls in REGISTRY.values() for rule in cls._rules}
     assert all(callable(getattr(reference, cls.__name__)) for cls in REGISTRY.values())
 
 
@@ -113,7 +131,8 @@ def test_slots_are_as_many_as_the_rule_remembers(cls):
     p, = arrays(np.float64, [4])
     opt = cls([p])
     opt.step(arrays(np.float64, [4], seed=1))
-    assert list(opt.state["0"]) == list(cls.slots)
+    assert list(opt.state["0"]) == [*cls.slots, *cls.memory]
+    opt.step(arrays(np.float64, [4], seed=2))        # (a difference of gradients is 0 at first)
     assert all((array != 0).all() for array in opt.state["0"].values())
 
 

@@ -141,7 +141,7 @@ def test_a_16_bit_parameter_moves_as_its_float32_copy_then_rounds(cls, dtype):
     p, g = (a.astype(dtype) for a in arrays(np.float32, [(130, 17)] * 2))
     want = tile_by_tile(p, g, cls, weight_decay=0.1).astype(dtype)
     opt = cls([p], weight_decay=0.1)
-    assert all(a.dtype == np.float32 for a in opt.state["0"].values())     # the default for 16-bit parameters
+    assert all(opt.state["0"][slot].dtype == np.float32 for slot in cls.slots)     # the default for 16-bit parameters
     opt.step([g])
     assert bits([p]) == bits([want])
 
@@ -155,10 +155,11 @@ def test_16_bit_states_round_what_the_float32_step_stores(cls, stored):
     opt, other = cls([p], state_dtype=stored), cls([q])
     opt.step([g])
     other.step([g])
-    assert bits([p]) == bits([q])
+    if not cls.reduces:                 # (whose state is stored before the parameter moves)
+        assert bits([p]) == bits([q])
     dtype = BF16 if stored == "bfloat16" else np.float16
-    for slot, array in opt.state["0"].items():
-        assert bits([array]) == bits([other.state["0"][slot].astype(dtype)])
+    for slot in cls.slots:
+        assert bits([opt.state["0"][slot]]) == bits([other.state["0"][slot].astype(dtype)])
 
 
 @every_optimizer

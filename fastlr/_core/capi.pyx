@@ -40,6 +40,7 @@ cdef extern from "fastlr/fastlr.h" nogil:
         const double* low
         const double* high
         const double* starts
+        int memories
 
     ctypedef struct fastlr_schedule:
         pass
@@ -96,6 +97,7 @@ cdef int enter(Entry* entry, str name, object cls) except -1:
     entry.face.slot_names, entry.face.hyper_names = entry.slot_names, entry.hyper_names
     entry.face.defaults, entry.face.low, entry.face.high = entry.defaults, entry.low, entry.high
     entry.face.starts = entry.starts
+    entry.face.memories = entry.known.terms.rule.memories
     return 0
 
 
@@ -112,9 +114,9 @@ cdef int step(const fastlr_rule* rule, int dtype, int64_t t, double lr, const do
               void* p, const void* g, void* const* slots) noexcept nogil:
     cdef const Entry* entry = <const Entry*>rule
     cdef double[MOST_HYPERS] values
-    cdef uintptr_t[MOST_SLOTS + 2] begin
-    cdef int64_t itemsize
-    cdef int k, other
+    cdef uintptr_t[MOST_SLOTS + 3] begin
+    cdef int64_t itemsize, bytes
+    cdef int k, other, count
     if rule == NULL:
         return FASTLR_NO_RULE
     if dtype != FASTLR_FLOAT32 and dtype != FASTLR_FLOAT64:
@@ -136,16 +138,18 @@ cdef int step(const fastlr_rule* rule, int dtype, int64_t t, double lr, const do
         return FASTLR_BAD_SIZE
     if n == 0:
         return FASTLR_OK
-    if slots == NULL and entry.face.slots > 0:
+    count = entry.face.slots + (entry.face.memories > 0)
+    if slots == NULL and count > 0:
         return FASTLR_BAD_POINTER
     begin[0], begin[1] = <uintptr_t>p, <uintptr_t>g
-    for k in range(entry.face.slots):
+    for k in range(count):
         begin[2 + k] = <uintptr_t>slots[k]
-    for k in range(entry.face.slots + 2):
-        if begin[k] == 0 or begin[k] % itemsize:
+    for k in range(count + 2):
+        bytes = n * itemsize if k < entry.face.slots + 2 else 8 * entry.face.memories
+        if begin[k] == 0 or begin[k] % (itemsize if k < entry.face.slots + 2 else 8):
             return FASTLR_BAD_POINTER
         for other in range(k):
-            if begin[k] < begin[other] + n * itemsize and begin[other] < begin[k] + n * itemsize:
+            if begin[k] < begin[other] + n * itemsize and begin[other] < begin[k] + bytes:
                 return FASTLR_OVERLAP
     if not move(&entry.known, values, t, dtype == FASTLR_FLOAT64, n, p, g, <void**>slots):
         return FASTLR_NO_MEMORY

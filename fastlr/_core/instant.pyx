@@ -16,9 +16,11 @@ cdef void fix(Instant* now, const Terms* terms, const double* values, double fac
     for k in range(terms.rule.fields):
         now.hyper[k] = values[terms.hyper_at + k]
     terms.rule.at(now.hyper, lr, t, &now.now)
-    now.now.keep, now.own, now.couple = 1, 0, 0
+    now.now.keep, now.now.decay, now.own, now.couple = 1, 0, 0, 0
     if terms.decay == COUPLED:
         now.couple = weight_decay
+    elif terms.decay == DECOUPLED and terms.rule.inner:
+        now.now.decay = weight_decay
     elif terms.decay == DECOUPLED:
         now.own = lr * weight_decay
         now.now.keep = 1 - now.own

@@ -14,11 +14,11 @@ from cython cimport final
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport calloc, free, qsort
-from libc.math cimport INFINITY, sqrt
+from libc.math cimport INFINITY, NAN, sqrt
 from libc.string cimport memset
 from fastlr._kernels.sweep cimport (
-    BFLOAT16, FLOAT16, FLOAT32, FLOAT64, GROUP, MOST_DIMENSIONS, MOST_FIELDS, MOST_SLOTS, Gradient, Instant, Job,
-    Opened, Piece, Run, Span, Storage, Sum, Walk,
+    BFLOAT16, FLOAT16, FLOAT32, FLOAT64, GROUP, MOST_DIMENSIONS, MOST_FIELDS, MOST_SLOTS, MOST_SUMS, Gradient, Instant,
+    Job, Opened, Piece, Run, Span, Storage, Sum, Walk,
 )
 from fastlr._kernels.rows cimport Rows, Stream
 from fastlr._core cimport pool
@@ -70,7 +70,7 @@ cdef inline double at_most(value) except? -1:
 cdef class Plan:
     """How the tensors of one optimizer take a step (`tensors`: see tensors.py); values come by `assign`."""
     cdef const Opened* rule
-    cdef Run run_chunk, weigh_chunk, touch_chunk, weigh_touched
+    cdef Run run_chunk, weigh_chunk, gauge_chunk, touch_chunk, weigh_touched
     cdef void* blocks[MOST_BLOCKS]     # all memory of the plan
     cdef int block_count
     cdef Span* spans
@@ -87,11 +87,18 @@ cdef class Plan:
     cdef bint disjoint                 # whether the extents are
     cdef Extent* zeroed                # gradients that this step zeroes, by address
     cdef char** clean                  # per tensor: a gradient address that was found to overlap nothing
-    cdef Instant* instants
+    cdef Instant* instants             # per kind; per tensor where the rule has scalars of its own for each
+    cdef Instant* alike                # then per kind here
+    cdef int* kind_of                  # of each tensor
     cdef Kind* kinds
     cdef int kind_count
     cdef Piece* pieces
     cdef Sum* sums                     # what each piece of this step's gradients adds up to
+    cdef double* gauged                # MOST_SUMS per piece: what a reducing rule sums
+    cdef double** memory               # what the rule remembers of each tensor beside its slots
+    cdef double* shared                # ... and of all of them
+    cdef object shared_array
+    cdef bint each                     # whether every tensor has scalars of its own
     cdef Py_ssize_t* edges
     cdef Py_ssize_t chunks
     cdef int64_t* missed               # per tensor
@@ -118,7 +125,7 @@ cdef class Plan:
     cdef public int64_t norm_count     # of past norms that clip_zscore has taken for its warm-up
     cdef public double norm_mean, norm_variance
 
-    def __cinit__(self, str who, rule, door, tuple names, list bounds, list tensors, int groups, stages,
+    def __cinit__(self, str who, rule, door, tuple names, list bounds, list tensors, int groups, shared, stages,
                   str decay):
         cdef int k
         if len(names) > MOST_VALUES:
@@ -126,8 +133,11 @@ cdef class Plan:
         self.rule = <const Opened*>PyCapsule_GetPointer(rule, "fastlr.rule")
         self.run_chunk = <Run>PyCapsule_GetPointer(door.runner, "fastlr.run")
         self.weigh_chunk = <Run>PyCapsule_GetPointer(door.weigher, "fastlr.run")
+        self.gauge_chunk = <Run>PyCapsule_GetPointer(door.gauger, "fastlr.run")
         self.touch_chunk = <Run>PyCapsule_GetPointer(door.toucher, "fastlr.run")
         self.weigh_touched = <Run>PyCapsule_GetPointer(door.row_weigher, "fastlr.run")
+        self.each = self.rule.memories + self.rule.shared + self.rule.sums > 0
+        self.shared_array = shared     # (float64, the rule's own numbers for all tensors)
         self.who, self.names, self.width = who, names, <int>len(names)
         self.terms = Terms(self.rule, self.width - self.rule.fields, names.index("weight_decay"), DECAYS[decay],
                            stages.maximize, at_most(stages.clip_value), stages.ema_decay or 0)
@@ -181,6 +191,9 @@ cdef class Plan:
         self.in_order = <bint*>self.block(n, sizeof(bint))
         self.clean = <char**>self.block(n, sizeof(char*))
         self.instants = <Instant*>self.block(n, sizeof(Instant))
+        self.alike = <Instant*>self.block(n, sizeof(Instant)) if self.each else self.instants
+        self.kind_of = <int*>self.block(n, sizeof(int))
+        self.memory = <double**>self.block(n, sizeof(double*))
         self.kinds = <Kind*>self.block(n, sizeof(Kind))
         self.missed = <int64_t*>self.block(n, sizeof(int64_t))
         self.zeroed = <Extent*>self.block(n, sizeof(Extent))
@@ -224,6 +237,10 @@ cdef class Plan:
                 s.shadow, s.shadow_stored, s.staged = seen.data, seen.stored, True
                 if lay(&self.walks[OF_SHADOW * n + i], &seen, self.axes + self.first_axis[i]):
                     s.shadow_walk = &self.walks[OF_SHADOW * n + i]
+            look(tensor.memory, &seen)
+            self.memory[i] = <double*>seen.data
+        look(self.shared_array, &seen)
+        self.shared = <double*>seen.data
         return 0
 
     cdef int mark_extents(self) except -1:
@@ -251,6 +268,7 @@ cdef class Plan:
         self.pieces = <Piece*>self.block(most, sizeof(Piece))
         self.edges = <Py_ssize_t*>self.block(most + 1, sizeof(Py_ssize_t))
         self.sums = <Sum*>self.block(most, sizeof(Sum))
+        self.gauged = <double*>self.block(most if self.rule.sums else 0, MOST_SUMS * sizeof(double))
         for i in range(self.count):
             start = 0
             while start < self.spans[i].size:
@@ -317,7 +335,8 @@ cdef class Plan:
             if key not in seen:
                 self.kinds[len(seen)] = Kind(tensor.group, tensor.decays, tensor.factor, self.missed[i])
                 seen[key] = len(seen)
-            self.spans[i].instant = seen[key]
+            self.kind_of[i] = seen[key]
+            self.spans[i].instant = <int>i if self.each else self.kind_of[i]
         self.kind_count, self.stale = <int>len(seen), False
         return 0
 
@@ -326,8 +345,53 @@ cdef class Plan:
         cdef Kind* kind
         for k in range(self.kind_count):
             kind = &self.kinds[k]
-            fix(&self.instants[k], &self.terms, self.values + kind.group * self.width, kind.factor, kind.decays,
+            fix(&self.alike[k], &self.terms, self.values + kind.group * self.width, kind.factor, kind.decays,
                 self.t + 1 - kind.missed, grad_scale)
+
+    cdef void single_out(self, double loss) noexcept:
+        """Give each tensor scalars of its own."""
+        cdef Py_ssize_t i
+        for i in range(self.count):
+            self.instants[i] = self.alike[self.kind_of[i]]
+            self.instants[i].now.loss = loss
+
+    cdef void recall(self, const Gradient* gradients) noexcept:
+        """What each tensor's instant takes from those before it."""
+        cdef Py_ssize_t i
+        for i in range(self.count):
+            if gradients[i].g != NULL:
+                self.rule.recall(self.instants[i].hyper, &self.instants[i].now, self.memory[i], self.shared)
+
+    cdef int gauge(self, Job* job) except -1:
+        """A reducing rule's first go, and what it finds."""
+        cdef Py_ssize_t i, k = 0, first = -1, size = 0
+        cdef double[MOST_SUMS] own, totals
+        cdef int j
+        self.run(self.gauge_chunk, job)
+        for j in range(MOST_SUMS):
+            totals[j] = 0
+        while k < self.edges[self.chunks]:
+            i = self.pieces[k].span
+            if job.gradients[i].g != NULL:
+                first = i if first < 0 else first
+                size += self.pieces[k].size
+                for j in range(self.rule.sums):
+                    totals[j] += self.gauged[k * MOST_SUMS + j]
+            k += 1
+        if first >= 0:
+            self.rule.conclude(self.instants[first].hyper, &self.instants[first].now, self.shared, totals, <double>size)
+        k = 0
+        for i in range(self.count):
+            for j in range(MOST_SUMS):
+                own[j] = 0
+            while k < self.edges[self.chunks] and self.pieces[k].span == i:
+                for j in range(self.rule.sums):
+                    own[j] += self.gauged[k * MOST_SUMS + j]
+                k += 1
+            if job.gradients[i].g != NULL:
+                self.rule.settle(self.instants[i].hyper, &self.instants[i].now, self.memory[i], self.shared, own,
+                                 <double>self.spans[i].size)
+        return 0
 
     # Gradients
 
@@ -483,7 +547,7 @@ cdef class Plan:
         self.stepping = False
         return 0
 
-    def step(self, list gradients, double grad_scale, bint zero_grads):
+    def step(self, list gradients, double grad_scale, bint zero_grads, double loss=NAN):
         """One update of everything; `gradients` in the order of the tensors, or None for those bound."""
         cdef Job job
         cdef Py_ssize_t i
@@ -513,9 +577,13 @@ cdef class Plan:
             self.fix_instants(grad_scale)
             job.spans, job.instants, job.pieces, job.edges = self.spans, self.instants, self.pieces, self.edges
             job.sweep[0], job.sweep[1], job.slots = self.rule.sweep[0], self.rule.sweep[1], self.rule.slots
+            job.gauge[0], job.gauge[1], job.terms = self.rule.gauge[0], self.rule.gauge[1], self.gauged
+            job.gathers = self.rule.gathers
             job.zero_grads = zero_grads
             job.sums, job.stochastic = self.sums, self.stochastic
             job.key = (self.seed + 1) * <uint64_t>0x9e3779b97f4a7c15 + <uint64_t>self.t * <uint64_t>0xbf58476d1ce4e5b9
+            if self.each:
+                self.single_out(loss)
             if self.measures:
                 self.run(self.weigh_chunk, &job)
                 if not self.weigh(&job):
@@ -523,6 +591,10 @@ cdef class Plan:
                     if zero_grads:
                         self.zero(gradients is None)
                     return
+            if self.each:
+                self.recall(job.gradients)
+            if self.rule.sums:
+                self.gauge(&job)
             self.run(self.run_chunk, &job)
             self.t += 1
             for i in range(self.count):
@@ -572,7 +644,7 @@ cdef class Plan:
                 share = least(1, self.clip_tensor_norm / (left * sqrt(self.spans[i].shrink) + 1e-6))
             self.spans[i].shrink = left * share
         if left != 1 or self.clip_tensor_norm < INFINITY:
-            for i in range(self.kind_count):
+            for i in range(self.count if self.each else self.kind_count):
                 self.instants[i].staged = True
         return True
 

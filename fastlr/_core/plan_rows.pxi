@@ -55,6 +55,7 @@ def step_rows(Plan plan, Py_ssize_t i, rows, gradient, double grad_scale, bint e
             if not weigh_sums(plan, i, &job, chunks):
                 plan.skipped += 1
                 return
+        plan.rule.recall(now.hyper, &now.now, plan.memory[i], plan.shared)
         run_rows(plan.touch_chunk, &job, chunks)
         plan.missed[i] -= 1
         if ends_step:

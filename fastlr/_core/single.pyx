@@ -55,6 +55,8 @@ cdef bint move(const Known* known, const double* values, int64_t t, int wide, Py
         span.slot[k], span.slot_stored[k] = <char*>slots[k], span.stored
     gradient.g = <const char*>g
     fix(&now, &known.terms, values, 1, True, t, 1)
+    if known.terms.rule.memories:
+        known.terms.rule.recall(now.hyper, &now.now, <double*>slots[known.terms.rule.slots], NULL)
     edges[0] = 0
     for k in range(chunks):
         pieces[k].start, pieces[k].span = k * CHUNK, 0

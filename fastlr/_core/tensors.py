@@ -19,7 +19,8 @@ SMALL = 4096           # tensors of fewer elements keep their state in float32 r
 class Tensor:
     """One parameter: where it lies, how it is walked, and what differs for it alone."""
 
-    __slots__ = ("array", "axes", "decays", "factor", "group", "label", "name", "rest", "scale", "scales", "shadow",
+    __slots__ = ("allocated", "array", "axes", "decays", "factor", "group", "label", "memory", "name", "rest", "scale",
+                 "scales", "shadow",
                  "state", "wide")
 
     def __init__(self, name: str, array: Array, group: int, label: str, axes: tuple[int, ...]) -> None:
@@ -31,6 +32,8 @@ class Tensor:
         self.wide = array.dtype == np.float64      # whether the rule computes in float64
         self.state: list[Array] = []               # a slot each, as it is stored
         self.scales: list[Array | None] = []       # what 8-bit slots are in units of, 64 elements each
+        self.allocated = False
+        self.memory: Array = np.zeros(0)           # what the rule remembers of the tensor as a whole
 
     def alike(self, stored: str) -> Array:
         """A new array of the parameter's shape, laid out in memory in the order in which it is walked."""
@@ -39,9 +42,11 @@ class Tensor:
             laid = laid.view(BFloat16)
         return laid.transpose(np.argsort(self.axes)) if self.axes else laid
 
-    def allocate(self, slots: Sequence[str], fill: Mapping[str, float], stored: str) -> None:
+    def allocate(self, slots: Sequence[str], memory: Sequence[str], fill: Mapping[str, float], stored: str) -> None:
         """Room for what the rule remembers, and, as the slot "ema", a running mean that begins at the parameter."""
         self.wide = self.wide or stored == "float64"
+        self.allocated = True
+        self.memory = np.array([fill.get(name, 0.0) for name in memory])
         for slot in slots:
             if slot == "ema":
                 self.state.append(self.walked(self.master()))
@@ -82,13 +87,14 @@ class Tensor:
         else:
             self.shadow.view(np.uint16)[...] = nearest16(x)
 
-    def shown(self, slots: Sequence[str]) -> dict[str, Array]:
-        """The state by slot; the scales of an 8-bit slot beside it; last what a split parameter leaves."""
+    def shown(self, slots: Sequence[str], memory: Sequence[str]) -> dict[str, Array]:
+        """The state by slot, the scales of an 8-bit slot beside it; the numbers of the whole; what a split leaves."""
         named: dict[str, Array] = {}
         for slot, array, scale in zip(slots, self.state, self.scales, strict=True):
             named[slot] = array
             if scale is not None:
                 named[f"{slot}_scale"] = scale
+        named |= {name: self.memory[k:k + 1].reshape(()) for k, name in enumerate(memory)}
         if self.rest is not None:
             named["remainder"] = self.rest
         return named

@@ -1,10 +1,11 @@
 # cython: language_level=3
 """What crosses the wall between the plan (compiled once) and a door (compiled per instruction set): plain C."""
 from libc.stdint cimport int64_t, uint64_t
-from fastlr.rules cimport Now
+from fastlr.element cimport Now
 
 cdef enum:
-    MOST_SLOTS = 3
+    MOST_SLOTS = 4
+    MOST_SUMS = 4          # sums of a reducing rule
     MOST_DIMENSIONS = 64   # NumPy's own bound
     MOST_FIELDS = 12       # hyper-parameters of a rule
     GROUP = 64             # elements of an 8-bit state that share a scale; a tile holds whole groups
@@ -13,6 +14,14 @@ cdef enum:
 ctypedef void (*At)(const double* hyper, double lr, int64_t t, Now* now) noexcept nogil
 ctypedef void (*Sweep)(const double* hyper, const Now* now, void* p, const void* g, void** slots,
                        Py_ssize_t size) noexcept nogil
+# (see rules.pxd for what these four are)
+ctypedef void (*Gauge)(const double* hyper, const Now* now, const void* p, const void* g, void** slots, double* totals,
+                       Py_ssize_t size) noexcept nogil
+ctypedef void (*Recall)(const double* hyper, Now* now, double* memory, const double* shared) noexcept nogil
+ctypedef void (*Conclude)(const double* hyper, const Now* now, double* shared, const double* totals,
+                          double size) noexcept nogil
+ctypedef void (*Settle)(const double* hyper, Now* now, double* memory, const double* shared, const double* sums,
+                        double size) noexcept nogil
 
 cdef enum Storage:
     # How elements lie in memory.
@@ -26,8 +35,17 @@ cdef struct Opened:
     # One rule, ready to be called: its instant, and its sweep over float32 and float64.
     At at
     Sweep[2] sweep         # [0] float32, [1] float64
+    Gauge[2] gauge         # of a reducing rule: the go over its tensors before that
+    Recall recall
+    Conclude conclude
+    Settle settle
     int slots
     int fields
+    int memories           # numbers remembered of a tensor beside its slots
+    int shared             # ... and of all tensors together
+    int sums               # what a reducing rule sums, or 0
+    bint gathers           # whether its slots move in its first go (else in the second)
+    bint inner             # whether decoupled weight decay is a term of its step
 
 cdef struct Walk:
     # The way through an array that is not one contiguous run, in the order of the parameter's walk.
@@ -91,6 +109,9 @@ cdef struct Job:
     Py_ssize_t* edges      # chunk k is pieces[edges[k]] .. pieces[edges[k + 1]]
     Sweep[2] sweep
     int slots
+    Gauge[2] gauge
+    double* terms          # MOST_SUMS per piece
+    bint gathers
     bint zero_grads
     bint stochastic        # whether 16-bit values are rounded by random bits
     uint64_t key           # of this step's random bits

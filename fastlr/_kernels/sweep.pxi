@@ -10,12 +10,14 @@ from cpython.pycapsule cimport PyCapsule_New
 from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport malloc
 from libc.string cimport memcpy, memset
+from fastlr.element cimport Now, real, root
 from fastlr.rules cimport (
-    real, Rule, Now, NoSlot, TwoSlots, ThreeSlots, at, root, slots, update,
+    Rule, FourSlots, Gathering, Inner, NoSlot, Placed, Reducing, ThreeSlots, TwoSlots,
+    at, conclude, gauge, memories, recall, settle, shared_memories, slots, sums, update,
 )
 from fastlr._kernels.sweep cimport (
-    BFLOAT16, FLOAT16, FLOAT32, FLOAT64, GROUP, MOST_DIMENSIONS, MOST_SLOTS, UNSIGNED8, SIGNED8, TILE, Storage, At,
-    Sweep, Opened, Walk, Span, Instant, Piece, Gradient, Sum, Job,
+    BFLOAT16, FLOAT16, FLOAT32, FLOAT64, GROUP, MOST_DIMENSIONS, MOST_SLOTS, MOST_SUMS, SIGNED8, TILE, UNSIGNED8,
+    Storage, At, Conclude, Gauge, Recall, Settle, Sweep, Opened, Walk, Span, Instant, Piece, Gradient, Sum, Job,
 )
 
 cdef extern from *:
@@ -52,36 +54,53 @@ cdef extern from *:
 
 
 cdef void sweep(Rule h, Now now, real* restrict p, const real* restrict g, real* restrict a, real* restrict b,
-                real* restrict c, Py_ssize_t size) noexcept nogil:
+                real* restrict c, real* restrict d, Py_ssize_t size) noexcept nogil:
     cdef Py_ssize_t i
-    cdef real pi, ai = 0, bi = 0, ci = 0
+    cdef real pi, ai = 0, bi = 0, ci = 0, di = 0
     for i in range(size):
         pi = p[i]
         if not (Rule in NoSlot):
             ai = a[i]
-        if Rule in TwoSlots or Rule in ThreeSlots:
+        if Rule in TwoSlots or Rule in ThreeSlots or Rule in FourSlots:
             bi = b[i]
-        if Rule in ThreeSlots:
+        if Rule in ThreeSlots or Rule in FourSlots:
             ci = c[i]
-        update(h, now, &pi, g[i], &ai, &bi, &ci)
+        if Rule in FourSlots:
+            di = d[i]
+        update(h, now, &pi, g[i], &ai, &bi, &ci, &di)
         p[i] = pi
-        if not (Rule in NoSlot):
+        if not (Rule in NoSlot or Rule in Gathering):
             a[i] = ai
-        if Rule in TwoSlots or Rule in ThreeSlots:
+        if (Rule in TwoSlots or Rule in ThreeSlots or Rule in FourSlots) and not (Rule in Gathering):
             b[i] = bi
-        if Rule in ThreeSlots:
+        if (Rule in ThreeSlots or Rule in FourSlots) and not (Rule in Gathering):
             c[i] = ci
+        if Rule in FourSlots and not (Rule in Gathering):
+            d[i] = di
 
 
 cdef void move(const Rule* h, const Now* now, real* p, const real* g, void** slot, Py_ssize_t size) noexcept nogil:
-    sweep(h[0], now[0], p, g, <real*>slot[0], <real*>slot[1], <real*>slot[2], size)
+    sweep(h[0], now[0], p, g, <real*>slot[0], <real*>slot[1], <real*>slot[2], <real*>slot[3], size)
 
 cdef void instant(const Rule* h, double lr, int64_t t, Now* now) noexcept nogil:
     now[0] = at(h[0], lr, t)
 
+cdef void remember(const Rule* h, Now* now, double* memory, const double* shared) noexcept nogil:
+    recall(h[0], now, memory, shared)
+
+cdef void sum_up(const Rule* h, const Now* now, double* shared, const double* totals, double size) noexcept nogil:
+    conclude(h[0], now[0], shared, totals, size)
+
+cdef void decide(const Rule* h, Now* now, double* memory, const double* shared, const double* sums_,
+                 double size) noexcept nogil:
+    settle(h[0], now, memory, shared, sums_, size)
+
 
 def rule(Rule h):
-    """The rule of a struct's name, as a capsule, with its fields in order: `rule["AdamW"](dict_of_fields)`."""
+    """The rule of a struct's name, as a capsule, and its fields: `rule["AdamW"](dict_of_fields)`.
+
+    Then how many slots it has, and numbers of a tensor, and of all tensors; whether it reduces, and is placed.
+    """
     cdef Opened* opened = <Opened*>malloc(sizeof(Opened))     # lives as long as the process
     if opened == NULL:
         raise MemoryError
@@ -89,9 +108,17 @@ def rule(Rule h):
     opened.at = <At>&instant[Rule]
     opened.sweep[0] = <Sweep>&move[Rule, float]
     opened.sweep[1] = <Sweep>&move[Rule, double]
+    opened.gauge[0] = <Gauge>&gauge_tile[Rule, float]
+    opened.gauge[1] = <Gauge>&gauge_tile[Rule, double]
+    opened.recall = <Recall>&remember[Rule]
+    opened.conclude = <Conclude>&sum_up[Rule]
+    opened.settle = <Settle>&decide[Rule]
     opened.slots = slots(h)
+    opened.memories, opened.shared, opened.sums = memories(h), shared_memories(h), sums(h)
+    opened.gathers, opened.inner = Rule in Gathering, Rule in Inner
     opened.fields = sizeof(Rule) // sizeof(double)
-    return PyCapsule_New(opened, "fastlr.rule", NULL), h
+    counts = opened.slots, opened.memories, opened.shared
+    return PyCapsule_New(opened, "fastlr.rule", NULL), h, counts, Rule in Reducing, Rule in Placed
 
 
 include "codecs.pxi"
@@ -227,7 +254,8 @@ include "companions.pxi"
 
 
 cdef void tiles(const Job* job, const Span* s, const Gradient* gradient, const Instant* now, Py_ssize_t start,
-                Py_ssize_t size, real* also_typed) noexcept nogil:
+                Py_ssize_t size, double* totals, real* also_typed) noexcept nogil:
+    """One go over consecutive elements: a reducing rule's first one if there are `totals` to add to."""
     cdef uint64_t[TILE] raw
     cdef real[TILE] scratch_p
     cdef real[TILE] scratch_g
@@ -254,14 +282,19 @@ cdef void tiles(const Job* job, const Span* s, const Gradient* gradient, const I
         if now.staged:
             before(scratch_g, g, p, now, s.shrink, n)
             g = scratch_g
-        if s.scale != NULL:
+        if totals != NULL:
+            job.gauge[s.wide](now.hyper, &now.now, p, g, slot, totals, n)
+        elif s.scale != NULL:
             memset(moved, 0, n * sizeof(real))
             job.sweep[s.wide](now.hyper, &now.now, moved, g, slot, n)
             after(p, moved, <const real*>s.scale + i, now, n)
         else:
             job.sweep[s.wide](now.hyper, &now.now, p, g, slot, n)
-        for k in range(job.slots):
+        for k in range(job.slots if job.gathers == (totals != NULL) else 0):
             put_back(<real*>slot[k], raw, s.slot[k], NULL, scale[k], s.slot_stored[k], i, n, job, s.salt + 1 + k)
+        if totals != NULL:
+            i += n
+            continue
         put_back_parameter(p, raw, s, i, n, job)
         if s.ema != NULL or s.shadow != NULL:
             if not native(s.stored, p):            # (mean and copy are of what is stored)
@@ -272,6 +305,11 @@ cdef void tiles(const Job* job, const Span* s, const Gradient* gradient, const I
                 cast(s, p, raw, i, n)
         i += n
 
+
+cdef inline bint direct(const Span* s, const Gradient* gradient, const Instant* now) noexcept nogil:
+    """Whether the rule may go straight over memory."""
+    return not (s.staged or now.staged) and s.walk == NULL and gradient.walk == NULL and s.scale == NULL \
+        and s.ema == NULL and gradient.stored == (FLOAT64 if s.wide else FLOAT32)
 
 cdef void run(void* context, Py_ssize_t chunk) noexcept nogil:
     """One chunk of a step: the job of whichever thread takes it."""
@@ -291,16 +329,15 @@ cdef void run(void* context, Py_ssize_t chunk) noexcept nogil:
         if gradient.g == NULL:
             continue
         now = &job.instants[s.instant]
-        if not (s.staged or now.staged) and s.walk == NULL and gradient.walk == NULL and s.scale == NULL \
-                and s.ema == NULL and gradient.stored == (FLOAT64 if s.wide else FLOAT32):
+        if direct(s, gradient, now):
             bytes = piece.start * (8 if s.wide else 4)
             for i in range(MOST_SLOTS):
                 slot[i] = s.slot[i] + bytes if i < job.slots else NULL
             job.sweep[s.wide](now.hyper, &now.now, s.p + bytes, gradient.g + bytes, slot, piece.size)
         elif s.wide:
-            tiles(job, s, gradient, now, piece.start, piece.size, <double*>NULL)
+            tiles(job, s, gradient, now, piece.start, piece.size, NULL, <double*>NULL)
         else:
-            tiles(job, s, gradient, now, piece.start, piece.size, <float*>NULL)
+            tiles(job, s, gradient, now, piece.start, piece.size, NULL, <float*>NULL)
         # (gradients are zeroed here, while their lines are in cache)
         if job.zero_grads:
             bytes = bytes_of(gradient.stored)
@@ -311,78 +348,7 @@ cdef void run(void* context, Py_ssize_t chunk) noexcept nogil:
     fastlr_leave(mode)
 
 
-# Measuring. Sums are the same for any cut and layout: sixteen lanes of doubles a tile, folded in one order, tiles in
-# order, pieces in order, over the elements as they stand in the array's own order.
-
-cdef enum:
-    LANES = 16
-
-cdef void weigh_tile(const real* restrict g, Sum* total, const Instant* now, Py_ssize_t size) noexcept nogil:
-    cdef real[TILE] x
-    cdef real[LANES] odd
-    cdef double[TILE] square
-    cdef double[LANES] lane
-    cdef Py_ssize_t i, j, whole = (size + LANES - 1) // LANES * LANES
-    cdef real scale = <real>now.scale, most = <real>now.clip
-    for i in range(size):
-        x[i] = g[i] * scale
-    for i in range(size, whole):
-        x[i] = 0
-    for j in range(LANES):
-        odd[j], lane[j] = 0, 0
-    for i in range(whole // LANES):
-        for j in range(LANES):
-            odd[j] = odd[j] + (x[i * LANES + j] - x[i * LANES + j])    # 0, or NaN from NaN and infinity
-    for i in range(whole):
-        x[i] = clipped(x[i], most)
-    for i in range(whole):
-        square[i] = <double>x[i] * <double>x[i]
-    for i in range(whole // LANES):
-        for j in range(LANES):
-            lane[j] = lane[j] + square[i * LANES + j]
-    j = LANES // 2
-    while j > 0:
-        for i in range(j):
-            lane[i] += lane[i + j]
-            odd[i] = odd[i] + odd[i + j]
-        j //= 2
-    total.squares += lane[0]
-    total.zero += <double>odd[0]
-
-cdef void weigh_piece(Sum* total, const Gradient* gradient, const Instant* now, Py_ssize_t start, Py_ssize_t size,
-                      real* also_typed) noexcept nogil:
-    cdef uint64_t[TILE] raw
-    cdef real[TILE] scratch
-    cdef const real* g
-    cdef Py_ssize_t i = start, n
-    while i < start + size:
-        n = start + size - i
-        if n > TILE:
-            n = TILE
-        g = fetch(scratch, raw, <char*>gradient.g, gradient.measured, NULL, gradient.stored, i, n)
-        weigh_tile(g, total, now, n)
-        i += n
-
-cdef void weigh(void* context, Py_ssize_t chunk) noexcept nogil:
-    """Measure the gradients of one chunk."""
-    cdef const Job* job = <const Job*>context
-    cdef unsigned int mode = fastlr_enter()
-    cdef Py_ssize_t k
-    cdef const Piece* piece
-    cdef const Span* s
-    for k in range(job.edges[chunk], job.edges[chunk + 1]):
-        piece = &job.pieces[k]
-        s = &job.spans[piece.span]
-        job.sums[k].squares, job.sums[k].zero = 0, 0
-        if job.gradients[piece.span].g == NULL:
-            continue
-        if s.wide:
-            weigh_piece(&job.sums[k], &job.gradients[piece.span], &job.instants[s.instant], piece.start, piece.size,
-                        <double*>NULL)
-        else:
-            weigh_piece(&job.sums[k], &job.gradients[piece.span], &job.instants[s.instant], piece.start, piece.size,
-                        <float*>NULL)
-    fastlr_leave(mode)
+include "gauge.pxi"
 
 
 cdef void zero(char* array, const Walk* w, Py_ssize_t start, Py_ssize_t size, Storage stored) noexcept nogil:
@@ -399,5 +365,6 @@ cdef void zero(char* array, const Walk* w, Py_ssize_t start, Py_ssize_t size, St
 
 runner = PyCapsule_New(<void*>&run, "fastlr.run", NULL)
 weigher = PyCapsule_New(<void*>&weigh, "fastlr.run", NULL)
+gauger = PyCapsule_New(<void*>&gauge_pieces, "fastlr.run", NULL)
 
 include "rows.pxi"

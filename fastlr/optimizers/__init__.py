@@ -8,8 +8,9 @@ from .base import Group, Optimizer, create_optimizer, list_optimizers
 from .gradient_descent import SGD, Momentum, Nesterov
 from .line_search import LineSearch, line_search
 from .loss_scale import LossScale
-from .moments import Adam, AdamW, AMSGrad
+from .moments import Adam, AdamW, Adan, AMSGrad, NAdam
 from .quasi_newton import LBFGS
+from .reducing import LAMB
 
 __all__ = [
     "LBFGS",
@@ -19,10 +20,13 @@ __all__ = [
     "AdaGrad",
     "Adam",
     "AdamW",
+    "Adan",
     "Group",
+    "LAMB",
     "LineSearch",
     "LossScale",
     "Momentum",
+    "NAdam",
     "Nesterov",
     "Optimizer",
     "RMSprop",

@@ -123,6 +123,8 @@ class Optimizer:
         given as a mapping by name, a sequence, a callable ``(name, array)``, or one number for all.
     maximize
         Ascend instead of descend.
+    convention
+        "torch", "optax", "keras" or "paper", where they differ: the class says in what, and which is the default.
 
     Raises
     ------
@@ -131,24 +133,39 @@ class Optimizer:
     """
 
     slots: ClassVar[tuple[str, ...]] = ()
+    memory: ClassVar[tuple[str, ...]] = ()     # what it remembers of a tensor as a whole
+    shared: ClassVar[tuple[str, ...]] = ()     # ... and of all tensors together
+    reduces: ClassVar[bool] = False            # whether it sums over a tensor before it moves it
+    placed: ClassVar[bool] = False             # whether its step depends on where the parameter stands
+    conventions: ClassVar[dict[str, str]] = {}     # which rule is whose, where peers differ; the first is the default
     decay_mode: ClassVar[str] = "coupled"
     hypers: ClassVar[dict[str, Bounded]] = {}
     starts: ClassVar[dict[str, Start]] = {}
     __signature__: ClassVar[Any]
+    _rules: ClassVar[dict[str, Any]]
     _rule: ClassVar[Any]
     _fields: ClassVar[tuple[str, ...]]
 
     lr: Hyper = within(1e-3)
     weight_decay: Hyper = within(0.0)
 
-    def __init_subclass__(cls, slots: tuple[str, ...] = (), decay: str = "coupled") -> None:
-        cls.slots, cls.decay_mode = slots, decay
+    def __init_subclass__(cls, slots: tuple[str, ...] = (), memory: tuple[str, ...] = (),
+                          shared: tuple[str, ...] = (), decay: str = "coupled",
+                          conventions: Mapping[str, str] | None = None) -> None:
+        cls.slots, cls.memory, cls.shared, cls.decay_mode = slots, memory, shared, decay
+        cls.conventions = dict(conventions or {})
         declared = {name: value for base in reversed(cls.__mro__) for name, value in vars(base).items()}
         cls.starts = {name: value for name, value in declared.items() if isinstance(value, Start)}
         cls.hypers = {name: value for name, value in declared.items()
                       if isinstance(value, Bounded) and name not in cls.starts}
         # (the struct of the same name says which of them are its own, and in which order; `_` fills an empty one)
-        cls._rule, fields = door.rule[cls.__name__]({**dict.fromkeys(cls.hypers, 0.0), "_": 0.0})
+        cls._rules = {name: door.rule[name]({**dict.fromkeys(cls.hypers, 0.0), "_": 0.0})
+                      for name in (cls.__name__, *cls.conventions.values())}
+        cls._rule, fields, counts, cls.reduces, cls.placed = cls._rules[cls.__name__]
+        numbers = len(slots), len(memory), len(shared)
+        if any(rule[2] != numbers or list(rule[1]) != list(fields) for rule in cls._rules.values()):
+            raise TypeError(f"{cls.__name__}: declares {numbers} slots, numbers of a tensor and of all; its rules have "
+                            f"{counts}, or differ in their fields")
         cls._fields = tuple(name for name in ("lr", "weight_decay") if name not in fields) + tuple(fields)
         order = {name: k for k, name in enumerate(("lr", *fields, "weight_decay"))}
         cls.hypers = dict(sorted(cls.hypers.items(), key=lambda item: order[item[0]]))
@@ -158,8 +175,14 @@ class Optimizer:
     def __init__(self, params: Any, lr: Hyper | None = None, *, grads: Any = None, state_dtype: Any = None,
                  dtype: Literal["bfloat16"] | None = None, decay: str | None = None, decay_mask: Any = None,
                  lr_scale: Any = None, shadow: Any = None, master: Literal["split"] | None = None,
-                 **hyper: Any) -> None:
+                 convention: str | None = None, **hyper: Any) -> None:
         who = type(self).__name__
+        if convention is not None and convention not in self.conventions:
+            known = ", ".join(map(repr, self.conventions)) or "nothing, as peers do not differ in this rule"
+            raise ValueError(f"{who}: convention must be {known}, got {convention!r}"
+                             f"{nearest(str(convention), self.conventions)}")
+        #: Whose rule this is where peers differ, or None.
+        self.convention = convention or next(iter(self.conventions), None)
         if lr is not None:
             hyper["lr"] = lr
         self._stages = Stages(**{name: hyper.pop(name) for name in STAGES if name in hyper})
@@ -176,8 +199,9 @@ class Optimizer:
         if master not in (None, "split"):
             raise ValueError(f"{who}: master must be 'split' or None, got {master!r}")
         self._state_dtype, self._dtype, self._shadow, self._master = state_dtype, dtype, shadow, master
-        # (groups of 8-bit states, too, belong to elements in the array's own order)
-        self._permuted = self._stages.permuted and state_dtype in (None, *STORAGES)
+        # (groups of 8-bit states, too, belong to elements in the array's own order, and so do sums)
+        self._permuted = self._stages.permuted and state_dtype in (None, *STORAGES) and not self.reduces
+        self._shared = np.array([self._start.get(name, 0.0) for name in self.shared])
         self._kept = self.slots if self._stages.ema_decay is None else (*self.slots, "ema")
         self._decay_mask, self._lr_scale = decay_mask, lr_scale
         self._shapes: list[tuple[str, list[Tensor]]] = []
@@ -224,22 +248,27 @@ class Optimizer:
             stored = stored or ("float64" if tensor.wide else "float32")
             if stored not in (*STORAGES, "int8"):
                 raise ValueError(f"{who}: state_dtype must be one of {', '.join(STORAGES)} or int8, got {stored!r}")
-            if not tensor.state:
-                tensor.allocate(self._kept, self._start, stored)
+            if not tensor.allocated:
+                tensor.allocate(self._kept, self.memory, self._start, stored)
         for tensor, scale in zip(tensors, per_tensor(self._lr_scale, tensors, who, "lr_scale"), strict=True):
             set_scale(tensor, scale, who)
+            if self.placed and tensor.scale is not None:
+                raise ValueError(f"{who}: lr_scale of {tensor.name!r}: must be a number, as a step of this rule "
+                                 f"depends on more than an element's gradient, got an array")
         for tensor, decays in zip(tensors, per_tensor(self._decay_mask, tensors, who, "decay_mask"), strict=True):
             tensor.decays = decays is None or bool(decays)
         bounds = [(0.0, inf) if name == "_" else (self.hypers[name].low, self.hypers[name].high)
                   for name in self._fields]
-        plan = Plan(who, self._rule, door, self._fields, bounds, tensors, len(groups), self._stages, self._decay)
+        rule = self._rules[self.conventions[self.convention] if self.convention else who][0]
+        plan = Plan(who, rule, door, self._fields, bounds, tensors, len(groups), self._shared, self._stages,
+                    self._decay)
         for group in groups:
             for name, value in group._values.items():
                 plan.assign(group._index, self._fields.index(name), value)
         self._plan, self.groups = plan, tuple(groups)
         self._nested = self._grouped or self._shapes[0][0] != "sequence"     # gradients need arranging
         #: The state of each parameter: ``opt.state[name][slot]``, an array of the parameter's shape.
-        self.state = {tensor.name: tensor.shown(self._kept) for tensor in tensors}
+        self.state = {tensor.name: tensor.shown(self._kept, self.memory) for tensor in tensors}
         self.cast()
 
     def _checked(self, hyper: Mapping[str, Any]) -> dict[str, Hyper]:
@@ -410,6 +439,9 @@ class Optimizer:
             multiple of 64 elements.
         """
         plan = self._plan
+        if self.placed:
+            raise TypeError(f"{type(self).__name__}: step_rows: a step of this rule depends on more than an element's "
+                            f"gradient; use step")
         for i, tensor in enumerate(plan.tensors):
             if tensor.name == name:
                 step_rows(plan, i, rows, grads, grad_scale, plan.count == 1 if ends_step is None else ends_step)
@@ -444,17 +476,21 @@ class Optimizer:
 
     def _described(self) -> dict[str, Any]:
         """`state_dict` without its arrays."""
+        missed = zip(self._plan.tensors, self._plan.missed_steps(), strict=True)
         described = {
             "format": FORMAT,
             "optimizer": type(self).__name__,
             "t": self.t,
-            "missed": {tensor.name: missed for tensor, missed
-                       in zip(self._plan.tensors, self._plan.missed_steps(), strict=True) if missed},
+            "missed": {tensor.name: steps for tensor, steps in missed if steps},
             "groups": [{"params": group.params} | {name: spelled(value) for name, value in group._values.items()}
                        for group in self.groups],
         }
         if self._stages.clip_zscore is not None:
             described["norms"] = self.norms
+        if self.shared:
+            described["shared"] = dict(zip(self.shared, self._shared.tolist(), strict=True))
+        if self.conventions and self.convention != next(iter(self.conventions)):
+            described["convention"] = self.convention
         return described
 
     def load_state_dict(self, d: Mapping[str, Any]) -> None:
@@ -471,6 +507,9 @@ class Optimizer:
             raise ValueError(f"{who}: expected format {FORMAT}, got {d['format']!r}")
         if d["optimizer"] != type(self).__name__:
             raise ValueError(f"{who}: this is the state of {d['optimizer']}, load it into one")
+        if self.conventions and d.get("convention", next(iter(self.conventions))) != self.convention:
+            raise ValueError(f"{who}: expected convention {self.convention!r}, got {d.get('convention')!r}; make this "
+                             f"optimizer with that")
         t = count(d["t"], who, "t")
         names = [tensor.name for tensor in self._plan.tensors]
         missed = d.get("missed", {})
@@ -483,6 +522,10 @@ class Optimizer:
             raise ValueError(f"{who}: groups must be a sequence, got {d['groups']!r}")
         if len(d["groups"]) != len(self.groups):
             raise ValueError(f"{who}: expected {len(self.groups)} groups, got {len(d['groups'])}")
+        shared = d.get("shared", {})
+        same_names(self.shared, shared, f"{who}: shared")
+        if not all(isinstance(value, float) for value in shared.values()):
+            raise ValueError(f"{who}: shared must map names to numbers, got {shared!r}")
         values = [self._revived(group, saved, who) for group, saved in zip(self.groups, d["groups"], strict=True)]
         for name, slots in self.state.items():
             same_names(slots, d["state"][name], f"{who}: state[{name!r}]")
@@ -502,6 +545,7 @@ class Optimizer:
                     if keeps_state(value):
                         value.load_state_dict(saved[name]["state"])     # type: ignore[union-attr]
                     self._assign(group, name, value)
+            self._shared[...] = [shared[name] for name in self.shared]
             self._plan.set_clock(t, ages)
             self._plan.norm_count, self._plan.norm_mean, self._plan.norm_variance = norms
             self.cast()
@@ -551,6 +595,8 @@ class Optimizer:
         changed = [f"{name}={group._values[name]!r}" + (f" in groups[{group._index}]" if len(self.groups) > 1 else "")
                    for group in self.groups for name, bound in self.hypers.items()
                    if group._values[name] != bound.default]
+        if self.convention != next(iter(self.conventions), None):
+            changed.append(f"convention={self.convention!r}")
         stored = sum(array.nbytes for slots in self.state.values() for array in slots.values())
         facts = [f"{plan.count} tensor{'s' * (plan.count != 1)}", f"{plan.elements:,} elements",
                  f"{stored:,} bytes of state", f"t={self.t}",
@@ -648,7 +694,7 @@ def list_optimizers(pattern: str = "*") -> list[str]:
 
     >>> import fastlr
     >>> fastlr.list_optimizers("ada*")
-    ['adadelta', 'adagrad', 'adam', 'adamw']
+    ['adadelta', 'adagrad', 'adam', 'adamw', 'adan']
     """
     return sorted(fnmatch.filter(REGISTRY, pattern.lower()))
 

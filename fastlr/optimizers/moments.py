@@ -64,3 +64,54 @@ class AdamW(Adam, slots=("m", "v"), decay="decoupled"):
     """
 
     weight_decay: Hyper = within(0.01)
+
+
+class NAdam(Adam, slots=("m", "v"), memory=("mu_product",)):
+    r"""Adam with Nesterov's momentum: it looks one step ahead, by a momentum that grows towards beta1.
+
+    .. math::
+        \mu_t = \beta_1 (1 - \tfrac12 0.96^{t \psi}), \quad
+        p \leftarrow p - \eta \left( \frac{1 - \mu_t}{1 - \prod_{i \le t} \mu_i} g
+        + \frac{\mu_{t+1}}{1 - \prod_{i \le t+1} \mu_i} m \right) \bigg/
+        \left( \sqrt{v / (1 - \beta_2^t)} + \epsilon \right)
+
+    with m and v as in Adam and :math:`\psi` = `momentum_decay`. State `m`, `v`, and of each tensor `mu_product`. Dozat
+    2016, https://openreview.net/forum?id=OM0jvwB8jIp57ZJjtNEZ. As ``torch.optim.NAdam``, with its default lr; Keras has
+    momentum_decay = 1; ``optax.nadam`` has no schedule of mu.
+
+    >>> import numpy as np, fastlr
+    >>> p = np.array([1.0])
+    >>> fastlr.NAdam(p, lr=0.1).step(np.array([5.0]))
+    >>> round(float(p[0]), 6)
+    0.894355
+    """
+
+    lr: Hyper = within(2e-3)
+    momentum_decay: Hyper = within(4e-3)
+
+
+class Adan(Optimizer, slots=("m", "v", "n", "g_prev"), decay="decoupled"):
+    r"""Nesterov's momentum by the difference of gradients.
+
+    .. math::
+        d = g - g_{t-1}, \quad m \leftarrow \beta_1 m + (1 - \beta_1) g, \quad
+        v \leftarrow \beta_2 v + (1 - \beta_2) d, \quad
+        n \leftarrow \beta_3 n + (1 - \beta_3) (g + \beta_2 d)^2, \\
+        p \leftarrow \frac{1}{1 + \eta \lambda} \left( p - \eta
+        \frac{m / (1 - \beta_1^t) + \beta_2 v / (1 - \beta_2^t)}{\sqrt{n / (1 - \beta_3^t)} + \epsilon} \right)
+
+    where d = 0 at the first step. State `m`, `v`, `n` and the gradient before, `g_prev`. Xie et al.
+    2023, https://arxiv.org/abs/2208.06677, with each beta what the paper calls 1 - beta. As ``pytorch_optimizer.Adan``,
+    the authors' code; ``optax.adan`` multiplies d and v by 1 - beta2 instead.
+
+    >>> import numpy as np, fastlr
+    >>> p = np.array([1.0])
+    >>> fastlr.Adan(p, lr=0.1).step(np.array([5.0]))
+    >>> round(float(p[0]), 6)
+    0.9
+    """
+
+    beta1: Hyper = within(0.98, 0, 1)
+    beta2: Hyper = within(0.92, 0, 1)
+    beta3: Hyper = within(0.99, 0, 1)
+    eps: Hyper = within(1e-8)

@@ -54,7 +54,8 @@ static PyObject *steps(PyObject *self, PyObject *args)
         if (PyObject_GetBuffer(PyTuple_GET_ITEM(arrays, k), &seen[k], PyBUF_ND) < 0)
             goto done;
         c.array[k] = seen[k].buf;
-        c.n = seen[k].len / seen[k].itemsize;
+        if (k == 0)                    /* (what a rule remembers of the whole comes last, and is short) */
+            c.n = seen[k].len / seen[k].itemsize;
     }
     Py_BEGIN_ALLOW_THREADS
     if (pthread_create(&thread, NULL, foreign, &c) == 0)

@@ -14,7 +14,7 @@ def train(real[::1] p, real[:, ::1] gradients, real[::1] m, real[::1] v, double 
         for t in range(gradients.shape[0]):
             now = at(h, lr, t + 1)
             for i in range(p.shape[0]):
-                update(h, now, &p[i], gradients[t, i], &m[i], &v[i], <real*>NULL)
+                update(h, now, &p[i], gradients[t, i], &m[i], &v[i], <real*>NULL, <real*>NULL)
 
 
 cdef class Weights:

@@ -1,4 +1,4 @@
-"""Made bits.json: `python tests/trajectories/make_bits.py`. The bits that fastlr itself gives.
+"""Made bits/*.json: `python tests/trajectories/make_bits.py [NAME ...]`. The bits that fastlr itself gives.
 
 To run this again is to declare that a release may change them: do so on purpose, alone, and say it in the
 CHANGELOG. The scalars of a step come from the C library's log and expm1; these are glibc's.
@@ -32,12 +32,16 @@ def bits(optimizer, dtype, hyper):
             "every_step": digest.hexdigest()[:32]}
 
 
-def everything():
-    """The file."""
-    return [{"optimizer": cls.__name__.lower(), "dtype": dtype.__name__, "keywords": hyper}
-            | bits(cls.__name__, dtype, hyper)
-            for cls in OPTIMIZERS for hyper in ({}, everything_changed(cls)) for dtype in DTYPES]
+def runs(cls):
+    """The file of one optimizer: as declared, with everything changed, and by each other convention."""
+    keywords = [{}, everything_changed(cls), *({"convention": name} for name in list(cls.conventions)[1:])]
+    return [{"dtype": dtype.__name__, "keywords": given} | bits(cls.__name__, dtype, given)
+            for given in keywords for dtype in DTYPES]
 
 
 if __name__ == "__main__":
-    (HERE / "bits.json").write_text(json.dumps(everything(), indent=1) + "\n")
+    chosen = sys.argv[1:]
+    for cls in OPTIMIZERS:
+        name = cls.__name__.lower()
+        if not chosen or name in chosen:
+            (HERE / "bits" / f"{name}.json").write_text(json.dumps(runs(cls), indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""Made torch.json: `python tests/trajectories/make_torch.py`, with torch, whose version is recorded.
+"""Made torch/*.json: `python tests/trajectories/make_torch.py`, with torch, whose version is recorded.
 
 One run for every pair of the table in parity/torch_twins.py with every hyper-parameter changed, and one for
 every optimizer as declared. A run holds the 11 parameters after each of 40 steps, as `stream.written`.
@@ -14,8 +14,10 @@ sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parents[1] / "parity")]
 
 import torch  # noqa: E402
 from registry import everything_changed, full  # noqa: E402
-from torch_twins import PLAIN, TORCH_HAS_NO, TWINS  # noqa: E402
+from torch_twins import PLAIN, TWINS  # noqa: E402
 from trajectories.stream import beginning_and_gradients, written  # noqa: E402
+
+torch.set_default_dtype(torch.float64)      # in which it keeps some scalars of its state
 
 
 def run(twin, hyper):
@@ -31,7 +33,6 @@ def run(twin, hyper):
         trail.append(written(np.concatenate([p.ravel() for p in parameters])))
     starts = {name: start.default for name, start in twin.ours.starts.items()}
     return {
-        "optimizer": twin.ours.__name__.lower(),
         "keywords": twin.keywords | hyper,
         "torch": twin.theirs.__name__,
         "torch_keywords": twin.switches | twin.spoken(starts | full(twin.ours, hyper)),
@@ -39,12 +40,13 @@ def run(twin, hyper):
     }
 
 
-def everything():
-    """The file."""
-    runs = [run(twin, {}) for twin in PLAIN] + [run(twin, everything_changed(twin.ours)) for twin in TWINS]
-    return {"torch": torch.__version__, "not_in_torch": TORCH_HAS_NO, "runs": runs}
+def runs(cls):
+    """The file of one optimizer of ours."""
+    twins = [run(twin, {}) for twin in PLAIN if twin.ours is cls]
+    twins += [run(twin, everything_changed(twin.ours)) for twin in TWINS if twin.ours is cls]
+    return {"numpy": np.__version__, "python": sys.version.split()[0], "torch": torch.__version__, "runs": twins}
 
 
 if __name__ == "__main__":
-    versions = {"numpy": np.__version__, "python": sys.version.split()[0]}
-    (HERE / "torch.json").write_text(json.dumps(versions | everything(), indent=1) + "\n")
+    for cls in {twin.ours for twin in TWINS}:
+        (HERE / "torch" / f"{cls.__name__.lower()}.json").write_text(json.dumps(runs(cls), indent=1) + "\n")

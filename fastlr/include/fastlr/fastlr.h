@@ -56,6 +56,7 @@ typedef struct fastlr_rule {
     const double *low;             /* low[k] <= hyper[k] < high[k] */
     const double *high;
     const double *starts;          /* what each slot holds before the first update */
+    int memories;                  /* numbers remembered of the tensor as a whole, usually none */
 } fastlr_rule;
 
 struct _object;                    /* Python's PyObject */
@@ -73,7 +74,8 @@ typedef struct fastlr_api {
     const fastlr_rule *(*rule)(const char *name);
 
     /* Update t = 1, 2, ... of one tensor, in place: n elements of p by the gradient g, which is only read, with
-       slots[0] ... slots[rule->slots - 1] (may be NULL if there are none). Arrays are contiguous and apart from each
+       slots[0] ... slots[rule->slots - 1] (may be NULL if there are none), and, where rule->memories > 0, in
+       slots[rule->slots] that many doubles, 0 at first. Arrays are contiguous and apart from each
        other. `hyper` holds rule->hypers numbers in the order of rule->hyper_names; NULL takes the defaults. Returns
        an enum fastlr_error. The bits are those of `fastlr.kernels`, with any number of threads. Without the GIL.
        Large tensors use the threads that `start_threads`, or a large step in Python, has started; several steps at
