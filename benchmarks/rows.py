@@ -1,0 +1,94 @@
+"""Steps over 10,000 rows of a 1,000,000 x 64 float32 table, beside torch's sparse optimizers: one run, interleaved.
+
+    python benchmarks/rows.py [rows of the table]
+
+needs torch, else it shows fastlr alone. "uniform" indices hardly repeat, "skewed" ones (Zipf, exponent 1.1, as words
+and users come) do. torch is given its gradient as a sparse tensor of the same indices and values, made beforehand.
+"""
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+import fastlr
+
+ROUNDS, BATCHES, GIVEN, WIDTH = 15, 8, 10_000, 64
+BAR = 10.0
+
+Batch = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]
+
+#: ours: (torch's, whether there is a bar)
+PEERS = {"Adam": ("SparseAdam", True), "AdaGrad": ("Adagrad", True), "SGD": ("SGD", False), "RMSprop": (None, False),
+         "Momentum": (None, False)}
+
+
+def batches(length: int, skewed: bool) -> list[Batch]:
+    random = np.random.default_rng(1)
+    found = []
+    for _ in range(BATCHES):
+        rows = random.zipf(1.1, GIVEN) * 48271 % length if skewed else random.integers(0, length, GIVEN)
+        found.append((rows, random.standard_normal((GIVEN, WIDTH), dtype=np.float32)))
+    return found
+
+
+def table(length: int) -> np.ndarray[Any, Any]:
+    return np.random.default_rng(0).standard_normal((length, WIDTH), dtype=np.float32)
+
+
+def fastlr_steps(name: str, length: int, given: list[Batch]) -> Callable[[int], object]:
+    step = getattr(fastlr, name)({"table": table(length)}, lr=1e-3).step_rows
+    return lambda k: step("table", *given[k])
+
+
+def torch_steps(name: str, length: int, given: list[Batch]) -> Callable[[int], object]:
+    import torch
+
+    torch.sparse.check_sparse_tensor_invariants.disable()
+    p = torch.nn.Parameter(torch.from_numpy(table(length)))
+    opt = getattr(torch.optim, name)([p], lr=1e-3)
+    grads = [torch.sparse_coo_tensor(torch.from_numpy(rows)[None], torch.from_numpy(g), p.shape) for rows, g in given]
+
+    def step(k: int) -> None:
+        p.grad = grads[k]
+        opt.step()
+
+    return step
+
+
+def main() -> None:
+    length = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000
+    print(f"{length:,} x {WIDTH} float32, {GIVEN:,} rows a step, {fastlr.get_num_threads()} threads")
+    for kind in ("uniform", "skewed"):
+        given = batches(length, kind == "skewed")
+        distinct = statistics.mean(np.unique(rows).size for rows, _ in given)
+        print(f"{kind}: {distinct:,.0f} different rows a step")
+        for ours, (theirs, barred) in PEERS.items():
+            steps = {"fastlr": fastlr_steps(ours, length, given)}
+            try:
+                steps |= {"torch": torch_steps(theirs, length, given)} if theirs else {}
+            except ImportError as error:
+                print(f"  (no torch: {error})")
+            times: dict[str, list[float]] = {name: [] for name in steps}
+            for r in range(ROUNDS + 1):
+                for name, step in steps.items():
+                    for k in range(BATCHES):
+                        begin = time.perf_counter()
+                        step(k)
+                        if r:                      # (the first round touches the pages of the state)
+                            times[name].append(time.perf_counter() - begin)
+            medians = {name: statistics.median(found) for name, found in times.items()}
+            line = f"  {ours:10s} {medians['fastlr'] * 1e3:8.3f} ms (min {min(times['fastlr']) * 1e3:.3f})"
+            if "torch" in times:
+                ratio = medians["torch"] / medians["fastlr"]
+                line += f"   torch {theirs:10s} {medians['torch'] * 1e3:8.2f} ms (min {min(times['torch']) * 1e3:.2f})"
+                line += f"   {ratio:5.1f}x" + (f"  bar {BAR:g}x {'met' if ratio >= BAR else 'MISSED'}" if barred else "")
+            print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()
