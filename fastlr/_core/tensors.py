@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from .arena import Arena
 from .arrays import BFloat16, as_array, overlaps_itself, stored_as
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -35,31 +36,46 @@ class Tensor:
         self.allocated = False
         self.memory: Array = np.zeros(0)           # what the rule remembers of the tensor as a whole
 
-    def alike(self, stored: str) -> Array:
+    def alike(self, stored: str, arena: Arena | None = None) -> Array:
         """A new array of the parameter's shape, laid out in memory in the order in which it is walked."""
-        laid = np.zeros([self.array.shape[axis] for axis in self.axes], "uint16" if stored == "bfloat16" else stored)
+        shape = [self.array.shape[axis] for axis in self.axes]
+        dtype = np.dtype("uint16" if stored == "bfloat16" else stored)
+        if arena is None:
+            laid: Array = np.zeros(shape, dtype)
+        else:
+            laid = arena.take(self.array.size * dtype.itemsize).view(dtype).reshape(shape)
         if stored == "bfloat16":
             laid = laid.view(BFloat16)
         return laid.transpose(np.argsort(self.axes)) if self.axes else laid
 
-    def allocate(self, slots: Sequence[str], memory: Sequence[str], fill: Mapping[str, float], stored: str) -> None:
+    def storage(self, slot: str, stored: str) -> str:
+        """How a slot is stored, given what was asked for."""
+        if slot == "ema":
+            return "float64" if self.wide or stored == "float64" else "float32"
+        if stored != "int8":
+            return stored
+        return "float32" if self.array.size < SMALL else "uint8" if slot in NONNEGATIVE else "int8"
+
+    def sizes(self, slots: Sequence[str], stored: str) -> list[int]:
+        """The bytes that `allocate` takes for each slot."""
+        kinds = [self.storage(slot, stored) for slot in slots]
+        return [self.array.size * np.dtype("uint16" if kind == "bfloat16" else kind).itemsize for kind in kinds]
+
+    def allocate(self, slots: Sequence[str], memory: Sequence[str], fill: Mapping[str, float], stored: str,
+                 arena: Arena) -> None:
         """Room for what the rule remembers, and, as the slot "ema", a running mean that begins at the parameter."""
         self.wide = self.wide or stored == "float64"
         self.allocated = True
         self.memory = np.array([fill.get(name, 0.0) for name in memory])
         for slot in slots:
+            kind, begin, scale = self.storage(slot, stored), fill.get(slot, 0.0), None
+            array = self.alike(kind, arena)
             if slot == "ema":
-                self.state.append(self.walked(self.master()))
-                self.scales.append(None)
-                continue
-            begin = fill.get(slot, 0.0)
-            if stored == "int8" and self.array.size >= SMALL:
-                array = self.alike("uint8" if slot in NONNEGATIVE else "int8")
-                array[...] = (255 if slot in NONNEGATIVE else 127) if begin else 0
+                array[...] = self.master()
+            elif begin:                            # (what begins at zero is first touched in the first step)
+                array[...] = {"bfloat16": nearest16(begin), "uint8": 255, "int8": 127}.get(kind, begin)
+            if kind in ("uint8", "int8"):
                 scale = np.full(-(-self.array.size // GROUP), begin, np.float32)
-            else:
-                array, scale = self.alike("float32" if stored == "int8" else stored), None
-                array[...] = nearest16(begin) if stored == "bfloat16" else begin
             self.state.append(array)
             self.scales.append(scale)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
+from .._core.arena import Arena
 from .._core.dispatch import door, isa
 from .._core.plan import Plan, step_rows
 from .._core.tensors import STORAGES, Tensor, bind, named, per_tensor, refuse_shared, set_scale, set_shadow, split
@@ -244,12 +245,16 @@ class Optimizer:
         refuse_shared(tensors, who)
         if self._master == "split":
             split(tensors, who)
+        new = []
         for tensor, stored in zip(tensors, per_tensor(self._state_dtype, tensors, who, "state_dtype"), strict=True):
             stored = stored or ("float64" if tensor.wide else "float32")
             if stored not in (*STORAGES, "int8"):
                 raise ValueError(f"{who}: state_dtype must be one of {', '.join(STORAGES)} or int8, got {stored!r}")
             if not tensor.allocated:
-                tensor.allocate(self._kept, self.memory, self._start, stored)
+                new.append((tensor, stored))
+        arena = Arena(size for tensor, stored in new for size in tensor.sizes(self._kept, stored))
+        for tensor, stored in new:
+            tensor.allocate(self._kept, self.memory, self._start, stored, arena)
         for tensor, scale in zip(tensors, per_tensor(self._lr_scale, tensors, who, "lr_scale"), strict=True):
             set_scale(tensor, scale, who)
             if self.placed and tensor.scale is not None:
