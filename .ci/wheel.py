@@ -6,7 +6,8 @@ for path in sys.argv[1:]:
     names = zipfile.ZipFile(path).namelist()
     for needed in ("fastlr/py.typed", "fastlr/rules.pxd", "fastlr/curves.pxd", "fastlr/powers.pxd",
                    "fastlr/__init__.pxd", "fastlr/kernels.pyi", "fastlr/_core/plan.pyi",
-                   "fastlr/_kernels/baseline.abi3.so", "fastlr/include/fastlr/fastlr.h"):
+                   "fastlr/_kernels/baseline.abi3.so", "fastlr/include/fastlr/fastlr.h",
+                   "fastlr/study/page.html.jinja"):
         if needed not in names:
             sys.exit(f"{path}: lacks {needed}")
     for name in names:

@@ -12,7 +12,6 @@ import pytest
 import fastlr
 from fastlr import cli
 from fastlr.commands import info
-from fastlr.study import experiment
 
 
 def python(*arguments, cwd):
@@ -28,87 +27,6 @@ def python(*arguments, cwd):
     )
 
 
-TITLES = "Test accuracy, %", "Training time, s", "Updates to convergence"
-
-
-# study
-
-
-def test_a_quick_study_learns_digits_and_prints_its_tables(tmp_path):
-    """The bar: 94 %. Nets of this size reach 97 %, with a standard error of 0.9 % on 359 test images.
-
-    The bar stands three of these below; a wrong gradient or step does not come near it.
-    """
-    done = python("-m", "fastlr", "study", "--quick", "--json", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    document = json.loads(done.stdout)
-    results = document["results"]
-    assert document["complete"]
-    assert [r["lr"] for r in results] == [0.001, 0.01, 0.05, 0.1] * 2
-    for network in {r["network"] for r in results}:
-        assert max(r["test_accuracy"] for r in results if r["network"] == network) > 0.94
-    assert all(title in done.stderr for title in TITLES)
-    assert all(f"[{k}/8]" in done.stderr for k in range(1, 9))
-
-
-def test_tables_go_to_stdout_without_json(capsys):
-    grid = ["--lrs", "0.1", "1e30", "--networks", "64-16-10-tanh", "--seeds", "2", "--epochs", "2"]
-    assert cli.main(["study", *grid]) == 0
-    out, err = capsys.readouterr()
-    assert all(title in out for title in TITLES)
-    assert out.count("64-16-10-tanh") == 3
-    assert out.count("diverged") == 4
-    assert "'diverged': the loss stopped being finite, or ended above where it began." in out
-    assert "seeds 0, 1; optimizer sgd, 2 epochs, batches of 32" in " ".join(out.split())
-    assert err.splitlines()[-1].startswith("[4/4] 64-16-10-tanh lr 1e+30 seed 1: diverged")
-
-
-def test_some_seeds_diverged_is_said_in_the_entry():
-    report = pytest.importorskip("fastlr.study.report")
-    cells = experiment.grid(lrs=[0.1], networks=experiment.NETWORKS[:1], seeds=range(3))
-    results = [
-        experiment.Result(cells[0], "constant(0.1)", False, 660, 100, 1.0, 0.1, 0.1, 0.1, 0.9, 0.96),
-        experiment.Result(cells[1], "constant(0.1)", False, 660, None, 2.0, 0.1, 0.1, 0.1, 0.9, 0.98),
-        experiment.Result(cells[2], "constant(0.1)", True, 3, None, 0.1),
-    ]
-    entries = [report.entry(measure, results) for measure in report.MEASURES]
-    assert entries == [
-        "97.0 ± 1.4, 1 of 3 diverged",
-        "1.500 ± 0.707, 1 of 3 diverged",
-        "100 (1 of 2), 1 of 3 diverged",
-    ]
-    assert report.entry(report.MEASURES[2], results[1:2]) == "not reached"
-    assert report.entry(report.MEASURES[0], []) == "-"
-
-
-def test_no_figure_is_cut_off_in_a_file(capsys):
-    rates = [f"{0.001 * k:.3f}" for k in range(1, 16)]
-    grid = ["--networks", "64-10-relu", "--epochs", "1", "--seeds", "1", "--lrs", *rates]
-    assert cli.main(["study", *grid]) == 0
-    out = capsys.readouterr().out
-    assert all(f"lr {float(rate):g}" in out for rate in rates)
-    assert "…" not in out
-
-
-def test_an_interrupted_study_prints_what_is_finished(monkeypatch, capsys):
-    train, calls = experiment.train, []
-
-    def interrupted(cell, data):
-        calls.append(cell)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return train(cell, data)
-
-    monkeypatch.setattr(experiment, "train", interrupted)
-    assert cli.main(["study", "--quick", "--epochs", "1", "--json"]) == 130
-    out, err = capsys.readouterr()
-    document = json.loads(out)
-    assert not document["complete"]
-    assert len(document["results"]) == 2
-    assert "interrupted after 2 of 8 cells" in err
-    assert all(title in err for title in TITLES)
-
-
 # wrong arguments
 
 
@@ -122,7 +40,7 @@ def test_an_interrupted_study_prints_what_is_finished(monkeypatch, capsys):
         ("study --lrs -0.1", "fastlr study: a learning rate must be positive and finite, got -0.1"),
         ("study --lrs inf", "fastlr study: a learning rate must be positive and finite, got inf"),
         ("study --seeds 0", "fastlr study: argument --seeds: must be a whole number from 1 up, got '0'"),
-        ("study --epochs 0", "fastlr study: epochs must be at least 1, got 0"),
+        ("study --epochs 0", "fastlr study: argument --epochs: must be a whole number from 1 up, got '0'"),
         ("study --optimizer sdg", "fastlr study: no optimizer is called 'sdg'; did you mean 'sgd'?"),
         ("study --networks 64", "fastlr study: a network is its widths and one of relu, tanh, sigmoid"),
         ("study --networks 63-10-relu", "must start with 64 and end with 10; got 63-10-relu"),

@@ -1,13 +1,17 @@
 """The study: the gradient is the loss's, a seed decides every bit, and a result is what happened."""
 
+import io
 import json
 import sys
+import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 import fastlr
 from fastlr import study
+from fastlr.study.descent import Descent, Memory, descend, weigh
 from fastlr.study.experiment import updates_to_target
 from fastlr.study.networks import ACTIVATIONS, log_softmax
 
@@ -160,8 +164,8 @@ def test_digits_name_the_extra_that_is_missing(monkeypatch):
 
 
 def outcome(result):
-    """All of a result but its time."""
-    return {name: value for name, value in result.to_dict().items() if name != "train_seconds"}
+    """All that a seed decides."""
+    return {name: value for name, value in result.to_dict().items() if name != "machine"}
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam"])
@@ -210,17 +214,35 @@ def test_a_rate_too_small_to_learn_has_not_diverged(data, activation):
 
 def test_a_schedule_drives_the_rate(data):
     held = study.train(study.Cell(lr=0.05, epochs=2), data)
-    seen = []
+    by = {text: study.train(study.Cell(lr=0.05, epochs=2, schedule=text), data)
+          for text in ("constant(1)", "constant(0.5)", "linear(1, steps=updates)", f"linear(1, steps={held.updates})")}
+    assert by["constant(1)"].train_loss == held.train_loss
+    assert by["constant(0.5)"].train_loss == study.train(study.Cell(lr=0.025, epochs=2), data).train_loss
+    assert by["linear(1, steps=updates)"].train_loss == by[f"linear(1, steps={held.updates})"].train_loss
+    assert by["linear(1, steps=updates)"].train_loss not in (held.train_loss, by["constant(0.5)"].train_loss)
 
-    def schedule(lr, updates):
-        seen.append((lr, updates))
-        return lambda t: lr
 
-    scheduled = study.train(study.Cell(lr=0.05, epochs=2, schedule=schedule), data)
-    assert seen == [(0.05, held.updates)]
-    assert scheduled.train_loss == held.train_loss
-    halved = study.train(study.Cell(lr=0.05, epochs=2, schedule=lambda lr, updates: lambda t: lr / 2), data)
-    assert halved.train_loss == study.train(study.Cell(lr=0.025, epochs=2), data).train_loss
+@pytest.mark.parametrize(("text", "message"), [
+    ("cosine(1", "expression: '\\(' was never closed"),
+    ("__import__('os')", "expression: .*__import__"),
+    ("constant(0) * -1", "study: the schedule .* negative or not finite|-1"),
+])
+def test_a_schedule_that_is_none_is_refused_before_training(data, text, message):
+    with pytest.raises(ValueError, match=message):
+        study.run([study.Cell(epochs=1), study.Cell(epochs=1, schedule=text)], data,
+                  progress=lambda _: pytest.fail("trained"))
+
+
+def test_the_curve_ends_where_the_result_does(data):
+    """Every epoch is one entry after the first; a network that learns nothing of a split cannot hide in its curve."""
+    result = study.train(study.Cell(lr=0.1, epochs=4, target_loss=1.0), data)
+    assert {len(series) for series in result.curve.values()} == {5}
+    for name, series in result.curve.items():
+        assert series[-1] == getattr(result, name)
+    net = study.Network(seed=0)
+    assert result.curve["train_loss"][0] == pytest.approx(net.loss(data.train), rel=1e-6)
+    assert result.curve["test_accuracy"][0] == net.accuracy(*data.test)
+    assert 0 < result.seconds_to_target <= result.train_seconds
 
 
 def test_updates_to_target_is_the_first_full_window_at_or_below_it():
@@ -238,7 +260,7 @@ def test_a_grid_is_every_combination_once_seed_after_seed():
     assert [cell.seed for cell in cells] == [0] * 4 + [1] * 4
     assert len(set(cells)) == 8
     assert {cell.epochs for cell in cells} == {3}
-    assert len(study.grid()) == 4 * 4 * 2
+    assert len(study.grid()) == 5 * 4 * 2
 
 
 def test_progress_is_called_after_each_cell(data):
@@ -271,12 +293,176 @@ def test_what_is_no_cell(wrong, message):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"network": "32-10-relu"}, "digits have 64 features and 10 classes, so .* got 32-10-relu"),
+        ({"network": "32-10-relu"}, "digits has 64 features and 10 classes, so .* got 32-10-relu"),
         ({"network": "64-9-relu"}, "must start with 64 and end with 10; got 64-9-relu"),
-        ({"batch_size": 1079}, "study: batch_size must be at most 1078, the images, got 1079"),
+        ({"batch_size": 1079}, "study: batch_size must be at most 1078, the training rows, got 1079"),
     ],
 )
 def test_a_cell_that_does_not_fit_is_refused_before_any_is_trained(data, wrong, message):
     with pytest.raises(ValueError, match=message):
         cells = [study.Cell(epochs=1), study.Cell(**wrong)]
         study.run(cells, data, progress=lambda _: pytest.fail("trained"))
+
+
+# landscapes
+
+
+@pytest.mark.parametrize("name", study.LANDSCAPES)
+def test_a_landscape_is_what_it_says(name):
+    """Slopes against central differences; minima against all of a lattice, and against their curvature."""
+    land = study.LANDSCAPES[name]
+    rng = np.random.default_rng(3)
+    p = rng.uniform(land.view[::2], land.view[1::2], (50, 2))
+    h = 1e-6
+    for axis in np.eye(2):
+        numeric = (land.height(p + h * axis) - land.height(p - h * axis)) / (2 * h)
+        np.testing.assert_allclose((land.slope(p) * axis).sum(-1), numeric, rtol=1e-6, atol=1e-6)
+    lattice = np.stack(np.meshgrid(np.linspace(-6, 6, 1201), np.linspace(-6, 6, 1201)), -1)
+    best = land.height(np.array(land.best))
+    assert np.ptp(best) < 1e-9
+    assert best.max() <= land.height(lattice).min() + 1e-9
+    start = np.array(land.start)
+    assert land.height(start) > best.max() + 1e-3
+    for minimum in (start, *map(np.array, land.best)):
+        assert np.abs(land.slope(minimum)).max() < 1e-6
+        hessian = np.array([(land.slope(minimum + h * e) - land.slope(minimum - h * e)) / (2 * h) for e in np.eye(2)])
+        assert np.linalg.eigvalsh(hessian).min() > 0
+        if minimum is start:
+            assert np.linalg.eigvalsh(hessian).max() == pytest.approx(land.curvature, rel=1e-6)
+
+
+def test_without_noise_nobody_escapes_and_with_it_a_seed_decides():
+    still = study.escape(study.Escape("double-well", 0.1, starts=20, steps=200, noise=0.0))
+    assert (still.escaped, still.found, still.lost) == (0.0, 0.0, 0.0)
+    task = study.Escape("rastrigin", 0.05, starts=300, steps=300)
+    first, again = study.escape(task), study.escape(task)
+    assert first == again
+    assert 0 < first.escaped < 1 and first.found <= first.escaped
+    assert study.escape(replace(task, seed=1)).points != first.points
+    # a start is a row: of fewer of them each does what it did among more, where the noise is the same
+    quiet = replace(task, noise=0.0)
+    assert study.escape(replace(quiet, starts=2)).points == study.escape(quiet).points[:2]
+
+
+def test_what_is_lost_has_neither_escaped_nor_been_found():
+    lost = study.escape(study.Escape("six-hump", 100.0, starts=50, steps=50))
+    assert (lost.escaped, lost.found, lost.lost) == (0.0, 0.0, 1.0)
+    assert set(lost.points) == {None}
+    json.dumps(lost.to_dict(), allow_nan=False)
+
+
+# descent, memory
+
+
+def test_descent_stops_at_the_first_gradient_that_is_small_enough(data):
+    """Against the same descent by NumPy alone; float32 may round otherwise, so within one update."""
+    task = Descent("64-16-10-tanh", 0.1, target_norm=0.4)
+    result = descend(task, data)
+    net = study.Network((64, 16, 10), "tanh")
+    updates = 0
+    net.loss_and_grad(data.train)
+    while np.sqrt(sum((g.astype(float) ** 2).sum() for g in net.grads.values())) > 0.4:
+        for name, p in net.params.items():
+            p -= np.float32(0.1) * net.grads[name]
+        net.loss_and_grad(data.train)
+        updates += 1
+    assert abs(result.updates - updates) <= 1
+    assert result.norm == result.norms[-1] <= 0.4 < min(result.norms[:-1])
+    assert len(result.norms) == result.updates + 1
+    short = descend(replace(task, limit=3), data)
+    assert (short.updates, short.seconds, len(short.norms)) == (None, None, 4)
+    lost = descend(replace(task, lr=1e30, network="64-16-16-10-relu"), data)
+    assert lost.updates is None
+    json.dumps(lost.to_dict(), allow_nan=False)
+
+
+@pytest.mark.parametrize(("optimizer", "slots"), [("sgd", 0), ("momentum", 1), ("adam", 2)])
+def test_memory_depends_on_the_optimizer_and_not_on_the_rate(data, optimizer, slots):
+    held = [weigh(Memory("64-32-10-relu", lr, optimizer), data) for lr in (1e-3, 0.1)]
+    size = 4 * (64 * 32 + 32 + 32 * 10 + 10)
+    for one in held:
+        assert (one.parameters, one.gradients, one.state) == (size, size, slots * size)
+        assert one.peak > (2 + slots) * size
+    assert not tracemalloc.is_tracing()
+
+
+# data
+
+
+@pytest.mark.parametrize(("name", "features", "classes", "rows"), [("wine", 13, 3, 178), ("breast_cancer", 30, 2, 569)])
+def test_the_other_data_sets_are_split_and_scaled_by_feature(name, features, classes, rows):
+    data = study.load(name)
+    assert (data.features, len(data.classes)) == (features, classes)
+    assert sum(len(y) for _, y in (data.train, data.validation, data.test)) == rows
+    np.testing.assert_allclose(data.train[0].mean(axis=0), 0, atol=1e-5)
+    np.testing.assert_allclose(data.train[0].std(axis=0), 1, atol=1e-5)
+    assert all(set(range(classes)) == set(y) for _, y in (data.train, data.validation, data.test))
+
+
+CLEAN = "\n".join(f"{k % 7}.5,{k % 3},{'ab'[k % 2]}" for k in range(20))
+
+
+@pytest.mark.parametrize(("text", "classes"), [
+    (CLEAN, ("a", "b")),
+    ("\ufeffwide;long;kind\r\n" + CLEAN.replace(",", ";").replace("\n", "\r\n"), ("a", "b")),
+    ("label,u,v\n" + "\n".join(f"{k % 2}.0,{k},{-k}" for k in range(20)), ("0", "1")),
+    ("u\tv\n" + "\n".join(f"{k}e-3\t{10 * (k % 2)}" for k in range(20)) + "\n\n", ("0", "10")),
+])
+def test_a_csv_file_is_read_with_or_without_names(tmp_path, text, classes):
+    path = tmp_path / "some.csv"
+    path.write_bytes(text.encode())
+    data = study.load(str(path))
+    assert data.classes == classes
+    assert sum(len(y) for _, y in (data.train, data.validation, data.test)) == 20
+
+
+def test_a_csv_and_an_npz_file_of_the_same_rows_are_the_same_data(tmp_path):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(30, 4)) * 50, np.arange(30) % 3
+    np.savetxt(tmp_path / "a.csv", np.column_stack([x, y]), delimiter=",", fmt="%.17g")
+    np.savez(tmp_path / "a.npz", X=x.reshape(30, 2, 2), y=y)
+    csv, npz = study.load(str(tmp_path / "a.csv")), study.load(str(tmp_path / "a.npz"))
+    for ours, theirs in zip(csv.train + csv.test, npz.train + npz.test, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    original = np.sort((csv.train[0] * csv.scale + csv.mean)[:, 0])
+    assert all(np.isclose(x[:, 0], value, rtol=1e-5, atol=1e-4).any() for value in original)
+
+
+def npz(**arrays):
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    return file.getvalue()
+
+
+TWENTY = np.arange(20.0)[:, None]
+
+
+@pytest.mark.parametrize(("name", "content", "message"), [
+    ("a.csv", b"", "a.csv: needs rows of features and a label"),
+    ("a.csv", b"x,label\n", "a.csv: needs rows of features and a label"),
+    ("a.csv", b"1\n2\n", "a.csv: needs rows of features and a label"),
+    ("a.csv", b"1,2,a\n1,b\n", "a.csv: row 2: expected 3 entries, got 2"),
+    ("a.csv", b"u,v,label\n1,2,a\n1,,b\n", "a.csv: row 3, column 'v': the value is missing"),
+    ("a.csv", b"u,v,label\n1,2,a\n1,3,\n", "a.csv: row 3, column 'label': the value is missing"),
+    ("a.csv", b"u,v,label\n1,red,a\n", "a.csv: row 2, column 'v': expected a finite number, got 'red'"),
+    ("a.csv", b"u,v,label\n1,nan,a\n", "a.csv: row 2, column 'v': expected a finite number, got 'nan'"),
+    ("a.csv", b"1,2\n" * 20, "a.csv: labels must be of two classes at least, got 1"),
+    ("a.csv", b"".join(b"1,%d.5\n" % k for k in range(20)), "a.csv: 20 classes in 20 rows; 5 rows a class"),
+    ("a.csv", b"1,a\n" * 20 + b"1,b\n", "a.csv: class 'b' has 1 rows; 5 a class are the fewest"),
+    ("a.csv", b"1e300,a\n" * 9 + b"1e-300,b\n" * 8 + b"-1e308,a\n" * 9, "a.csv: numbers too large"),
+    ("a.csv", b"\xff\xfe\x00", "a.csv: not a text file of separated values"),
+    ("a.npz", b"not a zip file", "a.npz: not a readable .npz file"),
+    ("a.npz", npz(x=TWENTY, y=np.arange(20) % 2)[:-60], "a.npz: not a readable .npz file"),
+    ("a.npz", npz(u=TWENTY), "a.npz: must hold x and y .*, has u"),
+    ("a.npz", npz(x=TWENTY, y=np.arange(19)), r"a.npz: expected x \(n, ...\) and y \(n,\), got \(20, 1\) and \(19,\)"),
+    ("a.npz", npz(x=TWENTY.astype(str), y=np.arange(20) % 2), "a.npz: x must be numbers, got <U32"),
+    ("a.npz", npz(x=np.where(TWENTY == 3, np.nan, TWENTY), y=np.arange(20) % 2), "a.npz: row 4: a value is missing"),
+    ("a.npz", npz(x=np.array([{}] * 20), y=np.arange(20)), "a.npz: not a readable .npz file"),
+    ("a.txt", b"1,2", "data: one of digits, wine, breast_cancer, or a .csv or .npz file, got '.*a.txt'"),
+])
+def test_a_file_that_nothing_can_be_learned_from_says_why_in_one_line(tmp_path, name, content, message):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=message) as raised:
+        study.load(str(path))
+    assert "\n" not in str(raised.value)

@@ -1,62 +1,128 @@
-"""`fastlr study`: train small networks at several learning rates, and compare."""
+"""`fastlr study`: what a learning rate does, measured on small networks and real data."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
+from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from . import Refusal, at_least_one, print_json
 
 if TYPE_CHECKING:
-    from ..study import Result
+    from ..study.laboratory import Outcome, Task
+    from ..study.record import Record
 
-LINE = "Train small networks on handwritten digits at several learning rates and compare."
+LINE = "Train small networks at several learning rates, and compare: twelve tables and a page of pictures."
+SAVED_EVERY = 20.0  # seconds
 
 
 def declare(options: argparse.ArgumentParser) -> None:
-    options.add_argument("--lrs", type=float, nargs="+", metavar="LR", help="default: 0.001 0.01 0.05 0.1")
-    options.add_argument("--networks", nargs="+", metavar="NET", help="like 64-32-10-relu; default: four")
-    options.add_argument("--seeds", type=at_least_one, metavar="N", help="seeds 0 to N-1; default: 2")
-    options.add_argument("--epochs", type=int, metavar="N", help="passes over the images; default: 100")
-    options.add_argument("--optimizer", metavar="NAME", help="one of fastlr.list_optimizers(); default: sgd")
-    options.add_argument("--quick", action="store_true", help="two networks, one seed, 20 epochs")
+    add = options.add_argument
+    add("--data", default="digits", metavar="DATA", help="digits (default), wine, breast_cancer, a .csv or a .npz file")
+    add("--lrs", type=float, nargs="+", metavar="LR", help="default: 0.001 0.01 0.05 0.1")
+    add("--networks", nargs="+", metavar="NET", help="like 64-32-10-relu; default: five, as the data need")
+    add("--seeds", type=at_least_one, metavar="N", help="seeds 0 to N-1; default: 5")
+    add("--epochs", type=at_least_one, metavar="N", help="passes over the training rows; default: 80")
+    add("--optimizer", metavar="NAME", help="one of fastlr.list_optimizers(); default: sgd")
+    add("--schedule", metavar="EXPR", help='multiplies the rate, like "cosine(1, steps=updates).warmup(20)"')
+    add("--batch-size", type=at_least_one, metavar="N", help="rows an update; default: 32")
+    add("--target-loss", type=float, metavar="L", help="training loss, in nats, that counts as converged; default: 0.2")
+    add("--jobs", type=at_least_one, metavar="N", help="processes; default: one a processor")
+    add("--out", type=Path, default=Path("fastlr-study"), metavar="DIR", help="where to write; default: fastlr-study")
+    add("--quick", action="store_true", help="two seeds, 20 epochs: seconds instead of a minute")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Train the grid, then print its tables; those of the finished cells if interrupted."""
+    """Carry out the study and write what it found; what is finished, if it is interrupted."""
     try:
-        from ..study import digits, experiment, report
-
-        data = digits()
+        from ..study import laboratory, page, record, report
+        from ..study.data import load
     except ImportError as error:
         raise Refusal(f"fastlr study: {error}", 1) from error
-    quick = {"networks": experiment.NETWORKS[:2], "seeds": range(1), "epochs": 20}
-    given = {name: getattr(arguments, name) for name in ("lrs", "networks", "epochs", "optimizer")}
-    given["seeds"] = arguments.seeds and range(arguments.seeds)
-    chosen: dict[str, Any] = quick if arguments.quick else {}
-    chosen |= {name: value for name, value in given.items() if value is not None}
     try:
-        cells = experiment.grid(**chosen)
-        for cell in cells:
-            experiment.check_fit(cell, data)
+        data = load(arguments.data)
+        settings = chosen(arguments, data)
+        planned = laboratory.plan(settings, data)
+    except ImportError as error:
+        raise Refusal(f"fastlr study: {error}", 1) from error
     except ValueError as error:
-        raise Refusal(f"fastlr {error}", 2) from error
-
-    finished: list[Result] = []
-    interrupted = False
+        text = str(error)
+        raise Refusal(f"fastlr {text}" if text.startswith("study: ") else f"fastlr study: {text}", 2) from error
+    except OSError as error:
+        raise Refusal(f"fastlr study: data: {arguments.data}: {error.strerror or error}", 2) from error
+    folder: Path = arguments.out
+    jobs = min(arguments.jobs or laboratory.processors(), sum(map(len, planned.values())))
     try:
-        with report.progress(len(cells), sys.stderr) as advance:
+        record.check_folder(folder)
+    except OSError as error:
+        raise Refusal(f"fastlr study: --out {folder}: {error.strerror or error}", 2) from error
 
-            def note(result: Result) -> None:
-                finished.append(result)
-                advance(result)
-
-            experiment.run(cells, data, progress=note)
-    except KeyboardInterrupt:
-        interrupted = True
-        print(f"fastlr study: interrupted after {len(finished)} of {len(cells)} cells", file=sys.stderr)
-    report.print_tables(finished, sys.stderr if arguments.json else sys.stdout)
+    kept = record.Record(settings, data, planned, jobs)
+    with laboratory.interrupted_once():
+        status = carried_out(kept, planned, jobs, folder)
+        document = kept.document()
+        try:
+            with laboratory.interrupts_held_back():  # one that comes now waits until the files are whole
+                record.write_results(folder, document)
+                record.write_tables(folder, document)
+                record.write_whole(folder / "report.html", page.render(document))
+        except OSError as error:
+            raise Refusal(f"fastlr study: --out {folder}: {error.strerror or error}", 2) from error
+    prose = sys.stderr if arguments.json else sys.stdout
+    report.print_tables(document, prose)
+    print(f"Written to {folder}: report.html, results.json, tables as CSV.", file=prose)
     if arguments.json:
-        print_json({"complete": not interrupted, "results": [result.to_dict() for result in finished]})
-    return 130 if interrupted else 0
+        print_json(document)
+    return status
+
+
+def carried_out(kept: Record, planned: dict[str, list[Task]], jobs: int, folder: Path) -> int:
+    """Carry out what is planned, with progress on stderr and now and then a file; the exit status."""
+    from ..study import laboratory, record, report
+
+    saved = monotonic()
+    try:
+        with report.progress(kept.total, sys.stderr) as advance:
+
+            def note(experiment: str, index: int, outcome: Outcome) -> None:
+                nonlocal saved
+                kept.note(experiment, index, outcome)
+                advance(outcome)
+                if monotonic() - saved > SAVED_EVERY:
+                    record.write_results(folder, kept.document())
+                    saved = monotonic()
+
+            laboratory.conduct(planned, kept.data, jobs, note)
+    except KeyboardInterrupt:
+        print(f"fastlr study: interrupted after {kept.done} of {kept.total} experiments", file=sys.stderr)
+        return 130
+    except (laboratory.BrokenExecutor, MemoryError) as error:
+        why = str(error) or type(error).__name__
+        print(f"fastlr study: stopped after {kept.done} of {kept.total} experiments: {why}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        raise Refusal(f"fastlr study: --out {folder}: {error.strerror or error}", 2) from error
+    return 0
+
+
+def chosen(arguments: argparse.Namespace, data: Any) -> Any:
+    """The settings that the arguments ask for; what they leave open is the default, or that of --quick."""
+    from ..study.laboratory import QUICK, Settings, default_networks
+
+    settings = Settings(networks=default_networks(data), batch_size=min(32, len(data.train[1])))
+    if arguments.quick:
+        settings = replace(settings, **QUICK)
+    names = "lrs", "networks", "seeds", "epochs", "optimizer", "schedule", "batch_size", "target_loss"
+    given = {name: value for name in names if (value := getattr(arguments, name)) is not None}
+    for name in ("lrs", "networks"):
+        if name in given:
+            given[name] = tuple(given[name])
+    settings = replace(settings, **given)
+    return replace(
+        settings,
+        further_seeds=min(settings.further_seeds, settings.seeds),
+        ladder_epochs=min(settings.ladder_epochs, settings.epochs),
+    )

@@ -1,25 +1,30 @@
-"""Experiments on learning rates: small networks, real images, one cell per learning rate, network and seed.
+"""Experiments on learning rates: small networks, real data, one cell per learning rate, network and seed.
 
     from fastlr import study
     results = study.run(study.grid(lrs=[0.01, 0.1], seeds=range(3), optimizer="adam"))
 
-What may enter this room: experiments, and how they are told. The engine never imports it. The images need
-scikit-learn and the tables need rich (`pip install 'fastlr-core[lab]'`), both imported when first used.
+What may enter this room: experiments, and how they are told. The engine never imports it. The data sets need
+scikit-learn, the tables rich, the page jinja2 (`pip install 'fastlr-core[lab]'`), all imported when first used.
 """
 
-from .data import Dataset, digits
+from .data import Dataset, digits, load
 from .experiment import LEARNING_RATES, NETWORKS, Cell, Result, grid, run, train
+from .landscapes import LANDSCAPES, Escape, escape
 from .networks import Network
 
 __all__ = [
+    "LANDSCAPES",
     "LEARNING_RATES",
     "NETWORKS",
     "Cell",
     "Dataset",
+    "Escape",
     "Network",
     "Result",
     "digits",
+    "escape",
     "grid",
+    "load",
     "run",
     "train",
 ]

@@ -20,12 +20,11 @@ from numpy.lib.stride_tricks import sliding_window_view
 import fastlr
 
 from .data import Dataset, digits
-from .networks import ACTIVATIONS, Batch, Network
+from .networks import ACTIVATIONS, Array, Batch, Network, log_softmax
+from .rates import rate
 
 LEARNING_RATES = (0.001, 0.01, 0.05, 0.1)
-NETWORKS = ("64-32-10-relu", "64-64-32-10-relu", "64-32-10-tanh", "64-128-10-sigmoid")
-
-Schedule = Callable[[int], float]
+NETWORKS = ("64-32-10-relu", "64-64-32-10-relu", "64-32-10-tanh", "64-32-32-32-10-tanh", "64-128-10-sigmoid")
 
 
 @dataclass(frozen=True)
@@ -33,11 +32,11 @@ class Cell:
     """One experiment: everything that decides its outcome, but the data.
 
     `network` is its widths and its activation, "64-32-10-relu". `optimizer` is a name of
-    `fastlr.list_optimizers()`, used with its own defaults. `schedule(lr, updates)` makes the schedule of
-    the run from its learning rate and its length in updates; None holds the rate. An incomplete last
-    batch of an epoch is left out, so every update averages `batch_size` images. The run has converged at
-    the first update at which the training loss (nats per image), averaged over one epoch of updates, is at
-    most `target_loss`.
+    `fastlr.list_optimizers()`, used with its own defaults. `schedule` is an expression by which the rate is
+    multiplied, like "cosine(1, steps=updates)", in which `updates` stands for the length of the run; None holds
+    the rate. An incomplete last batch of an epoch is left out, so every update averages `batch_size` rows. The
+    run has converged at the first update at which the training loss (nats per row), averaged over one epoch of
+    updates, is at most `target_loss`.
 
     Raises `ValueError` for what cannot be run, before anything is.
     """
@@ -46,15 +45,14 @@ class Cell:
     lr: float = 0.1
     seed: int = 0
     optimizer: str = "sgd"
-    epochs: int = 100
+    epochs: int = 80
     batch_size: int = 32
     target_loss: float = 0.2
-    schedule: Callable[[float, int], Schedule] | None = None
+    schedule: str | None = None
 
     def __post_init__(self) -> None:
         parse_network(self.network)
-        if not (math.isfinite(self.lr) and self.lr > 0):
-            raise ValueError(f"study: a learning rate must be positive and finite, got {self.lr}")
+        check_rate(self.lr)
         if not self.target_loss > 0:
             raise ValueError(f"study: the target loss must be positive, got {self.target_loss}")
         for name, low in (("seed", 0), ("epochs", 1), ("batch_size", 1)):
@@ -66,34 +64,53 @@ class Cell:
             cure = f"did you mean {close[0]!r}?" if close else "fastlr.list_optimizers() names them"
             raise ValueError(f"study: no optimizer is called {self.optimizer!r}; {cure}")
 
+    def __str__(self) -> str:
+        by = "" if self.optimizer == "sgd" else f" {self.optimizer}"
+        return f"{self.network}{by} lr {self.lr:g} seed {self.seed}"
+
+    def carry_out(self, data: Dataset) -> Result:
+        return train(self, data)
+
 
 @dataclass(frozen=True)
 class Result:
-    """What one cell did. Losses are nats per image, accuracies shares in [0, 1], times seconds.
+    """What one cell did. Losses are nats per row, accuracies shares in [0, 1], times seconds.
 
-    `schedule` is what the learning rate followed. `updates` were done in `train_seconds` of wall time:
-    batches, gradients and steps, without any evaluation. `updates_to_target` is None when the target was
-    never reached. Losses and accuracies are those of a whole split after the last update. A run has
-    `diverged` if a loss stopped being finite, which ends it and leaves losses and accuracies None, or if
-    the training loss ended above where it began: saturated units can keep a loss finite, whatever the rate.
+    `followed` is what the learning rate followed. `updates` were done in `train_seconds` of wall time:
+    batches, gradients and steps, without any evaluation; the target was reached after `seconds_to_target` of them.
+    Both that and `updates_to_target` are None when it never was. Losses and accuracies are those of a whole split
+    after the last update; `curve` has them after each epoch, from before the first on. A run has `diverged` if a
+    loss stopped being finite, which ends it and leaves losses and accuracies None, or if the training loss ended
+    above where it began: saturated units can keep a loss finite, whatever the rate.
     """
 
     cell: Cell
-    schedule: str
+    followed: str
     diverged: bool
     updates: int
     updates_to_target: int | None
     train_seconds: float
+    seconds_to_target: float | None = None
     train_loss: float | None = None
     validation_loss: float | None = None
     test_loss: float | None = None
+    train_accuracy: float | None = None
     validation_accuracy: float | None = None
     test_accuracy: float | None = None
+    curve: dict[str, list[float | None]] | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """One flat mapping of numbers, texts and None, which any JSON reader takes: no NaN, no infinity."""
+        """A mapping of numbers, texts and None, which any JSON reader takes: no NaN, no infinity.
+
+        What the machine and the moment decide, the times, is under "machine"; all else a seed decides.
+        """
         own = {name: value for name, value in vars(self).items() if name != "cell"}
-        return asdict(self.cell) | own
+        machine = {name: own.pop(name) for name in ("train_seconds", "seconds_to_target")}
+        return asdict(self.cell) | own | {"machine": machine}
+
+    def __str__(self) -> str:
+        outcome = "diverged" if self.diverged else f"{100 * (self.test_accuracy or 0):.1f} %"
+        return f"{self.cell}: {outcome}"
 
 
 def grid(
@@ -142,36 +159,61 @@ def train(cell: Cell, data: Dataset) -> Result:
     layers, activation = parse_network(cell.network)
     net = Network(layers, activation, seed=cell.seed)
     epoch = len(data.train[1]) // cell.batch_size
-    lr = cell.lr if cell.schedule is None else cell.schedule(cell.lr, epoch * cell.epochs)
+    lr = rate(cell.lr, cell.schedule, epoch * cell.epochs)
     opt = fastlr.create_optimizer(cell.optimizer, net.params, grads=net.grads, lr=lr)
+    inspect = inspector(net, data)
     losses: list[float] = []
-    first = net.loss(data.train)
+    clock: list[float] = []  # seconds of training after each update
     with np.errstate(all="ignore"):
-        start = perf_counter()
+        seen = [inspect()]
+        before, start = 0.0, perf_counter()
         for batch in batches(data.train, cell):
             loss, _ = net.loss_and_grad(batch)
             losses.append(loss)
             if not math.isfinite(loss):
                 break
             opt.step()
-        seconds = perf_counter() - start
-        learned = {
-            "train_loss": net.loss(data.train),
-            "validation_loss": net.loss(data.validation),
-            "test_loss": net.loss(data.test),
-            "validation_accuracy": net.accuracy(*data.validation),
-            "test_accuracy": net.accuracy(*data.test),
-        }
-    finite = all(map(math.isfinite, (losses[-1], *learned.values())))
+            clock.append(before + perf_counter() - start)
+            if len(clock) % epoch == 0:
+                before = clock[-1]
+                seen.append(inspect())
+                start = perf_counter()
+    last = seen[-1] if math.isfinite(losses[-1]) else {}
+    finite = bool(last) and all(map(math.isfinite, last.values()))
+    reached = updates_to_target(losses, epoch, cell.target_loss)
     return Result(
         cell=cell,
-        schedule=f"constant({cell.lr!r})" if cell.schedule is None else str(lr),
-        diverged=not (finite and learned["train_loss"] <= first),
+        followed=f"constant({cell.lr!r})" if cell.schedule is None else str(lr),
+        diverged=not (finite and last["train_loss"] <= seen[0]["train_loss"]),
         updates=opt.t,
-        updates_to_target=updates_to_target(losses, epoch, cell.target_loss),
-        train_seconds=seconds,
-        **(learned if finite else {}),
+        updates_to_target=reached,
+        train_seconds=clock[-1] if clock else 0.0,
+        seconds_to_target=None if reached is None else clock[reached - 1],
+        curve={name: [finite_or_none(values[name]) for values in seen] for name in seen[0]},
+        **(last if finite else {}),
     )
+
+
+def inspector(net: Network, data: Dataset) -> Callable[[], dict[str, float]]:
+    """A function that says what a network makes of the three splits now, in one pass over all rows."""
+    splits = {"train": data.train, "validation": data.validation, "test": data.test}
+    x = np.concatenate([x for x, _ in splits.values()])
+    y = np.concatenate([y for _, y in splits.values()])
+    ends = np.cumsum([len(y) for _, y in splits.values()])[:-1]
+    rows = np.arange(len(y))
+
+    def inspect() -> dict[str, float]:
+        logits: Array = net.logits(x)
+        losses = np.split(-log_softmax(logits)[rows, y], ends)
+        right = np.split(logits.argmax(axis=1) == y, ends)
+        means = {f"{name}_loss": float(part.mean()) for name, part in zip(splits, losses, strict=True)}
+        return means | {f"{name}_accuracy": float(part.mean()) for name, part in zip(splits, right, strict=True)}
+
+    return inspect
+
+
+def finite_or_none(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def batches(split: Batch, cell: Cell) -> Iterator[Batch]:
@@ -203,24 +245,28 @@ def updates_to_target(losses: Sequence[float], window: int, target: float) -> in
 def parse_network(text: str) -> tuple[tuple[int, ...], str]:
     """("64-32-10-relu") -> ((64, 32, 10), "relu"). Raises `ValueError` for any other form."""
     *widths, activation = text.split("-")
-    whole = all(width.isascii() and width.isdecimal() and int(width) > 0 for width in widths)
+    whole = all(width.isascii() and width.isdecimal() and len(width) < 7 and int(width) > 0 for width in widths)
     if len(widths) < 2 or not whole or activation not in ACTIVATIONS:
         raise ValueError(
-            f"study: a network is its widths and one of {', '.join(ACTIVATIONS)}, "
-            f"like {NETWORKS[0]}; got {text!r}"
+            f"study: a network is its widths and one of {', '.join(ACTIVATIONS)}, like {NETWORKS[0]}; got {text!r}"
         )
     return tuple(map(int, widths)), activation
 
 
+def check_rate(lr: float) -> None:
+    if not (math.isfinite(lr) and lr > 0):
+        raise ValueError(f"study: a learning rate must be positive and finite, got {lr}")
+
+
 def check_fit(cell: Cell, data: Dataset) -> None:
-    """Raise `ValueError` unless the ends of the network, and the batch, fit the data."""
-    x, y = data.train
+    """Raise `ValueError` unless the ends of the network, the batch and the schedule fit the data."""
+    y = data.train[1]
     (inputs, *_, outputs), _ = parse_network(cell.network)
-    classes = int(y.max()) + 1
-    if (inputs, outputs) != (x.shape[1], classes):
+    if (inputs, outputs) != (data.features, len(data.classes)):
         raise ValueError(
-            f"study: {data.name} have {x.shape[1]} features and {classes} classes, "
-            f"so a network must start with {x.shape[1]} and end with {classes}; got {cell.network}"
+            f"study: {data.name} has {data.features} features and {len(data.classes)} classes, "
+            f"so a network must start with {data.features} and end with {len(data.classes)}; got {cell.network}"
         )
     if cell.batch_size > len(y):
-        raise ValueError(f"study: batch_size must be at most {len(y)}, the images, got {cell.batch_size}")
+        raise ValueError(f"study: batch_size must be at most {len(y)}, the training rows, got {cell.batch_size}")
+    rate(cell.lr, cell.schedule, len(y) // cell.batch_size * cell.epochs)

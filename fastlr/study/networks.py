@@ -107,6 +107,10 @@ class Network:
         x, y = batch
         return -float(log_softmax(self._forward(x)[-1])[np.arange(len(y)), y].mean())
 
+    def logits(self, x: Array) -> Array:
+        """The scores of each class for each row of x, before the softmax: (n, classes)."""
+        return self._forward(x)[-1]
+
     def predict(self, x: Array) -> Array:
         """The most likely class of each row of x: (n,) integers."""
         classes: Array = self._forward(x)[-1].argmax(axis=1)

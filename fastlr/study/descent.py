@@ -1,0 +1,153 @@
+"""Descent by the whole training split at once, and what a training run holds in memory."""
+
+from __future__ import annotations
+
+import math
+import tracemalloc
+from dataclasses import asdict, dataclass
+from itertools import islice
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+import fastlr
+
+from .data import Dataset
+from .experiment import Cell, batches, parse_network
+from .networks import Network
+
+
+@dataclass(frozen=True)
+class Descent:
+    """One experiment: gradient descent by the whole training split until the gradient's norm is `target_norm`.
+
+    The norm is Euclidean, over all weights and biases. After `limit` updates it has not been reached.
+    """
+
+    network: str
+    lr: float
+    seed: int = 0
+    target_norm: float = 0.1
+    limit: int = 500
+
+    def __str__(self) -> str:
+        return f"{self.network} whole-split lr {self.lr:g} seed {self.seed}"
+
+    def carry_out(self, data: Dataset) -> Descended:
+        return descend(self, data)
+
+
+@dataclass(frozen=True)
+class Descended:
+    """`updates` and `seconds` of wall time until the target, None if it was not reached; the norms on the way."""
+
+    task: Descent
+    updates: int | None
+    seconds: float | None
+    norm: float | None
+    train_loss: float | None
+    norms: tuple[float | None, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        own = {name: getattr(self, name) for name in ("updates", "norm", "train_loss")}
+        return asdict(self.task) | own | {"norms": list(self.norms), "machine": {"seconds": self.seconds}}
+
+    def __str__(self) -> str:
+        return f"{self.task}: {'not reached' if self.updates is None else f'{self.updates} updates'}"
+
+
+def descend(task: Descent, data: Dataset) -> Descended:
+    """Gradient descent, with the norm of every gradient on the way."""
+    layers, activation = parse_network(task.network)
+    net = Network(layers, activation, seed=task.seed)
+    opt = fastlr.SGD(net.params, grads=net.grads, lr=task.lr)
+    norms: list[float] = []
+    loss = math.inf
+    with np.errstate(all="ignore"):
+        start = perf_counter()
+        while True:
+            loss, _ = net.loss_and_grad(data.train)
+            norms.append(math.sqrt(sum(float(np.vdot(g, g)) for g in net.grads.values())))
+            if not norms[-1] > task.target_norm or not math.isfinite(norms[-1] + loss) or opt.t == task.limit:
+                break
+            opt.step()
+        seconds = perf_counter() - start
+    reached = norms[-1] <= task.target_norm and math.isfinite(loss)
+    return Descended(
+        task,
+        updates=opt.t if reached else None,
+        seconds=seconds if reached else None,
+        norm=norms[-1] if math.isfinite(norms[-1]) else None,
+        train_loss=loss if math.isfinite(loss) else None,
+        norms=tuple(norm if math.isfinite(norm) else None for norm in norms),
+    )
+
+
+@dataclass(frozen=True)
+class Memory:
+    """One experiment: what training this network at this rate by this optimizer holds in memory."""
+
+    network: str
+    lr: float
+    optimizer: str
+    batch_size: int = 32
+
+    def __str__(self) -> str:
+        return f"{self.network} {self.optimizer} lr {self.lr:g} memory"
+
+    def carry_out(self, data: Dataset) -> Held:
+        return weigh(self, data)
+
+
+@dataclass(frozen=True)
+class Held:
+    """Bytes of parameters, gradients and optimizer state, and the most that was allocated at once in ten updates.
+
+    The first three are the sizes of the arrays. `peak` is traced by Python's tracemalloc, which NumPy reports to,
+    over everything from the making of the network on, Python's own objects included.
+    """
+
+    task: Memory
+    parameters: int
+    gradients: int
+    state: int
+    peak: int
+
+    def to_dict(self) -> dict[str, Any]:
+        own = {name: getattr(self, name) for name in ("parameters", "gradients", "state")}
+        return asdict(self.task) | own | {"machine": {"peak": self.peak}}
+
+    def __str__(self) -> str:
+        return f"{self.task}: {self.state:,} bytes of state"
+
+
+def weigh(task: Memory, data: Dataset) -> Held:
+    """Ten updates of training, weighed."""
+    cell = Cell(task.network, task.lr, 0, task.optimizer, epochs=10, batch_size=task.batch_size)
+    layers, activation = parse_network(task.network)
+
+    def some_training() -> tuple[Network, Any]:
+        net = Network(layers, activation)
+        opt = fastlr.create_optimizer(task.optimizer, net.params, grads=net.grads, lr=task.lr)
+        for batch in islice(batches(data.train, cell), 10):
+            net.loss_and_grad(batch)
+            opt.step()
+        return net, opt
+
+    with np.errstate(all="ignore"):
+        some_training()  # what is allocated once and kept: imports, caches
+        traced = tracemalloc.is_tracing()
+        tracemalloc.start()
+        try:
+            tracemalloc.reset_peak()
+            before = tracemalloc.get_traced_memory()[0]
+            net, opt = some_training()
+            peak = tracemalloc.get_traced_memory()[1] - before
+        finally:
+            if not traced:
+                tracemalloc.stop()
+    size = {"parameters": net.params, "gradients": net.grads}
+    held = {name: sum(a.nbytes for a in arrays.values()) for name, arrays in size.items()}
+    state = sum(slot.nbytes for slots in opt.state.values() for slot in slots.values())
+    return Held(task, **held, state=state, peak=peak)

@@ -1,0 +1,442 @@
+"""The pictures of a study's page, each from the measured runs in its document."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from math import isfinite, log10
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+
+from ..schedules import Schedule
+from .claims import Run, best_rate, group, mean_loss
+from .drawing import Panel, place, short
+from .landscapes import LANDSCAPES
+from .rates import rate
+
+Figure = dict[str, Any]
+
+MARKS = 5  # classes c0 to c4: colours that tell things apart, each with its own dashes
+
+
+def figure(panels: Iterable[Panel], caption: str, legend: Iterable[tuple[str, str]] = (), wide: bool = False) -> Figure:
+    """Panels in a row that folds, under them what is seen. `legend` is (class, text) of each kind of line."""
+    return {"panels": [panel.svg() for panel in panels], "caption": caption, "legend": list(legend), "wide": wide}
+
+
+def rates_legend(lrs: Sequence[float]) -> list[tuple[str, str]]:
+    return [(f"r{k} line", f"rate {lr:g}") for k, lr in enumerate(lrs)]
+
+
+def averaged(runs: Sequence[Run], name: str) -> tuple[list[float | None], list[float | None], list[float | None]]:
+    """Mean, least and most over runs of one series of their curves, as far as all of them have it."""
+    series = [run["curve"][name] for run in runs if run["curve"]]
+    if not series:
+        return [], [], []
+    columns = list(zip(*series, strict=False))
+    whole = [None not in column for column in columns]
+    made = [
+        [fold(column) if ok else None for column, ok in zip(columns, whole, strict=True)] for fold in (fmean, min, max)
+    ]
+    return made[0], made[1], made[2]
+
+
+def span(values: Iterable[float | None], fallback: tuple[float, float], log: bool = False) -> tuple[float, float]:
+    """Least and most of what is known, finite and, on a logarithmic scale, positive."""
+    known = [v for v in values if v is not None and isfinite(v) and (v > 0 or not log)]
+    return (min(known), max(known)) if known else fallback
+
+
+def valley(ladder: Sequence[Run], width: int) -> Figure:
+    """Validation loss over five decades of rates: the picture that a learning rate is about."""
+    networks = group(ladder, "network") if ladder else {}
+    lrs = sorted(group(ladder, "lr")) if ladder else []
+    panel = Panel(
+        "",
+        "Validation loss by learning rate, for three activation functions",
+        width,
+        360 if width > 500 else 300,
+        left=44,
+        right=14,
+        top=44,
+    )
+    losses = [run["validation_loss"] for run in ladder if not run["diverged"]]
+    low, high = span(losses, (0.1, 3.0), log=True)
+    top = high * (high / low) ** 0.16  # above it: what diverged
+    panel.axes(
+        (min(lrs, default=1e-4), max(lrs, default=10)),
+        (low * 0.85, top),
+        "learning rate",
+        "validation loss, nats",
+        x_log=True,
+        y_log=True,
+    )
+    legend = []
+    for k, (network, runs) in enumerate(networks.items()):
+        activation = network.rpartition("-")[2]
+        legend.append((f"c{k} line", activation))
+        rates = group(runs, "lr")
+        known = [lr for lr in sorted(rates) if isfinite(mean_loss(rates[lr]))]
+        means = [mean_loss(rates[lr]) for lr in known]
+        panel.band(
+            known,
+            [min(r["validation_loss"] for r in rates[lr]) for lr in known],
+            [max(r["validation_loss"] for r in rates[lr]) for lr in known],
+            f"c{k} band",
+        )
+        panel.curve(known, means, f"c{k} line")
+        best = best_rate(runs)
+        for lr, mean in zip(known, means, strict=True):
+            hover = f"{activation}, rate {lr:g}: {mean:.3g} nats, mean of {len(rates[lr])}"
+            panel.dot(lr_x := panel.x(lr), panel.y(mean), f"c{k} dot", hover, 6 if lr == best else 3)
+            if lr == best:
+                panel.text(lr_x, panel.y(mean) + 20, f"{lr:g}", f"c{k} mark", "middle")
+        for lr in (lr for lr in sorted(rates) if any(run["diverged"] for run in rates[lr])):
+            lost = sum(run["diverged"] for run in rates[lr])
+            x, y = panel.x(lr), panel.box[1] + 6 + 9 * k
+            hover = f"{activation}, rate {lr:g}: {lost} of {len(rates[lr])} diverged"
+            panel.parts.append(cross(x, y, f"c{k} cross", hover))
+    if any(run["diverged"] for run in ladder):
+        panel.text(panel.box[0] + 6, panel.box[1] + 14, "× diverged", "tick")
+    return figure([panel], "", legend, wide=True)
+
+
+def cross(x: float, y: float, kind: str, hover: str, size: float = 3.5) -> str:
+    a, b, c, d = place(x - size), place(x + size), place(y - size), place(y + size)
+    return f'<path class="{kind}" d="M{a} {c}L{b} {d}M{a} {d}L{b} {c}"><title>{hover}</title></path>'
+
+
+def learning(grid: Sequence[Run], target: float) -> Figure:
+    """Training loss by epoch, a panel for each network, a line for each rate."""
+    lrs = list(group(grid, "lr")) if grid else []
+    low, high = span((v for run in grid for v in (run["curve"] or {}).get("train_loss", ())), (0.01, 3), log=True)
+    panels = []
+    for network, runs in (group(grid, "network") if grid else {}).items():
+        panel = Panel(network, f"Training loss by epoch, {network}")
+        epochs = max(len(run["curve"]["train_loss"]) for run in runs) - 1
+        panel.axes((0, max(1, epochs)), (low, min(high, 10.0)), "epoch", "training loss", y_log=True)
+        if low < target < high:
+            panel.line(
+                [(panel.box[0], panel.y(target)), (panel.box[2], panel.y(target))], "target", f"target {target:g}"
+            )
+        for k, lr in enumerate(lrs):
+            of = [run for run in runs if run["lr"] == lr]
+            mean, least, most = averaged(of, "train_loss")
+            xs = [float(x) for x in range(len(mean))]
+            panel.band(xs, least, most, f"r{k} band")
+            end = mean[-1] if mean else None
+            panel.curve(xs, mean, f"r{k} line", f"rate {lr:g}" + ("" if end is None else f": ends at {end:.3g}"))
+        panels.append(panel)
+    return figure(
+        panels,
+        f"Training loss after each epoch: mean over seeds, and the range of all seeds as a shade. Dashed: the "
+        f"target of {target:g} nats that tables 2 and 3 measure the way to. On this scale a straight line down is a "
+        "loss that falls by the same factor in every epoch.",
+        rates_legend(lrs),
+    )
+
+
+def lines_by_rate(runs: Sequence[Run], value: Callable[[Run], float | None], titles: tuple[str, str]) -> Panel:
+    """One panel: a measure by rate, both logarithmic, a line for each network."""
+    panel = Panel(titles[0], f"{titles[0]} by learning rate", height=260)
+    lrs = sorted(group(runs, "lr")) if runs else [0.01, 0.1]
+    known = [run for run in runs if not run["diverged"]]
+    low, high = span(map(value, known), (1, 10), log=True)
+    x = (lrs[0] / 1.25, lrs[-1] * 1.25)
+    panel.axes(x, (low * 0.8, high * 1.25), "learning rate", titles[1], x_log=True, y_log=True, x_ticks=lrs)
+    for k, (network, of) in enumerate(group(runs, "network").items() if runs else ()):
+        points = []
+        for lr in lrs:
+            values = [v for run in of if run["lr"] == lr and not run["diverged"] and (v := value(run)) is not None]
+            if values:
+                points.append((lr, fmean(values), len(values)))
+        kind = f"c{k % MARKS}"
+        panel.curve([p[0] for p in points], [p[1] for p in points], f"{kind} line", network)
+        for lr, mean, n in points:
+            panel.dot(panel.x(lr), panel.y(mean), f"{kind} dot", f"{network}, rate {lr:g}: {mean:,.4g}, mean of {n}")
+    return panel
+
+
+def networks_legend(runs: Sequence[Run]) -> list[tuple[str, str]]:
+    return [(f"c{k % MARKS} line", network) for k, network in enumerate(group(runs, "network") if runs else ())]
+
+
+def convergence(grid: Sequence[Run]) -> Figure:
+    def time(run: Run) -> float | None:
+        seconds = run["machine"]["seconds_to_target"]
+        return None if seconds is None else 1000 * float(seconds)
+
+    panels = [
+        lines_by_rate(grid, lambda run: run["updates_to_target"], ("Updates to the target", "updates")),
+        lines_by_rate(grid, time, ("Time to the target", "ms")),
+    ]
+    return figure(
+        panels,
+        "Left, updates; right, milliseconds. A rate at which a network never got there has no point. A line that "
+        "falls as steeply as the rate rises says that ten times the rate takes a tenth of the updates.",
+        networks_legend(grid),
+    )
+
+
+def apart(grid: Sequence[Run]) -> Figure:
+    """Training against validation loss at the highest rate that did not diverge: where they part."""
+    panels = []
+    for network, runs in (group(grid, "network") if grid else {}).items():
+        rates = {lr: of for lr, of in group(runs, "lr").items() if isfinite(mean_loss(of))}
+        if not rates:
+            continue
+        lr = max(rates)
+        train, validation = averaged(rates[lr], "train_loss")[0], averaged(rates[lr], "validation_loss")[0]
+        panel = Panel(network, f"Training and validation loss, {network} at rate {lr:g}")
+        low, high = span([*train, *validation], (0.01, 3), log=True)
+        panel.axes((0, max(1, len(train) - 1)), (low, min(high, 10.0)), "epoch", f"loss at rate {lr:g}", y_log=True)
+        xs = [float(x) for x in range(len(train))]
+        panel.band(xs, train, validation, "gap")
+        panel.curve(xs, train, "c0 line", "training loss")
+        panel.curve(xs, validation, "c1 line", "validation loss")
+        known = [(v, k) for k, v in enumerate(validation) if v is not None]
+        if known:
+            least, epoch = min(known)
+            panel.dot(panel.x(epoch), panel.y(least), "c1 dot", f"least validation loss: {least:.3g}, epoch {epoch}", 5)
+        panels.append(panel)
+    return figure(
+        panels,
+        "Training and validation loss at the highest rate, mean over seeds; the shade between them is the gap, the "
+        "dot the least validation loss. Overfitting is a validation loss that climbs away from its dot.",
+        [("c0 line", "training"), ("c1 line", "validation")],
+    )
+
+
+def norms(descent: Sequence[Run], target: float) -> Figure:
+    lrs = list(group(descent, "lr")) if descent else []
+    low, high = span((v for run in descent for v in run["norms"]), (0.1, 2), log=True)
+    panels = []
+    for network, runs in (group(descent, "network") if descent else {}).items():
+        panel = Panel(network, f"Gradient norm by update, {network}")
+        longest = max(len(run["norms"]) for run in runs)
+        panel.axes(
+            (1, max(2, longest)),
+            (min(low, target) * 0.8, high * 1.2),
+            "update",
+            "gradient norm",
+            x_log=True,
+            y_log=True,
+        )
+        panel.line([(panel.box[0], panel.y(target)), (panel.box[2], panel.y(target))], "target", f"target {target:g}")
+        for k, lr in enumerate(lrs):
+            for run in (run for run in runs if run["lr"] == lr):
+                # as many points as can be told apart
+                count = len(run["norms"])
+                picked = np.unique(np.geomspace(1, count, 90).round().astype(int)) - 1
+                end = "reached" if run["updates"] is not None else "not reached"
+                panel.curve(
+                    [float(p + 1) for p in picked],
+                    [run["norms"][p] for p in picked],
+                    f"r{k} line thin",
+                    f"rate {lr:g}, seed {run['seed']}: {end} after {count - 1} updates",
+                )
+        panels.append(panel)
+    return figure(
+        panels,
+        "The norm of the whole split's gradient before each update, a line for each seed, both axes logarithmic. "
+        f"Dashed: the norm of {target:g} that ends a descent.",
+        rates_legend(lrs),
+    )
+
+
+def escapes(runs: Sequence[Run]) -> Figure:
+    """Landscapes from above, with the end points of each rate in a group of its own."""
+    from contourpy import FillType, contour_generator
+
+    panels = []
+    for name, of in (group(runs, "landscape") if runs else {}).items():
+        land = LANDSCAPES[name]
+        left, right, bottom, top = land.view
+        panel = Panel(land.title, f"{land.title} from above, and where noisy starts ended", 330, 270, 4, 4, 28, 4)
+        x0, y0, x1, y1 = panel.box
+        xs, ys = np.linspace(left, right, 89), np.linspace(bottom, top, 67)
+        heights = land.height(np.stack(np.meshgrid(xs, ys), -1))
+        floor_ = heights.min()
+        depth = np.sqrt((heights - floor_) / (np.quantile(heights, 0.9) - floor_))  # pools are what is looked for
+        filled = contour_generator(xs, ys, depth, fill_type=FillType.OuterCode)
+
+        edges = [*np.linspace(0, 1, 9), float(depth.max()) + 1]
+        for k in range(9):
+            d = []
+            for points, codes in zip(*filled.filled(edges[k], edges[k + 1]), strict=True):
+                for point, code in zip(points, codes, strict=True):
+                    x, y = placed(point, land.view, panel.box)
+                    d.append("Z" if code == 79 else f"{'M' if code == 1 else 'L'}{place(x)} {place(y)}")
+            if d:
+                panel.path("".join(d), f"t{k}")
+        for k, run in enumerate(of):
+            inside = [
+                placed(point, land.view, panel.box)
+                for point in run["points"]
+                if point is not None and left < point[0] < right and bottom < point[1] < top
+            ]
+            panel.group(f"points p{k}")
+            for x, y in inside:
+                panel.dot(x, y, "end", radius=2.2)
+            panel.text(
+                x1 - 6,
+                y1 - 8,
+                f"{100 * run['escaped']:.1f} % escaped, {100 * run['found']:.1f} % global",
+                "note",
+                "end",
+            )
+            panel.end_group()
+        x, y = placed(land.start, land.view, panel.box)
+        panel.dot(x, y, "start", "where all of them start: a local minimum", 7)
+        for best in land.best:
+            x, y = placed(best, land.view, panel.box)
+            panel.path(star(x, y), "best")
+        panel.parts.append(f'<rect class="frame" x="{x0}" y="{y0}" width="{x1 - x0}" height="{y1 - y0}"/>')
+        panels.append(panel)
+    return figure(
+        panels,
+        "Five landscapes from above, the bluer the lower. Ring: the local minimum where every start begins. Star: a "
+        f"global minimum. Dots: where the first {len(runs[0]['points']) if runs else 0} of the starts were when the "
+        "noise stopped, those that the picture reaches. The rate is chosen above.",
+    )
+
+
+def placed(point: Sequence[float], view: Sequence[float], box: Sequence[float]) -> tuple[float, float]:
+    """Where a point of a landscape is in a picture of `view`, drawn into `box`."""
+    left, right, bottom, top = view
+    x, y = (point[0] - left) / (right - left), (point[1] - bottom) / (top - bottom)
+    return box[0] + x * (box[2] - box[0]), box[3] - y * (box[3] - box[1])
+
+
+def star(x: float, y: float, size: float = 8) -> str:
+    angles = np.pi * (np.arange(10) / 5 - 0.5)
+    radii = size * np.where(np.arange(10) % 2, 0.42, 1.0)
+    return (
+        "M"
+        + "L".join(f"{place(x + r * np.cos(a))} {place(y + r * np.sin(a))}" for a, r in zip(angles, radii, strict=True))
+        + "Z"
+    )
+
+
+def escape_shares(runs: Sequence[Run]) -> Figure:
+    lrs = sorted(group(runs, "lr")) if runs else [0.01, 0.1]
+    panel = Panel("", "Share of starts that escaped, by learning rate", 330, 250)
+    panel.axes((lrs[0] / 1.25, lrs[-1] * 1.25), (0, 100), "learning rate", "escaped, %", x_log=True, x_ticks=lrs)
+    legend = []
+    for k, (name, of) in enumerate(group(runs, "landscape").items() if runs else ()):
+        of = sorted(of, key=lambda run: run["lr"])
+        legend.append((f"c{k} line", LANDSCAPES[name].title))
+        panel.curve([run["lr"] for run in of], [100 * run["escaped"] for run in of], f"c{k} line", name)
+        for run in of:
+            hover = f"{LANDSCAPES[name].title}, rate {run['lr']:g}: {100 * run['escaped']:.1f} % of {run['starts']:,}"
+            panel.dot(panel.x(run["lr"]), panel.y(100 * run["escaped"]), f"c{k} dot", hover)
+    return figure(
+        [panel], "The share of starts that ended in another basin, by rate, a line for each landscape.", legend
+    )
+
+
+def memory(runs: Sequence[Run]) -> Figure:
+    """Bars of bytes for each optimizer; the bars of all rates lie on one another."""
+    panels = []
+    most = max((run["parameters"] + run["gradients"] + run["state"] for run in runs), default=1) / 1024
+    for network, of in (group(runs, "network") if runs else {}).items():
+        optimizers = group(of, "optimizer")
+        height = 26 * sum(len(runs_) for runs_ in optimizers.values()) // 2 + 34 * len(optimizers) // 2 + 70
+        panel = Panel(network, f"Memory by optimizer and rate, {network}", height=height, left=118)
+        left, top = panel.box[:2]
+        panel.axes((0, most * 1.05), (0, 1), "KiB", "")
+        panel.parts = panel.parts[:1] + [part for part in panel.parts[1:] if "grid" not in part and 'end">' not in part]
+        y = top + 4
+        for optimizer, runs_ in optimizers.items():
+            panel.text(6, y + 10, optimizer, "label", "start")
+            for run in runs_:
+                x = float(left)
+                for k, part in enumerate(("parameters", "gradients", "state")):
+                    width = panel.x(run[part] / 1024) - left
+                    hover = f"{network}, {optimizer}, rate {run['lr']:g}: {part} {run[part] / 1024:,.1f} KiB"
+                    panel.bar(x, y, width, 10, f"c{k} fill", hover)
+                    x += width
+                panel.text(left - 6, y + 9, f"{run['lr']:g}", "tick", "end")
+                y += 13
+            y += 12
+        panels.append(panel)
+    return figure(
+        panels,
+        "A bar for each rate: what training keeps between updates. Bars of "
+        "one optimizer that are equally long say that the rate does not matter to it.",
+        [("c0 fill", "weights"), ("c1 fill", "gradients"), ("c2 fill", "optimizer state")],
+    )
+
+
+def ways(grid: Sequence[Run], others: Sequence[Run], named: dict[str, Any]) -> Figure:
+    """Validation loss by epoch of each strategy, at its own best rate."""
+    seeds = {run["seed"] for run in others}
+    network = others[0]["network"] if others else None
+    pool = [run for run in grid if run["network"] == network and run["seed"] in seeds] + list(others)
+    cells = group(pool, "optimizer", "schedule") if pool else {}
+    panels = []
+    low, high = span((v for run in pool for v in run["curve"]["validation_loss"]), (0.05, 3), log=True)
+    for k, (name, (optimizer, schedule)) in enumerate(named.items()):
+        of = cells.get((optimizer, schedule), [])
+        best = best_rate(of)
+        if best is None:
+            continue
+        panel = Panel(name, f"Validation loss by epoch, {name} at its best rate", height=200)
+        epochs = max(len(run["curve"]["validation_loss"]) for run in of) - 1
+        panel.axes((0, max(1, epochs)), (low, min(high, 10.0)), "epoch", f"best rate {best:g}", y_log=True)
+        for lr, runs in group(of, "lr").items():
+            if lr != best:
+                mean = averaged(runs, "validation_loss")[0]
+                panel.curve([float(x) for x in range(len(mean))], mean, "ghost line", f"rate {lr:g}")
+        mean, least, most = averaged([run for run in of if run["lr"] == best], "validation_loss")
+        xs = [float(x) for x in range(len(mean))]
+        kind = "c0" if k == 0 else "c1" if optimizer == next(iter(named.values()))[0] else "c2"
+        panel.band(xs, least, most, f"{kind} band")
+        panel.curve(xs, mean, f"{kind} line", f"rate {best:g}: ends at {mean[-1]:.3g}" if mean and mean[-1] else name)
+        panels.append(panel)
+    return figure(
+        panels,
+        "Validation loss of each strategy at the rate that was best for it, mean and range of the seeds; thin, at the "
+        "other rates.",
+        [("c0 line", "as in table 1"), ("c1 line", "decaying"), ("c2 line", "other optimizers")],
+    )
+
+
+def spark(schedule: str | None, updates: int) -> str:
+    """The shape of a strategy's rate, as a picture the size of a word."""
+    made = rate(1.0, schedule, updates)
+    t = np.linspace(0, updates - 1, 40).astype(int)
+    values = made(t) if isinstance(made, Schedule) else np.ones(len(t))
+    most = max(float(values.max()), 1e-30)
+    points = " ".join(f"{place(2 + 56 * k / 39)},{place(16 - 13 * float(v) / most)}" for k, v in enumerate(values))
+    label = "held" if schedule is None else schedule
+    return (
+        f'<svg class="spark" viewBox="0 0 60 18" role="img" aria-label="shape of the rate">'
+        f'<title>{label.replace("<", "&lt;")}</title><polyline class="c1 line" points="{points}"/></svg>'
+    )
+
+
+def shade(value: float, low: float, high: float, scale: str) -> float:
+    """Where a value stands between the least and the most of its table, in [0, 1]."""
+    if scale == "log" and low > 0:
+        value, low, high = log10(value), log10(low), log10(high)
+    if scale == "errors":
+        value, low, high = (-log10(max(100 - v, 0.1)) for v in (value, low, high))
+    return 0.5 if high <= low else (value - low) / (high - low)
+
+
+__all__ = [
+    "apart",
+    "convergence",
+    "escape_shares",
+    "escapes",
+    "learning",
+    "memory",
+    "norms",
+    "shade",
+    "short",
+    "spark",
+    "valley",
+    "ways",
+]

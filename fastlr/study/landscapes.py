@@ -1,0 +1,193 @@
+"""Escape from a local minimum: five landscapes whose global minima are known, thousands of noisy starts at once.
+
+Every start is a row of one array, which one fastlr optimizer steps: an elementwise rule cannot tell a thousand
+descents from one. Each landscape is divided by the largest curvature at its local minimum, so that a learning rate
+means the same there in all five: plain descent is stable below 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+import fastlr
+
+from .data import Dataset
+from .networks import Array
+from .rates import rate
+
+NEAR = 1e-2  # a distance that tells minima apart: the closest two here are 0.99 from each other
+SHOWN = 150  # end points that a result keeps, to be drawn
+SETTLING = 600  # steps of noiseless descent that show which basin a point is in
+
+
+@dataclass(frozen=True)
+class Landscape:
+    """f(x, y) and its gradient over rows of points; where descents start, and every global minimum.
+
+    `start` is a local minimum, not a global one; `curvature` is the largest eigenvalue of the Hessian there.
+    `view` is (left, right, bottom, top), what a picture shows.
+    """
+
+    title: str
+    height: Callable[[Array], Array]
+    slope: Callable[[Array], Array]
+    start: tuple[float, float]
+    curvature: float
+    best: tuple[tuple[float, float], ...]
+    view: tuple[float, float, float, float]
+
+
+def columns(p: Array) -> tuple[Array, Array]:
+    return p[..., 0], p[..., 1]
+
+
+def double_well(p: Array) -> Array:
+    x, y = columns(p)
+    heights: Array = (x * x - 1) ** 2 + 0.3 * x + 2 * y * y
+    return heights
+
+
+def double_well_slope(p: Array) -> Array:
+    x, y = columns(p)
+    return np.stack([4 * (x * x - 1) * x + 0.3, 4 * y], -1)
+
+
+def three_hump(p: Array) -> Array:
+    x, y = columns(p)
+    xx = x * x  # a power of an array costs ten products
+    heights: Array = (2 - (1.05 - xx / 6) * xx) * xx + (x + y) * y
+    return heights
+
+
+def three_hump_slope(p: Array) -> Array:
+    x, y = columns(p)
+    xx = x * x
+    return np.stack([(4 - (4.2 - xx) * xx) * x + y, x + 2 * y], -1)
+
+
+def six_hump(p: Array) -> Array:
+    x, y = columns(p)
+    xx, yy = x * x, y * y
+    heights: Array = (4 - (2.1 - xx / 3) * xx) * xx + x * y + 4 * (yy - 1) * yy
+    return heights
+
+
+def six_hump_slope(p: Array) -> Array:
+    x, y = columns(p)
+    xx = x * x
+    return np.stack([(8 - (8.4 - 2 * xx) * xx) * x + y, x + (16 * y * y - 8) * y], -1)
+
+
+def styblinski_tang(p: Array) -> Array:
+    heights: Array = 0.5 * (((p * p - 16) * p + 5) * p).sum(-1)
+    return heights
+
+
+def styblinski_tang_slope(p: Array) -> Array:
+    return (2 * p * p - 16) * p + 2.5
+
+
+def rastrigin(p: Array) -> Array:
+    heights: Array = 20 + (p * p - 10 * np.cos(2 * np.pi * p)).sum(-1)
+    return heights
+
+
+def rastrigin_slope(p: Array) -> Array:
+    return 2 * p + 20 * np.pi * np.sin(2 * np.pi * p)
+
+
+# minima by Newton's method from the published places; tests/test_study.py finds them again on a lattice
+LANDSCAPES = {
+    "double-well": Landscape(
+        "Tilted double well", double_well, double_well_slope,
+        (0.9601495555191055, 0.0), 7.0626460, ((-1.0355787140888537, 0.0),), (-2.0, 2.0, -1.5, 1.5)),
+    "three-hump": Landscape(
+        "Three-hump camel", three_hump, three_hump_slope,
+        (1.747552345830289, -0.8737761729151445), 12.2506441, ((0.0, 0.0),), (-2.6, 2.6, -1.95, 1.95)),
+    "six-hump": Landscape(
+        "Six-hump camel", six_hump, six_hump_slope,
+        (-1.7036067149699807, 0.7960835686726251), 22.6975150,
+        ((0.08984201310031806, -0.7126564030207396), (-0.08984201310031806, 0.7126564030207396)),
+        (-2.2, 2.2, -1.65, 1.65)),
+    "styblinski-tang": Landscape(
+        "Styblinski-Tang", styblinski_tang, styblinski_tang_slope,
+        (2.746802770990837, 2.746802770990837), 29.2695528,
+        ((-2.9035340277711772, -2.9035340277711772),), (-5.2, 5.2, -3.9, 3.9)),
+    "rastrigin": Landscape(
+        "Rastrigin", rastrigin, rastrigin_slope,
+        (0.9949586376523348, 0.9949586376523348), 396.5861376, ((0.0, 0.0),), (-3.4, 3.4, -2.55, 2.55)),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Escape:
+    """One experiment: `starts` descents from the local minimum of a landscape, `steps` long, under noise.
+
+    To each component of each gradient a normal deviate of deviation `noise` is added, as mini-batches add theirs.
+    """
+
+    landscape: str
+    lr: float
+    starts: int = 2000
+    steps: int = 2000
+    noise: float = 2.0
+    seed: int = 0
+    optimizer: str = "sgd"
+    schedule: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.landscape} lr {self.lr:g}"
+
+    def carry_out(self, data: Dataset) -> Escaped:
+        return escape(self)
+
+
+@dataclass(frozen=True)
+class Escaped:
+    """What became of the starts, in shares of them.
+
+    `escaped`: not in the basin of the minimum where it began, once the noise was off. `found`: in that of a global
+    minimum, a part of `escaped`. `lost`: no longer finite, in neither. `points` are the first end points, before
+    the noise was off, and None for one that was lost.
+    """
+
+    task: Escape
+    escaped: float
+    found: float
+    lost: float
+    points: tuple[tuple[float, float] | None, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self.task) | {
+            "escaped": self.escaped, "found": self.found, "lost": self.lost,
+            "points": [point and list(point) for point in self.points],
+        }  # fmt: skip
+
+    def __str__(self) -> str:
+        return f"{self.task}: {100 * self.escaped:.1f} % escaped"
+
+
+def escape(task: Escape) -> Escaped:
+    """Let all starts of one landscape descend together, then see where they are."""
+    land = LANDSCAPES[task.landscape]
+    start = np.array(land.start)
+    x = np.repeat(start[None], task.starts, axis=0)
+    rng = np.random.default_rng((task.seed, 2))
+    with np.errstate(all="ignore"):
+        opt = fastlr.create_optimizer(task.optimizer, x, lr=rate(task.lr, task.schedule, task.steps))
+        for _ in range(task.steps):
+            opt.step(land.slope(x) / land.curvature + task.noise * rng.standard_normal(x.shape))
+        points = tuple((float(a), float(b)) if np.isfinite(a + b) else None for a, b in x[:SHOWN])
+        settle = fastlr.SGD(x, lr=0.2, clip_value=1.0)  # clipped: far out a slope is steeper than any step
+        for _ in range(SETTLING):
+            settle.step(land.slope(x) / land.curvature)
+    kept = np.isfinite(x).all(axis=1)
+    away = np.hypot(*(x - start).T) > NEAR
+    home = np.zeros(task.starts, bool)
+    for best in land.best:
+        home |= np.hypot(*(x - np.array(best)).T) < NEAR
+    return Escaped(task, float((kept & away).mean()), float((kept & home).mean()), float((~kept).mean()), points)

@@ -1,0 +1,214 @@
+"""A study as one page: self-contained HTML, drawn from its document and nothing else.
+
+The page asks nothing of any network, runs no script, and follows the reader's light or dark. Needs jinja2 for its
+template, which stands beside this file, and contourpy for the landscapes.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+try:
+    import contourpy  # noqa: F401  (figures.py draws with it; what is missing is said before a study, not after)
+    from jinja2 import Environment, StrictUndefined
+    from markupsafe import Markup
+except ImportError as error:
+    raise ImportError(
+        f"study: the page needs {error.name}, which is missing; pip install 'fastlr-core[lab]'"
+    ) from error
+
+from . import figures
+from .claims import best_rate, group, mean_loss
+from .drawing import contrast, mixed
+from .report import facts
+from .tables import number
+
+TEMPLATE = Path(__file__).with_name("page.html.jinja")
+
+# background, surface, text, muted text, lines; then what tells things apart, and the ends of what is ordered
+LIGHT = {
+    "page": "#fbfaf7",
+    "card": "#ffffff",
+    "text": "#1d2230",
+    "muted": "#5a6172",
+    "rule": "#dcdad3",
+    "link": "#0b5cad",
+    "categories": ("#0072b2", "#c24e00", "#007a57", "#a3357a", "#57534e"),
+    "ordered": ("#c46500", "#d1495b", "#8d2a8a", "#33106b"),
+    "terrain": ("#7fb2d9", "#fdfdfb"),
+    "good": "#0a6b3d",
+    "bad": "#b3261e",
+    "open": "#8a5a00",
+}
+DARK = {
+    "page": "#10131a",
+    "card": "#181c25",
+    "text": "#e8eaf0",
+    "muted": "#a3abbb",
+    "rule": "#333a48",
+    "link": "#7db8ff",
+    "categories": ("#5ab6f0", "#f0a04b", "#3ccf9c", "#ec8cc4", "#c9c5bd"),
+    "ordered": ("#7d6bf0", "#c76ad8", "#ff7d8a", "#ffd27a"),
+    "terrain": ("#2f6a9c", "#171b24"),
+    "good": "#5ed69a",
+    "bad": "#ff8a80",
+    "open": "#f2c063",
+}
+# cividis: even steps of lightness, the same to most eyes that see colours differently. doi:10.1371/journal.pone.0199239
+HEAT = ("#00224e", "#123570", "#3b496c", "#575d6d", "#707173", "#8a8678", "#a59c74", "#c3b369", "#e1cc55", "#fee838")
+
+# tables whose entries are shaded: unit, on which scale, and whether less is brighter. The scale of "errors" is
+# logarithmic in what is missing to 100 %, or 97 and 98 % would look alike wherever something else is at 40 %
+SHADED = {
+    "accuracy": ("%", "errors", False),
+    "time-to-target": ("ms", "log", True),
+    "updates-to-convergence": ("updates", "log", True),
+    "instances-per-second": ("thousand", "linear", False),
+    "overfitting": ("x minimum", "linear", True),
+    "full-batch-descent": ("ms", "log", True),
+    "escape-rate": ("%", "linear", False),
+    "generalisation-gap": ("nats", "linear", True),
+    "strategies": ("%", "errors", False),
+}
+
+
+def render(document: dict[str, Any]) -> str:
+    """The page of a document, as `record.Record.document` makes it or `results.json` holds it."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    found = document["experiments"]
+    lrs = list(document["settings"]["lrs"])
+    return template.render(
+        document=document,
+        facts=facts(document),
+        figures=marked(drawn(document)),
+        tables=[{**table, "rows": shaded(table, document), "shades": shades(table)} for table in document["tables"]],
+        ink=ink,
+        headlines=headlines(found),
+        opening=opening(found["ladder"]),
+        lrs=lrs,
+        light=colours(LIGHT, len(lrs)),
+        dark=colours(DARK, len(lrs)),
+        heat=[mixed(HEAT, k / 19) for k in range(20)],
+    )
+
+
+def drawn(document: dict[str, Any]) -> dict[str, list[figures.Figure]]:
+    """The figures of each table, by its name; and the one that opens the page, for wide screens and narrow ones."""
+    found, settings = document["experiments"], document["settings"]
+    return {
+        "opening": [figures.valley(found["ladder"], 860), figures.valley(found["ladder"], 350)],
+        "accuracy": [figures.learning(found["grid"], settings["target_loss"])],
+        "updates-to-convergence": [figures.convergence(found["grid"])],
+        "overfitting": [figures.apart(found["grid"])],
+        "full-batch-descent": [figures.norms(found["descent"], settings["target_norm"])],
+        "escape-rate": [figures.escapes(found["escape"]), figures.escape_shares(found["escape"])],
+        "memory": [figures.memory(found["memory"])],
+        "strategies": [figures.ways(found["grid"], found["strategies"], document["strategies"])],
+    }
+
+
+def marked(named: dict[str, list[figures.Figure]]) -> dict[str, list[figures.Figure]]:
+    """The same, their SVG marked as such for the template; `figures` has escaped what came from outside."""
+    return {
+        name: [{**figure, "panels": [Markup(panel) for panel in figure["panels"]]} for figure in of]
+        for name, of in named.items()
+    }
+
+
+def colours(theme: dict[str, Any], rates: int) -> dict[str, str]:
+    """CSS variables of a theme."""
+    made = {name: value for name, value in theme.items() if isinstance(value, str)}
+    made |= {f"c{k}": colour for k, colour in enumerate(theme["categories"])}
+    made |= {f"r{k}": mixed(theme["ordered"], k / max(1, rates - 1)) for k in range(rates)}
+    return made | {f"t{k}": mixed(theme["terrain"], k / 8) for k in range(9)}
+
+
+def shaded(table: dict[str, Any], document: dict[str, Any]) -> list[list[dict[str, Any]]]:
+    """A table's rows for the page: each entry in two parts, figure and remark, and a shade where it says something."""
+    _, scale, less = SHADED.get(table["name"], ("", "linear", False))
+    means = [e["mean"] for row in table["rows"] for e in row if "mean" in e]
+    rows = []
+    for row in table["rows"]:
+        made = []
+        for entry in row:
+            figure, *remark = re.split(r" (?=±)|; |: (?=x)|, (?=norm|\d+ of)", entry["text"], maxsplit=1)
+            shown: dict[str, Any] = {"figure": figure, "remark": "".join(remark), "raw": entry, "picture": ""}
+            if table["name"] in SHADED and "mean" in entry:
+                share = figures.shade(entry["mean"], min(means), max(means), scale)
+                shown["shade"] = round(19 * (1 - share if less else share))
+            made.append(shown)
+        if table["name"] == "strategies":
+            data, settings = document["data"], document["settings"]
+            updates = data["train"] // settings["batch_size"] * settings["epochs"]
+            schedule = document["strategies"][row[0]["text"]][1]
+            made[0]["picture"] = Markup(figures.spark(schedule, updates))
+        rows.append(made)
+    return rows
+
+
+def shades(table: dict[str, Any]) -> tuple[str, str] | None:
+    """What the darkest and the brightest shade of a table stand for; None if it has no shades."""
+    means = [e["mean"] for row in table["rows"] for e in row if "mean" in e]
+    if table["name"] not in SHADED or not means:
+        return None
+    unit, _, less = SHADED[table["name"]]
+    ends = [number(min(means)), number(max(means))][:: -1 if less else 1]
+    return ends[0], f"{ends[1]} {unit}"
+
+
+def ink(colour: str) -> str:
+    """Black or white, whichever reads better on a colour."""
+    return max(("#000000", "#ffffff"), key=lambda text: contrast(text, colour))
+
+
+def opening(ladder: list[dict[str, Any]]) -> str:
+    """What the first picture shows, in the numbers it is drawn from."""
+    said = []
+    for network, runs in group(ladder, "network").items():
+        rates, best = group(runs, "lr"), best_rate(runs)
+        if best is None:
+            continue
+        low, high = min(rates), max(rates)
+        top = "diverged" if mean_loss(rates[high]) == float("inf") else number(mean_loss(rates[high]))
+        said.append(
+            f"{network.rpartition('-')[2]}: {number(mean_loss(rates[best]))} nats at its best rate, {best:g}; "
+            f"{number(mean_loss(rates[low]))} at {low:g}; {top} at {high:g}."
+        )
+    return " ".join(said) or "No run of it is finished."
+
+
+def headlines(found: dict[str, list[dict[str, Any]]]) -> list[tuple[str, str]]:
+    """A few numbers to begin with: (number, what it is)."""
+    made = []
+    trained = [run for run in found["grid"] if not run["diverged"]]
+    if trained:
+        best = max(
+            group(trained, "network", "lr").items(),
+            key=lambda item: sum(run["test_accuracy"] for run in item[1]) / len(item[1]),
+        )
+        mean = sum(run["test_accuracy"] for run in best[1]) / len(best[1])
+        made.append(
+            (f"{100 * mean:.1f} %", f"of test rows right: {best[0][0]} at rate {best[0][1]:g}, mean of {len(best[1])}")
+        )
+        reached = [run for run in trained if run["updates_to_target"] is not None]
+        if reached:
+            fastest = min(reached, key=lambda run: run["updates_to_target"])
+            made.append(
+                (
+                    f"{fastest['updates_to_target']:,}",
+                    f"updates to the target at best: {fastest['network']} at rate {fastest['lr']:g}",
+                )
+            )
+    runs = found["grid"] + found["ladder"] + found["strategies"]
+    if runs:
+        lost = [run for run in runs if run["diverged"]]
+        from_ = f", all at rate {min(run['lr'] for run in lost):g} or above" if lost else ""
+        made.append((f"{len(lost)} of {len(runs)}", f"trainings diverged{from_}"))
+    if found["escape"]:
+        starts = sum(run["starts"] for run in found["escape"])
+        away = sum(run["starts"] * run["escaped"] for run in found["escape"])
+        made.append((f"{100 * away / starts:.0f} %", f"of {starts:,} noisy starts left their local minimum"))
+    return made

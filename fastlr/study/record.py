@@ -1,0 +1,177 @@
+"""What a study leaves behind: one document, and the files it is written to, each whole or not there."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import platform
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import fastlr
+
+from .data import Dataset
+from .laboratory import EXPERIMENTS, Outcome, Settings, Task, strategies
+from .tables import tables
+
+SCHEMA, VERSION = "fastlr-study", 1
+
+
+class Record:
+    """The outcomes of a study so far, in the order of the plan, whatever order they came in."""
+
+    def __init__(self, settings: Settings, data: Dataset, planned: dict[str, list[Task]], jobs: int) -> None:
+        self.settings, self.data, self.jobs = settings, data, jobs
+        self.planned = {name: len(planned[name]) for name in EXPERIMENTS}
+        self.outcomes: dict[str, dict[int, dict[str, Any]]] = {name: {} for name in EXPERIMENTS}
+
+    @property
+    def done(self) -> int:
+        return sum(map(len, self.outcomes.values()))
+
+    @property
+    def total(self) -> int:
+        return sum(self.planned.values())
+
+    def note(self, experiment: str, index: int, outcome: Outcome) -> None:
+        self.outcomes[experiment][index] = outcome.to_dict()
+
+    def document(self) -> dict[str, Any]:
+        """Everything from which tables and page are drawn, as plain data.
+
+        Two studies with the same settings have the same bits on one machine, but for what the machine and the moment
+        decide: "environment", each run's "machine", and the tables that are "timed".
+        """
+        data = self.data
+        updates = len(data.train[1]) // self.settings.batch_size * self.settings.epochs
+        document: dict[str, Any] = {
+            "schema": SCHEMA,
+            "schema_version": VERSION,
+            "complete": self.done == self.total,
+            "done": self.done,
+            "planned": self.total,
+            "settings": json.loads(json.dumps(asdict(self.settings))),
+            "data": {
+                "name": data.name,
+                "features": data.features,
+                "classes": len(data.classes),
+                "train": len(data.train[1]),
+                "validation": len(data.validation[1]),
+                "test": len(data.test[1]),
+            },
+            "environment": {
+                "fastlr": fastlr.__version__,
+                "numpy": np.__version__,
+                "python": platform.python_version(),
+                "machine": platform.machine(),
+                "system": platform.system(),
+                "jobs": self.jobs,
+                "fastlr_config": fastlr.show_config(mode="dicts"),
+            },
+            "strategies": {name: list(way) for name, way in strategies(self.settings, updates).items()},
+            "experiments": {name: [found[k] for k in sorted(found)] for name, found in self.outcomes.items()},
+        }
+        document["tables"] = tables(document)
+        return document
+
+
+def check_folder(folder: Path) -> None:
+    """Make the folder and see that it takes files; `OSError` if not. Leaves nothing in it."""
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError:
+        for path in made:
+            if path.is_dir():
+                path.rmdir()
+        raise
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file under another name, then give it its own: it is there in full, or as it was before."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o666 & ~umask())
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_results(folder: Path, document: dict[str, Any]) -> Path:
+    path = folder / "results.json"
+    write_whole(path, json.dumps(document, allow_nan=False, default=str, separators=(",", ":")) + "\n")
+    return path
+
+
+def write_tables(folder: Path, document: dict[str, Any]) -> None:
+    """A CSV file for each table, one of all training runs, and one of their curves."""
+    for table in document["tables"]:
+        write_whole(folder / f"table-{table['number']:02}-{table['name']}.csv", written(flat(table)))
+    write_whole(folder / "runs.csv", written(runs(document)))
+    write_whole(folder / "curves.csv", written(curves(document)))
+
+
+def written(rows: Iterator[list[Any]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+def flat(table: dict[str, Any]) -> Iterator[list[Any]]:
+    """A table's rows; an entry that is measured has its mean, spread and number in columns of their own."""
+    figures = [any("mean" in row[k] for row in table["rows"]) for k in range(len(table["columns"]))]
+    head: list[Any] = []
+    for column, measured in zip(table["columns"], figures, strict=True):
+        head += [column, f"{column} mean", f"{column} spread", f"{column} n"] if measured else [column]
+    yield head
+    for row in table["rows"]:
+        line: list[Any] = []
+        for entry, measured in zip(row, figures, strict=True):
+            line.append(entry["text"])
+            if measured:
+                line += [entry.get("mean"), entry.get("spread"), entry.get("n")]
+        yield line
+
+
+def runs(document: dict[str, Any]) -> Iterator[list[Any]]:
+    """A row for each network that was trained."""
+    names: list[str] = []
+    for experiment in ("grid", "ladder", "strategies"):
+        for run in document["experiments"][experiment]:
+            own = {name: value for name, value in run.items() if name not in ("curve", "machine")} | run["machine"]
+            if not names:
+                names = list(own)
+                yield ["experiment", *names]
+            yield [experiment, *(own[name] for name in names)]
+
+
+def curves(document: dict[str, Any]) -> Iterator[list[Any]]:
+    """A row for each epoch of each training run, the state before the first one included."""
+    names = "train_loss", "validation_loss", "test_loss", "train_accuracy", "validation_accuracy", "test_accuracy"
+    keys = "network", "lr", "seed", "optimizer", "schedule"
+    yield ["experiment", *keys, "epoch", *names]
+    for experiment in ("grid", "ladder", "strategies"):
+        for run in document["experiments"][experiment]:
+            series = zip(*(run["curve"][name] for name in names), strict=True)
+            for epoch, values in enumerate(series):
+                yield [experiment, *(run[key] for key in keys), epoch, *values]

@@ -1,0 +1,569 @@
+"""The twelve tables of a study, made from its measured runs and nothing else.
+
+A table is plain data, so that the terminal, the CSV files and the page say the same: a title, columns, rows of
+entries, the method, and a finding in a sentence, which is put together from the numbers. An entry is its text and,
+where it stands for several runs, their mean, spread (sample standard deviation) and number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import sqrt
+from statistics import fmean, stdev
+from typing import Any
+
+from .claims import Run, best_rate, claims, group, mean_loss
+
+Entry = dict[str, Any]
+Table = dict[str, Any]
+
+OVERFIT = 1.05  # the final validation loss over its minimum, from which a run counts as overfitting
+
+
+def tables(document: dict[str, Any]) -> list[Table]:
+    """All twelve; one whose experiment has no runs yet has no rows."""
+    found = document["experiments"]
+    settings = document["settings"]
+    grid, ladder = found["grid"], found["ladder"]
+    target = f"{settings['target_loss']:g} nats"
+    made = [
+        accuracy(grid),
+        time_to_target(grid, target, document["environment"]["jobs"]),
+        updates_to_target(grid, target),
+        throughput(grid, document["environment"]["jobs"]),
+        overfitting(grid),
+        descent(found["descent"], settings["target_norm"]),
+        escape(found["escape"]),
+        memory(found["memory"]),
+        activations(ladder, grid),
+        gap(grid),
+        strategies(grid, found["strategies"], document["strategies"]),
+        common_claims(found),
+    ]
+    return [{"number": k} | table for k, table in enumerate(made, start=1)]
+
+
+def table(
+    name: str,
+    title: str,
+    unit: str,
+    columns: list[str],
+    rows: list[list[Entry]],
+    method: str,
+    finding: str,
+    timed: bool = False,
+) -> Table:
+    """`timed`: the machine and the moment decide its numbers."""
+    return {
+        "name": name,
+        "title": title,
+        "unit": unit,
+        "timed": timed,
+        "columns": columns,
+        "rows": rows,
+        "method": method,
+        "finding": finding if rows else "No run of it is finished.",
+    }
+
+
+def plain(text: str) -> Entry:
+    return {"text": text}
+
+
+def number(value: float) -> str:
+    """Three significant digits, more where they stand before the point."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:#.3g}".rstrip(".")
+
+
+def measured(values: Sequence[float], form: Callable[[float], str] = number) -> Entry:
+    """Mean ± sample standard deviation; the mean alone for one value."""
+    entry: Entry = {"mean": fmean(values), "spread": stdev(values) if len(values) > 1 else None, "n": len(values)}
+    spread = "" if entry["spread"] is None else f" ± {form(entry['spread'])}"
+    return {"text": form(entry["mean"]) + spread} | entry
+
+
+def of_trained(
+    runs: Sequence[Run],
+    value: Callable[[Run], float | None],
+    form: Callable[[float], str] = number,
+    missing: str = "not reached",
+) -> Entry:
+    """An entry over the runs that did not diverge; those that did, and those that have no value, are counted."""
+    if not runs:
+        return plain("-")
+    trained = [run for run in runs if not run["diverged"]]
+    if not trained:
+        return plain("diverged")
+    values = [v for v in map(value, trained) if v is not None]
+    entry = measured(values, form) if values else plain(missing)
+    if values and len(values) < len(trained):
+        entry["text"] += f" ({len(values)} of {len(trained)})"
+    if len(trained) < len(runs):
+        entry["text"] += f", {len(runs) - len(trained)} of {len(runs)} diverged"
+    return entry
+
+
+def by_network(runs: Sequence[Run], entry: Callable[[Sequence[Run]], Entry]) -> tuple[list[str], list[list[Entry]]]:
+    """Columns and rows: a row for each network, a column for each rate, both in the order they were run."""
+    lrs = list(group(runs, "lr")) if runs else []
+    cells = group(runs, "network", "lr")
+    rows = [
+        [plain(network), *(entry(cells.get((network, lr), [])) for lr in lrs)] for network in group(runs, "network")
+    ]
+    return ["network", *(f"lr {lr:g}" for lr in lrs)], rows
+
+
+def best_entry(columns: list[str], rows: list[list[Entry]], lowest: bool = False) -> tuple[str, str, Entry] | None:
+    """(row, column, entry) of the highest mean, or the lowest."""
+    entries = [
+        (entry["mean"], row[0]["text"], column, entry)
+        for row in rows
+        for column, entry in zip(columns, row, strict=True)
+        if "mean" in entry
+    ]
+    if not entries:
+        return None
+    _, row, column, entry = (min if lowest else max)(entries, key=lambda found: found[0])
+    return row, column, entry
+
+
+def percent(value: float) -> str:
+    return f"{value:.1f}"
+
+
+def whole(value: float) -> str:
+    return f"{value:,.0f}"
+
+
+# 1 to 5, 10: the grid
+
+
+def accuracy(grid: Sequence[Run]) -> Table:
+    columns, rows = by_network(grid, lambda runs: of_trained(runs, lambda r: 100 * r["test_accuracy"], percent))
+    best, finding = best_entry(columns, rows), ""
+    if best:
+        means = {
+            lr: fmean(100 * r["test_accuracy"] for r in runs if not r["diverged"])
+            for lr, runs in group(grid, "lr").items()
+            if not all(r["diverged"] for r in runs)
+        }
+        low, high = min(means, key=lambda lr: means[lr]), max(means, key=lambda lr: means[lr])
+        finding = (
+            f"The highest is {best[2]['text']} %, {best[0]} at {best[1]}. Over all networks rate {high:g} gives "
+            f"{means[high]:.1f} %, rate {low:g} {means[low]:.1f} %."
+        )
+    return table(
+        "accuracy",
+        "Test accuracy by learning rate",
+        "%",
+        columns,
+        rows,
+        "The share of rows of the test split, seen by no part of training, whose most likely class is the right one, "
+        "after the last update.",
+        finding,
+    )
+
+
+def time_to_target(grid: Sequence[Run], target: str, jobs: int) -> Table:
+    columns, rows = by_network(
+        grid, lambda runs: of_trained(runs, lambda r: milliseconds(r["machine"]["seconds_to_target"]))
+    )
+    best = best_entry(columns, rows, lowest=True)
+    short = sum(entry["text"].startswith("not reached") for row in rows for entry in row[1:])
+    finding = f"The shortest is {best[2]['text']} ms, {best[0]} at {best[1]}. " if best else ""
+    finding += f"{short} of {sum(len(row) - 1 for row in rows)} combinations never got there."
+    return table(
+        "time-to-target",
+        f"Training time to a training loss of {target}",
+        "ms",
+        columns,
+        rows,
+        "Wall time of batches, gradients and updates, without evaluation, until the training loss, averaged over the "
+        f"latest epoch of updates, was at most the target. Measured with {jobs} "
+        f"{'process' if jobs == 1 else 'processes'} at work; whatever else the machine does counts too.",
+        finding,
+        timed=True,
+    )
+
+
+def milliseconds(seconds: float | None) -> float | None:
+    return None if seconds is None else 1000 * seconds
+
+
+def updates_to_target(grid: Sequence[Run], target: str) -> Table:
+    columns, rows = by_network(grid, lambda runs: of_trained(runs, lambda r: r["updates_to_target"], whole))
+    best, most = best_entry(columns, rows, lowest=True), max((run["updates"] for run in grid), default=0)
+    finding = ""
+    if best:
+        ratios = []
+        for row in rows:
+            means = [entry["mean"] for entry in row[1:] if "mean" in entry]
+            if len(means) > 1:
+                ratios.append((max(means) / min(means), row[0]["text"]))
+        finding = f"The fewest are {best[2]['text']}, {best[0]} at {best[1]}."
+        if ratios:
+            finding += (
+                f" For {max(ratios)[1]} the slowest rate that got there took {max(ratios)[0]:.1f} times the fastest."
+            )
+    return table(
+        "updates-to-convergence",
+        f"Updates to convergence (training loss {target})",
+        "updates",
+        columns,
+        rows,
+        f"The first update at which the training loss, averaged over the latest epoch of updates, is at most {target}; "
+        f"'not reached': not in {most:,} updates; (k of n): in k of n seeds.",
+        finding,
+    )
+
+
+def throughput(grid: Sequence[Run], jobs: int) -> Table:
+    def thousands(run: Run) -> float | None:
+        seconds = run["machine"]["train_seconds"]
+        return run["updates"] * run["batch_size"] / seconds / 1000 if seconds else None
+
+    columns, rows = by_network(grid, lambda runs: of_trained(runs, thousands))
+    finding = ""
+    if best := best_entry(columns, rows):
+        means = [fmean(means) for row in rows if (means := [e["mean"] for e in row[1:] if "mean" in e])]
+        within = [
+            max(means) / min(means)
+            for row in rows
+            if (means_ := [e["mean"] for e in row[1:] if "mean" in e])
+            for means in [means_]
+        ]
+        finding = (
+            f"The fastest is {best[0]}, {best[2]['text']} thousand a second. Networks differ by a factor of "
+            f"{max(means) / min(means):.1f}, rates within a network by {max(within):.2f} at most."
+        )
+    return table(
+        "instances-per-second",
+        "Training instances per second",
+        "thousands",
+        columns,
+        rows,
+        "Rows that went forward and backward through the network and into an update, by seconds of training, without "
+        f"evaluation. Measured with {jobs} {'process' if jobs == 1 else 'processes'} at work.",
+        finding,
+        timed=True,
+    )
+
+
+def rise(run: Run) -> float | None:
+    """The final validation loss over its minimum on the way."""
+    losses = [loss for loss in (run["curve"] or {}).get("validation_loss", []) if loss is not None]
+    return None if run["validation_loss"] is None or not losses or min(losses) <= 0 else losses[-1] / min(losses)
+
+
+def overfits(run: Run) -> bool:
+    return (rise(run) or 0) > OVERFIT and run["train_accuracy"] > run["test_accuracy"]
+
+
+def overfitting(grid: Sequence[Run]) -> Table:
+    def entry(runs: Sequence[Run]) -> Entry:
+        shown = of_trained(runs, rise, lambda value: f"{value:.2f}")
+        trained = [run for run in runs if not run["diverged"]]
+        if "mean" in shown:
+            do = sum(map(overfits, trained))
+            answer = "yes" if 2 * do > len(trained) else "no"
+            apart = fmean(100 * (run["train_accuracy"] - run["test_accuracy"]) for run in trained)
+            lost = f", {len(runs) - len(trained)} of {len(runs)} diverged" if len(trained) < len(runs) else ""
+            shown |= {
+                "answer": answer,
+                "overfitting": do,
+                "accuracy_gap": apart,
+                "text": f"{answer} ({do} of {len(trained)}): x{shown['mean']:.2f}, {apart:+.1f}{lost}",
+            }
+        return shown
+
+    columns, rows = by_network(grid, entry)
+    entries = [e for row in rows for e in row[1:] if "answer" in e]
+    count = sum(e["answer"] == "yes" for e in entries)
+    finding = f"Yes in {count} of {len(entries)} combinations."
+    if entries:
+        worst = max(entries, key=lambda e: e["mean"])
+        finding += f" The furthest that a validation loss ended above its own minimum is x{worst['mean']:.2f}."
+    return table(
+        "overfitting",
+        "Overfitting: yes or no, and the evidence",
+        "x minimum, points",
+        columns,
+        rows,
+        "yes or no (seeds that do, of all): the final validation loss over its own minimum, then training minus test "
+        f"accuracy in points. A run overfits if the first is above {OVERFIT:g} and the second positive; a "
+        "combination, if most of its seeds do.",
+        finding,
+    )
+
+
+def gap(grid: Sequence[Run]) -> Table:
+    def apart(run: Run) -> float:
+        return float(run["test_loss"] - run["train_loss"])
+
+    columns, rows = by_network(grid, lambda runs: of_trained(runs, apart, lambda value: f"{value:.3f}"))
+    means = (
+        {
+            lr: fmean(apart(r) for r in runs if not r["diverged"])
+            for lr, runs in group(grid, "lr").items()
+            if not all(r["diverged"] for r in runs)
+        }
+        if grid
+        else {}
+    )
+    finding = ""
+    if means:
+        finding = "Mean over networks: " + ", ".join(f"{means[lr]:.3f} at {lr:g}" for lr in sorted(means)) + "."
+    return table(
+        "generalisation-gap",
+        "Generalisation gap by learning rate",
+        "nats",
+        columns,
+        rows,
+        "Test loss minus training loss after the last update. A network that has learned little has a small gap "
+        "too: read it beside the accuracy.",
+        finding,
+    )
+
+
+# 6 to 8
+
+
+def descent(runs: Sequence[Run], target: float) -> Table:
+    def entry(of: Sequence[Run]) -> Entry:
+        reached = [run for run in of if run["updates"] is not None]
+        if not of:
+            return plain("-")
+        if not reached:
+            norms = [run["norm"] for run in of if run["norm"] is not None]
+            return plain(f"not reached, norm {fmean(norms):.2g}" if norms else "diverged")
+        shown = measured([1000 * run["machine"]["seconds"] for run in reached])
+        few = f" ({len(reached)} of {len(of)})" if len(reached) < len(of) else ""
+        shown["updates"] = fmean(run["updates"] for run in reached)
+        shown["text"] += f"{few}; {shown['updates']:.0f} updates"
+        return shown
+
+    columns, rows = by_network(runs, entry)
+    best = best_entry(columns, rows, lowest=True)
+    limit = runs[0]["limit"] if runs else 0
+    finding = f"The shortest: {best[0]} at {best[1]}, {best[2]['text']}." if best else "No rate got there."
+    return table(
+        "full-batch-descent",
+        f"Full-batch gradient descent: time to a gradient norm of {target:g}",
+        "ms",
+        columns,
+        rows,
+        "Wall time and updates until the Euclidean norm of the gradient of the whole training split, over all weights "
+        f"and biases, is at most {target:g}; plain descent; 'not reached': not in {limit:,} updates, with the norm "
+        "where it ended.",
+        finding,
+        timed=True,
+    )
+
+
+def escape(runs: Sequence[Run]) -> Table:
+    lrs = list(group(runs, "lr")) if runs else []
+    cells = {(run["landscape"], run["lr"]): run for run in runs}
+
+    def entry(run: Run | None) -> Entry:
+        if run is None:
+            return plain("-")
+        share = run["escaped"]
+        error = 100 * sqrt(share * (1 - share) / run["starts"])
+        lost = f", {100 * run['lost']:.1f} lost" if run["lost"] else ""
+        return {
+            "text": f"{100 * share:.1f} ± {error:.1f}; global {100 * run['found']:.1f}{lost}",
+            "mean": 100 * share,
+            "spread": error,
+            "n": run["starts"],
+            "found": 100 * run["found"],
+        }
+
+    rows = [[plain(name), *(entry(cells.get((name, lr))) for lr in lrs)] for name in group(runs, "landscape")]
+    finding, facts = "", ""
+    if runs:
+        finding = (
+            "Mean over landscapes: "
+            + ", ".join(
+                f"{100 * fmean(r['escaped'] for r in of):.1f} % at {lr:g}" for lr, of in group(runs, "lr").items()
+            )
+            + "."
+        )
+        facts = (
+            f"{runs[0]['starts']:,} starts in a local minimum, {runs[0]['steps']:,} updates by {runs[0]['optimizer']} "
+            f"with normal noise of deviation {runs[0]['noise']:g} on every gradient, then noiseless descent: the share "
+            "that is in another basin, with its standard error; of all starts, the share in the basin of a global "
+            "minimum. Heights are divided by the curvature at the local minimum, which makes 2 the limit of stability."
+        )
+    return table(
+        "escape-rate",
+        "Escape from a local minimum",
+        "% of starts",
+        ["landscape", *(f"lr {lr:g}" for lr in lrs)],
+        rows,
+        facts,
+        finding,
+    )
+
+
+def memory(runs: Sequence[Run]) -> Table:
+    lrs = list(group(runs, "lr")) if runs else []
+    rows, differ, peaks = [], 0, []
+    for (network, optimizer), of in (group(runs, "network", "optimizer") if runs else {}).items():
+        by_rate = {run["lr"]: run for run in of}
+        fixed = of[0]["parameters"] + of[0]["gradients"]
+        differ += len({run["state"] for run in of}) > 1
+        own = [run["machine"]["peak"] for run in of]
+        peaks.append(max(own) / min(own) - 1)
+        entries = [
+            {
+                "text": f"{kib(fixed + run['state'])}; peak {kib(run['machine']['peak'])}",
+                "mean": (fixed + run["state"]) / 1024,
+                "spread": None,
+                "n": 1,
+            }
+            if (run := by_rate.get(lr))
+            else plain("-")
+            for lr in lrs
+        ]
+        per = 4 * of[0]["state"] / of[0]["parameters"]
+        rows.append([plain(network), plain(optimizer), plain(f"{per:.0f} B"), *entries])
+    finding = ""
+    if runs:
+        same = "does not depend on the rate in any row" if not differ else f"depends on the rate in {differ} rows"
+        finding = (
+            f"The memory of weights, gradients and state {same}; traced peaks differ between rates by at most "
+            f"{100 * max(peaks):.1f} %. It depends on the network, and on what the optimizer keeps per weight."
+        )
+    return table(
+        "memory",
+        "Memory by learning rate",
+        "KiB",
+        ["network", "optimizer", "state per weight", *(f"lr {lr:g}" for lr in lrs)],
+        rows,
+        "Weights, gradients and optimizer state after ten updates, in KiB; then the most that was allocated at once, "
+        "traced by tracemalloc: activations and a shuffled copy of the training rows besides.",
+        finding,
+        timed=True,
+    )
+
+
+def kib(size: float) -> str:
+    return f"{size / 1024:,.1f}"
+
+
+# 9, 11, 12
+
+
+def activations(ladder: Sequence[Run], grid: Sequence[Run]) -> Table:
+    rows = []
+    for network, runs in (group(ladder, "network") if ladder else {}).items():
+        rates = group(runs, "lr")
+        best = best_rate(runs)
+        if best is None:
+            continue
+        activation = network.rpartition("-")[2]
+        close = [lr for lr, of in sorted(rates.items()) if mean_loss(of) <= 1.25 * mean_loss(rates[best])]
+        edge = [lr for lr, of in sorted(rates.items()) if any(run["diverged"] for run in of)]
+        same = [run for run in grid if run["network"].endswith(f"-{activation}")]
+        of_grid = best_rate(same)
+        rows.append(
+            [
+                plain(activation),
+                {"text": f"{best:g}", "mean": best, "spread": None, "n": len(rates[best])},
+                of_trained(rates[best], lambda r: r["validation_loss"], lambda value: f"{value:.3f}"),
+                of_trained(rates[best], lambda r: 100 * r["test_accuracy"], percent),
+                plain(f"{close[0]:g} to {close[-1]:g}"),
+                plain(f"{edge[0]:g}" if edge else "none"),
+                plain("-" if of_grid is None else f"{of_grid:g}"),
+            ]
+        )
+    widths = ladder[0]["network"].rpartition("-")[0] if ladder else ""
+    finding = ", ".join(f"{row[0]['text']}: {row[1]['text']}" for row in rows)
+    return table(
+        "best-rate",
+        "Best learning rate by activation function",
+        "",
+        [
+            "activation",
+            "best rate",
+            "validation loss",
+            "test accuracy, %",
+            "rates within 1.25 x",
+            "diverges from",
+            "best in table 1's grid",
+        ],
+        rows,
+        f"The same widths, {widths}, under each activation, at {len(group(ladder, 'lr')) if ladder else 0} rates from "
+        "1e-4 to 10, held; best is the lowest mean validation loss after "
+        f"{ladder[0]['epochs'] if ladder else 0} epochs. Last: the best rate of the grid over all its networks of that "
+        "activation.",
+        finding and f"Best rates: {finding}.",
+    )
+
+
+def strategies(grid: Sequence[Run], others: Sequence[Run], ways: dict[str, Any]) -> Table:
+    seeds = {run["seed"] for run in others}
+    network = others[0]["network"] if others else None
+    pool = [run for run in grid if run["network"] == network and run["seed"] in seeds] + list(others)
+    cells = group(pool, "optimizer", "schedule", "lr") if pool else {}
+    lrs = list(group(pool, "lr")) if pool else []
+    rows, best = [], []
+    for k, (name, (optimizer, schedule)) in enumerate(ways.items() if pool else ()):
+        kind = (
+            "adaptive"
+            if optimizer.startswith(("ada", "rms", "ams"))
+            else "fixed"
+            if k == 0 and not schedule
+            else "decaying"
+        )
+        mine = {lr: cells.get((optimizer, schedule, lr), []) for lr in lrs}
+        entries = [of_trained(mine[lr], lambda r: 100 * r["test_accuracy"], percent) for lr in lrs]
+        rate = best_rate([run for runs in mine.values() for run in runs])
+        rows.append([plain(name), plain(kind), *entries, plain("-" if rate is None else f"{rate:g}")])
+        if rate is not None:
+            best.append((mean_loss(mine[rate]), name, rate, entries[lrs.index(rate)]))
+    finding = ""
+    if best:
+        loss, name, rate, entry = min(best, key=lambda found: found[0])
+        spans = {
+            row[0]["text"]: max(m) - min(m) for row in rows if len(m := [e["mean"] for e in row if "mean" in e]) > 1
+        }
+        finding = f"The lowest validation loss, {loss:.3g}, is that of {name} at {rate:g} ({entry['text']} % right)."
+        if spans:
+            least, most = min(spans, key=lambda n: spans[n]), max(spans, key=lambda n: spans[n])
+            finding += (
+                f" Over the rates accuracy moves by {spans[least]:.1f} points for {least}, "
+                f"by {spans[most]:.1f} for {most}."
+            )
+    return table(
+        "strategies",
+        "Fixed, decaying and adaptive rates: test accuracy",
+        "%",
+        ["strategy", "kind", *(f"lr {lr:g}" for lr in lrs), "best rate"],
+        rows,
+        f"Network {network}, the same seeds in every row. The rate at the head of a column is the first one of a "
+        "decaying strategy, and the optimizer's own rate of an adaptive one; the best rate has the lowest mean "
+        "validation loss.",
+        finding,
+    )
+
+
+def common_claims(found: dict[str, list[Run]]) -> Table:
+    made = claims(found)
+    rows = [
+        [
+            plain(c["claim"]),
+            {"text": c["verdict"], "rule": c["rule"]},
+            {"text": " ".join(c["evidence"]), "evidence": c["evidence"]},
+        ]
+        for c in made
+    ]
+    return table(
+        "claims",
+        "Three common claims, put to the test",
+        "",
+        ["claim", "verdict", "evidence"],
+        rows,
+        "Each verdict follows from the counts by the rule that stands with it in results.json and on the page.",
+        "; ".join(f"“{c['claim']}” {c['verdict']}" for c in made) + ".",
+    )
