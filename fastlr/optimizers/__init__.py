@@ -4,6 +4,7 @@ Nothing here knows bytes, threads or instruction sets. A new optimizer is a rule
 reference formula in the tests; lists, tests and tables follow.
 """
 from .adaptive import AdaDelta, AdaGrad, RMSprop, RMSpropCentered, RMSpropCenteredMomentum, RMSpropMomentum
+from .averages import EMA, SWA, WeightAverage
 from .base import Group, Optimizer, create_optimizer, list_optimizers
 from .gradient_descent import SGD, Momentum, Nesterov
 from .line_search import LineSearch, line_search
@@ -11,19 +12,26 @@ from .loss_scale import LossScale
 from .moments import Adam, AdamW, Adan, AMSGrad, NAdam
 from .quasi_newton import LBFGS
 from .reducing import LAMB
+from .wrappers import SAM, GradientAccumulation, GradientCentralization, Lookahead
 
 __all__ = [
+    "EMA",
     "LBFGS",
+    "SAM",
     "SGD",
+    "SWA",
     "AMSGrad",
     "AdaDelta",
     "AdaGrad",
     "Adam",
     "AdamW",
     "Adan",
+    "GradientAccumulation",
+    "GradientCentralization",
     "Group",
     "LAMB",
     "LineSearch",
+    "Lookahead",
     "LossScale",
     "Momentum",
     "NAdam",
@@ -33,6 +41,7 @@ __all__ = [
     "RMSpropCentered",
     "RMSpropCenteredMomentum",
     "RMSpropMomentum",
+    "WeightAverage",
     "create_optimizer",
     "line_search",
     "list_optimizers",

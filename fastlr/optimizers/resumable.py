@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from .._core.arrays import BFloat16, as_array, stored_as
-from .._core.tensors import STORAGES, Array, Tensor, bind, named, refuse_shared
+from .._core.tensors import STORAGES, Array, Tensor, bind, named, refuse_shared, values
 from .base import FORMAT, Optimizer, arranged, is_group, same_names
 
 Act = Callable[[], None]
@@ -142,3 +142,26 @@ def tensors_of(opt: Any) -> list[Tensor]:
     opt = innermost(opt)
     tensors: list[Tensor] = opt._plan.tensors if isinstance(opt, Optimizer) else opt._tensors
     return tensors
+
+
+# Whole tensors as numbers
+
+def flat(array: Array) -> Array:
+    """An array as contiguous float32 or float64, in C order: a view where it is, or else a copy."""
+    if array.dtype in (np.float32, np.float64) and array.flags.c_contiguous and array.flags.aligned:
+        return np.asarray(array).reshape(-1)
+    copy: Array = np.require(np.asarray(values(array)), requirements=("C", "A")).reshape(-1)
+    return copy
+
+
+def give(array: Array, numbers: Array) -> None:
+    """Bring numbers that `flat` gave back to where they came from, rounded to nearest; nothing to do for a view."""
+    if np.may_share_memory(array, numbers):
+        return
+    if isinstance(array, BFloat16):
+        bits = np.ascontiguousarray(numbers, np.float32).view(np.uint32)
+        rounded = np.where(np.isnan(numbers), bits >> 16 | 0x40, (bits + 0x7fff + (bits >> 16 & 1)) >> 16)
+        np.asarray(array)[...] = rounded.astype(np.uint16).reshape(array.shape)
+        return
+    with np.errstate(over="ignore"):
+        array[...] = numbers.reshape(array.shape).astype(array.dtype)
