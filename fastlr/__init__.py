@@ -1,4 +1,6 @@
 """fastlr: optimizers and learning-rate schedules as compiled kernels that update arrays in place."""
+from typing import TYPE_CHECKING, Any
+
 from . import schedules as schedules
 from ._core.threads import get_num_threads as get_num_threads
 from ._core.threads import set_num_threads as set_num_threads
@@ -13,11 +15,26 @@ from .schedules.plateau import Plateau as Plateau
 from . import kernels as kernels  # isort: skip  (it makes a function of every optimizer's rule)
 from ._core.capi import _C_API as _C_API  # isort: skip  (the table of include/fastlr/fastlr.h, which has those rules)
 
+if TYPE_CHECKING:
+    from .tuning import find_lr as find_lr
+    from .tuning import tune_lr as tune_lr
 
-def __getattr__(name: str) -> str:
+_LATER = {"find_lr": "tuning", "tune_lr": "tuning"}      # imported at their first use
+
+
+def __getattr__(name: str) -> Any:
     if name == "__version__":
         from importlib.metadata import version  # (it costs a third of NumPy's own import)
 
         globals()[name] = version("fastlr-core")
-        return str(globals()[name])
-    raise AttributeError(f"module 'fastlr' has no attribute {name!r}")
+    elif name in _LATER:
+        from importlib import import_module
+
+        globals()[name] = getattr(import_module(f"fastlr.{_LATER[name]}"), name)
+    else:
+        raise AttributeError(f"module 'fastlr' has no attribute {name!r}")
+    return globals()[name]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATER})

@@ -1,0 +1,417 @@
+"""The learning-rate range test: one sweep from a rate that does nothing to one that breaks, then a few short trials."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from .suggestions import Floats, median, smoothed, suggest
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+LossAndGrad = Callable[[Any], tuple[float, Any]]
+
+TRIES = 3                            # batches in a row whose loss is not finite: then it is not the batches
+SPACING = 4                          # trials per decade of the learning rate
+BELOW = 11                           # of them, downwards from where the sweep broke
+STAGES = ((0.2, 6), (0.5, 4), (1.0, 1))    # share of `trial_steps`, and how many rates go on
+
+
+class RangeTest:
+    """What `find_lr` found.
+
+    Attributes
+    ----------
+    lr : float
+        The recommended rate: that of the best short trial, or without trials ``suggestions["middle"]``.
+    lrs, losses, smoothed : (n,) float64 arrays
+        The rates of the sweep, the loss seen *after* a step at each, and its debiased exponential mean; medians over
+        the repeats. Where half of the repeats had diverged they are NaN.
+    low, high : (n,) float64 arrays
+        The least and the greatest smoothed loss of the repeats: with r repeats, a band that holds the median of a
+        repeat with confidence 1 - 2**(1 - r), whatever its distribution. NaN where a repeat had diverged.
+    suggestions : dict of str to float
+        One rate per rule, from `smoothed`: see `fastlr.tuning.suggestions`.
+    spread : dict of str to (float, float)
+        The least and the greatest suggestion of the repeats taken one by one.
+    bracket : (float, float)
+        For rates that move, as in `schedules.one_cycle`: from where a tenth of the fall was done, to the least loss.
+    trials : list of dict
+        ``lr``, ``updates``, ``loss`` (mean of the later half of the trial; infinite if it diverged), as they were run.
+    diverged_at : float or None
+        The rate at which the sweep stopped, the median over repeats; None if it reached its end.
+    ratios : list of float
+        Each group's rate in units of `lr`: ``group.lr = result.lr * ratio``.
+    before : float
+        The loss before the first step.
+    updates : int
+        All steps that were done and undone.
+    notes : list of str
+        What makes the result doubtful, in words; empty if nothing does.
+    """
+
+    def __init__(self, lrs: Floats, sweeps: Sequence[Sweep], smoothing: float, ratios: list[float]) -> None:
+        self.lrs, self.ratios, self.smoothing = lrs, ratios, smoothing
+        self.before = float(np.median([one.before for one in sweeps]))
+        self.updates = sum(one.updates for one in sweeps)
+        self.runs = np.array([one.losses for one in sweeps])
+        means = np.array([smoothed(one.losses, smoothing, one.before) for one in sweeps])
+        self.losses, self.smoothed = median(self.runs), median(means)
+        self.low, self.high = means.min(axis=0), means.max(axis=0)
+        ends = sorted(len(lrs) if one.stopped is None else one.stopped for one in sweeps)
+        end = ends[len(ends) // 2]
+        self.diverged_at = float(lrs[end]) if end < len(lrs) else None
+        self.suggestions = suggest(lrs, self.smoothed)
+        alone = [suggest(lrs, mean) for mean in means]
+        self.spread = {name: (min(one[name] for one in alone), max(one[name] for one in alone))
+                       for name in self.suggestions}
+        self.lr = self.suggestions["middle"]
+        self.trials: list[dict[str, Any]] = []
+        self.notes: list[str] = []
+        finite = self.smoothed[np.isfinite(self.smoothed)]
+        least = int(finite.argmin())
+        fall = self.before - finite[least]
+        began = int(np.argmax(finite <= self.before - fall / 10)) if fall > 0 else 0
+        self.bracket = (float(lrs[min(began, least)]), float(lrs[least]))
+        noise = float(np.nanmedian(np.abs(np.diff(self.losses)))) / math.sqrt(2) if len(finite) > 2 else 0.0
+        if fall <= 2 * noise:
+            self.notes.append("the loss never fell by more than its noise: look at the gradients, raise lr_max, "
+                              "or take more steps or repeats")
+        elif end == len(lrs) and least >= len(lrs) - 2:
+            self.notes.append(f"the loss was still falling at the highest rate, {lrs[-1]:g}: raise lr_max")
+        elif began == 0:
+            self.notes.append(f"the loss was falling at the lowest rate already, {lrs[0]:g}: lower lr_min")
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as plain data, ready for JSON but for infinities and NaN."""
+        arrays = {name: getattr(self, name).tolist() for name in ("lrs", "losses", "smoothed", "low", "high")}
+        plain = {name: getattr(self, name)
+                 for name in ("before", "diverged_at", "trials", "ratios", "updates", "notes", "smoothing")}
+        return {"lr": self.lr, "suggestions": dict(self.suggestions),
+                "spread": {name: list(pair) for name, pair in self.spread.items()},
+                "bracket": list(self.bracket), **plain, **arrays, "runs": self.runs.tolist()}
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draw losses, band, trials and suggestions; the matplotlib Axes. Needs `pip install fastlr-core[lab]`."""
+        if ax is None:
+            from matplotlib import pyplot
+
+            ax = pyplot.subplots()[1]
+        ax.set_xscale("log")
+        ax.plot(self.lrs, self.losses, ".", color="0.75", markersize=3, label="loss after a step")
+        line = ax.plot(self.lrs, self.smoothed, label="smoothed")[0]
+        if len(self.runs) > 1:
+            ax.fill_between(self.lrs, self.low, self.high, color=line.get_color(), alpha=0.2, linewidth=0,
+                            label=f"{len(self.runs)} repeats")
+        most = max((trial["updates"] for trial in self.trials), default=0)
+        final = [trial for trial in self.trials if trial["updates"] >= most / 2 and math.isfinite(trial["loss"])]
+        if final:
+            ax.plot([trial["lr"] for trial in final], [trial["loss"] for trial in final], "x", color="C2",
+                    label="trials")
+        ax.axvspan(*self.bracket, color="0.5", alpha=0.08, label="bracket")
+        ax.axvline(self.lr, color="C3", label=f"lr {self.lr:.2g}")
+        for name in ("steepest", "valley", "slide", "minimum"):
+            ax.axvline(self.suggestions[name], color="0.5", linewidth=0.7, linestyle=":")
+            ax.annotate(name, (self.suggestions[name], 0.99), xycoords=("data", "axes fraction"), rotation=90,
+                        ha="right", va="top", fontsize=7, color="0.4")
+        seen = self.smoothed[np.isfinite(self.smoothed)]
+        reach = max(self.before, float(np.median(seen))) - min(float(seen.min()), self.before)
+        ax.set_ylim(seen.min() - 0.1 * reach, max(self.before, float(np.median(seen))) + 0.5 * reach or None)
+        ax.set_xlabel("learning rate")
+        ax.set_ylabel("loss")
+        ax.legend(fontsize=8)
+        return ax
+
+    def __repr__(self) -> str:
+        rates = ", ".join(f"{name}={rate:.3g}" for name, rate in self.suggestions.items())
+        doubt = f"; {'; '.join(self.notes)}" if self.notes else ""
+        return (f"RangeTest(lr={self.lr:.3g}; {rates}; bracket {self.bracket[0]:.3g} to {self.bracket[1]:.3g}; "
+                f"{self.updates} updates{doubt})")
+
+
+def find_lr(
+    opt: Any,
+    loss_and_grad: LossAndGrad,
+    batches: Iterable[Any],
+    lr_min: float = 1e-7,
+    lr_max: float = 10.0,
+    steps: int = 100,
+    repeats: int = 1,
+    *,
+    trial_steps: int = 200,
+    smoothing: float = 0.9,
+    divergence: float = 8.0,
+    also_restore: Iterable[Any] = (),
+) -> RangeTest:
+    r"""Find a learning rate for this optimizer, these parameters and this data; leave all of them as they were.
+
+    First the range test of Smith 2015 (arXiv:1506.01186): one step at each of `steps` rates that rise geometrically,
+
+    .. math:: \eta_i = \eta_{min} (\eta_{max} / \eta_{min})^{i / (n - 1)},
+
+    until the loss breaks. Then short trials: from the parameters as they are, a fixed rate each, four rates a decade
+    below where the sweep broke; the better half goes on (successive halving, Jamieson & Talwalkar 2016,
+    arXiv:1502.07943), and the rate with the least mean loss in the later half of `trial_steps` updates is `.lr`. One
+    sweep alone does not tell: see ``benchmarks/suggested_rates.py`` for how each rule did.
+
+    Parameters
+    ----------
+    opt
+        Any optimizer. Its groups keep the ratios of their rates; a schedule counts as its highest rate from now on.
+    loss_and_grad
+        ``loss_and_grad(batch) -> (loss, grads)``, the loss a number, the gradients as `opt.step` takes them, None if
+        they are bound. It reads the parameters that `opt` moves.
+    batches
+        A sequence or any other iterable, begun again where it ends (an iterator's items are kept for that).
+    lr_min, lr_max
+        The ends of the sweep. With several groups, they and all rates of the result are those of the highest group.
+    steps
+        Rates in a sweep, one update each.
+    repeats
+        Sweeps, each from the same parameters on other batches: for `low`, `high` and `spread`. Trials are repeated
+        as often, and their losses averaged.
+    trial_steps
+        Updates of the longest trial; all trials together cost about 9 times that (times `repeats`). 0 for none.
+    smoothing
+        The beta of the debiased exponential mean through which rules see the losses, in [0, 1).
+    divergence
+        A sweep stops where the smoothed loss is above its least one by more than `divergence` - 1 times the size of
+        that, or of what was gained so far if this is more (fastai and Lightning: 4 times a positive loss).
+    also_restore
+        Further writable arrays that `loss_and_grad` changes, as running statistics of a batch normalization.
+
+    Returns a `RangeTest`. Parameters, state, t, rates and schedules are restored bit for bit, also after an exception.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Before anything is written; ValueError also, with everything restored, if a loss is not finite before the
+        first step, or if the sweep broke within three rates. A loss that is not finite later is looked at again on the
+        next batches; the third in a row means divergence, which is a result and no error. Exceptions of
+        `loss_and_grad` come through, but for ArithmeticError after the first step, which is divergence too.
+
+    >>> import numpy as np, fastlr
+    >>> rng = np.random.default_rng(0)
+    >>> x = rng.normal(size=(64, 5)); y = x @ np.arange(5.0)
+    >>> w = np.zeros(5)
+    >>> def loss_and_grad(rows):
+    ...     error = x[rows] @ w - y[rows]
+    ...     return float(error @ error) / len(rows), 2 * x[rows].T @ error / len(rows)
+    >>> opt = fastlr.SGD(w, lr=0.01)
+    >>> found = fastlr.find_lr(opt, loss_and_grad, rng.integers(0, 64, (10, 16)))
+    >>> 0.1 < found.lr < 1, opt.t, opt.lr, w.any()
+    (True, 0, 0.01, np.False_)
+
+    Differs from fastai, Lightning and torch-lr-finder: the loss written beside a rate is the one seen after the step
+    at that rate, not before it; slopes are taken by log(rate) (Lightning since 2.5.3: by the rate); the mean is
+    debiased; t and hyper-parameters are restored as well; and the recommended rate is one that has been tried.
+    """
+    lrs = checked(opt, lr_min, lr_max, steps, repeats, trial_steps, smoothing, divergence)
+    ratios, source = rate_ratios(opt), cycled(batches)
+    with restored(opt, also_restore) as restore, np.errstate(all="ignore"):
+        sweeps = []
+        for _ in range(repeats):
+            sweeps.append(sweep(opt, loss_and_grad, source, lrs, ratios, smoothing, divergence))
+            restore()
+            if sweeps[-1].stopped is not None and sweeps[-1].stopped < 3:
+                raise ValueError(f"find_lr: the loss diverged at the rate {lrs[sweeps[-1].stopped]:.3g}, after "
+                                 f"{sweeps[-1].updates} updates: lower lr_min, which is {lr_min:g}")
+        result = RangeTest(lrs, sweeps, smoothing, ratios)
+        if trial_steps:
+            replays = [list(itertools.islice(source, trial_steps)) for _ in range(repeats)]
+
+            def trial(lr: float, updates: int) -> float:
+                scores = []
+                for replay in replays:
+                    scores.append(trained(opt, loss_and_grad, replay[:updates], lr, ratios))
+                    restore()
+                    result.updates += updates
+                    if not math.isfinite(scores[-1]):
+                        return math.inf
+                return sum(scores) / len(scores)
+
+            compete(result, trial, trial_steps)
+    return result
+
+
+def checked(opt: Any, lr_min: float, lr_max: float, steps: int, repeats: int, trial_steps: int, smoothing: float,
+            divergence: float) -> Floats:
+    """The rates of a sweep; TypeError or ValueError for arguments that make none."""
+    if not hasattr(opt, "groups") or not hasattr(opt, "state_dict"):
+        raise TypeError(f"find_lr: opt must be a fastlr optimizer whose step takes gradients, got {type(opt).__name__}")
+    for name, count, least in (("steps", steps, 10), ("repeats", repeats, 1), ("trial_steps", trial_steps, 0)):
+        if isinstance(count, bool) or not isinstance(count, int | np.integer):
+            raise TypeError(f"find_lr: {name} must be an integer, got {count!r}")
+        if count < least:
+            raise ValueError(f"find_lr: {name} must be at least {least}, got {count}")
+    if 0 < trial_steps < 10:
+        raise ValueError(f"find_lr: trial_steps must be 0 or at least 10, got {trial_steps}")
+    if not (0 < lr_min < lr_max < math.inf):
+        raise ValueError(f"find_lr: 0 < lr_min < lr_max < infinity must hold, got lr_min={lr_min}, lr_max={lr_max}")
+    if not 0 <= smoothing < 1:
+        raise ValueError(f"find_lr: smoothing must be in [0, 1), got {smoothing}")
+    if not divergence > 1:
+        raise ValueError(f"find_lr: divergence must be above 1, got {divergence}")
+    return np.geomspace(lr_min, lr_max, steps)
+
+
+def rate_ratios(opt: Any) -> list[float]:
+    """Each group's rate over the highest one; a schedule counts as its highest rate from now on."""
+    def highest(lr: Any) -> float:
+        if not callable(lr):
+            return float(lr)
+        ahead = []
+        for n in (0, *(2**k for k in range(20))):
+            try:
+                ahead.append(float(lr(opt.t + n)))
+            except ValueError:           # past an end that is an error
+                break
+        return max(ahead, default=0.0)
+    rates = [highest(group.lr) for group in opt.groups]
+    top = max(rates)
+    return [rate / top for rate in rates] if 0 < top < math.inf else [1.0] * len(rates)
+
+
+def cycled(batches: Iterable[Any]) -> Iterator[Any]:
+    """The batches, over and over; ValueError for none."""
+    if iter(batches) is batches:
+        batches = itertools.cycle(batches)
+    while True:
+        batch = empty = object()
+        for batch in batches:
+            yield batch
+        if batch is empty:
+            raise ValueError("find_lr: batches must not be empty")
+
+
+@contextmanager
+def restored(opt: Any, further: Iterable[Any]) -> Iterator[Callable[[], None]]:
+    """Gives a function that brings back the optimizer as it is now; it is called at the end in any case."""
+    saved = opt.state_dict()
+    plan = opt._plan
+    arrays = [tensor.array for tensor in plan.tensors] + [np.asarray(array) for array in further]
+    copies = [array.copy() for array in arrays]
+    values = [dict(group._values) for group in opt.groups]
+    skipped = plan.skipped
+
+    def hyper() -> None:
+        for group, before in zip(opt.groups, values, strict=True):
+            for name, value in before.items():
+                if getattr(group, name) is not value:
+                    setattr(group, name, value)
+
+    def restore() -> None:
+        hyper()                          # (functions, which a state_dict names but does not hold)
+        opt.load_state_dict(saved)
+        hyper()                          # (the very objects, where it made equal ones)
+        for array, copy in zip(arrays, copies, strict=True):
+            array[...] = copy
+        plan.skipped = skipped
+    try:
+        yield restore
+    finally:
+        restore()
+
+
+def set_rates(opt: Any, lr: float, ratios: list[float]) -> None:
+    for group, ratio in zip(opt.groups, ratios, strict=True):
+        group.lr = float(lr) * ratio
+
+
+def finite_loss(loss_and_grad: LossAndGrad, batches: Iterator[Any]) -> tuple[float, Any]:
+    """Loss and gradients of the next batch, or of one soon after if its loss is not finite."""
+    loss, grads = math.nan, None
+    for _ in range(TRIES):
+        loss, grads = loss_and_grad(next(batches))
+        if math.isfinite(float(loss)):
+            break
+    return float(loss), grads
+
+
+class Sweep(NamedTuple):
+    """One sweep: the loss before it, the loss after each of its steps, and NaN from the index where it stopped."""
+
+    before: float
+    losses: Floats
+    stopped: int | None
+    updates: int = 0
+
+
+def sweep(opt: Any, loss_and_grad: LossAndGrad, batches: Iterator[Any], lrs: Floats, ratios: list[float],
+          smoothing: float, divergence: float) -> Sweep:
+    """One step at each rate, until the loss breaks."""
+    losses = np.full(len(lrs), math.nan)
+    first, grads = finite_loss(loss_and_grad, batches)
+    if not math.isfinite(first):
+        raise ValueError(f"find_lr: the loss must be finite before the first step, got {first} on {TRIES} batches; "
+                         f"look at the parameters and the batches")
+    mean = weight = 1 - smoothing
+    mean *= first
+    best = first
+    for i, lr in enumerate(lrs):
+        set_rates(opt, lr, ratios)
+        try:
+            opt.step(grads)
+            loss, grads = finite_loss(loss_and_grad, batches)
+        except ArithmeticError:
+            loss = math.nan
+        mean, weight = smoothing * mean + (1 - smoothing) * loss, smoothing * weight + 1 - smoothing
+        smooth = mean / weight
+        if not smooth <= best + (divergence - 1) * max(abs(best), first - best):    # (NaN is not)
+            return Sweep(first, losses, i, i + 1)
+        losses[i], best = loss, min(best, smooth)
+    return Sweep(first, losses, None, len(lrs))
+
+
+def trained(opt: Any, loss_and_grad: LossAndGrad, batches: list[Any], lr: float, ratios: list[float]) -> float:
+    """The mean loss over the later half of the batches, trained on at one rate; infinite if it diverges."""
+    set_rates(opt, lr, ratios)
+    losses: list[float] = []
+    bad = 0                              # batches in a row whose loss was not finite
+    for batch in batches:
+        try:
+            loss, grads = loss_and_grad(batch)
+            if math.isfinite(float(loss)):
+                opt.step(grads)
+                losses.append(float(loss))
+                bad = 0
+                continue
+        except ArithmeticError:
+            return math.inf
+        bad += 1
+        if bad == TRIES:
+            break
+    later = losses[len(losses) // 2:]
+    return sum(later) / len(later) if later and not bad else math.inf
+
+
+def compete(result: RangeTest, trial: Callable[[float, int], float], trial_steps: int) -> None:
+    """Short trials below where the sweep broke, their better half longer, and again; the winner is the result's `lr`.
+
+    Where the lowest is the best, lower ones are tried.
+    """
+    step = 10 ** (1 / SPACING)
+    top = result.diverged_at or float(result.lrs[-1])
+    rates = [top / step**k for k in range(1 if result.diverged_at else 0, BELOW + 1)]
+    survivors = len(rates)
+    for share, keep in STAGES:
+        updates = max(round(share * trial_steps), 2)
+        scores: dict[float, float] = {}
+        queue = sorted(rates[:survivors], reverse=True)
+        for lr in queue:
+            scores[lr] = trial(lr, updates)
+            result.trials.append({"lr": lr, "updates": updates, "loss": scores[lr]})
+            lowest = queue[-1]
+            if lr == lowest == min(scores, key=lambda lr: (scores[lr], lr)) and lowest / step >= result.lrs[0]:
+                queue.append(lowest / step)
+        rates, survivors = sorted(scores, key=lambda lr: (scores[lr], lr)), keep
+    if math.isfinite(scores[rates[0]]):
+        result.lr = result.suggestions["trials"] = rates[0]
+    else:
+        result.notes.append("every trial diverged: lower lr_min")

@@ -1,0 +1,378 @@
+"""A learning rate by its validation score: log-spaced rates, halved as their training grows, refined round the best."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+    from matplotlib.axes import Axes
+
+Train = Callable[[float, Any, int], float]
+Mode = Literal["min", "max"]
+Status = Literal["done", "diverged", "failed"]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One call of `train`: what it was asked, and its score, or why it has none.
+
+    `status` is "done", "diverged" (the score is not finite) or "failed" (an exception, or a worker that died).
+    `seconds` is wall time where it ran, NaN if nobody came back to tell. `round` counts the rungs, then refinements.
+    """
+
+    lr: float
+    budget: float
+    seed: int
+    round: int
+    status: Status
+    score: float
+    seconds: float
+    reason: str = ""
+
+
+@dataclass
+class Tuned:
+    """What `tune_lr` found.
+
+    `lr` is the best rate at the full budget and `score` its mean over the seeds; `bracket` are the nearest rates on
+    either side that were tried and were not better, or an end of the range. `cost` is the sum of all budgets asked
+    for, failed trials among them; `seconds` that of the times reported back. `trials` are in the order in which they
+    were decided on, which does not depend on who was faster.
+    """
+
+    lr: float
+    score: float
+    bracket: tuple[float, float]
+    mode: Mode
+    budget: float
+    trials: list[Trial] = field(repr=False)
+
+    @property
+    def cost(self) -> float:
+        return sum(trial.budget for trial in self.trials)
+
+    @property
+    def seconds(self) -> float:
+        return sum(trial.seconds for trial in self.trials if math.isfinite(trial.seconds))
+
+    def table(self) -> str:
+        """All trials, a line each."""
+        lines = [f"{'round':>5} {'lr':>10} {'budget':>8} {'seed':>6} {'score':>12} {'seconds':>8}  status"]
+        lines += [f"{t.round:5} {t.lr:10.4g} {t.budget:8g} {t.seed:6} {t.score:12.6g} {t.seconds:8.3g}  {t.status}"
+                  + (f": {t.reason}" if t.reason else "") for t in self.trials]
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as plain data, ready for JSON but for infinities and NaN."""
+        return {"lr": self.lr, "score": self.score, "bracket": list(self.bracket), "mode": self.mode,
+                "budget": self.budget, "cost": self.cost, "seconds": self.seconds,
+                "trials": [asdict(trial) for trial in self.trials]}
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draw scores by rate, a colour for each budget; the matplotlib Axes. Needs `pip install fastlr-core[lab]`."""
+        if ax is None:
+            from matplotlib import pyplot
+
+            ax = pyplot.subplots()[1]
+        ax.set_xscale("log")
+        for k, budget in enumerate(sorted({trial.budget for trial in self.trials})):
+            done = sorted((t.lr, t.score) for t in self.trials if t.budget == budget and t.status == "done")
+            if done:
+                ax.plot(*zip(*done, strict=True), "o-", color=f"C{k}", markersize=4, linewidth=0.8,
+                        label=f"budget {budget:g}")
+        lost = [t.lr for t in self.trials if t.status != "done"]
+        if lost:
+            ax.plot(lost, [0.02] * len(lost), "x", color="C3", transform=ax.get_xaxis_transform(),
+                    label="diverged or failed")
+        ax.axvspan(*self.bracket, color="0.5", alpha=0.1)
+        ax.axvline(self.lr, color="C3", linewidth=0.8, label=f"lr {self.lr:.3g}")
+        ax.set_xlabel("learning rate")
+        ax.set_ylabel(f"validation score ({'lower' if self.mode == 'min' else 'higher'} is better)")
+        ax.legend(fontsize=8)
+        return ax
+
+
+def tune_lr(
+    train: Train,
+    low: float,
+    high: float,
+    *,
+    budget: float,
+    mode: Mode = "min",
+    points: int = 13,
+    eta: int = 3,
+    rungs: int = 3,
+    refine: int = 2,
+    seeds: int | Iterable[int] = 1,
+    executor: Executor | Callable[[], Executor] | None = None,
+    on_trial: Callable[[Trial], object] | None = None,
+) -> Tuned:
+    r"""Find the rate with the best validation score, at a fraction of a grid's cost.
+
+    `points` rates from `low` to `high`, evenly spaced by their logarithm, are trained with a small budget; the best
+    1 / eta of them with eta times as much; and so on to the full one (successive halving, Jamieson & Talwalkar 2016,
+    arXiv:1502.07943; one bracket of Hyperband, Li et al. 2018, arXiv:1603.06560):
+
+    .. math:: b_k = B / \eta^{K - 1 - k}, \qquad n_k = \lceil n_0 / \eta^k \rceil, \qquad k = 0, ..., K - 1.
+
+    Then `refine` times the best rate at the full budget is tried half as far from its neighbours, on both sides. With
+    the defaults that costs 13/9 + 5/3 + 2 + 4 = 9.1 full trainings.
+
+    Parameters
+    ----------
+    train
+        ``train(lr, budget, seed) -> score``, from the beginning, in one call: on data that it does not train on. It
+        shall depend on its arguments alone. With processes it must be importable, as a function of a module is.
+    low, high
+        The range of rates.
+    budget
+        The full budget, in epochs, updates, or what `train` takes it for. An integer stays one when it is divided.
+    mode
+        "min" if a lower score is better (a loss), "max" if a higher one is (an accuracy).
+    points, eta, rungs, refine
+        As above. Equal budgets, as they come of a small integer, are one rung.
+    seeds
+        How many seeds (0, 1, ...), or which. The score of a rate is the mean over them; if one diverged, it has none.
+    executor
+        Where trials run: None is here, one after another; any `concurrent.futures.Executor`: threads, processes,
+        Dask's ``client.get_executor()``, ``mpi4py.futures.MPIPoolExecutor()``; or a function that makes one, which
+        `tune_lr` then shuts down. A round's trials run at the same time.
+    on_trial
+        Called with each `Trial` of a round, in order, as it comes back: for progress, and to keep what was done when
+        interrupted.
+
+    Returns a `Tuned`; the same for the same `train`, whatever executor, whoever is faster.
+
+    A trial that raises, or whose score is not finite, is recorded with its reason, and costs only itself. Where a
+    process dies and takes its pool along, as `ProcessPoolExecutor`'s do, the trials it held are run again one at a
+    time in a new pool, until it shows which one it was. MPI ends all its processes with one.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Before anything is run.
+    RuntimeError
+        If no trial had a score; it tells the first reason.
+
+    >>> import math, fastlr
+    >>> def train(lr, budget, seed):
+    ...     return (math.log10(lr) + 2) ** 2 + 1 / budget
+    >>> found = fastlr.tune_lr(train, 1e-6, 1.0, budget=27)
+    >>> 0.008 < found.lr < 0.0125, len(found.trials), round(found.cost / 27, 1)
+    (True, 24, 9.1)
+    """
+    seeds = list(range(seeds)) if isinstance(seeds, int) and not isinstance(seeds, bool) else list(seeds)  # type: ignore[arg-type]
+    check(train, low, high, budget, mode, points, eta, rungs, refine, seeds, executor)
+    search = Search(train, budget, mode, seeds, on_trial)
+    rates = [float(rate) for rate in np.geomspace(low, high, points)]
+    spacing = rates[1] / rates[0]
+    budgets = sorted({divided(budget, eta ** (rungs - 1 - k)) for k in range(rungs)})
+    with Workers(executor) as workers:
+        order, scored = rates, rates
+        for k, size in enumerate(budgets):
+            count = max(math.ceil(points / eta**k), 1)
+            scored = search.run(workers, order[:count], size)
+            while not scored and count < len(order):         # (all of them were lost: who is next?)
+                scored = search.run(workers, order[count:count + 1], size, again=True)
+                count += 1
+            order = scored + order[count:]
+        for _ in range(refine if scored else 0):
+            known = sorted(search.scores[budgets[-1]])
+            best = search.best()
+            at = known.index(best)
+            spacing = math.sqrt(spacing)
+            below, above = known[max(at - 1, 0)], known[min(at + 1, len(known) - 1)]
+            sides = [max(best / spacing, below * 1.0001), min(best * spacing, above / 1.0001)]
+            if below == best:
+                sides[0] = max(best / spacing, low)
+            if above == best:
+                sides[1] = min(best * spacing, high)
+            search.run(workers, [rate for rate in sides if rate not in known], budgets[-1])
+    lost = [trial.reason for trial in search.trials if trial.status != "done"]
+    if not scored:
+        raise RuntimeError(f"tune_lr: no trial had a score; {len(lost)} were lost, the first to this: {lost[0]}")
+    lr = search.best()
+    worse = sorted({trial.lr for trial in search.trials} - {lr})
+    return Tuned(
+        lr=lr, score=search.scores[budgets[-1]][lr], mode=mode, budget=budget, trials=search.trials,
+        bracket=(max((rate for rate in worse if rate < lr), default=low),
+                 min((rate for rate in worse if rate > lr), default=high)))
+
+
+def check(train: Any, low: float, high: float, budget: float, mode: str, points: int, eta: int, rungs: int,
+          refine: int, seeds: Sequence[Any], executor: Any) -> None:
+    if not callable(train):
+        raise TypeError(f"tune_lr: train must be callable as train(lr, budget, seed), got {train!r}")
+    if not 0 < low < high < math.inf:
+        raise ValueError(f"tune_lr: 0 < low < high < infinity must hold, got low={low}, high={high}")
+    if not 0 < budget < math.inf:
+        raise ValueError(f"tune_lr: budget must be positive and finite, got {budget}")
+    if mode not in ("min", "max"):
+        raise ValueError(f"tune_lr: mode must be 'min' (a lower score is better) or 'max', got {mode!r}")
+    for name, count, least in (("points", points, 3), ("eta", eta, 2), ("rungs", rungs, 1), ("refine", refine, 0)):
+        if isinstance(count, bool) or not isinstance(count, int):
+            raise TypeError(f"tune_lr: {name} must be an integer, got {count!r}")
+        if count < least:
+            raise ValueError(f"tune_lr: {name} must be at least {least}, got {count}")
+    if not seeds or any(isinstance(seed, bool) or not isinstance(seed, int) for seed in seeds):
+        raise ValueError(f"tune_lr: seeds must be a count from 1 up, or integers, got {seeds!r}")
+    if not (executor is None or hasattr(executor, "submit") or callable(executor)):
+        raise TypeError(f"tune_lr: executor must be a concurrent.futures.Executor, a function that makes one, or "
+                        f"None, got {type(executor).__name__}")
+
+
+def divided(budget: float, by: int) -> float:
+    """A share of the budget, at least 1 if it counts something."""
+    return max(round(budget / by), 1) if isinstance(budget, int) else budget / by
+
+
+class Search:
+    """The trials so far, and the scores of rates by budget."""
+
+    def __init__(self, train: Train, budget: float, mode: Mode, seeds: list[int],
+                 on_trial: Callable[[Trial], object] | None) -> None:
+        self.train, self.mode, self.seeds, self.on_trial = train, mode, seeds, on_trial
+        self.trials: list[Trial] = []
+        self.scores: dict[float, dict[float, float]] = {}      # budget -> rate -> score
+        self.round = -1
+
+    def run(self, workers: Workers, rates: list[float], budget: float, again: bool = False) -> list[float]:
+        """One round; the rates that have a score, the best first."""
+        self.round += not again
+        asked = [(lr, budget, seed) for lr in rates for seed in self.seeds]
+        found: dict[float, list[float]] = {lr: [] for lr in rates}
+        for (lr, _, seed), outcome in zip(asked, workers.run(self.train, asked), strict=True):
+            trial = Trial(lr, budget, seed, self.round, *outcome)
+            self.trials.append(trial)
+            if trial.status != "failed":
+                found[lr].append(trial.score)
+            if self.on_trial is not None:
+                self.on_trial(trial)
+        scores = self.scores.setdefault(budget, {})
+        for lr, values in found.items():
+            if values and all(map(math.isfinite, values)):
+                scores[lr] = sum(values) / len(values)
+        return sorted((lr for lr in rates if lr in scores), key=lambda lr: self.key(scores, lr))
+
+    def key(self, scores: dict[float, float], lr: float) -> tuple[float, float]:
+        """The less the better; of equals the lower rate."""
+        return (scores[lr] if self.mode == "min" else -scores[lr]), lr
+
+    def best(self) -> float:
+        """The best rate at the largest budget."""
+        scores = self.scores[max(self.scores)]
+        return min(scores, key=lambda lr: self.key(scores, lr))
+
+
+Outcome = tuple[Status, float, float, str]   # status, score, seconds, reason
+
+
+def attempt(train: Train, lr: float, budget: float, seed: int) -> Outcome:
+    """One trial, where it runs; an exception becomes its reason, as not every exception can travel."""
+    start = perf_counter()
+    try:
+        score = float(train(lr, budget, seed))
+    except Exception as error:
+        return "failed", math.nan, perf_counter() - start, told(error)
+    seconds = perf_counter() - start
+    if not math.isfinite(score):
+        return "diverged", score, seconds, f"the score is {score}"
+    return "done", score, seconds, ""
+
+
+def told(error: BaseException) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:500]
+
+
+class Workers:
+    """An executor that outlives the death of its processes; or none, and trials run here."""
+
+    def __init__(self, executor: Any) -> None:
+        self.executor: Executor | None = None
+        self.make: Callable[[], Executor] | None = None
+        if executor is not None and not hasattr(executor, "submit"):
+            self.make = executor
+            self.executor = executor()
+        else:
+            self.executor = executor
+        self.own = self.make is not None
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.own and self.executor is not None:
+            self.executor.shutdown(cancel_futures=True)
+
+    def run(self, train: Train, asked: list[tuple[float, float, int]]) -> Iterable[Outcome]:
+        """The outcome of each, in order."""
+        if self.executor is None:
+            for arguments in asked:
+                yield attempt(train, *arguments)
+            return
+        waiting = [self.submitted(train, arguments) for arguments in asked]
+        try:
+            broken = False
+            for arguments, future in zip(asked, waiting, strict=True):
+                outcome = self.outcome(future)
+                if outcome is None:
+                    if not broken:
+                        self.renew()
+                    broken = True
+                    outcome = self.outcome(self.submitted(train, arguments))
+                    if outcome is None:
+                        self.renew()
+                yield outcome or ("failed", math.nan, math.nan, "the process that ran it died")
+        finally:
+            for future in waiting:
+                if future is not None:
+                    future.cancel()
+
+    def submitted(self, train: Train, arguments: tuple[float, float, int]) -> Any:
+        """A future, or None if the executor is broken already."""
+        from concurrent.futures import BrokenExecutor
+
+        assert self.executor is not None
+        try:
+            return self.executor.submit(attempt, train, *arguments)
+        except BrokenExecutor:
+            return None
+
+    def outcome(self, future: Any) -> Outcome | None:
+        """What became of a trial; None if its executor broke."""
+        from concurrent.futures import BrokenExecutor
+
+        if future is None:
+            return None
+        try:
+            outcome: Outcome = future.result()
+        except BrokenExecutor:
+            return None
+        except Exception as error:           # (it could not be sent, or its worker was lost)
+            return "failed", math.nan, math.nan, told(error)
+        return outcome
+
+    def renew(self) -> None:
+        """A new executor like the broken one."""
+        from concurrent.futures import ProcessPoolExecutor
+
+        broken = self.executor
+        if self.make is None:
+            if not isinstance(broken, ProcessPoolExecutor):
+                raise RuntimeError(f"tune_lr: the executor ({type(broken).__name__}) broke; give a function that makes "
+                                   f"one, and a new one takes its place")
+            settings: dict[str, Any] = {name: getattr(broken, f"_{name}", default)
+                    for name, default in (("max_workers", None), ("mp_context", None),
+                                                               ("initializer", None), ("initargs", ()))}
+            self.make = lambda: ProcessPoolExecutor(**settings)
+        if self.own and broken is not None:
+            broken.shutdown(cancel_futures=True)
+        self.executor, self.own = self.make(), True

@@ -1,0 +1,73 @@
+"""Trials for test_tune_lr.py, in a module of its own so that other processes can import them; and its clusters.
+
+    python tests/cluster_trials.py dask
+    mpiexec -n 3 python -m mpi4py.futures tests/cluster_trials.py mpi
+
+print what `tune_lr` found there as one line of JSON, with the processes that trials ran in.
+"""
+import json
+import math
+import os
+import sys
+from pathlib import Path
+
+import fastlr
+
+
+def smooth(lr, budget, seed):
+    """A bowl with its least at 0.02, a little to the right of it for small budgets."""
+    return (math.log10(lr) - math.log10(0.02) - 0.3 / budget) ** 2 + 1 / budget + 1e-3 * seed
+
+
+def troubled(lr, budget, seed):
+    """The same, but high rates diverge and the lowest raise."""
+    if lr > 0.5:
+        return math.inf
+    if lr < 1e-4:
+        raise ZeroDivisionError(f"nothing at {lr:.0e}")
+    return smooth(lr, budget, seed)
+
+
+def deadly(lr, budget, seed):
+    """The same, but one rate takes its process with it."""
+    if 0.5 < lr < 2:
+        os._exit(7)
+    return smooth(lr, budget, seed)
+
+
+class Noted:
+    """`troubled`, leaving a file named after the process that ran it."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __call__(self, lr, budget, seed):
+        (Path(self.folder) / str(os.getpid())).touch()
+        return troubled(lr, budget, seed)
+
+
+def tuned(executor, folder):
+    found = fastlr.tune_lr(Noted(folder), 1e-5, 10, budget=27, seeds=2, executor=executor)
+    trials = [(t.lr, t.budget, t.seed, t.round, t.status, t.score, t.reason) for t in found.trials]
+    pids = sorted(int(path.name) for path in Path(folder).iterdir())
+    return {"lr": found.lr, "score": found.score, "trials": trials, "pids": pids, "own": os.getpid()}
+
+
+def main(where, folder):
+    if where == "dask":
+        from distributed import Client, LocalCluster
+
+        with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster, \
+                Client(cluster) as client:
+            print(json.dumps(tuned(client.get_executor(), folder)))
+    else:
+        from mpi4py.futures import MPIPoolExecutor
+
+        with MPIPoolExecutor() as executor:
+            print(json.dumps(tuned(executor, folder)))
+
+
+if __name__ == "__main__":
+    from cluster_trials import main  # (trials must be found under this name by the other processes)
+
+    main(sys.argv[1], sys.argv[2])

@@ -1,0 +1,363 @@
+"""The range test: its rules against independent references, what it restores, and what noise, NaN and divergence do."""
+import itertools
+import json
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fastlr
+from fastlr import schedules
+from fastlr.tuning import suggestions
+from fastlr.tuning.range_test import cycled
+
+sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
+
+RATES = np.geomspace(1e-7, 10, 100)
+
+
+# rules
+
+
+def u_curve(noise=0.0, seed=0):
+    """A fall that is steepest at 2e-3, a least loss near 0.2, and a blow-up."""
+    u = np.log10(RATES)
+    clean = 2.3 - 2 / (1 + np.exp(-3 * (u - np.log10(2e-3)))) + np.exp(4 * (u - np.log10(0.9)))
+    return clean + noise * np.random.default_rng(seed).standard_normal(len(u))
+
+
+def longest_falling(losses):
+    """Length and end of the longest strictly falling subsequence, by trying all pairs the slow way round."""
+    best = [1] * len(losses)
+    for i in range(len(losses)):
+        for j in range(i):
+            if losses[j] > losses[i] and best[j] + 1 > best[i]:
+                best[i] = best[j] + 1
+    end = max(range(len(losses)), key=lambda i: best[i])      # the first of equals
+    return best[end], end
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.01, 0.1])
+def test_the_valley_is_in_the_middle_of_the_longest_falling_run(noise):
+    losses = u_curve(noise)
+    length, end = longest_falling(losses.tolist())
+    third = length / 3
+    assert suggestions.valley(RATES, losses) == RATES[end - length + int(third) + int(third / 2)]
+
+
+def test_rules_find_what_the_curve_was_made_of():
+    losses = u_curve()
+    assert 1.6e-3 < suggestions.steepest(RATES, losses) < 2.4e-3
+    assert suggestions.minimum(RATES, losses) == pytest.approx(RATES[losses.argmin()] / 10)
+    assert suggestions.middle(RATES, losses) == pytest.approx(
+        math.sqrt(suggestions.valley(RATES, losses) * RATES[losses.argmin()]))
+    slope = [losses[1] - losses[0], *((losses[2:] - losses[:-2]) / 2), losses[-1] - losses[-2]]
+    right = 99
+    while right - 15 >= 0 and abs(slope[right] - slope[right - 15]) > 0.005:
+        right -= 1
+    assert suggestions.slide(RATES, losses) == RATES[right + 1 - 15]
+
+
+def test_slopes_are_taken_by_the_logarithm_of_the_rate():
+    """By the rate itself they are largest where rates are smallest, three decades below (Lightning from 2.5.3 on)."""
+    losses = u_curve(noise=0.02)
+    by_rate = RATES[np.argmin(np.gradient(losses, RATES))]
+    assert by_rate < 1e-5
+    assert suggestions.steepest(RATES, suggestions.smoothed(losses, 0.9)) > 2e-4
+
+
+def test_the_first_tenth_and_the_last_five_points_are_not_seen():
+    losses = u_curve()
+    losses[3] = -100.0
+    losses[60:] = np.nan
+    losses[58] = -100.0
+    assert suggestions.suggest(RATES, losses)["minimum"] == pytest.approx(RATES[54] / 10)
+    short = suggestions.suggest(RATES, np.where(np.arange(100) < 4, losses, np.nan))
+    assert short["minimum"] == pytest.approx(RATES[3] / 10)
+
+
+def test_the_mean_is_debiased():
+    rng = np.random.default_rng(0)
+    losses = rng.normal(size=(2, 7))
+    got = suggestions.smoothed(losses, 0.9, 5.0)
+    for row, mean in zip(losses, got, strict=True):
+        seen = [5.0, *row]
+        for i in range(1, 8):
+            weights = [0.9 ** (i - j) for j in range(i + 1)]
+            assert mean[i - 1] == pytest.approx(np.dot(weights, seen[:i + 1]) / sum(weights), rel=1e-14)
+    assert suggestions.smoothed([3.0, 3.0, np.nan, 3.0], 0.98)[:2] == pytest.approx([3, 3])
+    assert np.isnan(suggestions.smoothed([3.0, 3.0, np.nan, 3.0], 0.98)[2:]).all()
+
+
+# the sweep
+
+
+class Quadratic:
+    """The mean of curvatures * w**2 / 2 over rows whose target moves the minimum: noise, if `noise`."""
+
+    def __init__(self, noise=0.0, dtype=np.float64, offset=0.0):
+        self.w = np.ones(4, dtype)
+        self.curvatures = np.array([0.5, 1.0, 2.0, 4.0])
+        self.noise, self.offset, self.calls = noise, offset, 0
+        self.batches = np.random.default_rng(0).standard_normal((30, 4)) * noise
+
+    def loss_and_grad(self, batch):
+        self.calls += 1
+        d = self.w - batch
+        gradient = (self.curvatures * d).astype(self.w.dtype if self.w.dtype != np.float16 else np.float32)
+        return float(self.curvatures @ (d * d)) / 2 + self.offset, gradient
+
+
+def test_the_rate_is_stable_and_the_bracket_holds_the_steepest_fall():
+    problem = Quadratic()
+    found = fastlr.find_lr(fastlr.SGD(problem.w), problem.loss_and_grad, problem.batches)
+    assert 0.1 < found.lr < 2 / 4                # gradient descent on curvature 4 diverges from 2 / 4 on
+    assert found.diverged_at > 2 / 4
+    assert found.bracket[0] < found.suggestions["steepest"] < found.bracket[1]
+    assert found.notes == []
+
+
+def test_the_loss_beside_a_rate_is_the_one_after_the_step_at_it():
+    problem = Quadratic()
+    found = fastlr.find_lr(fastlr.SGD(problem.w), problem.loss_and_grad, problem.batches, trial_steps=0)
+    w, seen = np.ones(4), []
+    for lr in found.lrs[np.isfinite(found.losses)]:
+        w = w - lr * problem.curvatures * w
+        seen.append(problem.curvatures @ (w * w) / 2)
+    assert found.before == problem.curvatures.sum() / 2
+    assert found.losses[np.isfinite(found.losses)] == pytest.approx(seen, rel=1e-12)
+    assert found.lr == found.suggestions["middle"]
+    assert found.trials == []
+
+
+@pytest.mark.parametrize("offset", [-100.0, 0.0, 100.0])
+def test_a_loss_may_be_negative(offset):
+    problem = Quadratic(noise=0.1, offset=offset)
+    found = fastlr.find_lr(fastlr.SGD(problem.w), problem.loss_and_grad, problem.batches)
+    assert 0.02 < found.lr < 2 / 4
+    assert found.diverged_at < 10
+
+
+def optimizers():
+    yield lambda p: fastlr.SGD(p, lr=0.1)
+    yield lambda p: fastlr.AdamW(p, lr=schedules.cosine(0.1, steps=50).warmup(5), weight_decay=lambda t: 0.01 / (1 + t))
+    yield lambda p: fastlr.Momentum(p, lr=fastlr.Plateau(schedules.constant(0.1)), ema_decay=0.9, clip_norm=1.0)
+    yield lambda p: fastlr.Adam([{"params": {"a": p["a"]}, "lr": 0.2}, {"params": {"b": p["b"]}, "lr": 0.02}],
+                                state_dtype="bfloat16", rounding="stochastic")
+    yield lambda p: fastlr.RMSpropCenteredMomentum(p, lr=0.1, nonfinite="skip", lr_scale={"b": 0.5})
+
+
+def everything(opt, params):
+    plain = opt.state_dict()
+    state = {(name, slot): array.tobytes() for name, slots in plain.pop("state").items()
+             for slot, array in slots.items()}
+    values = [{name: id(value) if callable(value) else value for name, value in group._values.items()}
+              for group in opt.groups]
+    return plain, state, values, opt.t, opt.skipped, {name: p.tobytes() for name, p in params.items()}
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16"])
+@pytest.mark.parametrize("make", list(optimizers()))
+@pytest.mark.parametrize("fails_at", [None, 1, 40, 300, "interrupt"])
+def test_all_is_restored_bit_for_bit_also_after_an_exception(make, dtype, fails_at):
+    rng = np.random.default_rng(1)
+    params = {"a": rng.normal(size=(3, 2)).astype(dtype), "b": rng.normal(size=5).astype(dtype)}
+    statistics = np.zeros(2)
+    opt = make(params)
+    calls = -100
+
+    def loss_and_grad(batch):
+        nonlocal calls
+        calls += 1
+        statistics[:] += batch
+        if fails_at == "interrupt" and calls == 60:
+            raise KeyboardInterrupt
+        if calls == fails_at:
+            raise RuntimeError("no more data")
+        wide = {name: p.astype(np.float64) for name, p in params.items()}
+        loss = sum(float(((p - batch) ** 2).sum()) for p in wide.values())
+        grads = {name: (2 * (p - batch)).astype("float64" if dtype == "float64" else "float32")
+                 for name, p in wide.items()}
+        return loss, [{"a": grads["a"]}, {"b": grads["b"]}] if len(opt.groups) == 2 else grads
+
+    for _ in range(3):
+        opt.step(loss_and_grad(0.5)[1])
+    calls, statistics[:] = 0, 7
+    before = everything(opt, params)
+    if fails_at is None:
+        fastlr.find_lr(opt, loss_and_grad, [0.1, 0.2, 0.3], repeats=2, trial_steps=10, also_restore=[statistics])
+    else:
+        with pytest.raises(KeyboardInterrupt if fails_at == "interrupt" else RuntimeError):
+            fastlr.find_lr(opt, loss_and_grad, [0.1, 0.2, 0.3], repeats=9, trial_steps=40, also_restore=[statistics])
+    assert everything(opt, params) == before
+    assert statistics.tolist() == [7, 7]
+
+
+def test_groups_keep_the_ratio_of_their_rates():
+    params = [np.ones(2), np.ones(2), np.ones(2)]
+    opt = fastlr.SGD([{"params": params[0], "lr": schedules.constant(0.3).warmup(100)},
+                      {"params": params[1], "lr": 0.03}, {"params": params[2], "lr": 0.0}])
+    seen = []
+
+    def loss_and_grad(batch):
+        seen.append([group.lr for group in opt.groups])
+        return float(sum((p * p).sum() for p in params)), [2 * p for p in params]
+
+    found = fastlr.find_lr(opt, loss_and_grad, [0], trial_steps=10)
+    assert found.ratios == pytest.approx([1, 0.1, 0])
+    assert found.lrs[0] == 1e-7
+    assert seen[1] == pytest.approx([1e-7, 1e-8, 0])
+    assert all(b == pytest.approx(0.1 * a) and c == 0 for a, b, c in seen[1:])
+    zero = fastlr.SGD(np.ones(2), lr=0.0)
+    assert fastlr.find_lr(zero, lambda batch: (1.0, np.zeros(2)), [0], trial_steps=0).ratios == [1.0]
+
+
+def test_a_bad_batch_is_passed_over_and_three_in_a_row_are_divergence():
+    def found(bad):
+        problem = Quadratic(noise=0.1)
+        opt = fastlr.SGD(problem.w)
+
+        def loss_and_grad(batch):
+            loss, grads = problem.loss_and_grad(batch)
+            return (math.nan, grads * math.nan) if problem.calls in bad else (loss, grads)
+        return fastlr.find_lr(opt, loss_and_grad, problem.batches, trial_steps=0)
+
+    assert found({20, 21, 40}).diverged_at == pytest.approx(found(set()).diverged_at, rel=0.5)
+    assert found({1, 2}).diverged_at > 0.1
+    at = found({41, 42, 43}).diverged_at         # call 41 is the one after step 40
+    assert at == pytest.approx(RATES[39])
+
+
+def test_a_loss_that_is_never_finite_is_refused_with_everything_as_it_was():
+    w = np.ones(2)
+    with pytest.raises(ValueError, match="find_lr: the loss must be finite before the first step, got nan on 3 batch"):
+        fastlr.find_lr(fastlr.SGD(w), lambda batch: (math.nan, w * math.nan), [0])
+    assert w.tolist() == [1, 1]
+
+
+def test_overflow_and_a_raising_optimizer_are_divergence():
+    w = np.ones(2)
+
+    def overflows(batch):
+        return math.exp(abs(w[0]) * 10), np.array([1e3, 0.0])
+
+    found = fastlr.find_lr(fastlr.SGD(w), overflows, [0], trial_steps=10, divergence=1e300)
+    assert 0.001 < found.diverged_at < 1
+    assert any(trial["loss"] == math.inf for trial in found.trials) or found.lr < found.diverged_at
+    problem = Quadratic()
+    opt = fastlr.SGD(problem.w, nonfinite="raise")
+    assert fastlr.find_lr(opt, problem.loss_and_grad, [0.0], divergence=1e300, lr_max=1e20).diverged_at > 0.5
+    assert problem.w.tolist() == [1, 1, 1, 1]
+
+
+def test_too_high_a_start_is_told():
+    problem = Quadratic()
+    with pytest.raises(ValueError, match="find_lr: the loss diverged at the rate .*: lower lr_min, which is 100"):
+        fastlr.find_lr(fastlr.SGD(problem.w), problem.loss_and_grad, [0.0], lr_min=100, lr_max=1e4)
+    assert problem.w.tolist() == [1, 1, 1, 1]
+
+
+def test_doubts_are_told():
+    problem = Quadratic()
+    low = fastlr.find_lr(fastlr.SGD(problem.w), problem.loss_and_grad, [0.0], lr_max=1e-3, trial_steps=0)
+    assert low.notes == ["the loss was still falling at the highest rate, 0.001: raise lr_max"]
+    rng = np.random.default_rng(0)
+    noise = fastlr.find_lr(fastlr.SGD(problem.w), lambda batch: (2 + rng.normal(), np.zeros(4)), [0], trial_steps=0)
+    assert "never fell by more than its noise" in noise.notes[0]
+
+
+def test_repeats_give_a_band_and_a_spread():
+    problem = Quadratic(noise=0.5)
+    opt = fastlr.Adam(problem.w)
+    found = fastlr.find_lr(opt, problem.loss_and_grad, problem.batches, repeats=5, trial_steps=10)
+    assert found.runs.shape == (5, 100)
+    inside = np.isfinite(found.high) & np.isfinite(found.smoothed)
+    assert (found.low <= found.smoothed)[inside].all()
+    assert (found.smoothed <= found.high)[inside].all()
+    assert (found.low < found.high)[inside].all()
+    for name in suggestions.RULES:
+        low, high = found.spread[name]
+        assert low <= high
+    again = fastlr.find_lr(opt, problem.loss_and_grad, problem.batches, repeats=5, trial_steps=10)
+    assert json.dumps(again.to_dict()) == json.dumps(found.to_dict())
+
+
+def test_batches_are_begun_again():
+    class Loader:
+        begun = 0
+
+        def __iter__(self):
+            Loader.begun += 1
+            yield from "abc"
+
+    for batches in ("abc", Loader(), iter("abc"), (letter for letter in "abc")):
+        assert "".join(itertools.islice(cycled(batches), 8)) == "abcabcab"
+    assert Loader.begun >= 3
+    for nothing in ([], iter([])):
+        w = np.ones(2)
+        with pytest.raises(ValueError, match="find_lr: batches must not be empty"):
+            fastlr.find_lr(fastlr.SGD(w), lambda batch: (1.0, np.ones(2)), nothing)
+
+
+def test_trials_are_of_fixed_rates_from_the_same_start():
+    problem = Quadratic(noise=0.3)
+    found = fastlr.find_lr(fastlr.SGD(problem.w), problem.loss_and_grad, iter(problem.batches), trial_steps=20)
+    swept = int(np.isfinite(found.losses).sum()) + 1
+    batches = list(itertools.islice(cycled(problem.batches), swept + 1, swept + 21))
+    longest = [trial for trial in found.trials if trial["updates"] == 20]
+    for trial in longest:
+        w, losses = np.ones(4), []
+        for batch in batches:
+            d = w - batch
+            losses.append(problem.curvatures @ (d * d) / 2)
+            w = w - trial["lr"] * problem.curvatures * d
+        assert trial["loss"] == pytest.approx(np.mean(losses[10:]), rel=1e-9)
+    assert found.lr == min(longest, key=lambda trial: trial["loss"])["lr"] == found.suggestions["trials"]
+
+
+@pytest.mark.parametrize(("change", "error", "message"), [
+    ({"lr_min": 0}, ValueError, "0 < lr_min < lr_max"),
+    ({"lr_min": 1, "lr_max": 0.1}, ValueError, "lr_min=1, lr_max=0.1"),
+    ({"lr_max": math.nan}, ValueError, "lr_max=nan"),
+    ({"steps": 9}, ValueError, "steps must be at least 10, got 9"),
+    ({"steps": 10.0}, TypeError, "steps must be an integer, got 10.0"),
+    ({"repeats": 0}, ValueError, "repeats must be at least 1, got 0"),
+    ({"trial_steps": 5}, ValueError, "trial_steps must be 0 or at least 10, got 5"),
+    ({"smoothing": 1.0}, ValueError, r"smoothing must be in \[0, 1\), got 1.0"),
+    ({"divergence": 1.0}, ValueError, "divergence must be above 1, got 1.0"),
+    ({"opt": 3}, TypeError, "opt must be a fastlr optimizer whose step takes gradients, got int"),
+    ({"opt": fastlr.LBFGS(np.ones(4))}, TypeError, "whose step takes gradients, got LBFGS"),
+])
+def test_wrong_arguments_are_refused_before_anything_runs(change, error, message):
+    problem = Quadratic()
+    arguments = {"opt": fastlr.SGD(problem.w), "loss_and_grad": problem.loss_and_grad, "batches": [0.0]} | change
+    with pytest.raises(error, match=f"find_lr: .*{message}"):
+        fastlr.find_lr(**arguments)
+    assert problem.calls == 0
+
+
+def test_it_is_drawn_and_told():
+    from matplotlib.figure import Figure
+
+    problem = Quadratic(noise=0.3)
+    found = fastlr.find_lr(fastlr.SGD(problem.w), problem.loss_and_grad, problem.batches, repeats=3, trial_steps=10)
+    axes = found.plot(Figure().add_subplot())
+    assert axes.get_xscale() == "log"
+    assert {"smoothed", "3 repeats", "trials", f"lr {found.lr:.2g}"} <= set(axes.get_legend_handles_labels()[1])
+    axes.figure.canvas.draw()
+    assert repr(found).startswith(f"RangeTest(lr={found.lr:.3g}; steepest=")
+
+
+def test_suggested_rates_train_well_on_real_data():
+    """Five of the thirty triples of benchmarks/suggested_rates.py, one a data set; the thirty reach 83 %."""
+    import suggested_rates as bench
+
+    data, triples = bench.judged_on()
+    hits = []
+    for triple in triples[::6]:
+        problem = bench.Problem(triple, data[triple.data])
+        losses = problem.losses(problem.found().lr)
+        hits.append(losses[0] <= 1.1 * min(problem.losses(lr)[0] for lr in bench.GRID[4:]))
+    assert sum(hits) >= 4

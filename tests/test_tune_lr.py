@@ -1,0 +1,317 @@
+"""The search by validation score: what it finds at which cost, wherever trials run and whatever happens to them."""
+import json
+import math
+import multiprocessing
+import os
+import shutil
+import subprocess
+import sys
+import time
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from itertools import pairwise
+from pathlib import Path
+
+import cluster_trials
+import numpy as np
+import pytest
+
+import fastlr
+
+HERE = Path(__file__).parent
+sys.path.append(str(HERE.parent / "benchmarks"))
+
+
+def plain(found):
+    """All that does not depend on a clock."""
+    return [found.lr, found.score, found.bracket, [(t.lr, t.budget, t.seed, t.round, t.status, t.score, t.reason)
+                                                   for t in found.trials]]
+
+
+def test_rungs_are_halved_and_the_best_is_refined():
+    found = fastlr.tune_lr(cluster_trials.smooth, 1e-5, 10, budget=27)
+    by_round = [[t for t in found.trials if t.round == k] for k in range(5)]
+    assert [len(trials) for trials in by_round] == [13, 5, 2, 2, 2]
+    assert [{t.budget for t in trials} for trials in by_round] == [{3}, {9}, {27}, {27}, {27}]
+    assert [t.lr for t in by_round[0]] == pytest.approx(np.geomspace(1e-5, 10, 13))
+    for before, after in pairwise(by_round[:3]):
+        kept = sorted(before, key=lambda t: t.score)[:len(after)]
+        assert [t.lr for t in kept] == [t.lr for t in after]
+    best = min((t for t in found.trials if t.budget == 27), key=lambda t: t.score)
+    assert (found.lr, found.score) == (best.lr, best.score)
+    assert found.cost == 13 * 3 + 5 * 9 + 6 * 27 <= 40 * 27 / 4
+    assert abs(math.log10(found.lr / 0.02)) < 0.1
+    low, high = found.bracket
+    assert low < found.lr < high
+    tried = sorted({t.lr for t in found.trials})
+    assert tried.index(high) - tried.index(low) == 2
+    assert all(t.seconds >= 0 for t in found.trials)
+    assert found.seconds == sum(t.seconds for t in found.trials)
+
+
+@pytest.mark.parametrize("at", [1e-5, 10.0])
+def test_the_range_is_never_left(at):
+    found = fastlr.tune_lr(lambda lr, budget, seed: abs(math.log(lr / at)), 1e-5, 10, budget=9)
+    assert all(1e-5 * 0.999999 <= t.lr <= 10.000001 for t in found.trials)
+    assert found.lr == pytest.approx(at)
+
+
+def test_higher_is_better_if_said_so():
+    up = fastlr.tune_lr(lambda *asked: -cluster_trials.smooth(*asked), 1e-5, 10, budget=27, mode="max")
+    down = fastlr.tune_lr(cluster_trials.smooth, 1e-5, 10, budget=27)
+    assert (up.lr, up.score, up.bracket) == (down.lr, -down.score, down.bracket)
+
+
+def test_scores_are_means_over_seeds():
+    asked = []
+
+    def train(lr, budget, seed):
+        asked.append(seed)
+        return cluster_trials.smooth(lr, budget, 0) + {3: -1.0, 8: 2.0}[seed]
+
+    found = fastlr.tune_lr(train, 1e-5, 10, budget=27, seeds=[3, 8])
+    once = fastlr.tune_lr(cluster_trials.smooth, 1e-5, 10, budget=27)
+    assert asked[:4] == [3, 8, 3, 8]
+    assert found.lr == once.lr
+    assert found.score == pytest.approx(once.score + 0.5)
+    assert found.cost == 2 * once.cost
+
+
+def test_a_small_budget_is_divided_into_whole_ones():
+    budgets = []
+    fastlr.tune_lr(lambda lr, budget, seed: budgets.append(budget) or lr, 1e-3, 1, budget=2, refine=0)
+    assert sorted(set(budgets)) == [1, 2]
+    assert all(type(budget) is int for budget in budgets)
+    shares = fastlr.tune_lr(cluster_trials.smooth, 1e-3, 1, budget=1.0, refine=0)
+    assert {t.budget for t in shares.trials} == {1 / 9, 1 / 3, 1.0}
+
+
+class Shuffled(Executor):
+    """Runs what it is given when somebody asks for the first result: in an order of its own."""
+
+    def __init__(self, order):
+        self.waiting, self.order = [], order
+
+    def submit(self, call, *arguments):
+        executor = self
+
+        class Lazy(Future):
+            def result(self, timeout=None):
+                for future, call, arguments in sorted(executor.waiting, key=executor.order):
+                    future.set_result(call(*arguments))
+                executor.waiting.clear()
+                return super().result(timeout)
+
+        future = Lazy()
+        self.waiting.append((future, call, arguments))
+        return future
+
+
+def test_the_order_of_completion_does_not_matter():
+    here = fastlr.tune_lr(cluster_trials.troubled, 1e-5, 10, budget=27, seeds=2)
+    for order in (lambda entry: -entry[2][1], lambda entry: hash(entry[2])):
+        assert plain(fastlr.tune_lr(cluster_trials.troubled, 1e-5, 10, budget=27, seeds=2,
+                                    executor=Shuffled(order))) == plain(here)
+
+    def slow_when_low(lr, budget, seed):
+        time.sleep(0.002 * max(0, -math.log10(lr)))
+        return cluster_trials.troubled(lr, budget, seed)
+
+    with ThreadPoolExecutor(4) as threads:
+        assert plain(fastlr.tune_lr(slow_when_low, 1e-5, 10, budget=27, seeds=2, executor=threads)) == plain(here)
+
+
+def test_a_lost_trial_costs_only_itself():
+    found = fastlr.tune_lr(cluster_trials.troubled, 1e-5, 10, budget=27)
+    first = [t for t in found.trials if t.round == 0]
+    assert [t.status for t in first] == ["failed"] * 2 + ["done"] * 8 + ["diverged"] * 3
+    assert first[0].reason == "ZeroDivisionError: nothing at 1e-05"
+    assert math.isnan(first[0].score)
+    assert first[-1].reason == "the score is inf"
+    assert abs(math.log10(found.lr / 0.02)) < 0.1
+    assert found.cost == sum(t.budget for t in found.trials)
+
+
+def test_a_seed_that_crashed_is_left_out_and_one_that_diverged_speaks():
+    def train(lr, budget, seed):
+        if seed == 1 and lr > 0.05:
+            return math.nan
+        if seed == 2:
+            raise OSError("disk full")
+        return -math.log(lr)
+
+    found = fastlr.tune_lr(train, 1e-4, 1, budget=9, seeds=3)
+    assert 0.01 < found.lr <= 0.05
+    assert {t.reason for t in found.trials if t.seed == 2} == {"OSError: disk full"}
+
+
+def test_who_is_next_where_all_survivors_are_lost():
+    def train(lr, budget, seed):
+        return math.nan if budget == 9 and lr > 1e-2 else -lr
+
+    found = fastlr.tune_lr(train, 1e-4, 1, budget=9, refine=0)
+    assert found.lr <= 1e-2
+    assert found.trials[-1].budget == 9
+
+
+def test_nothing_but_losses_is_an_error_that_tells_the_first():
+    with pytest.raises(RuntimeError, match="tune_lr: no trial had a score; 13 were lost, the first to this: KeyError: 3"):
+        fastlr.tune_lr(lambda lr, budget, seed: {}[3], 1e-4, 1, budget=9)
+
+
+def test_an_interrupt_comes_through_and_finished_trials_were_told():
+    told = []
+
+    def train(lr, budget, seed):
+        if len(told) == 4:
+            raise KeyboardInterrupt
+        return lr
+
+    with pytest.raises(KeyboardInterrupt):
+        fastlr.tune_lr(train, 1e-4, 1, budget=9, on_trial=told.append)
+    assert [t.status for t in told] == ["done"] * 4
+
+
+@pytest.mark.parametrize(("change", "error", "message"), [
+    ({"train": 3}, TypeError, r"train must be callable as train\(lr, budget, seed\), got 3"),
+    ({"low": 0}, ValueError, "0 < low < high < infinity must hold, got low=0"),
+    ({"high": math.inf}, ValueError, "high=inf"),
+    ({"budget": 0}, ValueError, "budget must be positive and finite, got 0"),
+    ({"mode": "lower"}, ValueError, "mode must be 'min' .* or 'max', got 'lower'"),
+    ({"points": 2}, ValueError, "points must be at least 3, got 2"),
+    ({"eta": 1}, ValueError, "eta must be at least 2, got 1"),
+    ({"rungs": 1.5}, TypeError, "rungs must be an integer, got 1.5"),
+    ({"seeds": 0}, ValueError, "seeds must be a count from 1 up, or integers"),
+    ({"executor": 2}, TypeError, "executor must be a concurrent.futures.Executor, .* got int"),
+])
+def test_wrong_arguments_are_refused_before_anything_runs(change, error, message):
+    calls = []
+    arguments = {"train": lambda *asked: calls.append(asked), "low": 1e-3, "high": 1, "budget": 9} | change
+    with pytest.raises(error, match=f"tune_lr: .*{message}"):
+        fastlr.tune_lr(arguments.pop("train"), arguments.pop("low"), arguments.pop("high"), **arguments)
+    assert not calls
+
+
+def test_it_is_told_and_drawn():
+    from matplotlib.figure import Figure
+
+    found = fastlr.tune_lr(cluster_trials.troubled, 1e-5, 10, budget=27)
+    assert found.table().count("\n") == len(found.trials)
+    assert "failed: ZeroDivisionError: nothing at 1e-05" in found.table()
+    document = found.to_dict()
+    assert document["cost"] == found.cost
+    assert document["trials"][0]["status"] == "failed"
+    axes = found.plot(Figure().add_subplot())
+    assert {"budget 3", "budget 9", "budget 27", "diverged or failed"} <= set(axes.get_legend_handles_labels()[1])
+    axes.figure.canvas.draw()
+
+
+# processes
+
+
+def pool():
+    return ProcessPoolExecutor(2, multiprocessing.get_context("spawn"))
+
+
+def test_a_dead_process_costs_only_its_trial(environment, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", environment["PYTHONPATH"])
+    here = fastlr.tune_lr(lambda *asked: math.nan if 0.5 < asked[0] < 2 else cluster_trials.smooth(*asked),
+                          1e-5, 10, budget=27, points=7)
+    with pool() as broken:
+        for executor in (pool, broken):
+            found = fastlr.tune_lr(cluster_trials.deadly, 1e-5, 10, budget=27, points=7, executor=executor)
+            assert [(t.lr, t.budget) for t in found.trials] == [(t.lr, t.budget) for t in here.trials]
+            assert found.lr == here.lr
+            dead = [t for t in found.trials if t.status == "failed"]
+            assert [t.reason for t in dead] == ["the process that ran it died"] * len(dead)
+            assert {t.lr for t in dead} == {t.lr for t in here.trials if t.status == "diverged"} != set()
+        with pytest.raises(BrokenExecutor):
+            broken.submit(print)
+
+
+def test_what_cannot_be_sent_to_a_process_is_told(environment, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", environment["PYTHONPATH"])
+    with pytest.raises(RuntimeError, match="no trial had a score; 13 were lost, the first to this: .*ickl"):
+        fastlr.tune_lr(lambda lr, budget, seed: lr, 1e-5, 10, budget=27, executor=pool)
+
+
+# clusters
+
+
+def needs(what):
+    """Skip where something is not installed; where everything must be, as in .ci/run, fail."""
+    if os.environ.get("FASTLR_STRICT") == "1":
+        pytest.fail(f"{what} is not installed")
+    pytest.skip(f"{what} is not installed")
+
+
+def run_elsewhere(command, environment, folder, **more):
+    # (first what a script's own folder may take the place of)
+    path = os.pathsep.join([str(HERE), environment["PYTHONPATH"]])
+    done = subprocess.run([*command, str(folder)], env={**environment, "PYTHONPATH": path, **more}, cwd=folder.parent,
+                          capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture
+def expected(tmp_path):
+    """What is found without any executor, and an empty folder."""
+    folder = tmp_path / "pids"
+    folder.mkdir()
+    found = json.loads(json.dumps(cluster_trials.tuned(None, folder)))
+    for path in folder.iterdir():
+        path.unlink()
+    return found, folder
+
+
+def as_found(document):
+    """NaN equals NaN here."""
+    return repr([document[key] for key in ("lr", "score", "trials")])
+
+
+def test_on_a_dask_cluster(expected, environment):
+    try:
+        import distributed  # noqa: F401
+    except ImportError:
+        needs("dask[distributed]")
+    here, folder = expected
+    there = run_elsewhere([sys.executable, str(HERE / "cluster_trials.py"), "dask"], environment, folder)
+    assert as_found(there) == as_found(here)
+    assert there["own"] not in there["pids"]
+    assert len(there["pids"]) == 2
+
+
+def test_under_mpiexec(expected, environment, tmp_path):
+    """The wheel of mpi4py looks for libmpi.so.12, the name in MPICH's common ABI; Debian calls it libmpich.so.12."""
+    from importlib.util import find_spec
+
+    if shutil.which("mpiexec") is None:
+        needs("mpiexec (Debian: mpich)")
+    if find_spec("mpi4py") is None:
+        needs("mpi4py")
+    libraries = tmp_path / "lib"
+    libraries.mkdir()
+    for library in Path("/usr/lib").glob("*/libmpich.so.12"):
+        (libraries / "libmpi.so.12").symlink_to(library)
+    found = os.pathsep.join([os.environ.get("LD_LIBRARY_PATH", ""), str(libraries)]).strip(os.pathsep)
+    here, folder = expected
+    command = ["mpiexec", "-n", "3", sys.executable, "-m", "mpi4py.futures", str(HERE / "cluster_trials.py"), "mpi"]
+    there = run_elsewhere(command, environment, folder, LD_LIBRARY_PATH=found)
+    assert as_found(there) == as_found(here)
+    assert there["own"] not in there["pids"]
+    assert len(there["pids"]) == 2
+
+
+# real problems
+
+
+@pytest.mark.parametrize("k", [10, 12, 15])
+def test_it_finds_the_rate_of_a_grid_at_a_quarter_of_its_cost(k):
+    """Three of the sixteen of benchmarks/tuned_rates.py, by their validation loss: wine, breast cancer, diabetes."""
+    import tuned_rates as bench
+
+    train = bench.Train(bench.TASKS[k])
+    best = np.nanmin(list(bench.on_grid(train, 1).values()))
+    found = fastlr.tune_lr(train, bench.LOW, bench.HIGH, budget=bench.BUDGET, mode=train.mode)
+    assert bench.within_one_percent(found.score, best, train.mode)
+    assert found.cost <= bench.POINTS * bench.BUDGET / 4
