@@ -94,7 +94,7 @@ def test_json_on_stdout_is_the_document_and_the_tables_go_to_stderr(quick, docum
     assert json.loads(done.stdout) == document
     assert all(t["title"] in done.stderr for t in document["tables"])
     assert "…" not in done.stderr
-    assert re.search(r"^\[ *\d+/222\] ", done.stderr, re.MULTILINE)
+    assert re.search(r"^\[ *\d+/210\] ", done.stderr, re.MULTILINE)
     assert f"Written to {folder.name}" in done.stderr
 
 
@@ -202,7 +202,7 @@ def test_however_little_there_is_it_can_be_told(document, kept):
     part["tables"] = tables(part)
     assert len(part["tables"]) == 12
     text = page.render(part)
-    assert f"Interrupted: {kept} of 222 experiments" in text
+    assert f"Interrupted: {kept} of 210 experiments" in text
     with open(os.devnull, "w") as nowhere:
         report.print_tables(part, nowhere)
     if not kept:

@@ -124,5 +124,6 @@ def chosen(arguments: argparse.Namespace, data: Any) -> Any:
     return replace(
         settings,
         further_seeds=min(settings.further_seeds, settings.seeds),
+        descent_seeds=min(settings.descent_seeds, settings.seeds),
         ladder_epochs=min(settings.ladder_epochs, settings.epochs),
     )

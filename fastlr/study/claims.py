@@ -225,6 +225,14 @@ def once(grid: Sequence[Run], strategies: Sequence[Run], ladder: Sequence[Run]) 
         "rate that is best for one network costs another one more than a tenth of its loss in every seed; "
         "held here if neither happened in any seed; else undecided."
     )
+    if evidence:
+        within = "in every seed" if settled else "in no seed" if contrary else "not in every seed"
+        carried_over = "costs" if moved else "does not cost"
+        evidence.insert(
+            0,
+            f"Within a run decay beat the best held rate {within}; from network to network a best rate "
+            f"{carried_over} more than the tenth that the rule allows.",
+        )
     verdict = REFUTED if settled or moved else HELD if contrary and not moved else UNDECIDED
     return claim("It can be set once and never adjusted.", verdict, rule, evidence)
 

@@ -66,13 +66,13 @@ def valley(ladder: Sequence[Run], width: int) -> Figure:
     top = high * (high / low) ** 0.16  # above it: what diverged
     panel.axes(
         (min(lrs, default=1e-4), max(lrs, default=10)),
-        (low * 0.85, top),
+        (low * 0.55, top),
         "learning rate",
         "validation loss, nats",
         x_log=True,
         y_log=True,
     )
-    legend = []
+    legend, marked = [], list[float]()
     for k, (network, runs) in enumerate(networks.items()):
         activation = network.rpartition("-")[2]
         legend.append((f"c{k} line", activation))
@@ -91,7 +91,9 @@ def valley(ladder: Sequence[Run], width: int) -> Figure:
             hover = f"{activation}, rate {lr:g}: {mean:.3g} nats, mean of {len(rates[lr])}"
             panel.dot(lr_x := panel.x(lr), panel.y(mean), f"c{k} dot", hover, 6 if lr == best else 3)
             if lr == best:
-                panel.text(lr_x, panel.y(mean) + 20, f"{lr:g}", f"c{k} mark", "middle")
+                # two that are best at the same rate stand under each other
+                panel.text(lr_x, panel.y(mean) + 20 + 14 * marked.count(lr), f"{lr:g}", f"c{k} mark", "middle")
+                marked.append(lr)
         for lr in (lr for lr in sorted(rates) if any(run["diverged"] for run in rates[lr])):
             lost = sum(run["diverged"] for run in rates[lr])
             x, y = panel.x(lr), panel.box[1] + 6 + 9 * k

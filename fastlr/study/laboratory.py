@@ -57,7 +57,8 @@ class Settings:
     target_loss: float = 0.2
     target_norm: float = 0.1
     ladder_epochs: int = 30
-    further_seeds: int = 3  # of ladder, strategies and descent
+    further_seeds: int = 3  # of ladder and strategies
+    descent_seeds: int = 3
     limit: int = 500  # updates of descent
     starts: int = 2000  # of each landscape
     steps: int = 2000  # of each start
@@ -69,6 +70,7 @@ QUICK: dict[str, Any] = {
     "epochs": 20,
     "ladder_epochs": 10,
     "further_seeds": 2,
+    "descent_seeds": 1,
     "limit": 350,
     "starts": 1000,
     "steps": 1000,
@@ -137,7 +139,7 @@ def plan(settings: Settings, data: Dataset) -> dict[str, list[Task]]:
     ]
     descents = [
         Descent(network, lr, seed, settings.target_norm, settings.limit)
-        for seed in further
+        for seed in range(settings.descent_seeds)
         for network in varied(networks, 3)
         for lr in lrs
     ]
