@@ -6,20 +6,29 @@ import pytest
 
 import fastlr
 from fastlr.optimizers.base import REGISTRY
+from fastlr.optimizers.matrix import WithFallback
 
 OPTIMIZERS = list(REGISTRY.values())
 DTYPES = (np.float32, np.float64)
 
+# Those that see whole matrices (`test_matrix.py` knows them), and those with a rule of elements in rules.pxd or beside.
+MATRIX = [cls for cls in OPTIMIZERS if cls.kind == "matrix"]
+RULES = [cls for cls in OPTIMIZERS if cls.kind != "matrix"]
+# Those whose bits are fastlr's own: not those that multiply matrices by a BLAS.
+BITWISE = [cls for cls in OPTIMIZERS if not issubclass(cls, WithFallback)]
 # Rules whose step takes an element's gradient alone, so that each element may have a learning rate of its own.
-UNPLACED = [cls for cls in OPTIMIZERS if not cls.placed]
-ELEMENTWISE = [cls for cls in OPTIMIZERS if not (cls.reduces or cls.shared)]
+UNPLACED = [cls for cls in RULES if not cls.placed]
+ELEMENTWISE = [cls for cls in RULES if not (cls.reduces or cls.shared)]
 # Rules in which no tensor knows of the others.
 SEPARATE = [cls for cls in OPTIMIZERS if not cls.shared]
 
+every_rule = pytest.mark.parametrize("cls", RULES, ids=lambda cls: cls.__name__)
 every_optimizer = pytest.mark.parametrize("cls", OPTIMIZERS, ids=lambda cls: cls.__name__)
 every_elementwise = pytest.mark.parametrize("cls", ELEMENTWISE, ids=lambda cls: cls.__name__)
 every_separate = pytest.mark.parametrize("cls", SEPARATE, ids=lambda cls: cls.__name__)
 every_unplaced = pytest.mark.parametrize("cls", UNPLACED, ids=lambda cls: cls.__name__)
+every_bitwise = pytest.mark.parametrize("cls", BITWISE, ids=lambda cls: cls.__name__)
+every_matrix = pytest.mark.parametrize("cls", MATRIX, ids=lambda cls: cls.__name__)
 every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.__name__)
 every_decay = pytest.mark.parametrize("decay", ["coupled", "decoupled", "independent"])
 
@@ -40,7 +49,8 @@ def variants(cls):
 
 every_variant = pytest.mark.parametrize(
     ("cls", "hyper"),
-    [pytest.param(cls, hyper, id=f"{cls.__name__}-{what}") for cls in OPTIMIZERS for what, hyper in variants(cls)],
+    [pytest.param(cls, hyper, id=f"{cls.__name__}-{what}") for cls in RULES
+     for what, hyper in variants(cls)],
 )
 
 

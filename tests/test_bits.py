@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from registry import arrays, bits, every_dtype, every_optimizer, every_separate, run
+from registry import arrays, bits, every_bitwise, every_dtype, every_separate, run
 
 import fastlr
 from fastlr._core.cpu import supports
@@ -40,7 +40,7 @@ def test_threads_and_cuts_and_batching_do_not_matter(cls, dtype):
         assert run(cls, arrays(dtype, EDGES), threads=threads) == want
 
 
-@every_optimizer
+@every_bitwise
 @every_dtype
 def test_alignment_does_not_matter(cls, dtype):
     n = 331
@@ -75,7 +75,7 @@ def layouts(shape, dtype):
 LAYOUTS = [name for name, _ in layouts((2, 3), np.float32)]
 
 
-@every_optimizer
+@every_bitwise
 @every_dtype
 @pytest.mark.parametrize("shape", [(7,), (5, 77), (3, 40, 9)], ids=str)
 def test_layout_does_not_matter(cls, dtype, shape):

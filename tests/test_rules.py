@@ -4,11 +4,12 @@ import pytest
 import reference
 from registry import (
     DTYPES,
+    RULES,
     arrays,
     every_decay,
     every_dtype,
     every_elementwise,
-    every_optimizer,
+    every_rule,
     every_variant,
     full,
     other_value,
@@ -16,7 +17,6 @@ from registry import (
 
 import fastlr
 from fastlr._core.dispatch import door
-from fastlr.optimizers.base import REGISTRY
 
 SIZE = 2003
 
@@ -87,7 +87,7 @@ def test_follows_its_paper_within_4_ulp(cls, hyper, dtype):
     assert follows(cls, dtype, hyper) <= allowed(cls)
 
 
-@every_optimizer
+@every_rule
 @every_dtype
 @every_decay
 def test_weight_decay_follows_its_mode_within_4_ulp(cls, dtype, decay):
@@ -122,11 +122,11 @@ def test_an_element_does_not_know_its_position(cls, dtype):
 
 
 def test_every_rule_is_declared_and_every_declaration_has_a_rule_and_a_reference():
-    assert set(door.rule.__signatures__) == {rule for cls in REGISTRY.values() for rule in cls._rules}
-    assert all(callable(getattr(reference, cls.__name__)) for cls in REGISTRY.values())
+    assert set(door.rule.__signatures__) == {rule for cls in RULES for rule in cls._rules}
+    assert all(callable(getattr(reference, cls.__name__)) for cls in RULES)
 
 
-@every_optimizer
+@every_rule
 def test_slots_are_as_many_as_the_rule_remembers(cls):
     p, = arrays(np.float64, [4])
     opt = cls([p])
@@ -136,7 +136,7 @@ def test_slots_are_as_many_as_the_rule_remembers(cls):
     assert all((array != 0).all() for array in opt.state["0"].values())
 
 
-@every_optimizer
+@every_rule
 @pytest.mark.parametrize("dtype", DTYPES, ids=["float32", "float64"])
 def test_a_zero_gradient_moves_nothing_at_the_first_step(cls, dtype):
     p, = arrays(dtype, [33])
@@ -145,7 +145,7 @@ def test_a_zero_gradient_moves_nothing_at_the_first_step(cls, dtype):
     assert (p == before).all()
 
 
-@every_optimizer
+@every_rule
 def test_goes_downhill(cls):
     rng = np.random.default_rng(0)
     p = rng.normal(size=20)
@@ -185,7 +185,7 @@ def test_subnormal_moments_are_flushed_and_the_host_mode_stays():
     assert (m * np.float32(0.5) != 0).all()          # subnormals still live outside the kernel
 
 
-@every_optimizer
+@every_rule
 def test_other_values_are_within_bounds(cls):
     for bound in cls.hypers.values():
         assert bound.low <= other_value(bound) < bound.high

@@ -4,7 +4,7 @@ import re
 import ml_dtypes
 import numpy as np
 import pytest
-from registry import arrays, bits, every_optimizer, snapshot
+from registry import arrays, bits, every_optimizer, every_rule, snapshot
 
 import fastlr
 from fastlr._core.arrays import BFloat16, stored_as
@@ -135,7 +135,7 @@ def tile_by_tile(p, g, cls, **keywords):
     return wide
 
 
-@every_optimizer
+@every_rule
 @pytest.mark.parametrize("dtype", [BF16, np.float16])
 def test_a_16_bit_parameter_moves_as_its_float32_copy_then_rounds(cls, dtype):
     p, g = (a.astype(dtype) for a in arrays(np.float32, [(130, 17)] * 2))
@@ -146,7 +146,7 @@ def test_a_16_bit_parameter_moves_as_its_float32_copy_then_rounds(cls, dtype):
     assert bits([p]) == bits([want])
 
 
-@every_optimizer
+@every_rule
 @pytest.mark.parametrize("stored", ["bfloat16", "float16"])
 def test_16_bit_states_round_what_the_float32_step_stores(cls, stored):
     shape = (300, 7)
@@ -172,7 +172,7 @@ def test_float64_state_computes_in_float64(cls):
     assert bits([p]) == bits([wide.astype(np.float32)])
 
 
-@every_optimizer
+@every_rule
 @pytest.mark.parametrize("stored", ["bfloat16", "int8"])
 @pytest.mark.parametrize("rounding", ["nearest", "stochastic"])
 def test_the_same_bits_for_any_threads_layout_and_resume(cls, stored, rounding, tmp_path):

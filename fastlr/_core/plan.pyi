@@ -1,5 +1,6 @@
 from typing import Any
 
+from .matrix import Director
 from .tensors import Tensor
 
 class Plan:
@@ -32,6 +33,7 @@ class Plan:
         shared: Any,
         stages: Any,
         decay: str,
+        director: Director | None = None,
     ) -> None: ...
     def assign(self, group: int, index: int, value: Any) -> None: ...
     def bind(self, arrays: list[Any]) -> None: ...

@@ -25,6 +25,7 @@ from fastlr._core cimport pool
 from fastlr._core.arrays cimport ALIGNED, C_CONTIGUOUS, WRITEABLE, Seen, extent, lay, look
 from fastlr._core.arrays import BFloat16, as_array, overlaps_itself, stored_as
 from fastlr._core.instant cimport Terms, fix
+from fastlr._core.matrix cimport Director
 from fastlr._core.program cimport Program
 from fastlr._core.rows cimport Touched
 from fastlr._core.instant import DECAYS
@@ -116,6 +117,7 @@ cdef class Plan:
     cdef list held                     # this step's gradients
     cdef list bound_arrays
     cdef Touched touched               # the rows of the latest step over rows
+    cdef Director director             # makes the updates of a rule that is not elementwise, or None
     cdef readonly str who
     cdef readonly tuple names
     cdef readonly list tensors
@@ -126,7 +128,7 @@ cdef class Plan:
     cdef public double norm_mean, norm_variance
 
     def __cinit__(self, str who, rule, door, tuple names, list bounds, list tensors, int groups, shared, stages,
-                  str decay):
+                  str decay, Director director=None):
         cdef int k
         if len(names) > MOST_VALUES:
             raise ValueError(f"{who}: more than {MOST_VALUES} hyper-parameters")
@@ -149,7 +151,7 @@ cdef class Plan:
             or self.nonfinite != "propagate"
         for k in range(self.width):
             self.low[k], self.high[k] = bounds[k]
-        self.sources, self.tensors, self.count = {}, tensors, len(tensors)
+        self.sources, self.tensors, self.count, self.director = {}, tensors, len(tensors), director
         self.lay_out(groups)
         self.mark_extents()
         self.cut()
@@ -595,7 +597,12 @@ cdef class Plan:
                 self.recall(job.gradients)
             if self.rule.sums:
                 self.gauge(&job)
-            self.run(self.run_chunk, &job)
+            if self.director is None:
+                self.run(self.run_chunk, &job)
+            else:
+                self.director.move(&job, self.run_chunk, self.values, self.width, self.missed, self.t)
+                if zero_grads:
+                    self.zero(gradients is None)
             self.t += 1
             for i in range(self.count):
                 if job.gradients[i].g == NULL:

@@ -20,9 +20,8 @@ SMALL = 4096           # tensors of fewer elements keep their state in float32 r
 class Tensor:
     """One parameter: where it lies, how it is walked, and what differs for it alone."""
 
-    __slots__ = ("allocated", "array", "axes", "decays", "factor", "group", "label", "memory", "name", "rest", "scale",
-                 "scales", "shadow",
-                 "state", "wide")
+    __slots__ = ("allocated", "array", "axes", "decays", "factor", "group", "label", "matrices", "memory", "name",
+                 "rest", "scale", "scales", "shadow", "sheet", "state", "wide")
 
     def __init__(self, name: str, array: Array, group: int, label: str, axes: tuple[int, ...]) -> None:
         self.name, self.array, self.group, self.label, self.axes = name, array, group, label, axes
@@ -35,6 +34,8 @@ class Tensor:
         self.scales: list[Array | None] = []       # what 8-bit slots are in units of, 64 elements each
         self.allocated = False
         self.memory: Array = np.zeros(0)           # what the rule remembers of the tensor as a whole
+        self.matrices: dict[str, Array] = {}         # slots that are not of the parameter's shape
+        self.sheet = (1, 1, array.size)            # as a rule for matrices sees it: matrices, their rows and columns
 
     def alike(self, stored: str, arena: Arena | None = None) -> Array:
         """A new array of the parameter's shape, laid out in memory in the order in which it is walked."""
@@ -81,7 +82,8 @@ class Tensor:
 
     def written(self) -> list[Array]:
         """All that a step writes."""
-        return [self.array, *self.state, *(x for x in (self.rest, self.shadow) if x is not None)]
+        beside = [x for x in (self.rest, self.shadow) if x is not None]
+        return [self.array, *self.state, *self.matrices.values(), *beside]
 
     def master(self) -> Array:
         """The numbers that move, as an array that NumPy can compute with."""
@@ -113,7 +115,7 @@ class Tensor:
         named |= {name: self.memory[k:k + 1].reshape(()) for k, name in enumerate(memory)}
         if self.rest is not None:
             named["remainder"] = self.rest
-        return named
+        return named | self.matrices
 
     def walked(self, values: Array) -> Array:
         """A copy of `values` in the precision of the rule, in the order in which the parameter is walked."""

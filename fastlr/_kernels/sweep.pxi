@@ -368,3 +368,4 @@ weigher = PyCapsule_New(<void*>&weigh, "fastlr.run", NULL)
 gauger = PyCapsule_New(<void*>&gauge_pieces, "fastlr.run", NULL)
 
 include "rows.pxi"
+include "patch.pxi"

@@ -6,24 +6,31 @@ reference formula in the tests; lists, tests and tables follow.
 from .adaptive import AdaDelta, AdaGrad, RMSprop, RMSpropCentered, RMSpropCenteredMomentum, RMSpropMomentum
 from .averages import EMA, SWA, WeightAverage
 from .base import Group, Optimizer, create_optimizer, list_optimizers
+from .factored import CAME, SM3, Adafactor, AdamMini
 from .gradient_descent import SGD, Momentum, Nesterov
 from .line_search import LineSearch, line_search
 from .loss_scale import LossScale
 from .moments import Adam, AdamW, Adan, AMSGrad, NAdam
 from .quasi_newton import LBFGS
 from .reducing import LAMB
+from .spectral import SOAP, Muon, Shampoo
 from .wrappers import SAM, GradientAccumulation, GradientCentralization, Lookahead
 
 __all__ = [
+    "CAME",
     "EMA",
     "LBFGS",
     "SAM",
     "SGD",
+    "SM3",
+    "SOAP",
     "SWA",
     "AMSGrad",
     "AdaDelta",
     "AdaGrad",
+    "Adafactor",
     "Adam",
+    "AdamMini",
     "AdamW",
     "Adan",
     "GradientAccumulation",
@@ -34,6 +41,7 @@ __all__ = [
     "Lookahead",
     "LossScale",
     "Momentum",
+    "Muon",
     "NAdam",
     "Nesterov",
     "Optimizer",
@@ -41,6 +49,7 @@ __all__ = [
     "RMSpropCentered",
     "RMSpropCenteredMomentum",
     "RMSpropMomentum",
+    "Shampoo",
     "WeightAverage",
     "create_optimizer",
     "line_search",

@@ -11,11 +11,12 @@ import numpy as np
 
 from .._core.arena import Arena
 from .._core.dispatch import door, isa
+from .._core.matrix import Director
 from .._core.plan import Plan, step_rows
 from .._core.tensors import STORAGES, Tensor, bind, named, per_tensor, refuse_shared, set_scale, set_shadow, split
 from .._core.threads import get_num_threads
 from ..schedules import Schedule, from_dict
-from .declaration import Bounded, Hyper, Start, nearest, within
+from .declaration import Bounded, Choice, Hyper, Start, nearest, within
 from .loss_scale import LossScale
 from .stages import STAGES, Stages
 
@@ -133,6 +134,7 @@ class Optimizer:
         They say who, what must hold, what came, and the cure; nothing has changed when one is raised.
     """
 
+    kind: ClassVar[Literal["elementwise", "matrix"]] = "elementwise"
     slots: ClassVar[tuple[str, ...]] = ()
     memory: ClassVar[tuple[str, ...]] = ()     # what it remembers of a tensor as a whole
     shared: ClassVar[tuple[str, ...]] = ()     # ... and of all tensors together
@@ -142,6 +144,7 @@ class Optimizer:
     decay_mode: ClassVar[str] = "coupled"
     hypers: ClassVar[dict[str, Bounded]] = {}
     starts: ClassVar[dict[str, Start]] = {}
+    choices: ClassVar[dict[str, Choice]] = {}
     __signature__: ClassVar[Any]
     _rules: ClassVar[dict[str, Any]]
     _rule: ClassVar[Any]
@@ -152,16 +155,18 @@ class Optimizer:
 
     def __init_subclass__(cls, slots: tuple[str, ...] = (), memory: tuple[str, ...] = (),
                           shared: tuple[str, ...] = (), decay: str = "coupled",
-                          conventions: Mapping[str, str] | None = None) -> None:
+                          conventions: Mapping[str, str] | None = None, family: bool = False) -> None:
         cls.slots, cls.memory, cls.shared, cls.decay_mode = slots, memory, shared, decay
         cls.conventions = dict(conventions or {})
+        if family:                     # (what optimizers derive from is none itself)
+            return
         declared = {name: value for base in reversed(cls.__mro__) for name, value in vars(base).items()}
         cls.starts = {name: value for name, value in declared.items() if isinstance(value, Start)}
+        cls.choices = {name: value for name, value in declared.items() if isinstance(value, Choice)}
         cls.hypers = {name: value for name, value in declared.items()
                       if isinstance(value, Bounded) and name not in cls.starts}
         # (the struct of the same name says which of them are its own, and in which order; `_` fills an empty one)
-        cls._rules = {name: door.rule[name]({**dict.fromkeys(cls.hypers, 0.0), "_": 0.0})
-                      for name in (cls.__name__, *cls.conventions.values())}
+        cls._rules = {name: cls._opened(name) for name in (cls.__name__, *cls.conventions.values())}
         cls._rule, fields, counts, cls.reduces, cls.placed = cls._rules[cls.__name__]
         numbers = len(slots), len(memory), len(shared)
         if any(rule[2] != numbers or list(rule[1]) != list(fields) for rule in cls._rules.values()):
@@ -172,6 +177,16 @@ class Optimizer:
         cls.hypers = dict(sorted(cls.hypers.items(), key=lambda item: order[item[0]]))
         cls.__signature__ = Declared()
         REGISTRY[cls.__name__.lower()] = cls
+
+    @classmethod
+    def _opened(cls, name: str) -> tuple[Any, ...]:
+        """The compiled rule of that name, and what it says of itself."""
+        opened: tuple[Any, ...] = door.rule[name]({**dict.fromkeys(cls.hypers, 0.0), "_": 0.0})
+        return opened
+
+    def _director(self, tensors: list[Tensor]) -> Director | None:
+        """What makes the updates of a rule that is not elementwise."""
+        return None
 
     def __init__(self, params: Any, lr: Hyper | None = None, *, grads: Any = None, state_dtype: Any = None,
                  dtype: Literal["bfloat16"] | None = None, decay: str | None = None, decay_mask: Any = None,
@@ -187,6 +202,8 @@ class Optimizer:
         if lr is not None:
             hyper["lr"] = lr
         self._stages = Stages(**{name: hyper.pop(name) for name in STAGES if name in hyper})
+        self._chosen = {name: choice.checked(hyper.pop(name, choice.default), who)
+                        for name, choice in self.choices.items()}
         starts = {name: slot.checked(hyper.pop(name, slot.default), who) for name, slot in self.starts.items()}
         self._start = {self.starts[name].slot: float(value) for name, value in starts.items()}  # type: ignore[arg-type]
         defaults: dict[str, Hyper] = {name: bound.default for name, bound in self.hypers.items()}
@@ -266,7 +283,7 @@ class Optimizer:
                   for name in self._fields]
         rule = self._rules[self.conventions[self.convention] if self.convention else who][0]
         plan = Plan(who, rule, door, self._fields, bounds, tensors, len(groups), self._shared, self._stages,
-                    self._decay)
+                    self._decay, self._director(tensors))
         for group in groups:
             for name, value in group._values.items():
                 plan.assign(group._index, self._fields.index(name), value)
@@ -618,6 +635,7 @@ class Declared:
         written = Signature.from_callable(Optimizer.__init__).parameters
         defaults = {name: hyper.default for name, hyper in owner.hypers.items()}
         defaults |= {name: slot.default for name, slot in owner.starts.items()}
+        defaults |= {name: choice.default for name, choice in owner.choices.items()}
         lr = Parameter("lr", Parameter.POSITIONAL_OR_KEYWORD, default=owner.hypers["lr"].default, annotation=Hyper)
         own = [Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=Hyper)
                for name, default in defaults.items() if name != "lr"]
@@ -699,7 +717,7 @@ def list_optimizers(pattern: str = "*") -> list[str]:
 
     >>> import fastlr
     >>> fastlr.list_optimizers("ada*")
-    ['adadelta', 'adagrad', 'adam', 'adamw', 'adan']
+    ['adadelta', 'adafactor', 'adagrad', 'adam', 'adammini', 'adamw', 'adan']
     """
     return sorted(fnmatch.filter(REGISTRY, pattern.lower()))
 

@@ -58,6 +58,43 @@ class Start(Bounded):
         self.slot = slot
 
 
+class Choice:
+    """What an optimizer is told once, when it is made: one of `given`, or what `check` takes and gives back."""
+
+    __slots__ = ("check", "default", "given", "name")
+
+    def __init__(self, default: Any, given: tuple[Any, ...], check: Callable[[Any], Any] | None = None) -> None:
+        self.default, self.given, self.check = default, given, check
+        self.name = ""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, optimizer: Any, owner: type) -> Any:
+        return self.default if optimizer is None else optimizer._chosen[self.name]
+
+    def __set__(self, optimizer: Any, value: Any) -> None:
+        raise AttributeError(f"{type(optimizer).__name__}: {self.name} is for the constructor, it cannot be set later")
+
+    def checked(self, value: Any, who: str) -> Any:
+        """The value; ValueError if it is none of those there are."""
+        if isinstance(value, str | bool | int | None) and any(value is x or (value == x and type(value) is type(x))
+                                                              for x in self.given):
+            return value
+        if self.check is not None:
+            try:
+                return self.check(value)
+            except (TypeError, ValueError) as error:
+                raise type(error)(f"{who}: {self.name} {error}, got {value!r}") from None
+        close = nearest(value, [x for x in self.given if isinstance(x, str)]) if isinstance(value, str) else ""
+        raise ValueError(f"{who}: {self.name} must be one of {', '.join(map(repr, self.given))}, got {value!r}{close}")
+
+
+def one_of(*given: Any, check: Callable[[Any], Any] | None = None) -> Any:
+    """Declare what is chosen once: the first is the default."""
+    return Choice(given[0], given, check)
+
+
 def within(default: float, low: float = 0.0, high: float = inf) -> Any:
     """Declare a hyper-parameter with a default, required to lie in [low, high)."""
     return Bounded(default, low, high)

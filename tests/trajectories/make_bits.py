@@ -13,7 +13,7 @@ import numpy as np
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
-from registry import DTYPES, OPTIMIZERS, everything_changed  # noqa: E402
+from registry import BITWISE, DTYPES, everything_changed  # noqa: E402
 from trajectories.stream import beginning_and_gradients, written  # noqa: E402
 
 import fastlr  # noqa: E402
@@ -41,7 +41,7 @@ def runs(cls):
 
 if __name__ == "__main__":
     chosen = sys.argv[1:]
-    for cls in OPTIMIZERS:
+    for cls in BITWISE:
         name = cls.__name__.lower()
         if not chosen or name in chosen:
             (HERE / "bits" / f"{name}.json").write_text(json.dumps(runs(cls), indent=1) + "\n")

@@ -1,0 +1,27 @@
+# cython: language_level=3
+from libc.stdint cimport int64_t
+from fastlr._kernels.sweep cimport Job, Run
+
+cdef struct Sheet
+
+cdef class Director:
+    cdef object routes, call               # per tensor: how its update is made; what makes those of route "call"
+    cdef list tensors
+    cdef tuple names
+    cdef Py_ssize_t count, whole_chunks, whole_elements
+    cdef Sheet* sheets                     # per tensor
+    cdef void* pieces                      # of the largest tensor
+    cdef Py_ssize_t* order                 # small tensors, then where their chunks end
+    cdef Py_ssize_t* ends
+    cdef list blocks                       # all other memory
+    cdef void* scratch                     # a large tensor's gradient and parameter, where they must be gathered
+    cdef size_t scratch_size
+    cdef const void* acts
+    cdef int[16] at                        # where hyper-parameters stand in a group's values
+    cdef bint added, capped, scaled        # Adafactor: epsilon added to squares; lr capped; times the parameter's RMS
+    cdef size_t room(self, Py_ssize_t number, Py_ssize_t size) except? 0
+    cdef size_t held(self, tensor, slot) except? 0
+    cdef int lay_out(self, Sheet* s, tensor, int route) except -1
+    cdef int move(self, Job* job, Run run_chunk, const double* values, int width, const int64_t* missed,
+                  int64_t t) except -1
+    cdef object called(self, Py_ssize_t i, Job* job, Run run_chunk, const double* values, int width, int64_t t)

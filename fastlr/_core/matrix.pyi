@@ -1,0 +1,18 @@
+from collections.abc import Callable
+from typing import Any
+
+from .tensors import Tensor
+
+class Director:
+    def __init__(
+        self,
+        acting: object,
+        tensors: list[Tensor],
+        routes: list[str],
+        names: tuple[str, ...],
+        call: Callable[..., Any] | None = None,
+        *,
+        added: bool = False,
+        capped: bool = False,
+        scaled: bool = False,
+    ) -> None: ...

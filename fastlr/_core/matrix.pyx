@@ -1,0 +1,558 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""The steps of rules that see a tensor as a matrix, or as blocks: measure, fold, measure again, apply.
+
+The plan checks, measures and clips gradients, as for every rule; then a director makes each tensor's update and gives
+it to the same sweep that applies gradients. Tensors are cut into patches by their shape alone; sums of patches are
+added in order: no bit depends on threads. Small tensors go through all phases in one thread, several threads at a
+time; a large one phase by phase, its patches shared out. What needs products of matrices calls back ("call") and
+leaves them to NumPy's BLAS, whose bits are its own affair.
+"""
+from cpython.pycapsule cimport PyCapsule_GetPointer
+from cpython.memoryview cimport PyMemoryView_FromMemory
+from libc.math cimport INFINITY, expm1, log, pow, sqrt
+from libc.stdint cimport int64_t
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memset
+from fastlr._kernels.patch cimport (
+    ADAM, CLIPPED, CONFIDENCE, CONFIDENT, CONFIDENT_ROOTED, COVERED, FACTORED, GATHER, GATHER_P, MINI, ROOTED, SECOND,
+    SQUARES, TALL, WEIGH_P, Acts, Patch, Task,
+)
+from fastlr._kernels.sweep cimport FLOAT32, FLOAT64, Gradient, Instant, Job, Piece, Run, Span
+from fastlr._core cimport pool
+from fastlr._core.arrays cimport Seen, look
+from fastlr._core.plan cimport CHUNK
+
+import numpy as np
+
+cdef extern from *:
+    enum: PyBUF_READ
+
+cdef enum:
+    WHOLE = 4096               # tensors of so many elements go through all phases in one thread
+    LONG = 4096                # columns of a patch, at most; a vector's has CHUNK
+    TOGETHER = 16384           # small tensors of fewer elements wake nobody
+    MOST_PHASES = 4
+
+cdef enum Route:
+    ADAFACTOR, ADAFACTOR_VECTOR, CAME, CAME_VECTOR, SM3, ADAM_MINI, ADAMW, CALL
+
+ROUTES = {"adafactor": ADAFACTOR, "adafactor_vector": ADAFACTOR_VECTOR, "came": CAME, "came_vector": CAME_VECTOR,
+          "sm3": SM3, "adammini": ADAM_MINI, "adamw": ADAMW, "call": CALL}
+
+cdef enum Name:
+    BETA2_DECAY, BETA1, BETA2, BETA3, EPS, EPS1, EPS2, CLIP, MOMENTUM, FALLBACK_SCALE, NAMES
+
+NAMED = ["beta2_decay", "beta1", "beta2", "beta3", "eps", "eps1", "eps2", "clip", "momentum", "fallback_scale"]
+
+cdef struct Sheet:
+    # One tensor as matrices.
+    Route route
+    Py_ssize_t size, batch, rows, cols
+    Py_ssize_t block_rows, blocks, piece_cols, pieces, units
+    int wide, phases, axes
+    Task[MOST_PHASES] task
+    double* R                  # running means: by row, by column; those of CAME's instability; SM3's, an axis each
+    double* C
+    double* R2
+    double* C2
+    double** axis
+    Py_ssize_t* axis_size
+    char* m
+    char* v
+    double* row                # sums of this step: by row and piece, by block and column, by patch
+    double* col
+    double* sums
+    char* r                    # factors of this step (doubles for SM3, else in the precision of the rule)
+    char* c
+    bint small, weighs_p
+    # this step's
+    bint active, staged_g, staged_p
+    char* g
+    char* p
+    Instant given, instant     # as the plan has it; with the learning rate of the update
+    Patch patch                # what is the same for all patches
+    const double* values
+    int64_t t
+
+cdef struct Context:
+    const Acts* acts
+    const Job* job
+    Sheet* sheets
+    const int* at
+    Py_ssize_t* order
+    Py_ssize_t* ends
+    Sheet* one                 # the large tensor and its phase
+    int phase
+    bint added, capped, scaled
+
+
+cdef inline double hyper(const Context* x, const Sheet* s, Name name) noexcept nogil:
+    return s.values[x.at[<int>name]]
+
+cdef inline double larger(double x, double y) noexcept nogil:
+    return y if x < y else x           # (NaN stays)
+
+cdef inline double debias(double beta, int64_t t) noexcept nogil:
+    """1 / (1 - beta**t)"""
+    return -1 / expm1(<double>t * log(beta)) if beta > 0 else 1
+
+cdef inline void put(const Sheet* s, char* factors, Py_ssize_t k, double x) noexcept nogil:
+    if s.wide:
+        (<double*>factors)[k] = x
+    else:
+        (<float*>factors)[k] = <float>x
+
+
+cdef void cut(Sheet* s, Py_ssize_t u, Patch* patch) noexcept nogil:
+    """Patch `u` of a tensor."""
+    cdef Py_ssize_t item = 8 if s.wide else 4, factor = 8 if s.route == SM3 else item
+    cdef Py_ssize_t piece = u % s.pieces, block = u // s.pieces % s.blocks, b = u // (s.pieces * s.blocks)
+    cdef Py_ssize_t first_row = block * s.block_rows, first_col = piece * s.piece_cols, start
+    patch[0] = s.patch
+    patch.rows = s.rows - first_row if s.rows - first_row < s.block_rows else s.block_rows
+    patch.cols = s.cols - first_col if s.cols - first_col < s.piece_cols else s.piece_cols
+    patch.stride = s.cols
+    start = (b * s.rows + first_row) * s.cols + first_col
+    patch.start = start
+    patch.g, patch.p = s.g + start * item, s.p + start * item
+    patch.m = s.m + start * item if s.m != NULL else NULL
+    patch.v = s.v + start * item if s.v != NULL else NULL
+    patch.r = s.r + (b * s.rows + first_row) * factor if s.r != NULL else NULL
+    patch.c = s.c + (b * s.cols + first_col) * factor if s.c != NULL else NULL
+    patch.row = s.row + (b * s.rows + first_row) * s.pieces + piece if s.row != NULL else NULL
+    patch.row_step = s.pieces
+    patch.col = s.col + (b * s.blocks + block) * s.cols + first_col if s.col != NULL else NULL
+    patch.sum[0] = patch.sum[1] = 0
+
+cdef void gather(const Context* x, Sheet* s, Patch* patch) noexcept nogil:
+    patch.instant = &s.given
+    if s.staged_p:
+        x.acts.task[<int>GATHER_P][s.wide](NULL, patch)
+    if s.staged_g:
+        x.acts.task[<int>GATHER][s.wide](NULL, patch)
+
+cdef void unit(const Context* x, Sheet* s, int phase, Py_ssize_t u) noexcept nogil:
+    """One phase of one patch."""
+    cdef Patch patch
+    cut(s, u, &patch)
+    if phase == 0:
+        gather(x, s, &patch)
+        if s.weighs_p:
+            x.acts.task[<int>WEIGH_P][s.wide](NULL, &patch)
+    patch.instant = &s.instant
+    x.acts.task[<int>s.task[phase]][s.wide](NULL, &patch)
+    s.sums[2 * u], s.sums[2 * u + 1] = patch.sum[0], patch.sum[1]
+
+
+# Folding: what a tensor's sums say, in the order of its patches
+
+cdef double total(const Sheet* s, int which) noexcept nogil:
+    cdef double sum = 0
+    cdef Py_ssize_t u
+    for u in range(s.units):
+        sum += s.sums[2 * u + which]
+    return sum
+
+cdef double row_sum(const Sheet* s, Py_ssize_t i) noexcept nogil:
+    cdef double sum = 0
+    cdef Py_ssize_t k
+    for k in range(s.pieces):
+        sum += s.row[i * s.pieces + k]
+    return sum
+
+cdef void add_blocks(const Sheet* s, Py_ssize_t b) noexcept nogil:
+    """The sums by column of one matrix, into those of its first block."""
+    cdef Py_ssize_t k, j
+    cdef double* into = s.col + b * s.blocks * s.cols
+    cdef const double* block
+    for k in range(1, s.blocks):
+        block = into + k * s.cols
+        for j in range(s.cols):
+            into[j] += block[j]
+
+cdef void factor(Sheet* s, double* R, double* C, double keep, double add, double eps, double floor) noexcept nogil:
+    """Running means by row and column, and what they make of an element: r * c = 1 / sqrt(R C / mean(R))."""
+    cdef Py_ssize_t b, i, j, k
+    cdef double mean
+    cdef double* sums
+    for b in range(s.batch):
+        mean = 0
+        for i in range(s.rows):
+            k = b * s.rows + i
+            R[k] = keep * R[k] + add * (row_sum(s, k) / <double>s.cols + eps)
+            mean += R[k]
+        mean = larger(mean / <double>s.rows, floor)
+        for i in range(s.rows):
+            k = b * s.rows + i
+            put(s, s.r, k, sqrt(mean / R[k]))
+        add_blocks(s, b)
+        sums = s.col + b * s.blocks * s.cols
+        for j in range(s.cols):
+            k = b * s.cols + j
+            C[k] = keep * C[k] + add * (sums[j] / <double>s.rows + eps)
+            put(s, s.c, k, 1 / sqrt(C[k]))
+
+cdef void fold_sm3(Sheet* s) noexcept nogil:
+    cdef Py_ssize_t i, j, k, left
+    cdef int a
+    cdef double x
+    cdef double* last = s.axis[s.axes - 1]
+    for j in range(s.cols):
+        last[j] = 0
+        for k in range(s.blocks):
+            x = s.col[k * s.cols + j]
+            last[j] = x if x > last[j] or x != x else last[j]
+    for a in range(s.axes - 1):
+        memset(s.axis[a], 0, s.axis_size[a] * sizeof(double))
+    for i in range(s.rows if s.axes > 1 else 0):
+        x = s.row[i * s.pieces]
+        for k in range(1, s.pieces):
+            x = s.row[i * s.pieces + k] if s.row[i * s.pieces + k] > x else x
+        left = i
+        for a in range(s.axes - 2, -1, -1):
+            k = left % s.axis_size[a]
+            left = left // s.axis_size[a]
+            s.axis[a][k] = x if x > s.axis[a][k] or x != x else s.axis[a][k]
+
+cdef void least_of_rows(Sheet* s) noexcept nogil:
+    """The least of what SM3 remembers of a row: of all axes but the last."""
+    cdef Py_ssize_t i, left, k
+    cdef int a
+    cdef double x
+    for i in range(s.rows):
+        x = INFINITY
+        left = i
+        for a in range(s.axes - 2, -1, -1):
+            k = left % s.axis_size[a]
+            left = left // s.axis_size[a]
+            x = s.axis[a][k] if s.axis[a][k] < x else x
+        (<double*>s.r)[i] = x
+
+cdef void fold(const Context* x, Sheet* s, int phase) noexcept nogil:
+    cdef double weight, rms
+    cdef Py_ssize_t i
+    if s.route == ADAFACTOR and phase == 0:
+        weight = pow(<double>s.t, -hyper(x, s, BETA2_DECAY))
+        factor(s, s.R, s.C, 1 - weight, weight, hyper(x, s, EPS1) if x.added else 0, 0 if x.added else 1 / s.patch.most)
+    if (s.route == ADAFACTOR or s.route == ADAFACTOR_VECTOR) and phase == 0:
+        s.instant.now.lr = s.given.now.lr
+        if x.capped and s.instant.now.lr > 1 / sqrt(<double>s.t):
+            s.instant.now.lr = 1 / sqrt(<double>s.t)
+        if x.scaled:
+            s.instant.now.lr *= larger(sqrt(total(s, 1) / <double>s.size), hyper(x, s, EPS2))
+    if (s.route == ADAFACTOR and phase == 1) or (s.route == ADAFACTOR_VECTOR and phase == 0):
+        rms = sqrt(total(s, 0) / <double>s.size)
+        s.instant.now.lr /= larger(rms / hyper(x, s, CLIP), 1)
+    if s.route == CAME and phase == 0:
+        factor(s, s.R, s.C, hyper(x, s, BETA2), 1 - hyper(x, s, BETA2), hyper(x, s, EPS1), 0)
+    if (s.route == CAME and phase == 1) or (s.route == CAME_VECTOR and phase == 0):
+        rms = sqrt(total(s, 0) / <double>s.size)
+        s.patch.by = 1 / larger(rms / hyper(x, s, CLIP), 1)
+    if s.route == CAME and phase == 2:
+        factor(s, s.R2, s.C2, hyper(x, s, BETA3), 1 - hyper(x, s, BETA3), hyper(x, s, EPS2), 0)
+    if s.route == SM3:
+        fold_sm3(s)
+    if s.route == ADAM_MINI and phase == 0:
+        weight = hyper(x, s, BETA2)
+        for i in range(s.rows):
+            s.R[i] = weight * s.R[i] + (1 - weight) * (row_sum(s, i) / <double>s.cols)
+            put(s, s.r, i, s.patch.debias1 / (sqrt(s.R[i]) * s.patch.debias2 + hyper(x, s, EPS)))
+
+cdef void prime(const Context* x, Sheet* s) noexcept nogil:
+    """The scalars of a tensor's step."""
+    cdef double weight
+    cdef Patch* patch = &s.patch
+    patch.most = INFINITY
+    if s.route == ADAFACTOR or s.route == ADAFACTOR_VECTOR:
+        weight = pow(<double>s.t, -hyper(x, s, BETA2_DECAY))
+        patch.keep, patch.add, patch.eps = 1 - weight, weight, hyper(x, s, EPS1) if x.added else 0
+        if not x.added:
+            weight = hyper(x, s, EPS1)
+            patch.most = 1 / (weight if weight > 0 else 2.220446049250313e-16 if s.wide else 1.1920928955078125e-07)
+    elif s.route == CAME or s.route == CAME_VECTOR:
+        patch.keep, patch.add, patch.eps = hyper(x, s, BETA2), 1 - hyper(x, s, BETA2), hyper(x, s, EPS1)
+        patch.beta = hyper(x, s, BETA1)
+    elif s.route == SM3:
+        patch.beta, patch.eps = hyper(x, s, MOMENTUM), hyper(x, s, EPS)
+        s.c = <char*>s.axis[s.axes - 1]
+        least_of_rows(s)
+    else:
+        patch.beta, patch.keep, patch.add = hyper(x, s, BETA1), hyper(x, s, BETA2), 1 - hyper(x, s, BETA2)
+        patch.eps = hyper(x, s, EPS)
+        patch.debias1 = debias(patch.beta, s.t)
+        patch.debias2 = sqrt(debias(patch.keep, s.t))
+    if s.route == ADAMW:
+        s.instant.now.lr *= hyper(x, s, FALLBACK_SCALE)
+        s.instant.own *= hyper(x, s, FALLBACK_SCALE)
+        if s.instant.own != 0:
+            s.instant.now.keep = 1 - s.instant.own
+
+cdef void whole(void* context, Py_ssize_t chunk) noexcept nogil:
+    """All phases of some small tensors."""
+    cdef const Context* x = <const Context*>context
+    cdef double[WHOLE] g
+    cdef double[WHOLE] p
+    cdef Py_ssize_t k, u
+    cdef int phase
+    cdef Sheet* s
+    cdef unsigned int mode = x.acts.enter()
+    for k in range(x.ends[chunk], x.ends[chunk + 1]):
+        s = &x.sheets[x.order[k]]
+        if not s.active or s.size == 0:
+            continue
+        if s.staged_g:
+            s.g = <char*>g
+        if s.staged_p:
+            s.p = <char*>p
+        prime(x, s)
+        for phase in range(s.phases):
+            for u in range(s.units):
+                unit(x, s, phase, u)
+            fold(x, s, phase)
+    x.acts.leave(mode)
+
+cdef void part(void* context, Py_ssize_t u) noexcept nogil:
+    """One patch of a large tensor's phase."""
+    cdef const Context* x = <const Context*>context
+    cdef unsigned int mode = x.acts.enter()
+    unit(x, x.one, x.phase, u)
+    x.acts.leave(mode)
+
+cdef void gather_part(void* context, Py_ssize_t u) noexcept nogil:
+    """The gradient of one patch of a tensor whose update is made elsewhere."""
+    cdef const Context* x = <const Context*>context
+    cdef Patch patch
+    cut(x.one, u, &patch)
+    gather(x, x.one, &patch)
+
+
+cdef void place(Sheet* s, char* scratch) noexcept nogil:
+    """Where a large tensor's gathered gradient and parameter go."""
+    if s.staged_g:
+        s.g = scratch
+        scratch += s.size * (8 if s.wide else 4)
+    if s.staged_p:
+        s.p = scratch
+
+
+cdef class Director:
+    """Makes the updates of `tensors`, each by its route; `call(i, g, hyper, t)` makes those of route "call"."""
+
+    def __cinit__(self, acting, list tensors, list routes, tuple names, call=None, *, bint added=False,
+                  bint capped=False, bint scaled=False):
+        cdef Py_ssize_t i, most = 0, partial = 0, filled = 0, chunks = 0, smalls = 0
+        cdef Sheet* s
+        cdef double* shared
+        cdef int n
+        self.blocks, self.tensors, self.names, self.routes, self.call = [], tensors, names, routes, call
+        self.acts = PyCapsule_GetPointer(acting, "fastlr.acts")
+        self.added, self.capped, self.scaled = added, capped, scaled
+        self.count = len(tensors)
+        for n in range(<int>NAMES):
+            self.at[n] = names.index(NAMED[n]) if NAMED[n] in names else -1
+        self.sheets = <Sheet*>calloc(self.count + 1, sizeof(Sheet))
+        self.order = <Py_ssize_t*>calloc(self.count + 1, sizeof(Py_ssize_t))
+        self.ends = <Py_ssize_t*>calloc(self.count + 2, sizeof(Py_ssize_t))
+        if self.sheets == NULL or self.order == NULL or self.ends == NULL:
+            raise MemoryError
+        for i, tensor in enumerate(tensors):
+            s = &self.sheets[i]
+            self.lay_out(s, tensor, ROUTES[routes[i]])
+            most = max(most, s.size)
+            if not s.small and s.col == NULL and s.route != CALL:
+                partial = max(partial, s.batch * s.blocks * s.cols)
+        shared = <double*><size_t>self.room(partial, 8)
+        for i in range(self.count):
+            s = &self.sheets[i]
+            if s.col == NULL and s.route != ADAM_MINI and s.route != ADAMW:
+                s.col = shared
+            if s.small and s.route != CALL:
+                self.order[smalls] = i
+                smalls += 1
+                filled += s.size
+                self.whole_elements += s.size
+                if filled >= WHOLE:
+                    chunks += 1
+                    self.ends[chunks], filled = smalls, 0
+        if smalls > self.ends[chunks]:
+            chunks += 1
+            self.ends[chunks] = smalls
+        self.whole_chunks = chunks
+        self.pieces = <void*><size_t>self.room(most // CHUNK + 2, sizeof(Piece) + sizeof(Py_ssize_t))
+
+    def __dealloc__(self):
+        free(self.sheets)
+        free(self.order)
+        free(self.ends)
+        free(self.scratch)
+
+    cdef size_t room(self, Py_ssize_t number, Py_ssize_t size) except? 0:
+        """Memory that lives as long as this, zeroed."""
+        cdef Seen seen
+        array = np.zeros(number * size // 8 + 1)
+        self.blocks.append(array)
+        look(array, &seen)
+        return <size_t>seen.data
+
+    cdef size_t held(self, tensor, slot) except? 0:
+        """The address of one of a tensor's slots, 0 without it."""
+        cdef Seen seen
+        if slot not in tensor.matrices:
+            return 0
+        look(tensor.matrices[slot], &seen)
+        return <size_t>seen.data
+
+    cdef int lay_out(self, Sheet* s, tensor, int route) except -1:
+        cdef Py_ssize_t k, item = 8 if tensor.wide else 4
+        cdef tuple shape = tensor.sheet
+        s.route, s.wide, s.size = <Route>route, tensor.wide, tensor.array.size
+        s.batch, s.rows, s.cols = shape
+        s.small = s.size <= WHOLE
+        s.piece_cols = min(s.cols, <Py_ssize_t>(CHUNK if s.rows == 1 else LONG))
+        s.piece_cols = max(s.piece_cols, 1)
+        s.pieces = max((s.cols + s.piece_cols - 1) // s.piece_cols, 1)
+        s.block_rows = max(CHUNK // s.piece_cols, 16, (s.rows + TALL - 1) // TALL)
+        s.blocks = max((s.rows + s.block_rows - 1) // s.block_rows, 1)
+        s.units = s.batch * s.blocks * s.pieces
+        s.sums = <double*><size_t>self.room(2 * s.units, 8)
+        s.m, s.v = <char*>self.held(tensor, "m"), <char*>self.held(tensor, "v")
+        if route == ADAFACTOR or route == CAME:
+            s.R, s.C = <double*>self.held(tensor, "R"), <double*>self.held(tensor, "C")
+            s.R2, s.C2 = <double*>self.held(tensor, "RU"), <double*>self.held(tensor, "CU")
+            s.row = <double*><size_t>self.room(s.batch * s.rows * s.pieces, 8)
+            s.r = <char*><size_t>self.room(s.batch * s.rows, item)
+            s.c = <char*><size_t>self.room(s.batch * s.cols, item)
+            s.task = [SQUARES, CLIPPED, CONFIDENCE, CONFIDENT]
+            s.phases = 4
+            if route == ADAFACTOR:
+                s.task[2], s.phases = FACTORED, 3
+        elif route == ADAFACTOR_VECTOR or route == CAME_VECTOR:
+            s.task = [SECOND, ROOTED, ADAM, ADAM]
+            s.phases = 2
+            if route == CAME_VECTOR:
+                s.task[1] = CONFIDENT_ROOTED
+        elif route == SM3:
+            s.task, s.phases = [COVERED, ADAM, ADAM, ADAM], 1
+            s.axes = <int>max(tensor.array.ndim, 1)
+            s.axis = <double**><size_t>self.room(s.axes, sizeof(double*))
+            s.axis_size = <Py_ssize_t*><size_t>self.room(s.axes, sizeof(Py_ssize_t))
+            for k in range(s.axes):
+                s.axis[k] = <double*>self.held(tensor, f"mu{k}")
+                s.axis_size[k] = tensor.array.shape[k] if tensor.array.ndim else 1
+            s.row = <double*><size_t>self.room(s.rows * s.pieces, 8)
+            s.r = <char*><size_t>self.room(s.rows, 8)
+        elif route == ADAM_MINI:
+            s.R = <double*>self.held(tensor, "v")
+            s.v = NULL
+            s.row = <double*><size_t>self.room(s.rows * s.pieces, 8)
+            s.r = <char*><size_t>self.room(s.rows, item)
+            s.task, s.phases = [SQUARES, MINI, ADAM, ADAM], 2
+        else:
+            s.task, s.phases = [ADAM, ADAM, ADAM, ADAM], 1
+        s.weighs_p = self.scaled and (route == ADAFACTOR or route == ADAFACTOR_VECTOR)
+        if s.small and (route == ADAFACTOR or route == CAME or route == SM3):
+            s.col = <double*><size_t>self.room(s.batch * s.blocks * s.cols, 8)
+        return 0
+
+    cdef int move(self, Job* job, Run run_chunk, const double* values, int width, const int64_t* missed,
+                  int64_t t) except -1:
+        """Move every tensor that has a gradient. All memory is there before the first moves."""
+        cdef Context x
+        cdef Sheet* s
+        cdef Span* span
+        cdef Gradient* gradient
+        cdef Py_ssize_t i, k
+        cdef size_t item, most = 0
+        cdef int phase
+        cdef unsigned int mode
+        x.acts, x.job, x.sheets, x.at = <const Acts*>self.acts, job, self.sheets, self.at
+        x.order, x.ends, x.added, x.capped, x.scaled = self.order, self.ends, self.added, self.capped, self.scaled
+        for i in range(self.count):
+            s, span, gradient = &x.sheets[i], &job.spans[i], &job.gradients[i]
+            s.active = gradient.g != NULL
+            if not s.active:
+                continue
+            item = 8 if s.wide else 4
+            s.given = job.instants[span.instant]
+            s.instant = s.given
+            s.instant.scale, s.instant.clip, s.instant.couple, s.instant.staged = 1, INFINITY, 0, False
+            s.values, s.t = values + <int>self.tensors[i].group * width, t + 1 - missed[i]
+            s.staged_g = s.given.staged or span.shrink != 1 or gradient.walk != NULL \
+                or gradient.stored != (FLOAT64 if s.wide else FLOAT32)
+            s.staged_p = (s.weighs_p or s.given.couple != 0) \
+                and (span.walk != NULL or span.stored != (FLOAT64 if s.wide else FLOAT32))
+            s.g, s.p = <char*>gradient.g, span.p
+            s.patch.span, s.patch.gradient, s.patch.job = span, gradient, job
+            if not s.small or s.route == CALL:
+                most = max(most, <size_t>s.size * item * (<size_t>s.staged_g + <size_t>s.staged_p))
+        if most > self.scratch_size:
+            free(self.scratch)
+            self.scratch, self.scratch_size = malloc(most), most
+            if self.scratch == NULL:
+                self.scratch_size = 0
+                raise MemoryError
+        pool.prepare()
+        for i in range(self.count):
+            if x.sheets[i].route == CALL and x.sheets[i].active and x.sheets[i].size:
+                self.called(i, job, run_chunk, values, width, t)
+        with nogil:
+            if self.whole_elements < TOGETHER:
+                for k in range(self.whole_chunks):
+                    whole(&x, k)
+            else:
+                pool.run(whole, &x, self.whole_chunks)
+            for i in range(self.count):
+                s = &x.sheets[i]
+                if s.small or not s.active or s.route == CALL:
+                    continue
+                place(s, <char*>self.scratch)
+                x.one = s
+                mode = x.acts.enter()
+                prime(&x, s)
+                for phase in range(s.phases):
+                    x.phase = phase
+                    pool.run(part, &x, s.units)
+                    fold(&x, s, phase)
+                x.acts.leave(mode)
+        return 0
+
+    cdef object called(self, Py_ssize_t i, Job* job, Run run_chunk, const double* values, int width, int64_t t):
+        """One tensor whose update is made elsewhere, as an array and a factor of the learning rate."""
+        cdef Sheet* s = &self.sheets[i]
+        cdef Context x
+        cdef Job own = job[0]
+        cdef Gradient gradient
+        cdef Span span = job.spans[i]
+        cdef Seen seen
+        cdef Piece* pieces = <Piece*>self.pieces
+        cdef Py_ssize_t* edges
+        cdef Py_ssize_t k = 0, start = 0
+        tensor = self.tensors[i]
+        dtype = np.float64 if s.wide else np.float32
+        place(s, <char*>self.scratch)
+        if s.staged_g:
+            x.acts, x.one = <const Acts*>self.acts, s
+            with nogil:
+                pool.run(gather_part, &x, s.units)
+        g = np.frombuffer(PyMemoryView_FromMemory(s.g, s.size * (8 if s.wide else 4), PyBUF_READ), dtype)
+        given = {name: values[<int>tensor.group * width + k] for k, name in enumerate(self.names)}
+        update, by = self.call(i, g.reshape(tensor.sheet[1:]), given, s.t)
+        update = np.ascontiguousarray(update, dtype)
+        look(update, &seen)
+        edges = <Py_ssize_t*>(pieces + s.size // CHUNK + 2)
+        k = 0
+        while start < s.size:
+            pieces[k] = Piece(start, min(<Py_ssize_t>CHUNK, s.size - start), 0)
+            start += pieces[k].size
+            edges[k] = k
+            k += 1
+        edges[k] = k
+        s.instant.now.lr = s.given.now.lr * <double>by
+        gradient.g, gradient.stored, gradient.walk, gradient.measured = seen.data, FLOAT64 if s.wide else FLOAT32, \
+            NULL, NULL
+        span.shrink, span.instant = 1, 0
+        own.spans, own.gradients, own.instants, own.pieces, own.edges = &span, &gradient, &s.instant, pieces, edges
+        own.zero_grads = False
+        with nogil:
+            pool.run(run_chunk, &own, k)
+        return None

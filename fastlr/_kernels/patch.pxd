@@ -1,0 +1,52 @@
+# cython: language_level=3
+"""What a door computes for rules that see a tensor as a matrix: patches of rows and columns."""
+from fastlr._kernels.sweep cimport Gradient, Instant, Job, Span
+
+cdef enum:
+    TALL = 64              # the most blocks of rows a matrix is cut into: each keeps a sum per column
+    SPREAD = 2048          # elements of an update that are made at a time, in cache, and then applied
+
+cdef enum Task:
+    # What may be done to a patch.
+    GATHER,                # the staged gradient, as it is computed, into `g`
+    GATHER_P,              # the parameter likewise, into `p`
+    WEIGH_P,               # sum[1] = squares of the parameter
+    SQUARES,               # sums of the gradient's squares by row and column
+    CLIPPED,               # sum[0] = squares of the update g * min(r * c, most)
+    FACTORED,              # apply that update, times `by`
+    SECOND,                # v <- keep * v + add * (g * g + eps); sum[0] = squares of g * min(1 / sqrt(v), most)
+    ROOTED,                # apply g * min(1 / sqrt(v), most)
+    CONFIDENCE,            # u = by * that update; m <- beta * m + (1 - beta) * u; sums of (u - m)**2 + eps
+    CONFIDENT,             # apply m * r * c
+    CONFIDENT_ROOTED,      # m likewise of the update with v; apply m
+    COVERED,               # SM3: apply g / sqrt(least + g * g), or a mean of it; the largest by row and column
+    MINI,                  # m <- beta * m + (1 - beta) * g; apply m * r
+    ADAM,                  # Adam's update: m, v, apply
+    TASKS
+
+cdef struct Patch:
+    # Rows and columns of one matrix of one tensor, and what a task needs; pointers are to the patch's first element.
+    Py_ssize_t rows, cols, stride      # elements from row to row
+    Py_ssize_t start                   # the patch's first element in its tensor
+    void* g
+    void* p
+    void* m
+    void* v
+    void* r                            # a factor per row, a factor per column, in the precision of the rule
+    void* c
+    double* row                        # a sum per row, at every row_step-th place; a sum per column
+    double* col
+    Py_ssize_t row_step
+    double keep, add, beta, eps, most, by, debias1, debias2
+    double[2] sum
+    const Span* span
+    const Gradient* gradient
+    const Instant* instant
+    const Job* job
+
+ctypedef void (*Act)(void* nothing, Patch* patch) noexcept nogil     # (its first argument has a type, no value)
+
+cdef struct Acts:
+    Act[2] task[TASKS]     # [0] float32, [1] float64
+    unsigned int (*enter)() noexcept nogil             # the floating-point mode in which rules compute
+    void (*leave)(unsigned int mode) noexcept nogil

@@ -1,0 +1,371 @@
+# What rules do that see a tensor as a matrix: sums by row and column, updates made of factors. Included by sweep.pxi.
+#
+# A patch is a block of rows (and of columns, where rows are long) whose gradient lies in memory as it is computed.
+# Sums are of doubles: a row in sixteen lanes, a column row by row in groups of four; the caller adds patches in
+# order. So results depend on the patches' sizes, which depend on the tensor's shape alone. Updates are made in a
+# buffer that stays in cache, and `run` applies them as it does gradients, with all that it knows of decay, storage,
+# factors and means.
+
+from libc.math cimport INFINITY, sqrt
+from fastlr._kernels.patch cimport (
+    ADAM, CLIPPED, CONFIDENCE, CONFIDENT, CONFIDENT_ROOTED, COVERED, FACTORED, GATHER, GATHER_P, MINI, ROOTED, SECOND,
+    SPREAD, SQUARES, WEIGH_P, Act, Acts, Patch,
+)
+
+cdef double squared(const real* restrict x, Py_ssize_t size) noexcept nogil:
+    cdef double[LANES] lane
+    cdef double total = 0
+    cdef Py_ssize_t i, j, whole = size // LANES * LANES
+    if size < LANES:
+        for i in range(size):
+            total += <double>x[i] * <double>x[i]
+        return total
+    for j in range(LANES):
+        lane[j] = 0
+    for i in range(size // LANES):
+        for j in range(LANES):
+            lane[j] = lane[j] + <double>x[i * LANES + j] * <double>x[i * LANES + j]
+    for i in range(whole, size):
+        lane[i - whole] = lane[i - whole] + <double>x[i] * <double>x[i]
+    return folded(lane)
+
+cdef inline real least(real x, real most) noexcept nogil:
+    return most if x > most else x          # (NaN stays)
+
+
+cdef void add_columns(const real* restrict g, Py_ssize_t rows, Py_ssize_t cols, Py_ssize_t stride,
+                      double* restrict col) noexcept nogil:
+    cdef Py_ssize_t i = 0, j
+    cdef const real* restrict a
+    cdef const real* restrict b
+    cdef const real* restrict c
+    cdef const real* restrict d
+    while i + 4 <= rows:
+        a, b, c, d = g + i * stride, g + (i + 1) * stride, g + (i + 2) * stride, g + (i + 3) * stride
+        for j in range(cols):
+            col[j] = col[j] + ((<double>a[j] * <double>a[j] + <double>b[j] * <double>b[j])
+                               + (<double>c[j] * <double>c[j] + <double>d[j] * <double>d[j]))
+        i += 4
+    while i < rows:
+        a = g + i * stride
+        for j in range(cols):
+            col[j] = col[j] + <double>a[j] * <double>a[j]
+        i += 1
+
+cdef void act_squares(real* typed, Patch* s) noexcept nogil:
+    # Four rows at a time, so that their second reading is from cache.
+    cdef const real* g = <const real*>s.g
+    cdef Py_ssize_t i, k, n
+    if s.col != NULL:
+        memset(s.col, 0, s.cols * sizeof(double))
+    i = 0
+    while i < s.rows:
+        n = 4 if s.rows - i >= 4 else s.rows - i
+        for k in range(n):
+            s.row[(i + k) * s.row_step] = squared(g + (i + k) * s.stride, s.cols)
+        if s.col != NULL:
+            add_columns(g + i * s.stride, n, s.cols, s.stride, s.col)
+        i += n
+
+cdef void factored_row(real* restrict u, const real* restrict g, const real* restrict c, real r, real most,
+                       Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t j
+    for j in range(n):
+        u[j] = g[j] * least(r * c[j], most)
+
+cdef void act_clipped(real* typed, Patch* s) noexcept nogil:
+    cdef real[SPREAD] u
+    cdef Py_ssize_t i, j, n
+    s.sum[0] = 0
+    for i in range(s.rows):
+        j = 0
+        while j < s.cols:
+            n = s.cols - j if s.cols - j < SPREAD else SPREAD
+            factored_row(u, <const real*>s.g + i * s.stride + j, <const real*>s.c + j, (<const real*>s.r)[i],
+                         <real>s.most, n)
+            s.sum[0] += squared(u, n)
+            j += n
+
+cdef void act_weigh_p(real* typed, Patch* s) noexcept nogil:
+    cdef Py_ssize_t i
+    s.sum[1] = 0
+    if s.cols == s.stride:
+        s.sum[1] = squared(<const real*>s.p, s.rows * s.cols)
+        return
+    for i in range(s.rows):
+        s.sum[1] += squared(<const real*>s.p + i * s.stride, s.cols)
+
+
+# Applying
+
+cdef void give(Patch* s, const void* u, Py_ssize_t start, Py_ssize_t n, Py_ssize_t itemsize) noexcept nogil:
+    """Let `n` elements of the parameter from `start` on take the update `u`, as `run` does with a gradient."""
+    cdef Job job
+    cdef Gradient gradient
+    cdef Span span
+    cdef Piece piece
+    cdef Py_ssize_t[2] edges
+    cdef Instant instant
+    cdef void* slot[MOST_SLOTS]
+    cdef int k
+    if not s.span.staged and s.span.walk == NULL and s.span.scale == NULL and s.span.ema == NULL:
+        for k in range(MOST_SLOTS):
+            slot[k] = NULL
+        s.job.sweep[s.span.wide](s.instant.hyper, &s.instant.now, s.span.p + start * itemsize, u, slot, n)
+        return
+    job, span, instant = s.job[0], s.span[0], s.instant[0]
+    gradient.g = <const char*>u - start * itemsize
+    gradient.stored, gradient.walk, gradient.measured = FLOAT64 if span.wide else FLOAT32, NULL, NULL
+    span.shrink, span.instant = 1, 0
+    piece.start, piece.size, piece.span = start, n, 0
+    edges[0], edges[1] = 0, 1
+    job.spans, job.gradients, job.instants, job.pieces, job.edges = &span, &gradient, &instant, &piece, edges
+    job.zero_grads = False
+    run(&job, 0)
+
+cdef enum Made:
+    # How the update of a row comes about.
+    BY_FACTORS, BY_ROOT, BY_MEAN, BY_ROOTED_MEAN, BY_COVER, BY_BLOCK, BY_ADAM
+
+cdef void rooted_row(real* restrict u, const real* restrict g, const real* restrict v, real most,
+                     Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t j
+    for j in range(n):
+        u[j] = g[j] * least(<real>1 / root(v[j]), most)
+
+cdef void mean_row(real* restrict u, const real* restrict m, const real* restrict c, real r,
+                   Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t j
+    for j in range(n):
+        u[j] = m[j] * (r * c[j])
+
+cdef void rooted_mean_row(real* restrict u, const real* restrict g, const real* restrict v, real* restrict m, real by,
+                          real beta, real rest, Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t j
+    for j in range(n):
+        m[j] = beta * m[j] + rest * (g[j] / root(v[j]) * by)
+        u[j] = m[j]
+
+cdef void covered_row(real* restrict u, const real* restrict g, const double* restrict old, double* restrict new,
+                      double row, double* largest, double eps, Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t j
+    cdef double nu, most = largest[0]
+    for j in range(n):
+        nu = (row if row < old[j] else old[j]) + <double>g[j] * <double>g[j]
+        new[j] = nu if nu > new[j] or nu != nu else new[j]
+        most = nu if nu > most or nu != nu else most
+        u[j] = <real>(<double>g[j] / sqrt(nu + eps)) if nu != 0 else <real>0
+    largest[0] = most
+
+cdef void smooth_row(real* restrict u, real* restrict m, real beta, real rest, Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t j
+    for j in range(n):
+        m[j] = beta * m[j] + rest * u[j]
+        u[j] = m[j]
+
+cdef void block_row(real* restrict u, const real* restrict g, real* restrict m, real beta, real rest, real r,
+                    Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t j
+    for j in range(n):
+        m[j] = beta * m[j] + rest * g[j]
+        u[j] = m[j] * r
+
+cdef void adam_row(real* restrict u, const real* restrict g, real* restrict m, real* restrict v, real beta, real rest,
+                   real keep, real add, real debias1, real debias2, real eps, Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t j
+    for j in range(n):
+        m[j] = beta * m[j] + rest * g[j]
+        v[j] = keep * v[j] + add * (g[j] * g[j])
+        u[j] = m[j] * debias1 / (root(v[j]) * debias2 + eps)
+
+cdef void made_row(real* u, Patch* s, Made how, Py_ssize_t i, Py_ssize_t j, Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t k = i * s.stride + j
+    cdef const real* g = <const real*>s.g + k
+    if how == BY_FACTORS:
+        factored_row(u, g, <const real*>s.c + j, (<const real*>s.r)[i], <real>s.most, n)
+    elif how == BY_ROOT:
+        rooted_row(u, g, <const real*>s.v + k, <real>s.most, n)
+    elif how == BY_MEAN:
+        mean_row(u, <const real*>s.m + k, <const real*>s.c + j, (<const real*>s.r)[i], n)
+    elif how == BY_ROOTED_MEAN:
+        rooted_mean_row(u, g, <const real*>s.v + k, <real*>s.m + k, <real>s.by, <real>s.beta, <real>(1 - s.beta), n)
+    elif how == BY_COVER:
+        # (r, c: doubles here, what the rows and columns were; row, col: what they become)
+        covered_row(u, g, <const double*>s.c + j, s.col + j, (<const double*>s.r)[i], &s.row[i * s.row_step], s.eps, n)
+        if s.m != NULL:
+            smooth_row(u, <real*>s.m + k, <real>s.beta, <real>(1 - s.beta), n)
+    elif how == BY_BLOCK:
+        block_row(u, g, <real*>s.m + k, <real>s.beta, <real>(1 - s.beta), (<const real*>s.r)[i], n)
+    else:
+        adam_row(u, g, <real*>s.m + k, <real*>s.v + k, <real>s.beta, <real>(1 - s.beta), <real>s.keep, <real>s.add,
+                 <real>s.debias1, <real>s.debias2, <real>s.eps, n)
+
+cdef void apply(real* typed, Patch* s, Made how) noexcept nogil:
+    """Make the update of every row, and give it as often as the buffer is full or the run of elements ends."""
+    cdef real[SPREAD] u
+    cdef Py_ssize_t i, j, n, held = 0, start = s.start
+    for i in range(s.rows):
+        j = 0
+        if s.cols != s.stride and held:
+            give(s, u, start, held, sizeof(real))
+            held = 0
+        if held == 0:
+            start = s.start + i * s.stride
+        while j < s.cols:
+            n = s.cols - j
+            if n > SPREAD - held:
+                n = SPREAD - held
+            made_row(u + held, s, how, i, j, n)
+            held += n
+            j += n
+            if held == SPREAD:
+                give(s, u, start, held, sizeof(real))
+                start, held = start + held, 0
+    if held:
+        give(s, u, start, held, sizeof(real))
+
+cdef void act_factored(real* typed, Patch* s) noexcept nogil:
+    apply(typed, s, BY_FACTORS)
+
+cdef void act_rooted(real* typed, Patch* s) noexcept nogil:
+    apply(typed, s, BY_ROOT)
+
+cdef void act_confident(real* typed, Patch* s) noexcept nogil:
+    apply(typed, s, BY_MEAN)
+
+cdef void act_confident_rooted(real* typed, Patch* s) noexcept nogil:
+    apply(typed, s, BY_ROOTED_MEAN)
+
+cdef void act_covered(real* typed, Patch* s) noexcept nogil:
+    cdef Py_ssize_t i
+    memset(s.col, 0, s.cols * sizeof(double))
+    for i in range(s.rows):
+        s.row[i * s.row_step] = 0
+    apply(typed, s, BY_COVER)
+
+cdef void act_mini(real* typed, Patch* s) noexcept nogil:
+    apply(typed, s, BY_BLOCK)
+
+cdef void act_adam(real* typed, Patch* s) noexcept nogil:
+    apply(typed, s, BY_ADAM)
+
+
+# Moments that need a look at all elements before any moves
+
+cdef void second_row(const real* restrict g, real* restrict v, real* restrict u, real keep, real add, real eps,
+                     real most, Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t j
+    for j in range(n):
+        v[j] = keep * v[j] + add * (g[j] * g[j] + eps)
+        u[j] = g[j] * least(<real>1 / root(v[j]), most)
+
+cdef void act_second(real* typed, Patch* s) noexcept nogil:
+    cdef real[SPREAD] u
+    cdef Py_ssize_t i, j, n, k
+    s.sum[0] = 0
+    for i in range(s.rows):
+        j = 0
+        while j < s.cols:
+            n = s.cols - j if s.cols - j < SPREAD else SPREAD
+            k = i * s.stride + j
+            second_row(<const real*>s.g + k, <real*>s.v + k, u, <real>s.keep, <real>s.add, <real>s.eps, <real>s.most, n)
+            s.sum[0] += squared(u, n)
+            j += n
+
+cdef void confidence_row(const real* restrict g, real* restrict m, const real* restrict c, real* restrict rest_of,
+                         real r, real by, real beta, real rest, Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t j
+    cdef real u
+    for j in range(n):
+        u = g[j] * (r * c[j]) * by
+        m[j] = beta * m[j] + rest * u
+        rest_of[j] = u - m[j]
+
+cdef void act_confidence(real* typed, Patch* s) noexcept nogil:
+    cdef real[SPREAD] left
+    cdef Py_ssize_t i, j, n, k
+    memset(s.col, 0, s.cols * sizeof(double))
+    for i in range(s.rows):
+        s.row[i * s.row_step] = 0
+        j = 0
+        while j < s.cols:
+            n = s.cols - j if s.cols - j < SPREAD else SPREAD
+            k = i * s.stride + j
+            confidence_row(<const real*>s.g + k, <real*>s.m + k, <const real*>s.c + j, left, (<const real*>s.r)[i],
+                           <real>s.by, <real>s.beta, <real>(1 - s.beta), n)
+            s.row[i * s.row_step] += squared(left, n)
+            add_columns(left, 1, n, n, s.col + j)
+            j += n
+
+
+# Gathering: what does not lie in memory as it is computed
+
+cdef void bring(real* typed, Patch* s, void* into, Gradient gradient, Instant instant, double shrink) noexcept nogil:
+    # A parameter of zeros takes the gradient at a learning rate of -1.
+    cdef Job job = s.job[0]
+    cdef Span span
+    cdef Piece piece
+    cdef Py_ssize_t[2] edges
+    cdef Py_ssize_t i
+    memset(&span, 0, sizeof(Span))
+    span.stored = FLOAT64 if s.span.wide else FLOAT32
+    span.wide, span.shrink = s.span.wide, shrink
+    instant.now.lr, instant.now.keep, instant.own, instant.couple = -1, 1, 0, 0
+    edges[0], edges[1] = 0, 1
+    job.spans, job.gradients, job.instants, job.pieces, job.edges = &span, &gradient, &instant, &piece, edges
+    job.zero_grads, job.stochastic = False, False
+    for i in range(s.rows):
+        piece.start, piece.size, piece.span = s.start + i * s.stride, s.cols, 0
+        if s.cols == s.stride:
+            piece.size = s.rows * s.cols
+        memset(<real*>into + i * s.stride, 0, piece.size * sizeof(real))
+        span.p = <char*>(<real*>into - s.start)
+        run(&job, 0)
+        if s.cols == s.stride:
+            return
+
+cdef void couple_row(real* restrict g, const real* restrict p, real couple, Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t j
+    for j in range(n):
+        g[j] = g[j] + couple * p[j]
+
+cdef void act_gather(real* typed, Patch* s) noexcept nogil:
+    cdef Py_ssize_t i
+    bring(typed, s, s.g, s.gradient[0], s.instant[0], s.span.shrink)
+    if s.instant.couple != 0:
+        for i in range(s.rows):
+            couple_row(<real*>s.g + i * s.stride, <const real*>s.p + i * s.stride, <real>s.instant.couple, s.cols)
+
+cdef void act_gather_p(real* typed, Patch* s) noexcept nogil:
+    cdef uint64_t[TILE] raw
+    cdef real[TILE] scratch
+    cdef real* p
+    cdef Py_ssize_t i, k, n
+    for i in range(s.rows):
+        k = 0
+        while k < s.cols:
+            n = s.cols - k if s.cols - k < TILE else TILE
+            p = fetch_parameter(scratch, raw, s.span, s.start + i * s.stride + k, n)
+            memcpy(<real*>s.p + i * s.stride + k, p, n * sizeof(real))
+            k += n
+
+
+cdef Acts acts
+
+acts.task[<int>GATHER] = [<Act>&act_gather[float], <Act>&act_gather[double]]
+acts.task[<int>GATHER_P] = [<Act>&act_gather_p[float], <Act>&act_gather_p[double]]
+acts.task[<int>WEIGH_P] = [<Act>&act_weigh_p[float], <Act>&act_weigh_p[double]]
+acts.task[<int>SQUARES] = [<Act>&act_squares[float], <Act>&act_squares[double]]
+acts.task[<int>CLIPPED] = [<Act>&act_clipped[float], <Act>&act_clipped[double]]
+acts.task[<int>FACTORED] = [<Act>&act_factored[float], <Act>&act_factored[double]]
+acts.task[<int>SECOND] = [<Act>&act_second[float], <Act>&act_second[double]]
+acts.task[<int>ROOTED] = [<Act>&act_rooted[float], <Act>&act_rooted[double]]
+acts.task[<int>CONFIDENCE] = [<Act>&act_confidence[float], <Act>&act_confidence[double]]
+acts.task[<int>CONFIDENT] = [<Act>&act_confident[float], <Act>&act_confident[double]]
+acts.task[<int>CONFIDENT_ROOTED] = [<Act>&act_confident_rooted[float], <Act>&act_confident_rooted[double]]
+acts.task[<int>COVERED] = [<Act>&act_covered[float], <Act>&act_covered[double]]
+acts.task[<int>MINI] = [<Act>&act_mini[float], <Act>&act_mini[double]]
+acts.task[<int>ADAM] = [<Act>&act_adam[float], <Act>&act_adam[double]]
+acts.enter, acts.leave = &fastlr_enter, &fastlr_leave
+
+acting = PyCapsule_New(&acts, "fastlr.acts", NULL)

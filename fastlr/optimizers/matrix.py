@@ -1,0 +1,143 @@
+"""What rules share that see a tensor as a matrix: their state's shapes, and AdamW for what is no matrix."""
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import prod
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from .._core.dispatch import door
+from .._core.matrix import Director
+from .._core.tensors import Array, Tensor, per_tensor
+from .base import Group, Optimizer
+from .declaration import Hyper, one_of
+
+Slots = Mapping[str, "tuple[tuple[int, ...], bool]"]          # slot -> shape, and whether it is kept in double
+
+
+class Matrix(Optimizer, family=True):
+    """An optimizer whose update of one element depends on others of its row, column or block.
+
+    All keywords of every optimizer, with these differences: `state_dtype` may be "float32" or "float64" alone; a
+    gradient that is not contiguous, or that is clipped, scaled or decayed (coupled), is gathered first; NaN in one
+    element reaches others.
+    """
+
+    kind: ClassVar[Literal["elementwise", "matrix"]] = "matrix"
+    switches: ClassVar[dict[str, bool]] = {}
+
+    @classmethod
+    def _opened(cls, name: str) -> tuple[Any, ...]:
+        rule, fields, counts, _, placed = door.rule["SGD"]({"_": 0.0})         # (it applies what the director makes)
+        own = tuple(name for name in cls.hypers if name not in ("lr", "weight_decay"))
+        return rule, (*own, *fields), counts, True, placed
+
+    def __init__(self, params: Any, lr: Hyper | None = None, **keywords: Any) -> None:
+        who = type(self).__name__
+        for name, dtype in enumerate_dtypes(keywords.get("state_dtype")):
+            if dtype not in (None, "float32", "float64"):
+                raise ValueError(f"{who}: state_dtype{name} must be 'float32' or 'float64', as sums over rows and "
+                                 f"columns need, got {dtype!r}")
+        super().__init__(params, lr, **keywords)
+
+    def _adopt(self, tensors: list[Tensor], groups: list[Group]) -> None:
+        self._kept = tuple(slot for slot in self._kept if slot == "ema")
+        self._routes = self._routed(tensors)
+        super()._adopt(tensors, groups)
+
+    def _director(self, tensors: list[Tensor]) -> Director:
+        for tensor, route in zip(tensors, self._routes, strict=True):
+            if not tensor.matrices:
+                tensor.sheet = self._sheet(tensor, route)
+                wide = "float64" if tensor.wide else "float32"
+                for slot, (shape, double) in self._slots(tensor, route).items():
+                    tensor.matrices[slot] = np.zeros(shape, "float64" if double else wide)
+                self._begin(tensor, route)
+        self._tensors = tensors
+        return Director(door.acting, tensors, self._routes, self._fields, self._update, **self._flags())
+
+    def step_rows(self, name: str, rows: Any, grads: Any, grad_scale: float = 1.0, *,
+                  ends_step: bool | None = None) -> None:
+        """Refused: what an element moves by depends on rows that are not touched."""
+        raise TypeError(f"{type(self).__name__}: step_rows is for elementwise rules, this sees whole "
+                        f"matrices; use step")
+
+    # What a rule says of itself
+
+    def _routed(self, tensors: list[Tensor]) -> list[str]:
+        """How each tensor's update is made: a route of the director's."""
+        raise NotImplementedError
+
+    def _sheet(self, tensor: Tensor, route: str) -> tuple[int, int, int]:
+        """A tensor as matrices: how many, their rows and columns."""
+        return as_matrix(tensor.array.shape)
+
+    def _slots(self, tensor: Tensor, route: str) -> Slots:
+        """What is remembered of a tensor."""
+        raise NotImplementedError
+
+    def _begin(self, tensor: Tensor, route: str) -> None:
+        """Fill what does not begin at zero."""
+
+    def _flags(self) -> dict[str, bool]:
+        return {}
+
+    def _update(self, i: int, g: Array, hyper: dict[str, float], t: int) -> tuple[Array, float]:
+        """The update of tensor `i` by gradient `g` at its step t = 1, 2, ..., and a factor of the learning rate."""
+        raise NotImplementedError
+
+
+def enumerate_dtypes(state_dtype: Any) -> list[tuple[str, Any]]:
+    """Every storage that `state_dtype` names, and where; those that a callable gives are checked by it."""
+    if isinstance(state_dtype, Mapping):
+        return [(f"[{name!r}]", dtype) for name, dtype in state_dtype.items()]
+    if isinstance(state_dtype, list | tuple):
+        return [(f"[{k}]", dtype) for k, dtype in enumerate(state_dtype)]
+    return [] if callable(state_dtype) else [("", state_dtype)]
+
+
+def as_matrix(shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """One matrix of the first axis by all others; a vector is one row."""
+    if len(shape) < 2:
+        return 1, 1, prod(shape)
+    return 1, shape[0], prod(shape[1:])
+
+
+def as_batch(shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """Matrices of the last two axes."""
+    if len(shape) < 2:
+        return 1, 1, prod(shape)
+    return prod(shape[:-2]), shape[-2], shape[-1]
+
+
+def refuse_other_names(fallback: Any) -> Any:
+    """What says which parameters fall back, unless it is the name of an optimizer that is none."""
+    if isinstance(fallback, str):
+        raise ValueError("must be 'adamw', None, or say which parameters AdamW moves")
+    return fallback
+
+
+class WithFallback(Matrix, family=True):
+    """A rule for matrices alone: of two axes or more, the first by the others. AdamW moves what is none."""
+
+    fallback: Any = one_of("adamw", None, check=refuse_other_names)
+
+    def _routed(self, tensors: list[Tensor]) -> list[str]:
+        who = type(self).__name__
+        chosen = [None] * len(tensors) if isinstance(self.fallback, str | None) \
+            else per_tensor(self.fallback, tensors, who, "fallback")
+        routes = []
+        for tensor, falls in zip(tensors, chosen, strict=True):
+            if tensor.array.ndim < 2 and self.fallback is None:
+                raise ValueError(f"{who}: {tensor.name!r} has shape {tensor.array.shape}, and this moves matrices; "
+                                 f"leave fallback='adamw' for AdamW to move it")
+            routes.append("adamw" if falls or tensor.array.ndim < 2 else "call")
+        return routes
+
+    def _slots(self, tensor: Tensor, route: str) -> Slots:
+        shape = tensor.array.shape
+        return {"m": (shape, False), "v": (shape, False)} if route == "adamw" else self._matrix_slots(tensor)
+
+    def _matrix_slots(self, tensor: Tensor) -> Slots:
+        raise NotImplementedError

@@ -1,0 +1,551 @@
+"""Rules that see whole matrices: against the paper's notation, cut and gathered every way, and what peers get wrong."""
+import numpy as np
+import pytest
+import reference_matrix as reference
+from registry import BITWISE, MATRIX, arrays, bits, every_matrix, full, other_value, snapshot
+
+import fastlr
+from fastlr.optimizers.spectral import COEFFICIENTS, adjusted, orthogonalized
+
+OWN = [cls for cls in MATRIX if cls in BITWISE]
+every_own = pytest.mark.parametrize("cls", OWN, ids=lambda cls: cls.__name__)
+every_borrower = pytest.mark.parametrize("cls", [cls for cls in MATRIX if cls not in OWN],
+                                         ids=lambda cls: cls.__name__)
+SHAPES = [(5, 7), (1, 4), (6, 1), (11,), (1,), (130, 33), (40, 300)]
+LARGE = [(300, 40), (70, 5000), (20_000,), (9, 4, 130), (2, 9000)]                 # several patches each
+
+
+def paper(cls, theta, g, t, memory, hyper):
+    """One step of the reference, with the optimizer's own decay mode left out."""
+    hyper = dict(hyper)
+    hyper.pop("weight_decay")
+    if cls is fastlr.Muon:
+        rows, cols = g.shape if g.ndim == 2 else (1, 1)
+        hyper |= {"coefficients": COEFFICIENTS["original"] * 5, "scale": 0.2 * max(rows, cols) ** 0.5}
+    return getattr(reference, cls.__name__)(theta, g, t, memory, **hyper)
+
+
+def apart(x, y):
+    """The largest difference, relative to the largest element."""
+    return np.abs(x - y).max(initial=0) / max(np.abs(y).max(initial=0), 1e-300)
+
+
+def of_two_axes(shape):
+    return shape if len(shape) < 2 else (shape[0], int(np.prod(shape[1:])))
+
+
+def follows(cls, dtype, shapes, hyper, steps=12, given=None):
+    """How far parameters get from the paper's in some steps."""
+    params = arrays(dtype, shapes)
+    want = [p.astype(np.float64) if cls is fastlr.SM3 else p.astype(np.float64).reshape(of_two_axes(p.shape))
+            for p in params]
+    memories = [{} for _ in params]
+    opt = cls(params, weight_decay=0.0, **hyper)
+    for t in range(1, steps + 1):
+        grads = arrays(dtype, shapes, seed=t)
+        opt.step(grads)
+        want = [paper(cls, w, g.astype(np.float64).reshape(w.shape), t, memory,
+                      full(cls, hyper | {"weight_decay": 0.0}) | (given or {}))
+                for w, g, memory in zip(want, grads, memories, strict=True)]
+    return max(apart(p.astype(np.float64).ravel(), w.ravel()) for p, w in zip(params, want, strict=True))
+
+
+# Against the paper
+
+# Shampoo's roots are of matrices whose rank the first steps leave short: eigenvalues of epsilon, whose rounding the
+# power -1/4 raises. Muon's polynomial has a slope of 3.4**5 at small singular values.
+SAME = {fastlr.Muon: 1e-10, fastlr.Shampoo: 1e-8, fastlr.SOAP: 1e-8}
+
+
+# (bases of what the first gradient leaves undetermined are anybody's: SOAP is given square matrices)
+OF_RULE = {fastlr.SOAP: [(5, 5), (9, 9), (11,)], fastlr.Shampoo: [(5, 7), (1, 4), (6, 1), (11,), (20, 30)]}
+
+
+@every_matrix
+def test_float64_steps_are_the_papers(cls):
+    assert follows(cls, np.float64, OF_RULE.get(cls, SHAPES), {"lr": 0.01}) < SAME.get(cls, 1e-13)
+
+
+@every_matrix
+def test_every_hyper_parameter_enters_as_in_the_paper(cls):
+    for name, bound in cls.hypers.items():
+        if name != "weight_decay":
+            value = 0.03 if "eps" in name else other_value(bound)
+            assert follows(cls, np.float64, [(6, 6), (11,)], {"lr": 0.01} | {name: value}, steps=5) < SAME.get(cls, 1e-13)
+
+
+@every_own
+def test_large_tensors_are_the_papers(cls):
+    assert follows(cls, np.float64, LARGE, {"lr": 0.01}, steps=3) < 1e-12
+
+
+@every_matrix
+def test_float32_steps_are_the_papers_to_float32s_precision(cls):
+    shapes = [(9, 9), (11,)] if cls in (fastlr.Shampoo, fastlr.SOAP) else SHAPES
+    bound = {fastlr.Shampoo: 2e-2, fastlr.SOAP: 2e-2, fastlr.Muon: 1e-4}
+    hyper = {"lr": 0.01} | ({"matrix_eps": 0.1} if cls is fastlr.Shampoo else {})
+    assert follows(cls, np.float32, shapes, hyper, steps=6) < bound.get(cls, 2e-6)
+
+
+@every_matrix
+@pytest.mark.parametrize("decay", ["coupled", "decoupled", "independent"])
+def test_decay_is_around_the_rule(cls, decay):
+    p, g = arrays(np.float64, [(6, 6)] * 2)
+    q = p.copy()
+    opt = cls([p], lr=0.01, weight_decay=0.3, decay=decay)
+    memory, hyper = {}, full(cls, {"lr": 0.01})
+    for t in range(1, 5):
+        opt.step([g])
+        if decay == "coupled":
+            q = paper(cls, q, g + 0.3 * q, t, memory, hyper)
+        elif cls is fastlr.Adafactor:              # (its step is relative to the parameter as it was)
+            q = paper(cls, q, g, t, memory, hyper) - (0.01 if decay == "decoupled" else 1) * 0.3 * q
+        else:
+            q = paper(cls, q * (1 - (0.01 if decay == "decoupled" else 1) * 0.3), g, t, memory, hyper)
+    assert apart(p, q) < SAME.get(cls, 1e-13)
+
+
+def test_shampoo_and_soap_renew_when_told():
+    for cls in (fastlr.Shampoo, fastlr.SOAP):
+        assert follows_with(cls, {"every": 3}) < 1e-8
+        assert follows_with(cls, {"every": 3}, {"every": 2}) > 1e-6
+
+
+def follows_with(cls, choice, other=None):
+    p, *grads = arrays(np.float64, [(6, 6)] * 9)
+    want, memory = p.copy(), {}
+    opt = cls([p], lr=0.01, weight_decay=0.0, **choice)
+    for t, g in enumerate(grads, 1):
+        opt.step([g])
+        want = paper(cls, want, g, t, memory, full(cls, {"lr": 0.01}) | (other or choice))
+    return apart(p, want)
+
+
+def test_a_side_that_is_too_long_is_left_as_it_is():
+    for cls in (fastlr.Shampoo, fastlr.SOAP):
+        p, g = arrays(np.float64, [(4, 9)] * 2)
+        opt = cls([p], largest=4)
+        for _ in range(3):
+            opt.step([g])
+        assert {"L"} == {"L", "R"} & opt.state["0"].keys()
+        assert np.isfinite(p).all()
+    p, g = arrays(np.float64, [(4, 9)] * 2)
+    want = p - 0.1 * reference.power(g @ g.T + 1e-6 * np.eye(4), -0.5) @ g
+    fastlr.Shampoo([p], lr=0.1, largest=4).step([g])
+    assert apart(p, want) < 1e-10
+
+
+# Muon's iteration
+
+@pytest.mark.parametrize("shape", [(8, 8), (5, 40), (40, 5), (1, 9), (9, 1), (30, 59)], ids=str)
+@pytest.mark.parametrize("name", COEFFICIENTS)
+def test_the_iteration_is_its_polynomial_of_singular_values(shape, name):
+    x, = arrays(np.float64, [shape])
+    x /= np.linalg.norm(x)
+    chosen = COEFFICIENTS[name]
+    turns = [chosen[min(k, len(chosen) - 1)] for k in range(7)]
+    want = reference.polynomial_of_singular_values(x, turns)
+    assert apart(orthogonalized(x, chosen, 7), want) < 1e-9
+    assert apart(orthogonalized(x.astype(np.float32), chosen, 7), want) < 2e-3
+
+
+def test_what_the_presets_do_to_singular_values():
+    x, = arrays(np.float64, [(30, 40)])
+    x /= np.linalg.norm(x)
+    low, high = zip(*((s.min(), s.max()) for s in (np.linalg.svd(orthogonalized(x, c, 5), compute_uv=False)
+                                                   for c in COEFFICIENTS.values())), strict=True)
+    found = dict(zip(COEFFICIENTS, zip(low, high, strict=True), strict=True))
+    assert 0.6 < found["original"][0] < 0.8 < 1.1 < found["original"][1] < 1.2         # (near one, on purpose not at it)
+    assert 0.95 < found["quintic"][0] < found["quintic"][1] < 1.05
+    assert 0.85 < found["polar_express"][0] < found["polar_express"][1] < 1.15
+    assert apart(orthogonalized(x, COEFFICIENTS["exact"], 40), np.linalg.svd(x, full_matrices=False)[0]
+                 @ np.linalg.svd(x, full_matrices=False)[2]) < 1e-12
+
+
+@pytest.mark.parametrize(("adjust", "want"), [("match_rms_adamw", 0.2 * 8**0.5), ("original", 2.0), ("spectral", 2.0),
+                                              ("none", 1.0)])
+def test_adjustments(adjust, want):
+    assert adjusted(adjust, 8, 2) == pytest.approx(want)
+    assert adjusted("original", 2, 8) == 1
+    one, two = np.zeros((8, 2)), np.zeros((8, 2))
+    g, = arrays(np.float64, [(8, 2)])
+    fastlr.Muon([one], lr=0.1, adjust=adjust).step([g])
+    fastlr.Muon([two], lr=0.1, adjust="none").step([g])
+    assert apart(one, two * want) < 1e-14
+
+
+def test_tensors_of_more_axes_are_matrices_of_the_first():
+    for cls in (fastlr.Muon, fastlr.Shampoo, fastlr.SOAP, fastlr.Adafactor, fastlr.CAME):
+        p, g = arrays(np.float64, [(4, 3, 2)] * 2)
+        q = p.reshape(4, 6).copy()
+        one, two = cls([p]), cls([q])
+        for _ in range(3):
+            one.step([g])
+            two.step([g.reshape(4, 6)])
+        assert bits([p]) == bits([q])
+
+
+# What falls back
+
+@every_borrower
+def test_what_is_no_matrix_is_moved_by_adamw(cls):
+    p, g = arrays(np.float64, [(7,)] * 2)
+    q = p.copy()
+    hyper = {name: getattr(cls, name) for name in ("beta1", "beta2", "eps")}
+    one = cls([p], lr=0.05, weight_decay=0.1, fallback_scale=0.5, decay="decoupled")
+    two = fastlr.AdamW([q], lr=0.025, weight_decay=0.1, **hyper)
+    for _ in range(4):
+        one.step([g])
+        two.step([g])
+    assert apart(p, q) < 1e-15
+
+
+@every_borrower
+def test_a_matrix_may_be_sent_to_the_fallback(cls):
+    a, b, ga, gb = arrays(np.float64, [(3, 4)] * 4)
+    opt = cls({"embedding": a, "w": b}, fallback={"embedding": True})
+    opt.step({"embedding": ga, "w": gb})
+    assert sorted(opt.state["embedding"]) == ["m", "v"]
+    assert sorted(opt.state["w"]) != ["m", "v"]
+
+
+@every_borrower
+def test_without_a_fallback_a_vector_is_refused(cls):
+    with pytest.raises(ValueError, match=rf"{cls.__name__}: 'b' has shape \(3,\), and this moves matrices; leave "
+                                         r"fallback='adamw' for AdamW to move it"):
+        cls({"w": np.zeros((2, 2)), "b": np.zeros(3)}, fallback=None)
+    cls({"w": np.zeros((2, 2))}, fallback=None)
+
+
+# What is chosen once
+
+@pytest.mark.parametrize(("make", "says"), [
+    (lambda p: fastlr.Muon(p, adjust="orignal"), "Muon: adjust must be one of 'match_rms_adamw', 'original', 'spectral', "
+                                                 "'none', got 'orignal'; did you mean 'original'?"),
+    (lambda p: fastlr.Muon(p, coefficients="cubic"), "Muon: coefficients must be one of 'original', 'quintic', "
+                                                     "'polar_express', 'exact', or triples (a, b, c), got 'cubic'"),
+    (lambda p: fastlr.Muon(p, coefficients=[(1.0, 2.0)]), "or triples (a, b, c), got [(1.0, 2.0)]"),
+    (lambda p: fastlr.Muon(p, steps=0), "Muon: steps must be a positive integer, got 0"),
+    (lambda p: fastlr.Muon(p, steps=True), "Muon: steps must be a positive integer, got True"),
+    (lambda p: fastlr.Muon(p, nesterov="yes"), "Muon: nesterov must be one of True, False, got 'yes'"),
+    (lambda p: fastlr.Muon(p, fallback="sgd"), "Muon: fallback must be 'adamw', None, or say which parameters AdamW "
+                                               "moves, got 'sgd'"),
+    (lambda p: fastlr.Adafactor(p, convention="jax"), "Adafactor: convention must be 'paper', 'torch', 'optax', "
+                                                      "got 'jax'"),
+    (lambda p: fastlr.Shampoo(p, every=1.5), "Shampoo: every must be a positive integer, got 1.5"),
+    (lambda p: fastlr.AdamMini(p, blocks=5), "AdamMini: blocks of '0' must be a count that divides its 12 elements, got 5"),
+    (lambda p: fastlr.AdamMini(p, blocks={"x": 2}), "AdamMini: blocks names no parameter: 'x'"),
+    (lambda p: fastlr.SOAP(p, state_dtype="int8"), "SOAP: state_dtype must be 'float32' or 'float64', as sums over rows "
+                                                   "and columns need, got 'int8'"),
+    (lambda p: fastlr.Muon(p, fallback={"x": True}), "Muon: fallback names no parameter: 'x'"),
+])
+def test_a_wrong_choice_is_refused(make, says):
+    with pytest.raises(ValueError) as error:
+        make([np.zeros((3, 4))])
+    assert says in str(error.value)
+
+
+def test_a_choice_is_for_the_constructor():
+    opt = fastlr.Muon([np.zeros((3, 4))], steps=3, coefficients=(2.0, -1.5, 0.5))
+    assert (opt.steps, opt.coefficients, opt.nesterov) == (3, [(2.0, -1.5, 0.5)], True)
+    with pytest.raises(AttributeError, match="Muon: steps is for the constructor, it cannot be set later"):
+        opt.steps = 4
+
+
+def test_sm3_keeps_no_mean_it_was_not_made_for():
+    opt = fastlr.SM3([np.zeros((3, 4))], momentum=0.0)
+    assert list(opt.state["0"]) == ["mu0", "mu1"]
+    with pytest.raises(ValueError, match="SM3: this one was made with momentum=0 and keeps no mean"):
+        opt.momentum = 0.9
+    assert opt.momentum == 0
+
+
+@every_matrix
+def test_rows_alone_are_refused(cls):
+    with pytest.raises(TypeError, match=f"{cls.__name__}: step_rows is for elementwise rules"):
+        cls({"w": np.zeros((4, 3))}).step_rows("w", np.array([1]), np.ones((1, 3)))
+
+
+def test_blocks_of_adam_mini():
+    p, g = arrays(np.float64, [(6, 4)] * 2)
+    for blocks in (1, 2, 24):
+        x, memory = p.copy(), {}
+        opt = fastlr.AdamMini({"q": x}, blocks={"q": blocks}, weight_decay=0.0)
+        opt.step({"q": g})
+        want = reference.AdamMini(p, g, 1, memory, lr=1e-3, beta1=0.9, beta2=0.999, eps=1e-8, blocks=blocks)
+        assert apart(x, want) < 1e-15
+        assert opt.state["q"]["v"].shape == (blocks,)
+
+
+# Bits
+
+@every_own
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_no_bit_depends_on_threads(cls, dtype):
+    results = set()
+    for threads in (1, 2, 3):
+        fastlr.set_num_threads(threads)
+        params = arrays(dtype, LARGE + SHAPES)
+        opt = cls(params, ema_decay=0.5)
+        for t in range(2):
+            opt.step(arrays(dtype, LARGE + SHAPES, seed=t + 1))
+        slots = [array for slots in opt.state.values() for array in slots.values()]
+        results.add(b"".join(bits(params) + bits(slots)))
+    assert len(results) == 1
+
+
+@every_own
+def test_tensors_do_not_know_each_other(cls):
+    together, grads = arrays(np.float32, SHAPES + LARGE), arrays(np.float32, SHAPES + LARGE, seed=1)
+    alone = [p.copy() for p in together]
+    cls(together).step(grads)
+    for p, g in zip(alone, grads, strict=True):
+        cls([p]).step([g])
+    assert bits(together) == bits(alone)
+
+
+@every_own
+@pytest.mark.parametrize("shape", [(70, 90), (9000,), (3, 4, 600)], ids=str)
+@pytest.mark.parametrize("laid", [np.asfortranarray, lambda a: np.repeat(a, 2, axis=0)[::2], lambda a: a[::-1].copy()[::-1]])
+def test_no_bit_depends_on_layout(cls, shape, laid):
+    p, *grads = arrays(np.float32, [shape] * 4)
+    q = laid(p.copy())
+    one, two = cls([p]), cls([q])
+    for g in grads:
+        one.step([g])
+        two.step([laid(g)])
+    assert bits([p]) == bits([q])
+    assert bits(one.state["0"].values()) == bits(two.state["0"].values())
+
+
+@every_own
+@pytest.mark.parametrize("shape", [(20, 30), (130, 170)], ids=str)
+def test_a_gathered_gradient_is_the_gradient_staged_by_hand(cls, shape):
+    p, *grads = arrays(np.float32, [shape] * 4)
+    q = p.copy()
+    one, two = cls([p], clip_value=1.0, maximize=True), cls([q])
+    for g in grads:
+        one.step([g], grad_scale=4.0)
+        two.step([np.clip(-(g * np.float32(0.25)), np.float32(-1), np.float32(1))])
+    assert bits([p]) == bits([q])
+
+
+@every_matrix
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_16_bit_parameters_move_as_their_float32_copies(cls, dtype):
+    values, g = arrays(np.float32, [(20, 20)] * 2)
+    if dtype == "float16":
+        p = values.astype(np.float16)
+        wide, stored = p.astype(np.float32), lambda x: x.astype(np.float16)
+        given = {}
+    else:
+        p = (values.view(np.uint32) >> 16).astype(np.uint16)
+        wide = (p.astype(np.uint32) << 16).view(np.float32)
+        given = {"dtype": "bfloat16"}
+
+        def stored(x):
+            u = x.view(np.uint32)
+            return ((u + 0x7fff + (u >> 16 & 1)) >> 16).astype(np.uint16)
+    cls([p], **given).step([g])
+    cls([wide]).step([g])
+    if cls in OWN:
+        assert bits([p]) == bits([stored(wide)])
+    else:                              # (BLAS may round otherwise at another address)
+        moved = (p.astype(np.uint32) << 16).view(np.float32) if given else p.astype(np.float32)
+        assert apart(moved, wide) < 2**-8
+
+
+@every_matrix
+def test_a_learning_rate_per_element_scales_what_it_moves(cls):
+    p, g = arrays(np.float64, [(5, 4)] * 2)
+    factors = np.abs(arrays(np.float64, [(5, 4)], seed=7)[0])
+    q = p.copy()
+    one, two = cls([p], lr=0.01, weight_decay=0.0, lr_scale=[factors]), cls([q], lr=0.01, weight_decay=0.0)
+    before = p.copy()
+    for _ in range(2):                 # (SOAP's first moves nothing)
+        before[...], q[...] = p, p
+        one.step([g])
+        two.step([g])
+    assert apart(p - before, (q - before) * factors) < 1e-12
+
+
+@every_matrix
+def test_zero_grads_and_skipped_steps(cls):
+    p, g = arrays(np.float32, [(5, 4)] * 2)
+    opt = cls([p], nonfinite="skip")
+    given = g.copy()
+    opt.step([given], zero_grads=True)
+    assert not given.any()
+    before = snapshot(opt, [p])
+    bad = g.copy()
+    bad[2, 3] = np.nan
+    opt.step([bad])
+    assert snapshot(opt, [p]) == before
+    assert opt.skipped == 1
+
+
+@every_matrix
+def test_a_refused_step_changes_nothing(cls):
+    params, grads = arrays(np.float32, [(5, 4), (3,)]), arrays(np.float32, [(5, 4), (4,)])
+    opt = cls(params)
+    before = snapshot(opt, params)
+    with pytest.raises(ValueError, match=r"grads\[1\]: expected float32 \(3,\)"):
+        opt.step(grads)
+    assert snapshot(opt, params) == before
+    slot = next(iter(opt.state["1"].values()))
+    if slot.shape == (3,) and slot.dtype == np.float32:
+        with pytest.raises(ValueError, match="shares memory with parameter '1' or its state"):
+            opt.step([grads[0], slot])
+    assert snapshot(opt, params) == before
+
+
+@every_matrix
+def test_nan_and_infinity_are_propagated_without_an_error(cls):
+    for bad in (np.nan, np.inf):
+        p, g = arrays(np.float64, [(5, 4)] * 2)
+        g[1, 2] = bad
+        opt = cls([p])
+        with np.errstate(all="ignore"):
+            for _ in range(3):
+                opt.step([g])
+        assert np.isnan(p).any()
+
+
+@every_matrix
+def test_it_resumes_exactly_from_a_file(cls, tmp_path):
+    params = arrays(np.float32, [(12, 9), (6,)])
+    opt = cls(params, lr=fastlr.schedules.cosine(0.01, steps=20))
+    grads = [arrays(np.float32, [(12, 9), (6,)], seed=t) for t in range(25)]
+    for g in grads[:12]:
+        opt.step(g)
+    fastlr.save(tmp_path / "run", opt)
+    again = [p.copy() for p in params]
+    other = cls(again)
+    fastlr.load(tmp_path / "run", other)
+    for g in grads[12:]:
+        opt.step(g)
+        other.step(g)
+    assert bits(params) == bits(again)
+    assert snapshot(opt, params)[1:3] == snapshot(other, again)[1:3]
+
+
+def test_new_groups_keep_what_the_others_remember():
+    p, q, g = arrays(np.float64, [(4, 3)] * 3)
+    alone = p.copy()
+    opt, other = fastlr.Adafactor([p]), fastlr.Adafactor([alone])
+    opt.step([g])
+    opt.add_group([q], lr=0.5)
+    opt.step([[g], [g]])
+    for _ in range(2):
+        other.step([g])
+    assert bits([p]) == bits([alone])
+
+
+# What peers get wrong (found in their sources)
+
+def test_a_factored_state_takes_rows_and_columns_only():
+    shape = (1000, 700)
+    for cls, most in ((fastlr.Adafactor, 1700), (lambda p: fastlr.SM3(p, momentum=0.0), 1700)):
+        opt = cls([np.zeros(shape, np.float32)])       # (Keras' Adafactor keeps all squares besides)
+        assert sum(array.size for array in opt.state["0"].values()) == most
+    opt = fastlr.AdamMini([np.zeros(shape, np.float32)])
+    assert opt.state["0"]["v"].size == 1000
+
+
+def test_the_machine_epsilon_is_that_of_each_tensor():
+    """torch.optim.Adafactor takes the first tensor's for all."""
+    g = np.full((3, 2), 1e-20)
+    for first in (np.float16, np.float32, np.float64):
+        p = np.ones((3, 2))
+        fastlr.Adafactor([np.ones((3, 2), first), p], convention="torch", eps1=0.0, lr=1.0) \
+            .step([np.ones((3, 2), first), g])
+        alone = np.ones((3, 2))
+        fastlr.Adafactor([alone], convention="torch", eps1=0.0, lr=1.0).step([g])
+        assert bits([p]) == bits([alone])
+
+
+def test_small_gradients_are_not_lost_in_float32():
+    """Squares of 1e-25 are no float32: sums of rows and columns are of doubles."""
+    p = np.ones((4, 3), np.float32)
+    fastlr.Adafactor([p], eps1=0.0).step([np.full((4, 3), 1e-25, np.float32)])
+    assert (p == np.float32(0.99)).all()
+
+
+def test_no_tensor_is_passed_over_and_none_need_a_name():
+    """Adam-mini's peers go by names such as 'q_proj.weight', and move what is renamed by another rule."""
+    p, q = arrays(np.float64, [(4, 4)])[0], arrays(np.float64, [(4, 4)])[0]
+    g, = arrays(np.float64, [(4, 4)], seed=1)
+    fastlr.AdamMini({"q_proj.weight": p}).step({"q_proj.weight": g})
+    fastlr.AdamMini({"anything": q}).step({"anything": g})
+    assert bits([p]) == bits([q])
+
+
+def test_soap_keeps_float64_in_its_decomposition():
+    """Its peers decompose in float32, which leaves bases that are orthogonal to 1e-7."""
+    p, *grads = arrays(np.float64, [(6, 5)] * 13)
+    opt = fastlr.SOAP([p], every=2)
+    for g in grads:
+        opt.step([g])
+    for basis in (opt.state["0"]["QL"], opt.state["0"]["QR"]):
+        assert np.abs(basis.T @ basis - np.eye(len(basis))).max() < 1e-14
+
+
+def test_muon_iterates_in_the_precision_of_its_parameters():
+    """torch's bfloat16 leaves two digits of the update."""
+    p, g = arrays(np.float32, [(20, 30)] * 2)
+    want = reference.polynomial_of_singular_values(g.astype(np.float64) / np.linalg.norm(g), COEFFICIENTS["original"] * 5)
+    before = p.astype(np.float64)
+    fastlr.Muon([p], lr=1.0, adjust="none", weight_decay=0.0).step([g])
+    assert apart(before - p, want) < 1e-4
+
+
+# Going downhill
+
+@every_matrix
+def test_a_badly_scaled_quadratic(cls):
+    """A sum of squares whose curvatures lie four decades apart, by row and by column."""
+    rng = np.random.default_rng(0)
+    curvature = np.outer(np.logspace(-1, 1, 8), np.logspace(-1, 1, 6))
+    w = rng.normal(size=(8, 6))
+    lr = {"Adafactor": 0.05, "CAME": 0.01, "SM3": 0.3, "Shampoo": 1.0}.get(cls.__name__, 0.03)
+    opt = cls([w], lr=fastlr.schedules.linear(lr, steps=1500), weight_decay=0.0)
+    first = 0.5 * (curvature * (w - 1) ** 2).sum()     # (a minimum that is not 0: Adafactor's steps are relative to w)
+    for _ in range(1500):
+        opt.step([curvature * (w - 1)])
+    assert 0.5 * (curvature * (w - 1) ** 2).sum() < 1e-3 * first
+
+
+@every_matrix
+def test_rosenbrocks_valley(cls):
+    """Rosenbrock's function of each pair of a matrix' columns; its minimum is 1 everywhere."""
+    w = np.tile([-1.2, 1.0], (3, 2))
+    lr = {"Adafactor": 0.02, "CAME": 0.002}.get(cls.__name__, 0.02)
+    lr = {"SM3": 2.0, "Shampoo": 1.0}.get(cls.__name__, fastlr.schedules.linear(lr, steps=4000))
+    opt = cls([w], lr=lr, weight_decay=0.0)
+    for _ in range(4000):
+        x, y = w[:, ::2], w[:, 1::2]
+        g = np.empty_like(w)
+        g[:, ::2], g[:, 1::2] = -2 * (1 - x) - 400 * x * (y - x**2), 200 * (y - x**2)
+        opt.step([g])
+    x, y = w[:, ::2], w[:, 1::2]
+    assert ((1 - x) ** 2 + 100 * (y - x**2) ** 2).max() < 1e-2
+
+
+@every_matrix
+def test_logistic_regression_on_real_data(cls):
+    """Breast-cancer data, two classes as a softmax of a matrix of weights and a vector of biases."""
+    datasets = pytest.importorskip("sklearn.datasets")
+    x, y = datasets.load_breast_cancer(return_X_y=True)
+    x = (x - x.mean(axis=0)) / x.std(axis=0)
+    truth = np.eye(2)[y]
+    w, b = np.zeros((2, 30)), np.zeros(2)
+    lr = {"Adafactor": 0.3, "CAME": 0.01, "SM3": 0.3, "Shampoo": 0.3}.get(cls.__name__, 0.03)
+    opt = cls({"w": w, "b": b}, lr=fastlr.schedules.linear(lr, steps=300), weight_decay=0.0)
+    for _ in range(300):
+        scores = x @ w.T + b
+        chance = np.exp(scores - scores.max(axis=1, keepdims=True))
+        chance /= chance.sum(axis=1, keepdims=True)
+        loss = -np.log((chance * truth).sum(axis=1)).mean()
+        off = (chance - truth) / len(x)
+        opt.step({"w": off.T @ x, "b": off.sum(axis=0)})
+    assert loss < 0.08
