@@ -1,4 +1,4 @@
-"""The command line: `fastlr study`, `fastlr plot`, `fastlr info`, `fastlr inspect`.
+"""The command line: `fastlr study`, `find`, `plot`, `bench`, `info` and `inspect`.
 
 Exit status: 0 done; 1 something that the command needs is not installed; 2 a wrong argument, told in one
 line on stderr; 130 interrupted. With `--json`, stdout holds one JSON document and nothing else.
@@ -13,9 +13,9 @@ from typing import NoReturn
 
 import fastlr
 
-from .commands import Refusal, info, inspect, plot, study
+from .commands import Refusal, bench, find, info, inspect, plot, study
 
-COMMANDS = {"study": study, "plot": plot, "info": info, "inspect": inspect}
+COMMANDS = {"study": study, "find": find, "plot": plot, "bench": bench, "info": info, "inspect": inspect}
 
 
 class OneLineParser(argparse.ArgumentParser):

@@ -1,0 +1,113 @@
+"""`fastlr find`: find a learning rate for one of the study's networks."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from . import Refusal, at_least_one, print_json
+
+LINE = "Find a learning rate: a range test and short trials on one of the study's networks."
+
+
+def declare(options: argparse.ArgumentParser) -> None:
+    add = options.add_argument
+    add("--data", default="digits", metavar="DATA", help="as for fastlr study; default: digits")
+    add("--network", default="relu", metavar="NET", help="an activation, or like 64-32-10-relu; default: relu")
+    add("--optimizer", default="sgd", metavar="NAME", help="one of fastlr.list_optimizers(); default: sgd")
+    add("--lr-min", type=float, default=1e-7, metavar="LR", help="where the sweep begins; default: 1e-7")
+    add("--lr-max", type=float, default=10.0, metavar="LR", help="where it ends; default: 10")
+    add("--steps", type=at_least_one, default=100, metavar="N", help="rates in the sweep; default: 100")
+    add("--repeats", type=at_least_one, default=3, metavar="N", help="sweeps; default: 3")
+    add("--trial-steps", type=int, default=200, metavar="N", help="longest trial, 0 for none; default: 200")
+    add("--batch-size", type=at_least_one, default=32, metavar="N", help="rows an update; default: 32")
+    add("--seed", type=int, default=0, metavar="N", help="of weights and batches; default: 0")
+    add("--out", type=Path, metavar="FILE", help="draw it to FILE, .svg, .png or .pdf (needs matplotlib)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Find, then print a table and a line of the losses; a picture if asked for."""
+    out: Path | None = arguments.out
+    if out is not None and out.suffix.lower() not in (".svg", ".png", ".pdf"):
+        raise Refusal(f"fastlr find: --out must end in .svg, .png or .pdf, got {str(out)!r}", 2)
+    if out is not None and not out.parent.is_dir():
+        raise Refusal(f"fastlr find: --out: there is no folder {str(out.parent)!r}", 2)
+    try:
+        if out is not None:
+            from matplotlib.figure import Figure
+        result, what = find(arguments)
+    except ImportError as error:
+        raise Refusal(f"fastlr find: {error}", 1) from error
+    except (ValueError, TypeError) as error:
+        text = str(error)
+        raise Refusal("fastlr find: " + text.removeprefix("find_lr: ").removeprefix("study: "), 2) from error
+    except OSError as error:
+        raise Refusal(f"fastlr find: {error}", 2) from error
+    if out is not None:
+        figure = Figure(figsize=(7.2, 4), layout="constrained")
+        result.plot(figure.add_subplot(title=what))
+        try:
+            figure.savefig(out, dpi=150)
+        except OSError as error:
+            raise Refusal(f"fastlr find: {error}", 2) from error
+    if arguments.json:
+        print_json({"problem": what, **result.to_dict()})
+    else:
+        tell(result, what)
+    return 0
+
+
+def find(arguments: argparse.Namespace) -> tuple[Any, str]:
+    """The result, and what it is of."""
+    import numpy as np
+
+    import fastlr
+
+    from ..study.data import load
+    from ..study.experiment import Cell, check_fit, parse_network
+    from ..study.networks import ACTIVATIONS, Network
+
+    data = load(arguments.data)
+    x, y = data.train
+    name = arguments.network
+    if name in ACTIVATIONS:
+        name = f"{data.features}-32-{len(data.classes)}-{name}"
+    cell = Cell(name, seed=arguments.seed, optimizer=arguments.optimizer, batch_size=arguments.batch_size)
+    check_fit(cell, data)
+    network = Network(*parse_network(name), seed=cell.seed)
+    opt = fastlr.create_optimizer(cell.optimizer, network.params, lr=1e-3)
+
+    def batches() -> Iterator[Any]:
+        rng = np.random.default_rng((cell.seed, 1))
+        while True:
+            order = rng.permutation(len(y))
+            for end in range(cell.batch_size, len(y) + 1, cell.batch_size):
+                rows = order[end - cell.batch_size:end]
+                yield x[rows], y[rows]
+
+    result = fastlr.find_lr(opt, network.loss_and_grad, batches(), arguments.lr_min, arguments.lr_max,
+                            arguments.steps, arguments.repeats, trial_steps=arguments.trial_steps)
+    return result, f"{data.name}, {name}, {cell.optimizer}"
+
+
+def tell(result: Any, what: str) -> None:
+    """What was found, as text."""
+    print(f"{what}: {result.updates} updates, all undone")
+    finite = [float(loss) for loss in result.smoothed if math.isfinite(loss)]
+    low, high = min(finite), max(finite)
+    top = min(high, low + 1.5 * abs(result.before - low)) if result.before > low else high    # (above it breaks)
+    line = "".join("▁▂▃▄▅▆▇█"[round(7 * (min(loss, top) - low) / ((top - low) or 1))] for loss in finite)
+    print(f"  {line}\n  loss after a step, lr {result.lrs[0]:.1e} to {result.lrs[len(finite) - 1]:.1e}; "
+          f"from {result.before:.3g} down to {low:.3g} nats")
+    print(f"  {'rule':10}{'lr':>10}   of the repeats")
+    for name, rate in result.suggestions.items():
+        least, most = result.spread.get(name, (math.nan, math.nan))
+        spread = f"   {least:.2g} to {most:.2g}" if name in result.spread and len(result.runs) > 1 else ""
+        print(f"  {name:10}{rate:10.3g}{spread}")
+    print(f"  bracket   {result.bracket[0]:.3g} to {result.bracket[1]:.3g}")
+    for note in result.notes:
+        print(f"  doubtful: {note}")
+    print(f"lr = {result.lr:.3g}")

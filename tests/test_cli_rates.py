@@ -1,0 +1,81 @@
+"""`fastlr find` and `fastlr bench` as a user meets them."""
+import json
+import sys
+
+import pytest
+
+from fastlr import cli
+
+QUICK = ["--steps", "40", "--repeats", "2", "--trial-steps", "20"]
+
+
+def test_find_prints_a_table_and_draws(capsys, tmp_path):
+    pytest.importorskip("sklearn")
+    picture = tmp_path / "found.png"
+    line = ["find", "--data", "wine", "--network", "tanh", "--optimizer", "adamw", *QUICK, "--out", str(picture)]
+    assert cli.main(line) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("wine, 13-32-3-tanh, adamw: ")
+    assert "█" in out
+    for rule in ("steepest", "valley", "slide", "minimum", "middle", "trials", "bracket"):
+        assert f"\n  {rule} " in out
+    assert 1e-4 < float(out.splitlines()[-1].removeprefix("lr = ")) < 1
+    assert err == ""
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_find_writes_json_the_same_each_time(capsys):
+    pytest.importorskip("sklearn")
+    documents = []
+    for _ in range(2):
+        assert cli.main(["find", "--network", "64-16-10-relu", *QUICK, "--json"]) == 0
+        documents.append(json.loads(capsys.readouterr().out))
+    assert documents[0] == documents[1]
+    assert documents[0]["problem"] == "digits, 64-16-10-relu, sgd"
+    assert len(documents[0]["lrs"]) == 40
+    assert documents[0]["lr"] == documents[0]["suggestions"]["trials"]
+
+
+def test_bench_measures(capsys, monkeypatch):
+    from fastlr.commands import bench
+
+    monkeypatch.setattr(bench, "SIZES", (("1 x 64", 1, 64),))
+    monkeypatch.setattr(bench, "SAMPLE", 1e-5)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.setattr(bench, "find_spec", lambda name: None)
+    assert cli.main(["bench", "--optimizers", "adamw,sg*", "--rounds", "1", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    steps = {step["optimizer"]: step for step in document["steps"]}
+    assert {"adamw", "sgd"} <= set(steps)
+    assert steps["adamw"]["bytes"] == 7 * 4 * 64
+    assert steps["sgd"]["bytes"] == 3 * 4 * 64
+    assert all(step["seconds"] > 0 and step["torch"] is None for step in document["steps"])
+    assert document["copy_bytes_per_second"] > 0
+    assert cli.main(["bench", "--optimizers", "sgd", "--rounds", "1"]) == 0
+    assert "1 x 64" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("line", "message"), [
+    ("find --optimizer sdg", "fastlr find: no optimizer is called 'sdg'; did you mean 'sgd'?"),
+    ("find --network rleu", "fastlr find: a network is its widths and one of relu, tanh, sigmoid"),
+    ("find --network 63-10-relu", "so a network must start with 64 and end with 10; got 63-10-relu"),
+    ("find --data dgits", "fastlr find: data: "),
+    ("find --data none.csv", "none.csv"),
+    ("find --lr-min 0", "fastlr find: 0 < lr_min < lr_max < infinity must hold, got lr_min=0.0, lr_max=10.0"),
+    ("find --steps 3", "fastlr find: steps must be at least 10, got 3"),
+    ("find --steps none", "fastlr find: argument --steps: must be a whole number from 1 up, got 'none'"),
+    ("find --trial-steps -1", "fastlr find: trial_steps must be at least 0, got -1"),
+    ("find --lr-min 1e3 --lr-max 1e9", "lower lr_min, which is 1000"),
+    ("find --seed -1", "fastlr find: seed must be at least 0, got -1"),
+    ("find --out here.txt", "fastlr find: --out must end in .svg, .png or .pdf, got 'here.txt'"),
+    ("find --out /no/such/folder/a.png", "fastlr find: --out: there is no folder '/no/such/folder'"),
+    ("bench --optimizers sdg", "fastlr bench: no optimizer is called 'sdg'"),
+    ("bench --rounds 0", "fastlr bench: argument --rounds: must be a whole number from 1 up, got '0'"),
+])
+def test_a_wrong_argument_is_one_line_and_status_2(line, message, capsys):
+    pytest.importorskip("sklearn")
+    assert cli.main(line.split()) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert message in err
+    assert err.count("\n") == 1
