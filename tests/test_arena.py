@@ -5,7 +5,7 @@ import weakref
 
 import numpy as np
 import pytest
-from registry import arrays, every_optimizer
+from registry import arrays, every_rule
 
 import fastlr
 from fastlr._core.arena import Arena
@@ -23,7 +23,7 @@ def block_of(array):
     return array
 
 
-@every_optimizer
+@every_rule
 @pytest.mark.parametrize("stored", [None, "float64", "bfloat16", "int8"])
 def test_states_share_a_block_and_no_line(cls, stored):
     opt = cls(arrays(np.float32, SHAPES), state_dtype=stored, ema_decay=0.5)

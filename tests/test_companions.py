@@ -4,7 +4,7 @@ import re
 import ml_dtypes
 import numpy as np
 import pytest
-from registry import arrays, bits, every_dtype, every_optimizer, snapshot
+from registry import arrays, bits, every_dtype, every_optimizer, every_rule, snapshot
 
 import fastlr
 from fastlr._core.arrays import BFloat16
@@ -156,7 +156,7 @@ def halves_of(x):
     return np.where(np.isnan(x), (u >> 16 & 0x8000) | 0x7fc0, (u.astype(np.uint64) + 0x8000) >> 16).astype(np.uint16)
 
 
-@every_optimizer
+@every_rule
 @every_layout
 @pytest.mark.parametrize("keywords", [{}, {"state_dtype": "bfloat16", "clip_norm": 2.0, "ema_decay": 0.9},
                                       {"state_dtype": "float64", "weight_decay": 0.1}], ids=["plain", "stages", "wide"])

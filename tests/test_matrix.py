@@ -105,6 +105,16 @@ def test_decay_is_around_the_rule(cls, decay):
     assert apart(p, q) < SAME.get(cls, 1e-13)
 
 
+def test_an_eigenvalue_that_rounding_made_negative_is_zero():
+    p, g = np.zeros((40, 2), np.float32), arrays(np.float32, [(40, 2)])[0] * 1000       # (rank 2 of 40)
+    opt = fastlr.Shampoo([p], lr=0.1)
+    for _ in range(3):
+        opt.step([g])
+    assert all(np.linalg.eigvalsh(opt.state["0"]["L"])[k] < 0 for k in (0, 1))
+    assert np.abs(opt.state["0"]["PL"]).max() < 1e-6**-0.25 * 1.01
+    assert np.abs(p).max() < 10
+
+
 def test_shampoo_and_soap_renew_when_told():
     for cls in (fastlr.Shampoo, fastlr.SOAP):
         assert follows_with(cls, {"every": 3}) < 1e-8

@@ -150,11 +150,12 @@ def adjusted(how: str, rows: int, cols: int) -> float:
 
 
 def root_of(statistic: Array, eps: float, power: float) -> Array:
-    """(statistic + eps)**power of a symmetric matrix; NaN where that is not finite."""
+    """(statistic + eps)**power of a symmetric matrix with no eigenvalue below 0 but by rounding; NaN for NaN."""
     if not np.isfinite(statistic).all():
         return np.full_like(statistic, np.nan)
     values, vectors = np.linalg.eigh(statistic.astype(np.float64))
-    scaled = vectors * np.maximum(values + eps, np.finfo(np.float64).tiny) ** power
+    # (what rounding made of an eigenvalue of 0 must not outweigh eps, and 0 itself stays a number in float32)
+    scaled = vectors * (np.maximum(values, 0) + max(eps, 1e-30)) ** power
     root: Array = (scaled @ vectors.T).astype(statistic.dtype)
     return root
 
