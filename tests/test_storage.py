@@ -1,5 +1,9 @@
 """How parameters, gradients and states are stored: 16 and 8 bits, decoded and encoded in the same pass."""
+import hashlib
+import os
 import re
+import subprocess
+import sys
 
 import ml_dtypes
 import numpy as np
@@ -8,6 +12,7 @@ from registry import arrays, bits, every_optimizer, every_rule, snapshot
 
 import fastlr
 from fastlr._core.arrays import BFloat16, stored_as
+from fastlr._core.cpu import supports
 
 BF16 = ml_dtypes.bfloat16
 EVERY16 = np.arange(2**16, dtype=np.uint16)
@@ -195,6 +200,53 @@ def test_the_same_bits_for_any_threads_layout_and_resume(cls, stored, rounding, 
     assert steps(np.asfortranarray, 2)[0] == wanted[0]
     assert steps(lambda a: np.repeat(a, 2, axis=0)[::2], 1) == wanted
     assert steps(np.ascontiguousarray, 2, stop=2) == wanted
+
+
+FUSED = [(dtype, stored) for dtype in (np.float32, BF16) for stored in ("float32", "bfloat16", "int8")]
+SIZES = (1, 63, 511, 512, 513, 4096, 5000, 33_000)
+
+
+def stored_steps(cls, dtype, stored, laid=np.ascontiguousarray, **keywords):
+    """Bits of parameters and state after three steps."""
+    params = [laid(a.astype(dtype)) for a in arrays(np.float32, [(n,) for n in SIZES])]
+    opt = cls(params, state_dtype=stored, seed=3, **keywords)
+    for t in range(3):
+        opt.step([a.astype(dtype) for a in arrays(np.float32, [(n,) for n in SIZES], seed=t)], grad_scale=2.0)
+    return bits(params) + bits([a for slots in opt.state.values() for a in slots.values()])
+
+
+@pytest.mark.parametrize("cls", [fastlr.Adam, fastlr.AdamW])
+@pytest.mark.parametrize(("dtype", "stored"), FUSED)
+@pytest.mark.parametrize("rounding", ["nearest", "stochastic"])
+@pytest.mark.parametrize("clip_value", [None, 0.3])
+def test_rules_fused_with_their_storage_make_the_bits_that_tiles_make(cls, dtype, stored, rounding, clip_value):
+    # (what has strides is not fused)
+    fused, tiled = (stored_steps(cls, dtype, stored, laid, rounding=rounding, clip_value=clip_value)
+                    for laid in (np.ascontiguousarray, lambda a: np.repeat(a, 2)[::2]))
+    assert fused == tiled
+
+
+def digest():
+    """A hash over every storage, fused and not."""
+    found = hashlib.sha256()
+    for cls in (fastlr.AdamW, fastlr.Momentum, fastlr.AdaGrad):
+        for dtype in (np.float32, np.float16, BF16):
+            for stored in ("float32", "bfloat16", "float16", "int8"):
+                for rounding in ("nearest", "stochastic"):
+                    for part in stored_steps(cls, dtype, stored, rounding=rounding):
+                        found.update(part)
+    return found.hexdigest()
+
+
+def test_the_instruction_set_does_not_matter():
+    found = set()
+    for level in ("baseline", "v3", "v4"):
+        if supports(level):
+            code = "import sys; sys.path.insert(0, sys.argv[1]); import test_storage; print(test_storage.digest())"
+            out = subprocess.run([sys.executable, "-c", code, os.path.dirname(__file__)], check=True,
+                                 capture_output=True, text=True, env={**os.environ, "FASTLR_ISA": level})
+            found.add(out.stdout)
+    assert len(found) == 1
 
 
 def test_the_way_bfloat16_comes_does_not_matter():

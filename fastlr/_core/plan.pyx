@@ -581,6 +581,7 @@ cdef class Plan:
             job.sweep[0], job.sweep[1], job.slots = self.rule.sweep[0], self.rule.sweep[1], self.rule.slots
             job.gauge[0], job.gauge[1], job.terms = self.rule.gauge[0], self.rule.gauge[1], self.gauged
             job.gathers = self.rule.gathers
+            job.fused = &self.rule.fused[0]
             job.zero_grads = zero_grads
             job.sums, job.stochastic = self.sums, self.stochastic
             job.key = (self.seed + 1) * <uint64_t>0x9e3779b97f4a7c15 + <uint64_t>self.t * <uint64_t>0xbf58476d1ce4e5b9

@@ -260,25 +260,56 @@ cdef void decode8(float* restrict out, const char* q, const float* scale, bint n
         else:
             decode_unsigned8(out + k, <const uint8_t*>q + k, scale[k // GROUP], size - k)
 
-cdef void encode8(char* q, float* scale, const float* restrict x, bint negative,
-                  Py_ssize_t size) noexcept nogil:
-    cdef Py_ssize_t k = 0
+cdef inline void fold(uint32_t* restrict out, const uint32_t* restrict x, Py_ssize_t size) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(size):
+        out[i] = x[2 * i] if x[2 * i] > x[2 * i + 1] else x[2 * i + 1]
+
+cdef enum:
+    TOGETHER = 8               # groups: one after another, each waits for its own maximum and quotient
+
+cdef inline void largest_of_each(float* restrict out, const float* restrict x) noexcept nogil:
+    """`largest`, of TOGETHER groups."""
+    cdef uint32_t[TOGETHER * GROUP] a
+    cdef uint32_t[TOGETHER * GROUP] b
+    cdef uint32_t u, v
+    cdef Py_ssize_t i, k
+    for k in range(TOGETHER):
+        for i in range(GROUP // 2):
+            u, v = as_bits(x[k * GROUP + i]) & 0x7fffffff, as_bits(x[k * GROUP + GROUP // 2 + i]) & 0x7fffffff
+            a[k * (GROUP // 2) + i] = u if u > v else v
+    fold(b, a, TOGETHER * GROUP // 4)
+    fold(a, b, TOGETHER * GROUP // 8)
+    fold(b, a, TOGETHER * GROUP // 16)
+    fold(a, b, TOGETHER * GROUP // 32)
+    fold(b, a, TOGETHER * GROUP // 64)
+    memcpy(out, b, TOGETHER * 4)
+
+cdef void encode8(char* q, float* scale, const float* restrict x, bint negative, Py_ssize_t size) noexcept nogil:
+    cdef Py_ssize_t k = 0, j
     cdef float most
-    while size - k >= GROUP:
-        most = largest(x + k, GROUP)
+    cdef float[TOGETHER] r
+    cdef uint32_t top = SIGNED_LARGEST if negative else UNSIGNED_LARGEST
+    while size - k >= TOGETHER * GROUP:
+        largest_of_each(scale + k // GROUP, x + k)
+        for j in range(TOGETHER):
+            r[j] = over(top, scale[k // GROUP + j])
+        if negative:
+            for j in range(TOGETHER):
+                encode_signed8(<int8_t*>q + k + j * GROUP, x + k + j * GROUP, r[j], GROUP)
+        else:
+            for j in range(TOGETHER):
+                encode_unsigned8(<uint8_t*>q + k + j * GROUP, x + k + j * GROUP, r[j], GROUP)
+        k += TOGETHER * GROUP
+    while k < size:
+        j = GROUP if size - k > GROUP else size - k
+        most = largest(x + k, j)
         scale[k // GROUP] = most
         if negative:
-            encode_signed8(<int8_t*>q + k, x + k, over(SIGNED_LARGEST, most), GROUP)
+            encode_signed8(<int8_t*>q + k, x + k, over(top, most), j)
         else:
-            encode_unsigned8(<uint8_t*>q + k, x + k, over(UNSIGNED_LARGEST, most), GROUP)
+            encode_unsigned8(<uint8_t*>q + k, x + k, over(top, most), j)
         k += GROUP
-    if k < size:
-        most = largest(x + k, size - k)
-        scale[k // GROUP] = most
-        if negative:
-            encode_signed8(<int8_t*>q + k, x + k, over(SIGNED_LARGEST, most), size - k)
-        else:
-            encode_unsigned8(<uint8_t*>q + k, x + k, over(UNSIGNED_LARGEST, most), size - k)
 
 
 # Any of them, to and from the precision of the rule.

@@ -22,6 +22,8 @@ ctypedef void (*Conclude)(const double* hyper, const Now* now, double* shared, c
                           double size) noexcept nogil
 ctypedef void (*Settle)(const double* hyper, Now* now, double* memory, const double* shared, const double* sums,
                         double size) noexcept nogil
+ctypedef void (*Fused)(const double* hyper, const void* job, const void* span, const void* g, const void* instant,
+                       Py_ssize_t start, Py_ssize_t size, void* also_typed) noexcept nogil
 
 cdef enum Storage:
     # How elements lie in memory.
@@ -39,6 +41,7 @@ cdef struct Opened:
     Recall recall
     Conclude conclude
     Settle settle
+    Fused[6] fused         # storage and rule in one loop, see fused.pxi; NULL: this rule has none
     int slots
     int fields
     int memories           # numbers remembered of a tensor beside its slots
@@ -108,6 +111,7 @@ cdef struct Job:
     Piece* pieces
     Py_ssize_t* edges      # chunk k is pieces[edges[k]] .. pieces[edges[k + 1]]
     Sweep[2] sweep
+    const Fused* fused     # NULL, or none
     int slots
     Gauge[2] gauge
     double* terms          # MOST_SUMS per piece

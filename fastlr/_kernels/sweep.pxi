@@ -113,6 +113,14 @@ def rule(Rule h):
     opened.recall = <Recall>&remember[Rule]
     opened.conclude = <Conclude>&sum_up[Rule]
     opened.settle = <Settle>&decide[Rule]
+    memset(opened.fused, 0, sizeof(opened.fused))
+    if Rule in Hot:
+        opened.fused[0] = <Fused>&fuse[Rule, float, float]
+        opened.fused[1] = <Fused>&fuse[Rule, float, uint16_t]
+        opened.fused[2] = <Fused>&fuse[Rule, float, uint8_t]
+        opened.fused[3] = <Fused>&fuse[Rule, uint16_t, float]
+        opened.fused[4] = <Fused>&fuse[Rule, uint16_t, uint16_t]
+        opened.fused[5] = <Fused>&fuse[Rule, uint16_t, uint8_t]
     opened.slots = slots(h)
     opened.memories, opened.shared, opened.sums = memories(h), shared_memories(h), sums(h)
     opened.gathers, opened.inner = Rule in Gathering, Rule in Inner
@@ -311,6 +319,10 @@ cdef inline bint direct(const Span* s, const Gradient* gradient, const Instant* 
     return not (s.staged or now.staged) and s.walk == NULL and gradient.walk == NULL and s.scale == NULL \
         and s.ema == NULL and gradient.stored == (FLOAT64 if s.wide else FLOAT32)
 
+
+include "fused.pxi"
+
+
 cdef void run(void* context, Py_ssize_t chunk) noexcept nogil:
     """One chunk of a step: the job of whichever thread takes it."""
     cdef const Job* job = <const Job*>context
@@ -321,6 +333,7 @@ cdef void run(void* context, Py_ssize_t chunk) noexcept nogil:
     cdef const Gradient* gradient
     cdef const Instant* now
     cdef void* slot[MOST_SLOTS]
+    cdef Py_ssize_t begin, size
     cdef int i
     for k in range(job.edges[chunk], job.edges[chunk + 1]):
         piece = &job.pieces[k]
@@ -337,7 +350,11 @@ cdef void run(void* context, Py_ssize_t chunk) noexcept nogil:
         elif s.wide:
             tiles(job, s, gradient, now, piece.start, piece.size, NULL, <double*>NULL)
         else:
-            tiles(job, s, gradient, now, piece.start, piece.size, NULL, <float*>NULL)
+            begin, size, i = piece.start, piece.size, fusible(job, s, gradient)
+            if i >= 0 and size >= HASHED:
+                job.fused[i](now.hyper, job, s, gradient.g, now, begin, size // HASHED * HASHED, NULL)
+                begin, size = begin + size // HASHED * HASHED, size % HASHED
+            tiles(job, s, gradient, now, begin, size, NULL, <float*>NULL)
         # (gradients are zeroed here, while their lines are in cache)
         if job.zero_grads:
             bytes = bytes_of(gradient.stored)
