@@ -160,6 +160,37 @@ def test_to_torch_keeps_the_scale_of_a_group():
     assert [group["lr"] for group in opt.param_groups] == [0.8, 0.2]
 
 
+@pytest.mark.parametrize("cls", [torch.optim.SGD, torch.optim.AdamW])
+def test_to_torch_sets_the_momentum_as_one_cycle_does(cls):
+    def made():
+        keywords = {"momentum": 0.5} if cls is torch.optim.SGD else {}
+        return cls([torch.zeros(1, requires_grad=True)], lr=0.1, **keywords)
+
+    def momentum(opt):
+        group = opt.param_groups[0]
+        return group["betas"][0] if "betas" in group else group["momentum"]
+
+    opt, mine = made(), made()
+    theirs = peers.OneCycleLR(opt, 0.7, total_steps=30)
+    ours = schedules.one_cycle(0.7, steps=30)
+    ours = ours.to_torch(mine, momentum=ours.momentum())
+    for t in range(29):
+        if t == 11:
+            saved, mine = ours.state_dict(), made()
+            ours = schedules.constant(1.0).to_torch(mine)
+            ours.load_state_dict(saved)
+        assert mine.param_groups[0]["lr"] == pytest.approx(opt.param_groups[0]["lr"], rel=1e-14, abs=1e-18)
+        assert momentum(mine) == pytest.approx(momentum(opt), rel=1e-14)
+        opt.step(), mine.step()
+        theirs.step(), ours.step()
+
+
+def test_to_torch_refuses_a_momentum_that_nobody_has():
+    opt = torch.optim.Adagrad([torch.zeros(1, requires_grad=True)])
+    with pytest.raises(ValueError, match="to_torch: momentum is given, but group 0 of Adagrad has neither"):
+        schedules.constant(1.0).to_torch(opt, momentum=schedules.constant(0.9))
+
+
 @pytest.mark.parametrize("order", ["optimizer first", "scheduler first"])
 def test_resume_in_any_order(order):
     """torch's own schedulers resume at lr * factor for ever if the optimizer is loaded before they are made."""

@@ -163,11 +163,11 @@ class Schedule(Program):
 
     # other frameworks
 
-    def to_torch(self, optimizer: Any, last_epoch: int = -1) -> Any:
-        """A torch LRScheduler that sets these rates, absolutely. See `interchange.to_torch`."""
+    def to_torch(self, optimizer: Any, last_epoch: int = -1, momentum: Schedule | None = None) -> Any:
+        """A torch LRScheduler that sets these rates, and a momentum, absolutely. See `interchange.to_torch`."""
         from . import interchange
 
-        return interchange.to_torch(self, optimizer, last_epoch)
+        return interchange.to_torch(self, optimizer, last_epoch, momentum)
 
     def to_optax(self) -> Callable[[Any], Any]:
         """An optax schedule, traceable under jit. See `interchange.to_optax`."""

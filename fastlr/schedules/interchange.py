@@ -20,13 +20,23 @@ if TYPE_CHECKING:
     from torch.optim.lr_scheduler import LRScheduler
 
 
-def to_torch(schedule: Schedule, optimizer: Optimizer, last_epoch: int = -1) -> LRScheduler:
+def to_torch(schedule: Schedule, optimizer: Optimizer, last_epoch: int = -1,
+             momentum: Schedule | None = None) -> LRScheduler:
     """A torch scheduler that sets the rate of every group to the schedule's, absolutely, at every `step()`.
 
     A group with an entry "lr_scale" gets that multiple of it, as in timm. What was in `lr` before does not matter, nor
     in which order optimizer and scheduler are loaded: the rate is a function of the count of steps alone.
+
+    `momentum`, another schedule as ``one_cycle(...).momentum()``, sets each group's "momentum", or the first of its
+    "betas", as torch's OneCycleLR and CyclicLR do with cycle_momentum=True; a ValueError if a group has neither.
     """
     from torch.optim.lr_scheduler import LRScheduler
+
+    if momentum is not None:
+        for k, group in enumerate(optimizer.param_groups):
+            if "betas" not in group and "momentum" not in group:
+                raise ValueError(f"to_torch: momentum is given, but group {k} of {type(optimizer).__name__} has "
+                                 f"neither momentum nor betas; leave it out")
 
     class Scheduled(LRScheduler):  # type: ignore[misc, unused-ignore]
         def __init__(self) -> None:
@@ -36,16 +46,28 @@ def to_torch(schedule: Schedule, optimizer: Optimizer, last_epoch: int = -1) -> 
 
         def get_lr(self) -> Any:
             rate = schedule(max(self.last_epoch, 0))
+            self._set_momentum()
             return [rate * group.get("lr_scale", 1.0) for group in self.optimizer.param_groups]
 
         _get_closed_form_lr = get_lr
 
+        def _set_momentum(self) -> None:
+            if momentum is not None:
+                value = float(momentum(max(self.last_epoch, 0)))
+                for group in self.optimizer.param_groups:
+                    if "betas" in group:
+                        group["betas"] = (value, *group["betas"][1:])
+                    else:
+                        group["momentum"] = value
+
         def state_dict(self) -> dict[str, Any]:
-            return {"last_epoch": self.last_epoch, "schedule": schedule.to_dict()}
+            saved: dict[str, Any] = {"last_epoch": self.last_epoch, "schedule": schedule.to_dict()}
+            return saved | ({"momentum": momentum.to_dict()} if momentum is not None else {})
 
         def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-            nonlocal schedule
+            nonlocal schedule, momentum
             schedule = from_dict(state_dict["schedule"])
+            momentum = from_dict(state_dict["momentum"]) if "momentum" in state_dict else None
             self.last_epoch = state_dict["last_epoch"]
             self._step_count = self.last_epoch + 1
             self._last_lr = self.get_lr()

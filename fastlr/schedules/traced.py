@@ -202,18 +202,46 @@ def stirling(x: Any) -> Any:
 
 def noise(xp: Any, t: Any, first: float, second: float) -> Any:
     """The hash of program.pyx, for t < 2**32."""
-    if not hasattr(xp, "uint32"):
-        raise ValueError("noise: this framework has no 32-bit arithmetic to trace it with; leave the noise out")
+    word, bits = words(xp)
 
-    def stir(x: Any) -> Any:
-        x = (x ^ (x >> 16)) * xp.uint32(0x85EBCA6B)
-        x = (x ^ (x >> 13)) * xp.uint32(0xC2B2AE35)
+    def stir(x: Any, word: Callable[[int], Any] = word, bits: Callable[[Any], Any] = bits) -> Any:
+        x = bits((x ^ (x >> 16)) * word(0x85EBCA6B))
+        x = bits((x ^ (x >> 13)) * word(0xC2B2AE35))
         return x ^ (x >> 16)
 
-    x = stir(xp.uint32((int(first) + 0x9E3779B9) % 2**32))
-    x = stir(stir(x ^ xp.uint32(int(second))) ^ xp.uint32(0))
-    x = stir(x ^ xp.floor(t).astype(xp.uint32))
-    return x / 2147483648.0 - 1
+    def plain(x: int) -> int:
+        stirred: int = stir(x, int, lambda y: y % 2**32)
+        return stirred
+
+    before = plain(plain(plain((int(first) + 0x9E3779B9) % 2**32) ^ int(second)))
+    x = stir(as_words(xp, xp.floor(t)) ^ word(before))
+    return as_floats(xp, x) / 2147483648.0 - 1
+
+
+def words(xp: Any) -> tuple[Callable[[int], Any], Callable[[Any], Any]]:
+    """How numbers of 32 bits are written in a framework, and what keeps a product to its lowest 32."""
+    if hasattr(xp, "uint32"):
+        return xp.uint32, lambda x: x
+    if word_type() == "int64":             # (whose products wrap in the bits that are cut off)
+        return int, lambda x: x & 0xFFFFFFFF
+    import numpy as np
+
+    return lambda x: xp.convert_to_tensor(np.uint32(x)), lambda x: x
+
+
+def word_type() -> str:
+    """What Keras computes with 32 bits in: torch lacks arithmetic in uint32, jax integers of 64 bits."""
+    import keras
+
+    return "int64" if keras.backend.backend() in ("torch", "numpy") else "uint32"
+
+
+def as_words(xp: Any, t: Any) -> Any:
+    return t.astype(xp.uint32) if hasattr(xp, "uint32") else xp.cast(t, word_type())
+
+
+def as_floats(xp: Any, x: Any) -> Any:
+    return x if hasattr(xp, "uint32") else xp.cast(x, "float32")
 
 
 def traced(schedule: Program, xp: Any) -> Callable[[Any], Any]:
