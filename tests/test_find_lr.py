@@ -195,6 +195,29 @@ def test_all_is_restored_bit_for_bit_also_after_an_exception(make, dtype, fails_
     assert statistics.tolist() == [7, 7]
 
 
+@pytest.mark.parametrize("name", [*fastlr.list_optimizers(), "lookahead", "centralized"])
+def test_every_optimizer_goes_on_as_if_nothing_had_been(name):
+    def made():
+        w = {"a": np.ones((4, 3), np.float32), "b": np.ones(3, np.float32)}
+        kind = {"lookahead": "adam", "centralized": "momentum"}.get(name, name)
+        opt = fastlr.create_optimizer(kind, w, lr=0.01)
+        wrap = {"lookahead": fastlr.Lookahead, "centralized": fastlr.GradientCentralization}.get(name, lambda opt: opt)
+        return w, wrap(opt)
+
+    def loss_and_grad_of(w):
+        return lambda t: (sum(float((p * p).sum()) for p in w.values()), {k: 2 * p for k, p in w.items()})
+
+    twins = [made(), made()]
+    for k in range(8):
+        for number, (w, opt) in enumerate(twins):
+            if k == 4 and number == 0:
+                fastlr.find_lr(opt, loss_and_grad_of(w), [0], trial_steps=10)
+            opt.step(loss_and_grad_of(w)(0)[1])
+    (w, opt), (expected, twin) = twins
+    assert {k: p.tobytes() for k, p in w.items()} == {k: p.tobytes() for k, p in expected.items()}
+    assert repr(opt.state_dict()) == repr(twin.state_dict())
+
+
 def test_groups_keep_the_ratio_of_their_rates():
     params = [np.ones(2), np.ones(2), np.ones(2)]
     opt = fastlr.SGD([{"params": params[0], "lr": schedules.constant(0.3).warmup(100)},
@@ -329,6 +352,7 @@ def test_trials_are_of_fixed_rates_from_the_same_start():
     ({"divergence": 1.0}, ValueError, "divergence must be above 1, got 1.0"),
     ({"opt": 3}, TypeError, "opt must be a fastlr optimizer whose step takes gradients, got int"),
     ({"opt": fastlr.LBFGS(np.ones(4))}, TypeError, "whose step takes gradients, got LBFGS"),
+    ({"opt": fastlr.SAM(fastlr.SGD(np.ones(4)))}, TypeError, "whose step takes gradients, got SAM"),
 ])
 def test_wrong_arguments_are_refused_before_anything_runs(change, error, message):
     problem = Quadratic()

@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from ..optimizers.base import Optimizer
+from ..optimizers.resumable import tensors_of
+from ..optimizers.wrappers import SAM, GradientAccumulation
 from .suggestions import Floats, median, smoothed, suggest
 
 if TYPE_CHECKING:
@@ -163,7 +166,8 @@ def find_lr(
     Parameters
     ----------
     opt
-        Any optimizer. Its groups keep the ratios of their rates; a schedule counts as its highest rate from now on.
+        Any optimizer whose step takes gradients, also in Lookahead or GradientCentralization. Its groups keep the
+        ratios of their rates; a schedule counts as its highest rate from now on.
     loss_and_grad
         ``loss_and_grad(batch) -> (loss, grads)``, the loss a number, the gradients as `opt.step` takes them, None if
         they are bound. It reads the parameters that `opt` moves.
@@ -243,7 +247,7 @@ def find_lr(
 def checked(opt: Any, lr_min: float, lr_max: float, steps: int, repeats: int, trial_steps: int, smoothing: float,
             divergence: float) -> Floats:
     """The rates of a sweep; TypeError or ValueError for arguments that make none."""
-    if not hasattr(opt, "groups") or not hasattr(opt, "state_dict"):
+    if not hasattr(opt, "groups") or not hasattr(opt, "state_dict") or isinstance(opt, SAM | GradientAccumulation):
         raise TypeError(f"find_lr: opt must be a fastlr optimizer whose step takes gradients, got {type(opt).__name__}")
     for name, count, least in (("steps", steps, 10), ("repeats", repeats, 1), ("trial_steps", trial_steps, 0)):
         if isinstance(count, bool) or not isinstance(count, int | np.integer):
@@ -294,8 +298,11 @@ def cycled(batches: Iterable[Any]) -> Iterator[Any]:
 def restored(opt: Any, further: Iterable[Any]) -> Iterator[Callable[[], None]]:
     """Gives a function that brings back the optimizer as it is now; it is called at the end in any case."""
     saved = opt.state_dict()
-    plan = opt._plan
-    arrays = [tensor.array for tensor in plan.tensors] + [np.asarray(array) for array in further]
+    inner = opt
+    while not isinstance(inner, Optimizer):          # (what wraps one, as Lookahead does)
+        inner = inner.inner
+    plan = inner._plan
+    arrays = [tensor.array for tensor in tensors_of(opt)] + [np.asarray(array) for array in further]
     copies = [array.copy() for array in arrays]
     values = [dict(group._values) for group in opt.groups]
     skipped = plan.skipped
