@@ -1,11 +1,11 @@
-"""Clipping that adapts: to the norms of the past."""
+"""Clipping that adapts: to the norms of the past, and to those of the parameters."""
 import json
 import math
 import re
 
 import numpy as np
 import pytest
-from registry import arrays, bits, every_optimizer, snapshot
+from registry import OPTIMIZERS, RULES, arrays, bits, every_dtype, every_optimizer, every_rule, snapshot
 
 import fastlr
 
@@ -168,7 +168,94 @@ def test_norms_that_do_not_fit_are_refused_and_nothing_changes(change, says):
         _ = plain.norms
 
 
+# By the norms of the parameters
+
+UNITS = [(7, 300), (40, 3), (2, 70_000), (70_000, 2), (300, 1), (1, 300), (8, 3, 5, 5), (4, 5, 6), (70_001,), (), (0, 3), (3, 0)]
+
+
+def agc(p, g, clip, eps, axis):
+    """What is left of a gradient (arXiv:2102.06171, equation 3), in its own precision, factors in double."""
+    others = tuple(k for k in range(p.ndim) if p.ndim < 2 or k != axis % p.ndim)
+    most, norm = (np.sqrt(np.sum(np.square(x, dtype=np.float64), axis=others, keepdims=True)) for x in (p, g))
+    most = clip * np.maximum(most, eps)
+    return g * np.where(norm < most, 1, most / np.maximum(norm, 1e-6)).astype(g.dtype)
+
+
+def test_adaptive_clipping_is_refused_where_a_matrix_moves():
+    for cls in set(OPTIMIZERS) - set(RULES):
+        with pytest.raises(ValueError, match=f"{cls.__name__}: clip_adaptive is for rules that go element by element; use"):
+            cls(np.ones((3, 4)), clip_adaptive=0.1)
+
+
+@every_rule
+@every_dtype
+@pytest.mark.parametrize("axis", [0, -1])
+def test_adaptive_clipping_is_scaling_each_unit_by_hand(cls, dtype, axis):
+    params = [np.array(p * dtype(0.1)) for p in arrays(dtype, UNITS)]
+    params[0][3], params[1][:, 1] = 0, 0                      # (what has no norm has eps)
+    others = [p.copy() for p in params]
+    opt = cls(params, clip_adaptive=0.5, clip_adaptive_eps=0.02, clip_adaptive_axis=axis, weight_decay=0.1)
+    other = cls(others, weight_decay=0.1)
+    for t in range(3):
+        grads = [np.array(g * dtype(0.1 if k % 2 else 0.01)) for k, g in enumerate(arrays(dtype, UNITS, t + 5))]
+        left = [agc(p, g, 0.5, 0.02, axis) for p, g in zip(others, grads, strict=True)]
+        assert {bool((a == b).all()) for a, b in zip(left, grads, strict=True)} == {True, False}
+        opt.step([np.array(g * dtype(8)) for g in grads], grad_scale=8.0)
+        other.step([np.array(g) for g in left])
+        assert opt.grad_norm == pytest.approx(math.sqrt(sum(float(np.sum(np.square(g, dtype=np.float64))) for g in left)), rel=1e-6)
+        if dtype is np.float32:                   # (the factors' last places in double do not show)
+            assert bits(params) == bits(others)
+        for p, q in zip(params, others, strict=True):
+            np.testing.assert_allclose(p, q, rtol=1e-9, atol=1e-12)
+
+
+@every_dtype
+@pytest.mark.parametrize("axis", [0, -1])
+def test_adaptive_clipping_has_the_same_bits_for_any_threads_layout_and_copy(dtype, axis):
+    def steps(threads, laid, given, copy):
+        fastlr.set_num_threads(threads)
+        params = [laid(p) if p.ndim else p for p in arrays(dtype, UNITS)]
+        opt = fastlr.Momentum(params, clip_adaptive=0.01, clip_adaptive_axis=axis, clip_norm=3.0, shadow=copy)
+        for t in range(2):
+            opt.step([given(g) if g.ndim else g for g in arrays(dtype, UNITS, t)])
+        return bits(params), opt.grad_norm
+
+    wanted = steps(1, np.ascontiguousarray, np.ascontiguousarray, None)
+    twice = lambda a: np.repeat(a, 2, axis=-1)[..., ::2]  # noqa: E731
+    assert steps(3, np.ascontiguousarray, np.asfortranarray, None) == wanted
+    assert steps(2, np.asfortranarray, twice, "float16") == wanted
+    assert steps(2, twice, np.ascontiguousarray, None) == wanted
+
+
+@pytest.mark.parametrize("odd", [np.nan, np.inf])
+def test_adaptive_clipping_finds_what_is_not_finite(odd):
+    for shape in ((300, 5), (5, 300)):
+        for axis in (0, -1):
+            p, g = np.ones(shape), np.ones(shape)
+            g[2, 3] = odd
+            opt = fastlr.SGD({"w": p}, clip_adaptive=0.1, clip_adaptive_axis=axis, nonfinite="raise")
+            with pytest.raises(FloatingPointError, match=re.escape("grads['w']: holds NaN or infinity at t = 0")):
+                opt.step({"w": g})
+            assert (p == 1).all()
+            opt = fastlr.SGD({"w": p}, clip_adaptive=0.1, clip_adaptive_axis=axis, nonfinite="skip")
+            opt.step({"w": g})
+            assert (opt.skipped, (p == 1).all()) == (1, True)
+
+
+def test_adaptive_clipping_leaves_out_what_has_no_gradient_and_refuses_rows():
+    p, q = np.ones((3, 4)), np.ones((3, 4))
+    opt = fastlr.SGD({"p": p, "q": q}, lr=1.0, clip_adaptive=0.5)
+    opt.step({"p": None, "q": np.full((3, 4), 2.0)})
+    assert (p == 1).all()
+    np.testing.assert_allclose(q, 0.5, rtol=1e-15)
+    with pytest.raises(ValueError, match="clip_adaptive measures whole parameters; use clip_tensor_norm, or clip before"):
+        opt.step_rows("p", [0], np.ones((1, 4)))
+
+
 @pytest.mark.parametrize(("keywords", "error", "says"), [
+    ({"clip_adaptive": 0.0}, ValueError, "SGD: clip_adaptive must be positive and finite, got 0.0"),
+    ({"clip_adaptive": 0.1, "clip_adaptive_eps": 0.0}, ValueError, "SGD: clip_adaptive_eps must be positive and finite"),
+    ({"clip_adaptive": 0.1, "clip_adaptive_axis": 1}, ValueError, "SGD: clip_adaptive_axis must be 0 or -1, got 1"),
     ({"clip_zscore": 0.0}, ValueError, "SGD: clip_zscore must be positive and finite, got 0.0"),
     ({"clip_zscore": "2"}, TypeError, "SGD: clip_zscore must be a number, got '2'"),
     ({"clip_zscore": True}, TypeError, "SGD: clip_zscore must be a number, got True"),

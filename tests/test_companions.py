@@ -4,7 +4,7 @@ import re
 import ml_dtypes
 import numpy as np
 import pytest
-from registry import arrays, bits, every_dtype, every_optimizer, every_rule, snapshot
+from registry import OPTIMIZERS, RULES, arrays, bits, every_dtype, every_optimizer, every_rule, snapshot
 
 import fastlr
 from fastlr._core.arrays import BFloat16
@@ -178,6 +178,20 @@ def test_training_is_that_of_a_float32(cls, laid, keywords):
         assert bits([opt.state["0"][slot]]) == bits([other.state["0"][slot]])
     assert opt.state["0"]["remainder"].nbytes == 2 * p.size
     assert "remainder" not in opt.state["1"]
+
+
+@pytest.mark.parametrize("cls", sorted(set(OPTIMIZERS) - set(RULES), key=lambda cls: cls.__name__))
+def test_a_matrix_moves_as_a_float32(cls):
+    p = arrays(np.float32, [(21, 17)])[0].astype(BF16)
+    q = p.astype(np.float32)
+    keywords = {"lr": 1e-3} | ({"matrix_eps": 0.1} if "matrix_eps" in cls.hypers else {})
+    opt, other = cls([p], master="split", **keywords), cls([q], **keywords)
+    for t in range(3):
+        grads = arrays(np.float32, [(21, 17)], t + 1)
+        opt.step(grads)
+        other.step(grads)
+        assert bits(opt.master.values()) == bits([q])
+        assert bits([p]) == bits([halves_of(q)])
 
 
 def test_every_float32_is_two_halves():

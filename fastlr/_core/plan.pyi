@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from typing import Any
 
 from .matrix import Director
@@ -6,6 +7,7 @@ from .tensors import Tensor
 class Plan:
     t: int
     skipped: int
+    folded: int
     norm_count: int
     norm_mean: float
     norm_variance: float
@@ -44,3 +46,11 @@ class Plan:
     def missed_steps(self) -> list[int]: ...
 
 def step_rows(plan: Plan, i: int, rows: Any, gradient: Any, grad_scale: float, ends_step: bool) -> None: ...
+
+def accumulate(
+    plan: Plan,
+    gradients: list[Any] | None,
+    grad_scale: float,
+    zero_grads: bool,
+    shares: Callable[[dict[str, float], bool], list[tuple[int, float]]],
+) -> None: ...

@@ -18,7 +18,7 @@ from libc.math cimport INFINITY, NAN, sqrt
 from libc.string cimport memset
 from fastlr._kernels.sweep cimport (
     BFLOAT16, FLOAT16, FLOAT32, FLOAT64, GROUP, MOST_DIMENSIONS, MOST_FIELDS, MOST_SLOTS, MOST_SUMS, Gradient, Instant,
-    Job, Opened, Piece, Run, Span, Storage, Sum, Walk,
+    Job, Opened, Piece, Run, Share, Span, Storage, Sum, TILE, Units, Walk,
 )
 from fastlr._kernels.rows cimport Rows, Stream
 from fastlr._core cimport pool
@@ -32,7 +32,7 @@ from fastlr._core.instant import DECAYS
 
 cdef enum:
     MOST_VALUES = MOST_FIELDS + 2
-    MOST_BLOCKS = 24
+    MOST_BLOCKS = 32
     ROWS_CHUNK = 16384         # elements of the rows that a thread takes at a time
 
 cdef struct Kind:
@@ -107,7 +107,13 @@ cdef class Plan:
     cdef double[MOST_VALUES] low, high  # low <= value < high
     cdef int width
     cdef Terms terms
-    cdef double clip_norm, clip_tensor_norm, clip_zscore, clip_zscore_alpha
+    cdef Run units_chunk, fold_chunk
+    cdef Units* units                  # to be measured, if clipping is adaptive
+    cdef Share* shares
+    cdef double* left                  # of each unit's gradient
+    cdef double* zeros                 # per tensor: 0, or NaN if its gradient is not finite
+    cdef Py_ssize_t unit_items
+    cdef double clip_norm, clip_tensor_norm, clip_zscore, clip_zscore_alpha, clip_adaptive, clip_adaptive_eps
     cdef int64_t clip_zscore_warmup
     cdef str nonfinite
     cdef bint measures, stochastic
@@ -124,6 +130,7 @@ cdef class Plan:
     cdef readonly Py_ssize_t count, elements
     cdef readonly object grad_norm     # of the latest step, where it was measured
     cdef public int64_t t, skipped
+    cdef public int64_t folded         # gradients into the moments since the latest step
     cdef public int64_t norm_count     # of past norms that clip_zscore has taken for its warm-up
     cdef public double norm_mean, norm_variance
 
@@ -147,7 +154,10 @@ cdef class Plan:
         self.clip_zscore, self.clip_zscore_alpha = at_most(stages.clip_zscore), stages.clip_zscore_alpha
         self.clip_zscore_warmup, self.nonfinite = stages.clip_zscore_warmup, stages.nonfinite
         self.stochastic, self.seed = stages.rounding == "stochastic", stages.seed
-        self.measures = min(self.clip_norm, self.clip_tensor_norm, self.clip_zscore) < INFINITY \
+        self.units_chunk = <Run>PyCapsule_GetPointer(door.unit_weigher, "fastlr.run")
+        self.fold_chunk = <Run>PyCapsule_GetPointer(door.folder, "fastlr.run")
+        self.clip_adaptive, self.clip_adaptive_eps = at_most(stages.clip_adaptive), stages.clip_adaptive_eps
+        self.measures = min(self.clip_norm, self.clip_tensor_norm, self.clip_zscore, self.clip_adaptive) < INFINITY \
             or self.nonfinite != "propagate"
         for k in range(self.width):
             self.low[k], self.high[k] = bounds[k]
@@ -155,6 +165,12 @@ cdef class Plan:
         self.lay_out(groups)
         self.mark_extents()
         self.cut()
+        self.zeros = <double*>self.block(self.count, sizeof(double))
+        if self.clip_adaptive < INFINITY and director is not None:
+            raise ValueError(f"{who}: clip_adaptive is for rules that go element by element; use clip_norm or "
+                             f"clip_tensor_norm")
+        if self.clip_adaptive < INFINITY:
+            cut_units(self, stages.clip_adaptive_axis)
         self.stale = True
 
     def __dealloc__(self):
@@ -369,7 +385,7 @@ cdef class Plan:
         cdef Py_ssize_t i, k = 0, first = -1, size = 0
         cdef double[MOST_SUMS] own, totals
         cdef int j
-        self.run(self.gauge_chunk, job)
+        self.run(self.gauge_chunk, job, self.chunks)
         for j in range(MOST_SUMS):
             totals[j] = 0
         while k < self.edges[self.chunks]:
@@ -553,42 +569,16 @@ cdef class Plan:
         """One update of everything; `gradients` in the order of the tensors, or None for those bound."""
         cdef Job job
         cdef Py_ssize_t i
-        if not 0 < grad_scale < INFINITY:
-            raise ValueError(f"{self.who}: grad_scale must be positive and finite, got {grad_scale}")
         self.begin()
         try:
-            if gradients is not None:
-                self.held = self.counted(gradients)
-                self.aim(self.gradients, OF_STEP, self.held, zero_grads)
-                job.gradients = self.gradients
-            elif self.bound_arrays is None:
-                raise TypeError(f"{self.who}: step() needs gradients: pass them, or bind them with grads= in the "
-                                f"constructor")
-            else:
-                if zero_grads:
-                    self.aim(self.bound, OF_BOUND, self.bound_arrays, True)
-                job.gradients = self.bound
-            if self.sources:
-                self.evaluating = True
-                try:
-                    self.evaluate()
-                finally:
-                    self.evaluating = False
-            if self.stale:
-                self.sort_into_kinds()
-            self.fix_instants(grad_scale)
-            job.spans, job.instants, job.pieces, job.edges = self.spans, self.instants, self.pieces, self.edges
-            job.sweep[0], job.sweep[1], job.slots = self.rule.sweep[0], self.rule.sweep[1], self.rule.slots
-            job.gauge[0], job.gauge[1], job.terms = self.rule.gauge[0], self.rule.gauge[1], self.gauged
-            job.gathers = self.rule.gathers
-            job.fused = &self.rule.fused[0]
-            job.zero_grads = zero_grads
-            job.sums, job.stochastic = self.sums, self.stochastic
-            job.key = (self.seed + 1) * <uint64_t>0x9e3779b97f4a7c15 + <uint64_t>self.t * <uint64_t>0xbf58476d1ce4e5b9
+            self.ready(&job, gradients, grad_scale, zero_grads)
             if self.each:
                 self.single_out(loss)
             if self.measures:
-                self.run(self.weigh_chunk, &job)
+                if self.clip_adaptive < INFINITY:
+                    self.run(self.units_chunk, &job, self.unit_items)
+                else:
+                    self.run(self.weigh_chunk, &job, self.chunks)
                 if not self.weigh(&job):
                     self.skipped += 1
                     if zero_grads:
@@ -599,12 +589,13 @@ cdef class Plan:
             if self.rule.sums:
                 self.gauge(&job)
             if self.director is None:
-                self.run(self.run_chunk, &job)
+                self.run(self.run_chunk, &job, self.chunks)
             else:
                 self.director.move(&job, self.run_chunk, self.values, self.width, self.missed, self.t)
                 if zero_grads:
                     self.zero(gradients is None)
             self.t += 1
+            self.folded = 0
             for i in range(self.count):
                 if job.gradients[i].g == NULL:
                     self.missed[i] += 1
@@ -613,25 +604,64 @@ cdef class Plan:
             self.held = None
             self.end()
 
-    cdef int run(self, Run work, Job* job) except -1:
+    cdef int ready(self, Job* job, list gradients, double grad_scale, bint zero_grads) except -1:
+        """All of a step that comes before its first pass over memory."""
+        if not 0 < grad_scale < INFINITY:
+            raise ValueError(f"{self.who}: grad_scale must be positive and finite, got {grad_scale}")
+        if gradients is not None:
+            self.held = self.counted(gradients)
+            self.aim(self.gradients, OF_STEP, self.held, zero_grads)
+            job.gradients = self.gradients
+        elif self.bound_arrays is None:
+            raise TypeError(f"{self.who}: step() needs gradients: pass them, or bind them with grads= in the "
+                            f"constructor")
+        else:
+            if zero_grads:
+                self.aim(self.bound, OF_BOUND, self.bound_arrays, True)
+            job.gradients = self.bound
+        if self.sources:
+            self.evaluating = True
+            try:
+                self.evaluate()
+            finally:
+                self.evaluating = False
+        if self.stale:
+            self.sort_into_kinds()
+        self.fix_instants(grad_scale)
+        job.spans, job.instants, job.pieces, job.edges = self.spans, self.instants, self.pieces, self.edges
+        job.sweep[0], job.sweep[1], job.slots = self.rule.sweep[0], self.rule.sweep[1], self.rule.slots
+        job.gauge[0], job.gauge[1], job.terms = self.rule.gauge[0], self.rule.gauge[1], self.gauged
+        job.gathers = self.rule.gathers
+        job.fused = &self.rule.fused[0]
+        job.zero_grads, job.units, job.shares = zero_grads, self.units, self.shares
+        job.sums, job.stochastic = self.sums, self.stochastic
+        job.key = (self.seed + 1) * <uint64_t>0x9e3779b97f4a7c15 + <uint64_t>self.t * <uint64_t>0xbf58476d1ce4e5b9
+        return 0
+
+    cdef int run(self, Run work, Job* job, Py_ssize_t chunks) except -1:
         cdef Py_ssize_t k
         if self.elements < ALONE:
             with nogil:
-                for k in range(self.chunks):
+                for k in range(chunks):
                     work(job, k)
         else:
             pool.prepare()
             with nogil:
-                pool.run(work, job, self.chunks)
+                pool.run(work, job, chunks)
         return 0
 
     cdef bint weigh(self, const Job* job) except -1:
         """Add up what the pieces weigh, fix what clipping leaves of each gradient; False if the step is skipped."""
         cdef Py_ssize_t k = 0, i
         cdef double squares, total = 0, zero = 0, norm, left, share, most = self.clip_norm
+        if self.clip_adaptive < INFINITY:
+            judge_units(self)
         for i in range(self.count):
             squares = 0
-            while k < self.edges[self.chunks] and self.pieces[k].span == i:
+            if self.clip_adaptive < INFINITY:
+                squares = self.spans[i].shrink
+                zero += self.zeros[i]
+            while self.clip_adaptive == INFINITY and k < self.edges[self.chunks] and self.pieces[k].span == i:
                 squares += self.sums[k].squares
                 zero += self.sums[k].zero
                 k += 1
@@ -698,4 +728,5 @@ cdef class Plan:
         return [self.missed[i] for i in range(self.count)]
 
 
+include "plan_units.pxi"
 include "plan_rows.pxi"

@@ -95,6 +95,8 @@ cdef int lay_rows(Plan plan, Py_ssize_t i, Rows* job, Walk* walks, str spoken) e
     if min(plan.clip_norm, plan.clip_zscore) < INFINITY:
         raise ValueError(f"{spoken}: {'clip_norm' if plan.clip_norm < INFINITY else 'clip_zscore'} is over all "
                          f"gradients of a step, and this sees one table's; use clip_tensor_norm, or clip before")
+    if s.unit != NULL:
+        raise ValueError(f"{spoken}: clip_adaptive measures whole parameters; use clip_tensor_norm, or clip before")
     if s.rest != NULL or s.shadow != NULL:
         raise ValueError(f"{spoken}: {'a split parameter' if s.rest != NULL else 'a shadow'} moves in whole steps; "
                          f"build the optimizer without {'master' if s.rest != NULL else 'shadow'}=, or use step")

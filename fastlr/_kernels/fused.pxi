@@ -126,7 +126,8 @@ cdef inline int fusible(const Job* job, const Span* s, const Gradient* gradient)
     cdef Storage first = s.slot_stored[0], second = s.slot_stored[1]
     cdef int k
     if job.fused == NULL or job.fused[0] == NULL or s.wide or s.walk != NULL or gradient.walk != NULL \
-            or s.scale != NULL or s.ema != NULL or s.rest != NULL or s.shadow != NULL or s.stored != gradient.stored:
+            or s.scale != NULL or s.ema != NULL or s.rest != NULL or s.shadow != NULL or s.unit != NULL \
+            or s.stored != gradient.stored:
         return -1
     if s.stored != FLOAT32 and s.stored != BFLOAT16:
         return -1

@@ -65,6 +65,8 @@ cdef struct Span:
     float* slot_scale[MOST_SLOTS]      # of 8-bit slots
     char* scale            # a learning-rate factor per element, or NULL
     char* ema              # a running mean of the parameter, or NULL
+    double* unit           # what adaptive clipping leaves of each unit's gradient, or NULL
+    Py_ssize_t units, run  # of them; element e is of unit (e // run) % units
     char* rest             # what a bfloat16 parameter leaves of the float32 that moves, or NULL
     char* shadow           # a 16-bit copy of the parameter, or NULL
     Storage shadow_stored
@@ -86,6 +88,8 @@ cdef struct Instant:
     double couple          # coupled weight decay: added to each gradient, times the parameter
     double ema             # what a step leaves of the running mean
     double own             # the part of 1 - now.keep that scales with an element's learning-rate factor
+    double[MOST_SLOTS] share   # of a gradient to be folded into each slot, at a power (0: not at all)
+    int[MOST_SLOTS] power
     bint staged            # whether scale, clip or couple do anything, or a shrink may
 
 cdef struct Piece:
@@ -104,6 +108,18 @@ cdef struct Sum:
     double squares         # of its elements, unscaled and clipped
     double zero            # 0, or NaN if one of them is not finite
 
+cdef struct Units:
+    # Some units of one tensor to be measured at a time: of each its elements (or, where run is 1, rows) begin .. end.
+    int span
+    Py_ssize_t first, count
+    Py_ssize_t begin, end
+    Py_ssize_t out         # where their shares stand
+
+cdef struct Share:
+    # What a part of a unit adds up to.
+    double gradient, parameter     # squares
+    double zero                    # 0, or NaN if an element of the gradient is not finite
+
 cdef struct Job:
     Span* spans
     Gradient* gradients
@@ -120,5 +136,7 @@ cdef struct Job:
     bint stochastic        # whether 16-bit values are rounded by random bits
     uint64_t key           # of this step's random bits
     Sum* sums              # per piece
+    Units* units           # to be measured, one a chunk
+    Share* shares
 
 ctypedef void (*Run)(void* job, Py_ssize_t chunk) noexcept nogil

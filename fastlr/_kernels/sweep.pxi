@@ -8,6 +8,7 @@
 
 from cpython.pycapsule cimport PyCapsule_New
 from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.math cimport INFINITY
 from libc.stdlib cimport malloc
 from libc.string cimport memcpy, memset
 from fastlr.element cimport Now, real, root
@@ -17,7 +18,8 @@ from fastlr.rules cimport (
 )
 from fastlr._kernels.sweep cimport (
     BFLOAT16, FLOAT16, FLOAT32, FLOAT64, GROUP, MOST_DIMENSIONS, MOST_SLOTS, MOST_SUMS, SIGNED8, TILE, UNSIGNED8,
-    Storage, At, Conclude, Gauge, Recall, Settle, Sweep, Opened, Walk, Span, Instant, Piece, Gradient, Sum, Job,
+    Storage, At, Conclude, Gauge, Recall, Settle, Sweep, Opened, Walk, Span, Instant, Piece, Gradient, Sum, Units,
+    Share, Job,
 )
 
 cdef extern from *:
@@ -287,7 +289,10 @@ cdef void tiles(const Job* job, const Span* s, const Gradient* gradient, const I
             if s.slot_scale[k] != NULL:
                 scale[k] = s.slot_scale[k] + i // GROUP
             slot[k] = fetch(scratch[k], raw, s.slot[k], NULL, scale[k], s.slot_stored[k], i, n)
-        if now.staged:
+        if s.unit != NULL:
+            before_units(scratch_g, g, p, now, s, i, n)
+            g = scratch_g
+        elif now.staged:
             before(scratch_g, g, p, now, s.shrink, n)
             g = scratch_g
         if totals != NULL:
@@ -321,6 +326,14 @@ cdef inline bint direct(const Span* s, const Gradient* gradient, const Instant* 
 
 
 include "fused.pxi"
+
+
+cdef void forget(const Gradient* gradient, const Piece* piece) noexcept nogil:
+    cdef Py_ssize_t bytes = bytes_of(gradient.stored)
+    if gradient.walk == NULL:
+        memset(<char*>gradient.g + piece.start * bytes, 0, piece.size * bytes)
+    else:
+        zero(<char*>gradient.g, gradient.walk, piece.start, piece.size, gradient.stored)
 
 
 cdef void run(void* context, Py_ssize_t chunk) noexcept nogil:
@@ -357,11 +370,7 @@ cdef void run(void* context, Py_ssize_t chunk) noexcept nogil:
             tiles(job, s, gradient, now, begin, size, NULL, <float*>NULL)
         # (gradients are zeroed here, while their lines are in cache)
         if job.zero_grads:
-            bytes = bytes_of(gradient.stored)
-            if gradient.walk == NULL:
-                memset(<char*>gradient.g + piece.start * bytes, 0, piece.size * bytes)
-            else:
-                zero(<char*>gradient.g, gradient.walk, piece.start, piece.size, gradient.stored)
+            forget(gradient, piece)
     fastlr_leave(mode)
 
 
@@ -380,9 +389,14 @@ cdef void zero(char* array, const Walk* w, Py_ssize_t start, Py_ssize_t size, St
         i += n
 
 
+include "units.pxi"
+include "fold.pxi"
+
 runner = PyCapsule_New(<void*>&run, "fastlr.run", NULL)
 weigher = PyCapsule_New(<void*>&weigh, "fastlr.run", NULL)
 gauger = PyCapsule_New(<void*>&gauge_pieces, "fastlr.run", NULL)
+unit_weigher = PyCapsule_New(<void*>&weigh_units, "fastlr.run", NULL)
+folder = PyCapsule_New(<void*>&fold_pieces, "fastlr.run", NULL)
 
 include "rows.pxi"
 include "patch.pxi"

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import copy
 import fnmatch
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import inf
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -12,7 +12,7 @@ import numpy as np
 from .._core.arena import Arena
 from .._core.dispatch import door, isa
 from .._core.matrix import Director
-from .._core.plan import Plan, step_rows
+from .._core.plan import Plan, accumulate, step_rows
 from .._core.tensors import STORAGES, Tensor, bind, named, per_tensor, refuse_shared, set_scale, set_shadow, split
 from .._core.threads import get_num_threads
 from ..schedules import Schedule, from_dict
@@ -22,6 +22,9 @@ from .stages import STAGES, Stages
 
 if TYPE_CHECKING:
     from inspect import Signature
+
+#: From a group's values, and whether this is a tensor's first update: slot -> (power, share).
+Folds = Callable[[dict[str, float], bool], dict[str, tuple[int, float]]]
 
 REGISTRY: dict[str, type[Optimizer]] = {}
 FORMAT = 1
@@ -78,6 +81,13 @@ class Optimizer:
         Gradient buffers of the same structure, bound once: ``opt.step()`` then needs no argument.
     clip_value
         Bounds each (unscaled) gradient element to [-clip_value, clip_value].
+    clip_adaptive, clip_adaptive_eps, clip_adaptive_axis
+        Adaptive clipping (AGC, https://arxiv.org/abs/2102.06171), after clip_value: the gradient of each unit is
+        scaled down where its norm reaches clip_adaptive * max(norm of the unit's parameters, clip_adaptive_eps), to
+        that. Units lie along axis 0 (rows of a weight laid out as in torch; timm's ``adaptive_clip_grad``) or -1
+        (columns, as in JAX; ``optax.adaptive_grad_clip``, which of three axes takes the last two together); an array
+        of fewer than two axes is one. Not for rules that move whole matrices. Costs one more read of parameters and
+        gradients; the norms of `clip_norm` and of `opt.grad_norm` are then those it leaves.
     clip_norm
         Scales all gradients down together where their Euclidean norm is larger, by clip_norm / (norm + 1e-6), as
         torch's ``clip_grad_norm_``. Measured in one more read of the gradients; `opt.grad_norm` then has the norm.
@@ -141,6 +151,8 @@ class Optimizer:
     reduces: ClassVar[bool] = False            # whether it sums over a tensor before it moves it
     placed: ClassVar[bool] = False             # whether its step depends on where the parameter stands
     conventions: ClassVar[dict[str, str]] = {}     # which rule is whose, where peers differ; the first is the default
+    #: What `accumulate` adds to each slot: its share of which power of a gradient; None where a rule needs the whole.
+    folds: ClassVar[Folds | None] = None
     decay_mode: ClassVar[str] = "coupled"
     hypers: ClassVar[dict[str, Bounded]] = {}
     starts: ClassVar[dict[str, Start]] = {}
@@ -155,9 +167,10 @@ class Optimizer:
 
     def __init_subclass__(cls, slots: tuple[str, ...] = (), memory: tuple[str, ...] = (),
                           shared: tuple[str, ...] = (), decay: str = "coupled",
-                          conventions: Mapping[str, str] | None = None, family: bool = False) -> None:
+                          conventions: Mapping[str, str] | None = None, family: bool = False,
+                          folds: Folds | None = None) -> None:
         cls.slots, cls.memory, cls.shared, cls.decay_mode = slots, memory, shared, decay
-        cls.conventions = dict(conventions or {})
+        cls.conventions, cls.folds = dict(conventions or {}), folds
         if family:                     # (what optimizers derive from is none itself)
             return
         declared = {name: value for base in reversed(cls.__mro__) for name, value in vars(base).items()}
@@ -327,6 +340,7 @@ class Optimizer:
         self._relabel()
         self._plan.set_clock(plan.t, plan.missed_steps() + [plan.t] * len(added))
         self._plan.skipped = plan.skipped
+        self._plan.folded = plan.folded
         self._plan.norm_count, self._plan.norm_mean, self._plan.norm_variance = \
             plan.norm_count, plan.norm_mean, plan.norm_variance
         return self.groups[-1]
@@ -471,6 +485,58 @@ class Optimizer:
         names = [tensor.name for tensor in plan.tensors]
         raise ValueError(f"{type(self).__name__}: step_rows: no parameter {name!r}{nearest(str(name), names)}")
 
+    def accumulate(self, grads: Any = None, grad_scale: float = 1.0, zero_grads: bool = False) -> None:
+        r"""Fold the gradient of a micro-batch into the state; parameters and t stay, and no buffer is needed.
+
+        Of n micro-batches, give n - 1 to `accumulate` and the last to `step`, all with ``grad_scale=n`` for a mean:
+
+        .. math:: m \leftarrow \beta_1 m + (1 - \beta_1) \sum_i g_i, \quad
+                  v \leftarrow \beta_2 v + (1 - \beta_2) \sum_i g_i^2
+
+        (the share of each is added before the decay, divided by it). So m is that of the accumulated gradient, but v
+        sums the squares of its parts, not the square of their sum: with n alike parts it is n times smaller, with
+        unrelated ones the same. AdamA, Zhang et al. 2023, https://arxiv.org/abs/2305.19982. Momentum's m is exactly
+        that of the sum. Coupled weight decay comes with the last gradient. What is accumulated is in the state, and
+        saved with it; a tensor with a gradient here needs one in the step.
+
+        Raises
+        ------
+        TypeError
+            If the rule needs the gradient for more than its moments: accumulate gradients, not moments.
+        ValueError
+            If gradients are to be clipped by a norm, which is not known before the last, or a decay is 0.
+
+        >>> import numpy as np, fastlr
+        >>> p, q = np.zeros(2), np.zeros(2)
+        >>> opt = fastlr.Momentum(p, lr=0.1)
+        >>> opt.accumulate(np.array([1.0, 2.0]), grad_scale=2)
+        >>> opt.step(np.array([3.0, 2.0]), grad_scale=2)
+        >>> fastlr.Momentum(q, lr=0.1).step(np.array([2.0, 2.0]))
+        >>> np.allclose(p, q, rtol=1e-15), opt.t
+        (True, 1)
+        """
+        who = type(self).__name__
+        folds = type(self).folds
+        if folds is None:
+            known = ", ".join(cls.__name__ for cls in REGISTRY.values() if cls.folds is not None)
+            raise TypeError(f"{who}: accumulate needs a rule that sees gradients through its moments alone ({known}); "
+                            f"accumulate the gradients themselves")
+        if self._stages.norms_needed:
+            raise ValueError(f"{who}: accumulate cannot do {self._stages.norms_needed}, as the norm is known only with "
+                             f"the last of a gradient's parts; use clip_value, or accumulate the gradients themselves")
+
+        def shares(values: dict[str, float], fresh: bool) -> list[tuple[int, float]]:
+            try:
+                made = folds(values, fresh)
+            except ZeroDivisionError:
+                raise ValueError(f"{who}: accumulate needs decays above 0: a moment that is forgotten at the next step "
+                                 f"holds nothing") from None
+            return [made.get(slot, (0, 0.0)) for slot in self.slots]
+
+        if grads is not None:
+            grads = self._arranged(grads)
+        accumulate(self._plan, grads, grad_scale, zero_grads, shares)
+
     def bind(self, grads: Any) -> None:
         """Read these gradient buffers in every `step()` that is given none: their memory must stay where it is."""
         self._plan.bind(self._arranged(grads))
@@ -513,6 +579,8 @@ class Optimizer:
             described["shared"] = dict(zip(self.shared, self._shared.tolist(), strict=True))
         if self.conventions and self.convention != next(iter(self.conventions)):
             described["convention"] = self.convention
+        if self._plan.folded:
+            described["folded"] = self._plan.folded
         return described
 
     def load_state_dict(self, d: Mapping[str, Any]) -> None:
@@ -557,6 +625,7 @@ class Optimizer:
                     raise ValueError(f"{who}: state[{name!r}][{slot!r}]: expected {array.dtype} {array.shape}, "
                                      f"got {new.dtype} {new.shape}")
         norms = self._norms_of(d, who)
+        folded = count(d.get("folded", 0), who, "folded")
         self._plan.begin()
         try:
             for name, slots in self.state.items():
@@ -570,6 +639,7 @@ class Optimizer:
             self._shared[...] = [shared[name] for name in self.shared]
             self._plan.set_clock(t, ages)
             self._plan.norm_count, self._plan.norm_mean, self._plan.norm_variance = norms
+            self._plan.folded = folded
             self.cast()
         finally:
             self._plan.end()

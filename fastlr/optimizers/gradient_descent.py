@@ -22,7 +22,12 @@ class SGD(Optimizer):
     """
 
 
-class Momentum(Optimizer, slots=("m",)):
+def of_sum(h: dict[str, float], fresh: bool) -> dict[str, tuple[int, float]]:
+    """What a velocity takes of one more gradient, before it decays."""
+    return {"m": (1, (1 if fresh else 1 - h["dampening"]) / h["momentum"])}
+
+
+class Momentum(Optimizer, slots=("m",), folds=of_sum):
     r"""The heavy ball: gradients add up in a velocity, and the parameter follows it.
 
     .. math:: m \leftarrow \mu m + (1 - d) g, \qquad p \leftarrow p - \eta m

@@ -5,7 +5,12 @@ from .base import Optimizer
 from .declaration import Hyper, within
 
 
-class Adam(Optimizer, slots=("m", "v")):
+def of_means(h: dict[str, float], fresh: bool) -> dict[str, tuple[int, float]]:
+    """What running means of gradients and of their squares take of one more gradient, before they decay."""
+    return {"m": (1, (1 - h["beta1"]) / h["beta1"]), "v": (2, (1 - h["beta2"]) / h["beta2"])}
+
+
+class Adam(Optimizer, slots=("m", "v"), folds=of_means):
     r"""The mean of past gradients over their root mean square, both corrected for their start at zero.
 
     .. math::
@@ -28,7 +33,7 @@ class Adam(Optimizer, slots=("m", "v")):
     eps: Hyper = within(1e-8)
 
 
-class AMSGrad(Adam, slots=("m", "v", "vmax")):
+class AMSGrad(Adam, slots=("m", "v", "vmax"), folds=of_means):
     r"""Adam that never forgets the largest mean square an element has had.
 
     .. math::
@@ -47,7 +52,7 @@ class AMSGrad(Adam, slots=("m", "v", "vmax")):
     """
 
 
-class AdamW(Adam, slots=("m", "v"), decay="decoupled"):
+class AdamW(Adam, slots=("m", "v"), decay="decoupled", folds=of_means):
     r"""Adam, and apart from it each parameter shrinks by lr * weight_decay.
 
     .. math:: p \leftarrow (1 - \eta \lambda) p, \quad \text{then Adam}

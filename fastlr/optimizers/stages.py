@@ -58,6 +58,12 @@ class Stages:
         """Whether a parameter may be walked in the order of its memory: random bits and units go by its axes."""
         return self.rounding == "nearest" and self.clip_adaptive is None
 
+    @property
+    def norms_needed(self) -> str:
+        """The first option that needs the norm of a whole gradient, or nothing."""
+        options = ("clip_adaptive", "clip_zscore", "clip_norm", "clip_tensor_norm")
+        return next((name for name in options if getattr(self, name) is not None), "")
+
 
 STAGES = tuple(field.name for field in fields(Stages))
 

@@ -1,0 +1,117 @@
+# Adaptive clipping and accumulation, as far as the plan has to do with them. Included by plan.pyx.
+
+cdef int cut_units(Plan plan, int axis) except -1:
+    """Find the units of each tensor along an axis, and cut them for measuring."""
+    cdef Py_ssize_t i, n = 0, items = 0, shares = 0
+    cdef Span* s
+    for i in range(plan.count):                        # (how many there will be, and then which)
+        s = &plan.spans[i]
+        s.units, s.run, s.staged = 1, s.size, True
+        if plan.ndims[i] > 1 and s.size:
+            s.units = plan.shapes[plan.first_axis[i] + (0 if axis == 0 else plan.ndims[i] - 1)]
+            s.run = 1 if axis else s.size // s.units
+            if s.units == 1:
+                s.run = s.size
+        # (elements alone are columns of one row; a unit that is all of the tensor is a run)
+        if s.run == 1 and axis == 0:
+            s.units = s.size
+        items += units_of(s, NULL, 0, &shares)
+    plan.units = <Units*>plan.block(items, sizeof(Units))
+    plan.shares = <Share*>plan.block(shares, sizeof(Share))
+    items = shares = 0
+    for i in range(plan.count):
+        n += plan.spans[i].units
+    plan.left = <double*>plan.block(n, sizeof(double))
+    n = 0
+    for i in range(plan.count):
+        s = &plan.spans[i]
+        s.unit = plan.left + n
+        n += s.units
+        items += units_of(s, plan.units + items, <int>i, &shares)
+    plan.unit_items = items
+    return 0
+
+cdef Py_ssize_t slice_of(const Span* s) noexcept:
+    """How much of a unit is measured at a time: elements, or rows of a tile of columns."""
+    return max(1, CHUNK // least_size(TILE, s.units)) if s.run == 1 else CHUNK
+
+cdef Py_ssize_t units_of(const Span* s, Units* out, int span, Py_ssize_t* shares) noexcept:
+    """Cut one tensor's units into items of about CHUNK elements, or (`out` NULL) count those."""
+    cdef Py_ssize_t items = 0, first, begin, together, length, slice_
+    if s.size == 0:
+        return 0
+    length, slice_ = s.size // s.units, slice_of(s)
+    together = least_size(TILE, s.units) if s.run == 1 else max(1, CHUNK // s.run)
+    begin = 0
+    while begin < length:                              # slices, and in each all units
+        first = 0
+        while first < s.units:
+            if out != NULL:
+                out[items] = Units(span, first, least_size(together, s.units - first), begin,
+                                   least_size(begin + slice_, length), shares[0] + first)
+            items += 1
+            first += together
+        shares[0] += s.units
+        begin += slice_
+    return items
+
+cdef inline Py_ssize_t least_size(Py_ssize_t x, Py_ssize_t y) noexcept:
+    return x if x < y else y
+
+cdef int judge_units(Plan plan) except -1:
+    """Fix what is left of each unit, and what that leaves of each tensor's squares (in `shrink`)."""
+    cdef Py_ssize_t i, k, slices, unit, at_ = 0
+    cdef double g, p, zero, most, left
+    cdef Span* s
+    for i in range(plan.count):
+        s = &plan.spans[i]
+        s.shrink, plan.zeros[i], slices = 0, 0, 0
+        if s.size == 0:
+            continue
+        k = slice_of(s)
+        slices = (s.size // s.units + k - 1) // k
+        for unit in range(s.units):
+            g = p = 0
+            for k in range(slices):
+                g += plan.shares[at_ + k * s.units + unit].gradient
+                p += plan.shares[at_ + k * s.units + unit].parameter
+                plan.zeros[i] += plan.shares[at_ + k * s.units + unit].zero
+            most = plan.clip_adaptive * max(sqrt(p), plan.clip_adaptive_eps)
+            left = 1 if sqrt(g) < most else most / max(sqrt(g), 1e-6)
+            s.unit[unit] = left
+            s.shrink += left * left * g
+        at_ += slices * s.units
+    return 0
+
+
+def accumulate(Plan plan, list gradients, double grad_scale, bint zero_grads, shares):
+    """Fold one more gradient into the moments; `shares` says of a group's values and freshness what slot k takes."""
+    cdef Job job
+    cdef int k, kind, power
+    cdef double share
+    cdef Instant* now
+    plan.begin()
+    try:
+        plan.ready(&job, gradients, grad_scale, zero_grads)
+        for kind in range(plan.kind_count):
+            now = &plan.instants[kind]
+            now.couple = 0
+            values = {}
+            for k, name in enumerate(plan.names):
+                values[name] = plan.values[plan.kinds[kind].group * plan.width + k]
+            for k, (power, share) in enumerate(shares(values, plan.t == plan.kinds[kind].missed)):
+                now.power[k], now.share[k] = power, share
+        # (random bits of their own for each)
+        job.key += <uint64_t>(plan.folded + 1) * <uint64_t>0x94d049bb133111eb
+        if plan.measures:
+            plan.run(plan.weigh_chunk, &job, plan.chunks)
+            if not plan.weigh(&job):
+                plan.skipped += 1
+                if zero_grads:
+                    plan.zero(gradients is None)
+                return
+        plan.run(plan.fold_chunk, &job, plan.chunks)
+        plan.folded += 1
+    finally:
+        plan.held = None
+        plan.end()
