@@ -19,9 +19,30 @@ ctypedef fused moment:         # every slot: float32, bfloat16, 8 bits
     uint16_t
     uint8_t
 
+cdef extern from *:
+    """
+    #if defined(__GNUC__)
+    #define fastlr_soon(x) __builtin_prefetch(x, 1, 3)
+    #elif defined(_M_X64)
+    #define fastlr_soon(x) _mm_prefetch((const char *)(x), _MM_HINT_T0)
+    #else
+    #define fastlr_soon(x) ((void)(x))
+    #endif
+    """
+    void soon "fastlr_soon"(const void* x) noexcept nogil
+
 cdef enum:
+    AHEAD = 1024               # elements asked for early: 16-bit states over 40 million take 17 ms, without it 20
     BLOCK = GROUP              # elements that are in registers at a time
     SLOTS = 2                  # of each of the rules
+
+cdef inline void expect(const weight* x) noexcept nogil:
+    # (past the end of an array, too: that asks for nothing that could fail)
+    soon(x + AHEAD)
+    soon(<const char*>(x + AHEAD) + 64)
+    if weight is float:
+        soon(<const char*>(x + AHEAD) + 128)
+        soon(<const char*>(x + AHEAD) + 192)
 
 cdef inline void load(float* restrict out, const weight* restrict x) noexcept nogil:
     cdef Py_ssize_t i
@@ -101,6 +122,14 @@ cdef void fuse(const Hot* hyper, const Job* job, const Span* s, const weight* gr
             slot_a, slot_b = <moment*>s.slot[0] + i + k, <moment*>s.slot[1] + i + k
             if moment is uint8_t:
                 most_a, most_b = scale_a[k // GROUP], scale_b[k // GROUP]
+            expect(to)
+            expect(of)
+            if moment is uint8_t:
+                soon(slot_a + AHEAD)
+                soon(slot_b + AHEAD)
+            else:
+                expect(slot_a)
+                expect(slot_b)
             load(p, to)
             load_slot(a, slot_a, negative[0], most_a)
             load_slot(b, slot_b, negative[1], most_b)
