@@ -5,7 +5,8 @@
 """
 from fastlr.element cimport Now, real
 from fastlr.rules cimport (
-    SGD, AdaDelta, AdaGrad, Adam, AdamW, Adan, AMSGrad, LAMB, Momentum, NAdam, Nesterov, RMSprop, RMSpropCentered,
-    RMSpropCenteredMomentum, RMSpropMomentum,
+    LAMB, LARC, LARS, MARS, SGD, AdaDelta, AdaGrad, Adam, AdamW, Adan, AMSGrad, CautiousAdamW, CautiousAdamWMean,
+    CautiousLion, CautiousLionMean, Fromage, MARSFromZero, Momentum, NAdam, Nesterov, NovoGrad, RMSprop, RMSpropCentered,
+    RMSpropCenteredMomentum, RMSpropMomentum, StableAdamW,
     Rule, at, conclude, gauge, memories, recall, settle, shared_memories, slots, sums, update,
 )

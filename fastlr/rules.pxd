@@ -14,7 +14,13 @@ Hyper-parameters are double. What does not depend on the element is computed in 
 from libc.math cimport NAN, expm1, log, pow, sqrt
 from libc.stdint cimport int64_t
 from fastlr.element cimport MOST_EXTRA, Now, larger, real, root
-from fastlr.reducing cimport LAMB, lamb, lamb_gauge, lamb_settle
+from fastlr.reducing cimport (
+    LAMB, LARC, LARS, MARS, CautiousAdamW, CautiousAdamWMean, CautiousLion, CautiousLionMean, Fromage, MARSFromZero,
+    NovoGrad, StableAdamW,
+    cautious_adamw, cautious_adamw_gauge, cautious_lion, cautious_lion_gauge, cautious_settle, fromage, fromage_gauge,
+    fromage_settle, lamb, lamb_gauge, lamb_settle, larc, larc_settle, lars, lars_settle, mars, mars_gauge, mars_settle,
+    novograd, novograd_settle, squared, stable_adamw, stable_adamw_gauge, stable_adamw_settle,
+)
 
 
 # SGD -- Robbins & Monro 1951, doi:10.1214/aoms/1177729586
@@ -193,9 +199,21 @@ ctypedef fused Rule:
     AdamW
     NAdam
     Adan
+    Fromage
+    LARS
+    LARC
+    NovoGrad
+    CautiousLion
+    CautiousLionMean
+    CautiousAdamW
+    CautiousAdamWMean
+    MARS
+    MARSFromZero
+    StableAdamW
     LAMB
 
 ctypedef fused NoSlot:
+    Fromage
     SGD
 
 ctypedef fused TwoSlots:
@@ -205,10 +223,15 @@ ctypedef fused TwoSlots:
     Adam
     AdamW
     NAdam
+    CautiousAdamW
+    CautiousAdamWMean
+    StableAdamW
     LAMB
 
 ctypedef fused ThreeSlots:
     RMSpropCenteredMomentum
+    MARS
+    MARSFromZero
     AMSGrad
 
 ctypedef fused FourSlots:
@@ -219,23 +242,63 @@ ctypedef fused Debiased:           # beta1 and beta2 are corrected for their sta
     AMSGrad
     AdamW
     NAdam
+    CautiousAdamW
+    CautiousAdamWMean
+    MARS
+    MARSFromZero
+    StableAdamW
     LAMB
 
 ctypedef fused Decaying:           # multiplies what weight decay leaves itself; for the others `update` does
+    CautiousLion
+    CautiousLionMean
+    CautiousAdamW
+    CautiousAdamWMean
+    MARS
+    MARSFromZero
     AdamW
 
 ctypedef fused Inner:              # decoupled weight decay is a term of the step: now.decay
     Adan
+    LARS
+    LARC
+    NovoGrad
+    StableAdamW
     LAMB
 
 ctypedef fused Placed:             # the step depends on where the parameter stands, not on its gradient alone
     Adan
+    Fromage
+    LARS
+    LARC
+    NovoGrad
+    CautiousLion
+    CautiousLionMean
+    CautiousAdamW
+    CautiousAdamWMean
+    MARS
+    MARSFromZero
+    StableAdamW
     LAMB
 
 ctypedef fused Reducing:           # sums over a tensor before it moves (see reducing.pxd)
+    Fromage
+    LARS
+    LARC
+    NovoGrad
+    CautiousLion
+    CautiousLionMean
+    CautiousAdamW
+    CautiousAdamWMean
+    MARS
+    MARSFromZero
+    StableAdamW
     LAMB
 
 ctypedef fused Gathering:          # ... in that first pass its slots move, and no more in the second
+    CautiousAdamW
+    CautiousAdamWMean
+    StableAdamW
     LAMB
 
 
@@ -271,6 +334,22 @@ cdef inline void update(Rule h, Now now, real* p, real g, real* a, real* b, real
         nadam(h, now, p, g, a, b)
     elif Rule is Adan:
         adan(h, now, p, g, a, b, c, d)
+    elif Rule is Fromage:
+        fromage(now, p, g)
+    elif Rule is LARS:
+        lars(h, now, p, g, a)
+    elif Rule is LARC:
+        larc(h, now, p, g, a)
+    elif Rule is NovoGrad:
+        novograd(h, now, p, g, a)
+    elif Rule is CautiousLion or Rule is CautiousLionMean:
+        cautious_lion(h, now, p, g, a)
+    elif Rule is CautiousAdamW or Rule is CautiousAdamWMean:
+        cautious_adamw(h, now, p, g, a[0], b[0])
+    elif Rule is MARS or Rule is MARSFromZero:
+        mars(h, now, p, g, a, b, c)
+    elif Rule is StableAdamW:
+        stable_adamw(h, now, p, a[0], b[0])
     elif Rule is LAMB:
         lamb(h, now, p, a[0], b[0])
     else:
@@ -321,7 +400,7 @@ cdef inline Now at(Rule h, double lr, int64_t t) noexcept nogil:
 
 cdef inline int memories(Rule h) noexcept nogil:
     """How many numbers of each tensor."""
-    if Rule is NAdam:
+    if Rule is NAdam or Rule is NovoGrad:
         return 1
     else:
         return 0
@@ -340,8 +419,10 @@ cdef inline void recall(Rule h, Now* now, double* memory, const double* shared) 
 
 cdef inline int sums(Rule h) noexcept nogil:
     """How many terms of an element are summed."""
-    if Rule is LAMB:
+    if Rule is LAMB or Rule is LARS or Rule is LARC or Rule is Fromage:
         return 2
+    elif Rule in Reducing:
+        return 1
     else:
         return 0
 
@@ -350,7 +431,19 @@ cdef inline void gauge(Rule h, Now now, real p, real g, real* a, real* b, real* 
     """The terms of one element, and what the first go does to its slots."""
     if not (Rule in Decaying):
         p = <real>now.keep * p
-    if Rule is LAMB:
+    if Rule is Fromage or Rule is LARS or Rule is LARC:
+        fromage_gauge(p, g, terms)
+    elif Rule is NovoGrad:
+        terms[0] = squared(g)
+    elif Rule is CautiousLion or Rule is CautiousLionMean:
+        cautious_lion_gauge(h, g, a[0], terms)
+    elif Rule is CautiousAdamW or Rule is CautiousAdamWMean:
+        cautious_adamw_gauge(h, g, a, b, terms)
+    elif Rule is MARS or Rule is MARSFromZero:
+        mars_gauge(h, now, g, c[0], terms)
+    elif Rule is StableAdamW:
+        stable_adamw_gauge(h, now, g, a, b, terms)
+    elif Rule is LAMB:
         lamb_gauge(h, now, p, g, a, b, terms)
 
 cdef inline void conclude(Rule h, Now now, double* shared, const double* totals, double size) noexcept nogil:
@@ -360,5 +453,19 @@ cdef inline void conclude(Rule h, Now now, double* shared, const double* totals,
 cdef inline void settle(Rule h, Now* now, double* memory, const double* shared, const double* sums,
                         double size) noexcept nogil:
     """What the sums over a tensor of `size` elements say of the second go."""
-    if Rule is LAMB:
+    if Rule is Fromage:
+        fromage_settle(now, sums)
+    elif Rule is LARS:
+        lars_settle(h, now, sums)
+    elif Rule is LARC:
+        larc_settle(h, now, sums)
+    elif Rule is NovoGrad:
+        novograd_settle(h, now, memory, sums)
+    elif Rule is CautiousLion or Rule is CautiousLionMean or Rule is CautiousAdamW or Rule is CautiousAdamWMean:
+        cautious_settle(h, now, sums, size)
+    elif Rule is MARS or Rule is MARSFromZero:
+        mars_settle(now, sums)
+    elif Rule is StableAdamW:
+        stable_adamw_settle(now, sums, size)
+    elif Rule is LAMB:
         lamb_settle(h, now, sums)

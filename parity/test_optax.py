@@ -80,13 +80,16 @@ SAMES = {
         h["lr"], b1=h["beta1"], b2=h["beta2"], eps=h["eps"], weight_decay=h["weight_decay"])),
     "lamb": (fastlr.LAMB, lambda h: optax.lamb(
         h["lr"], b1=h["beta1"], b2=h["beta2"], eps=h["eps"], weight_decay=h["weight_decay"])),
+    "novograd": (fastlr.NovoGrad, lambda h: optax.novograd(
+        h["lr"], b1=h["beta1"], b2=h["beta2"], eps=h["eps"], weight_decay=h["weight_decay"])),
+    "fromage": (fastlr.Fromage, lambda h: optax.fromage(h["lr"])),
 }
 # Those that differ, shown below; adagrad is the same without an epsilon.
 DIFFERENT = {"adagrad", "amsgrad"}
 LR_IN_VELOCITY = {"rmspropmomentum", "rmspropcenteredmomentum"}     # there; the same while lr is constant
 
 # In the words of optax, weight decay is another transformation before the optimizer: these have their own.
-OWN_DECAY = {"adamw", "lamb"}
+OWN_DECAY = {"adamw", "lamb", "novograd"}
 
 every_same = pytest.mark.parametrize("name", SAMES)
 
@@ -187,6 +190,13 @@ def test_adamw_of_optax_has_another_default_decay():
     theirs = optax_trail(lambda: optax.adamw(1e-3))
     assert apart(fastlr_trail(fastlr.AdamW, {}), theirs) > 1e-6
     assert apart(fastlr_trail(fastlr.AdamW, {"weight_decay": 1e-4}), theirs) <= SAME
+
+
+def test_lars_of_optax_is_coupled():
+    hyper = {"lr": LR, "momentum": 0.8, "trust_coefficient": 0.02, "eps": 1e-3, "weight_decay": 0.1}
+    theirs = optax_trail(lambda: optax.lars(LR, 0.1, trust_coefficient=0.02, eps=1e-3, momentum=0.8))
+    assert apart(fastlr_trail(fastlr.LARS, hyper, decay="coupled"), theirs) <= SAME
+    assert apart(fastlr_trail(fastlr.LARS, hyper), theirs) > 1e-6
 
 
 def test_adadelta_of_optax_climbs_without_a_rate():

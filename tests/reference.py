@@ -98,6 +98,70 @@ def Adan(theta, g, t, m, v, n, g_before, *, lr, beta1, beta2, beta3, eps, inner=
     return see(0, theta), m, v, n, see(4, g)
 
 
+def norm(x):
+    return np.sqrt((x**2).sum())
+
+
+def Fromage(w, g, t, *, lr, see=unseen):
+    ratio = norm(w) / norm(g) if norm(w) * norm(g) > 0 else 1
+    return (see(0, (w - lr * ratio * g) / np.sqrt(1 + lr**2)),)
+
+
+def local_lr(w, g, eta, beta, eps):
+    length = norm(g) + abs(beta) * norm(w)
+    return eta * norm(w) / (length + eps) if norm(w) * length > 0 else 1
+
+
+def LARS(w, g, t, v, *, lr, momentum, trust_coefficient, eps, inner=0, see=unseen):
+    v = see(1, momentum * v + lr * local_lr(w, g, trust_coefficient, inner, eps) * (g + inner * w))
+    return see(0, w - v), v
+
+
+def LARC(w, g, t, v, *, lr, momentum, trust_coefficient, eps, inner=0, see=unseen):
+    v = see(1, momentum * v + min(local_lr(w, g, trust_coefficient, inner, eps) / lr, 1) * (g + inner * w))
+    return see(0, w - lr * v), v
+
+
+def NovoGrad(w, g, t, m, v, *, lr, beta1, beta2, eps, inner=0, see=unseen):
+    v = see(2, (g**2).sum() if t == 1 else beta2 * v + (1 - beta2) * (g**2).sum())
+    m = see(1, beta1 * m + (g / (np.sqrt(v) + eps) + inner * w))
+    return see(0, w - lr * m), m, v
+
+
+def masked(u, g):
+    phi = u * g > 0
+    return np.where(phi, u, 0) * (g.size / (phi.sum() + np.longdouble(1)))
+
+
+def CautiousLion(theta, g, t, m, *, lr, beta1, beta2, see=unseen):
+    u = np.sign(beta1 * m + (1 - beta1) * g)
+    return see(0, theta - lr * masked(u, g)), see(1, beta2 * m + (1 - beta2) * g)
+
+
+def CautiousAdamW(theta, g, t, m, v, *, lr, beta1, beta2, eps, see=unseen):
+    m = see(1, beta1 * m + (1 - beta1) * g)
+    v = see(2, beta2 * v + (1 - beta2) * g**2)
+    u = m / (1 - beta1**t) / (np.sqrt(v / (1 - beta2**t)) + eps)
+    return see(0, theta - lr * masked(u, g)), m, v
+
+
+def MARS(x, g, t, m, v, g_before, *, lr, beta1, beta2, gamma, eps, see=unseen):
+    c = g if t == 1 else g + gamma * beta1 / (1 - beta1) * (g - g_before)
+    c = c / max(1, norm(c))
+    m = see(1, beta1 * m + (1 - beta1) * c)
+    v = see(2, beta2 * v + (1 - beta2) * c**2)
+    x = x - lr * m / (1 - beta1**t) / (np.sqrt(v / (1 - beta2**t)) + eps)
+    return see(0, x), m, v, see(3, g)
+
+
+def StableAdamW(theta, g, t, v, u, *, lr, beta1, beta2, eps, inner=0, see=unseen):
+    v = see(1, beta1 * v + (1 - beta1) * g)
+    u = see(2, beta2 * u + (1 - beta2) * g**2)
+    v_hat, u_hat = v / (1 - beta1**t), u / (1 - beta2**t)
+    eta = lr / max(1, np.sqrt((g**2 / np.maximum(u_hat, eps**2)).mean()))
+    return see(0, theta - eta * inner * theta - eta * v_hat / (np.sqrt(u_hat) + eps)), v, u
+
+
 def LAMB(theta, g, t, m, v, *, lr, beta1, beta2, eps, inner=0, see=unseen):
     m = see(1, beta1 * m + (1 - beta1) * g)
     v = see(2, beta2 * v + (1 - beta2) * g**2)
@@ -107,7 +171,7 @@ def LAMB(theta, g, t, m, v, *, lr, beta1, beta2, eps, inner=0, see=unseen):
 
 
 # Those that have decoupled weight decay as a term of their step.
-INNER = {"Adan", "LAMB"}
+INNER = {"Adan", "LAMB", "LARC", "LARS", "NovoGrad", "StableAdamW"}
 
 
 def step(name, decay, theta, g, t, slots, hyper, see=unseen):

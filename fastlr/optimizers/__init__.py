@@ -12,11 +12,19 @@ from .line_search import LineSearch, line_search
 from .loss_scale import LossScale
 from .moments import Adam, AdamW, Adan, AMSGrad, NAdam
 from .quasi_newton import LBFGS
-from .reducing import LAMB
+from .reducing import LAMB, LARC, LARS, MARS, CautiousAdamW, CautiousLion, Fromage, NovoGrad, StableAdamW
 from .spectral import SOAP, Muon, Shampoo
 from .wrappers import SAM, GradientAccumulation, GradientCentralization, Lookahead
 
 __all__ = [
+    "StableAdamW",
+    "NovoGrad",
+    "Fromage",
+    "CautiousLion",
+    "CautiousAdamW",
+    "MARS",
+    "LARS",
+    "LARC",
     "CAME",
     "EMA",
     "LBFGS",
