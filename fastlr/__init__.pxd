@@ -6,7 +6,7 @@
 from fastlr.element cimport Now, real
 from fastlr.rules cimport (
     LAMB, LARC, LARS, MARS, SGD, AdaDelta, AdaGrad, Adam, AdamW, Adan, AMSGrad, CautiousAdamW, CautiousAdamWMean,
-    CautiousLion, CautiousLionMean, Fromage, MARSFromZero, Momentum, NAdam, Nesterov, NovoGrad, RMSprop, RMSpropCentered,
-    RMSpropCenteredMomentum, RMSpropMomentum, StableAdamW,
+    CautiousLion, CautiousLionMean, Fromage, MARSFromZero, Momentum, NAdam, Nesterov, NovoGrad, RMSprop,
+    RMSpropCentered, RMSpropCenteredMomentum, RMSpropMomentum, StableAdamW,
     Rule, at, conclude, gauge, memories, recall, settle, shared_memories, slots, sums, update,
 )
