@@ -226,7 +226,10 @@ def interrupts_held_back() -> Iterator[None]:
 
 @contextmanager
 def interrupted_once() -> Iterator[None]:
-    """The first interrupt raises `KeyboardInterrupt`; those after it do nothing, while what is finished is written."""
+    """The first interrupt raises `KeyboardInterrupt`; those after it do nothing, while what is finished is written.
+
+    Nor do they later: the process is then on its way out, and says so by its exit status rather than by a signal's.
+    """
     if threading.current_thread() is not threading.main_thread():  # where no handler can be set
         yield
         return
@@ -239,7 +242,8 @@ def interrupted_once() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        if signal.getsignal(signal.SIGINT) is first:
+            signal.signal(signal.SIGINT, before)
 
 
 _at_work: list[Any] = []  # of a worker: the data, and what keeps it single-threaded
