@@ -12,6 +12,7 @@ import gc
 import json
 import os
 import platform
+import math
 import statistics
 import subprocess
 import sys
@@ -209,16 +210,21 @@ def torch_variants(rule: str, params: peers.Arrays, grads: peers.Arrays) -> dict
     return steps
 
 
+# 30 million elements: an embedding, and eight layers of width 512.
+TRANSFORMER = [(9000, 512), *[(1536, 512), (1536,), (512, 512), (512,), (2048, 512), (2048,), (512, 2048), (512,),
+                              (512,), (512,), (512,), (512,)] * 8, (512,), (512,)]
+
+
 def measure_optimizers(pattern: str, rounds: int, sample: float) -> dict[str, Any]:
     """Each optimizer against torch's class of the same rule, its fastest variant."""
     results: dict[str, Any] = {}
-    for count, shape, threads in ((500, (8, 8), 1), (1, (2000, 2000), 0)):
+    for what, shapes, threads in (("500 x 64", [(8, 8)] * 500, 1), ("a transformer", TRANSFORMER, 0)):
         threads = use_threads(threads)
-        elements = count * shape[0] * shape[1]
-        print(f"\nevery optimizer: float32, {count} x {shape[0] * shape[1]:,}, threads = {threads}")
+        elements = sum(math.prod(shape) for shape in shapes)
+        print(f"\nevery optimizer: float32, {what} of {elements:,} elements, threads = {threads}")
         print(" " * 36, f"fastlr {'ns/elem':>9s} {'GB/s':>7s} {'torch':>11s} {'variant':8s} torch / fastlr")
         for rule in fastlr.list_optimizers(pattern):
-            params, grads = peers.numbers(count, shape, 1), peers.numbers(count, shape, 2)
+            params, grads = peers.shaped(shapes, 1), peers.shaped(shapes, 2)
             try:
                 opt = fastlr.create_optimizer(rule, params, lr=peers.LR, grads=grads)
                 opt.step()
@@ -237,7 +243,7 @@ def measure_optimizers(pattern: str, rounds: int, sample: float) -> dict[str, An
             rate = 4 * (3 + 2 * len(opt.slots)) * elements / own / 1e9
             print(f"     {rule:24s} {of(own)} {own / elements * 1e9:9.3f} {rate:7.1f}",
                   f"{of(medians[best])} {best[6:]:8s} {medians[best] / own:.2f}x" if best else "no class")
-            results[f"{rule} {count}x{elements // count}"] = {"threads": threads, "seconds": times}
+            results[f"{rule} {what}"] = {"threads": threads, "seconds": times}
     return results
 
 

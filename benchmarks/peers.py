@@ -52,6 +52,12 @@ def numbers(count: int, shape: tuple[int, ...], seed: int) -> Arrays:
     return [random.standard_normal(shape, dtype=np.float32) for _ in range(count)]
 
 
+def shaped(shapes: list[tuple[int, ...]], seed: int) -> Arrays:
+    """The same, of several shapes."""
+    random = np.random.default_rng(seed)
+    return [random.standard_normal(shape, dtype=np.float32) for shape in shapes]
+
+
 def fastlr_bound(params: Arrays, grads: Arrays, threads: int) -> Step:
     return fastlr.AdamW(params, LR, beta1=BETA1, beta2=BETA2, eps=EPS, weight_decay=DECAY, grads=grads).step
 
