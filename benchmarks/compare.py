@@ -10,9 +10,9 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import math
 import os
 import platform
-import math
 import statistics
 import subprocess
 import sys
