@@ -16,10 +16,13 @@ from . import kernels as kernels  # isort: skip  (it makes a function of every o
 from ._core.capi import _C_API as _C_API  # isort: skip  (the table of include/fastlr/fastlr.h, which has those rules)
 
 if TYPE_CHECKING:
+    from .monitor import History as History
+    from .monitor import diagnose as diagnose
     from .tuning import find_lr as find_lr
     from .tuning import tune_lr as tune_lr
 
-_LATER = {"find_lr": "tuning", "tune_lr": "tuning"}      # imported at their first use
+_LATER = {"find_lr": "tuning", "tune_lr": "tuning",      # imported at their first use
+          "History": "monitor", "diagnose": "monitor"}
 
 
 def __getattr__(name: str) -> Any:

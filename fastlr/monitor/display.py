@@ -1,0 +1,150 @@
+"""Histories to look at: a picture, a table that changes in place, lines now and then, TensorBoard."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from .history import History
+
+REFRESH = 0.25      # seconds between two drawings of the table
+
+
+def plot(history: History, ax: Axes | None, names: list[str] | None) -> Axes:
+    chosen = [name for name in history.names if "loss" in name] if names is None else names
+    if not chosen:
+        raise ValueError(f"History.plot: nothing to draw: names=[...] of {', '.join(history.names) or 'nothing'}")
+    drawn = [(name, history.t(name), history[name]) for name in chosen]
+    if ax is None:
+        from matplotlib import pyplot
+
+        ax = pyplot.subplots()[1]
+    for name, t, values in drawn:
+        few = len(values) < len(drawn[0][2])
+        ax.plot(t, np.where(np.isfinite(values), values, np.nan), label=name, marker="." if few else None,
+                linewidth=1.5 if few or len(drawn) == 1 else 0.8)
+    seen = np.concatenate([values[np.isfinite(values)] for _, _, values in drawn])
+    if len(seen) and seen.min() > 0:
+        ax.set_yscale("log")
+    ax.set_xlabel("update")
+    ax.set_ylabel(chosen[0] if len(chosen) == 1 else "loss" if names is None else "value")
+    if names is None and "lr" in history:
+        rate = ax.twinx()
+        rate.plot(history.t("lr"), history["lr"], color="0.6", linewidth=0.8, linestyle="--", label="lr")
+        rate.set_ylabel("learning rate")
+        ax.plot([], [], color="0.6", linewidth=0.8, linestyle="--", label="lr")
+    ax.legend(fontsize=8)
+    return ax
+
+
+@contextmanager
+def live(history: History, every: float, file: Any) -> Iterator[None]:
+    """Show the history while the block runs."""
+    if not every >= 0:
+        raise ValueError(f"History.live: every must be seconds from 0 up, got {every!r}")
+    file = sys.stderr if file is None else file
+    terminal = getattr(file, "isatty", lambda: False)() and os.environ.get("TERM") != "dumb"
+    show = InPlace(history, file) if terminal else Lines(history, every, file)
+    history.follow(show)
+    try:
+        yield
+    finally:
+        history.unfollow(show)
+        show.close()
+
+
+class Lines:
+    """Writes a line every so many seconds, and one at the end if anything came since."""
+
+    def __init__(self, history: History, every: float, file: Any) -> None:
+        self.history, self.every, self.file = history, every, file
+        self.next, self.pending = time.monotonic(), False
+
+    def __call__(self, t: int, row: dict[str, float]) -> None:
+        self.pending = True
+        if time.monotonic() >= self.next:
+            self.write()
+            self.next = time.monotonic() + self.every
+
+    def write(self) -> None:
+        numbers = "  ".join(f"{name} {self.history[name][-1]:.4g}" for name in self.history.names)
+        print(f"update {self.history.latest}  {numbers}", file=self.file, flush=True)
+        self.pending = False
+
+    def close(self) -> None:
+        if self.pending:
+            self.write()
+
+
+class InPlace:
+    """A table of every name: latest, least and greatest value, and the curve so far."""
+
+    def __init__(self, history: History, file: Any) -> None:
+        try:
+            from rich.console import Console
+            from rich.live import Live
+        except ImportError as error:
+            raise ImportError("History.live: needs rich, which is missing; pip install 'fastlr-core[lab]'") from error
+        self.history, self.next = history, 0.0
+        self.live = Live(self.table(), console=Console(file=file), auto_refresh=False)
+        self.live.start()
+
+    def __call__(self, t: int, row: dict[str, float]) -> None:
+        if time.monotonic() >= self.next:
+            self.live.update(self.table(), refresh=True)
+            self.next = time.monotonic() + REFRESH
+
+    def table(self) -> Any:
+        from rich.table import Table
+        from rich.text import Text
+
+        latest = self.history.latest
+        table = Table(title=Text(f"update {latest}" if latest >= 0 else "no update yet"), title_justify="left")
+        for column in ("", "latest", "least", "greatest"):
+            table.add_column(column, justify="right" if column else "left", no_wrap=True)
+        table.add_column("so far", no_wrap=True)
+        for name in self.history.names:
+            values = self.history[name]
+            finite = values[np.isfinite(values)]
+            ends = [f"{x:.4g}" for x in (finite.min(), finite.max())] if len(finite) else ["", ""]
+            table.add_row(Text(name), f"{values[-1]:.4g}", *ends, self.history.sparkline(name, 32))
+        return table
+
+    def close(self) -> None:
+        self.live.update(self.table(), refresh=True)
+        self.live.stop()
+
+
+class TensorBoard:
+    """Writes every record as scalars of TensorBoard, by tensorboardX or torch, whichever there is."""
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.writer = open_writer(os.fspath(folder))
+
+    def __call__(self, t: int, row: dict[str, float]) -> None:
+        for name, value in row.items():
+            self.writer.add_scalar(name, value, t)
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+def open_writer(folder: str) -> Any:
+    try:
+        from tensorboardX import SummaryWriter  # type: ignore[import-not-found,import-untyped,unused-ignore]
+    except ImportError:
+        try:
+            from torch.utils.tensorboard import SummaryWriter  # type: ignore[no-redef,unused-ignore]
+        except ImportError as error:
+            raise ImportError("History.to_tensorboard: needs tensorboardX, or torch with tensorboard; "
+                              "pip install tensorboardX") from error
+    return SummaryWriter(folder)

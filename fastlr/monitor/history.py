@@ -1,0 +1,421 @@
+"""The numbers of a training run by update: in memory, in a file that survives a crash, and to look at."""
+
+from __future__ import annotations
+
+import math
+import operator
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Floats = NDArray[np.float64]
+Row = dict[str, float]
+Follower = Callable[[int, Row], None]
+
+BLOCKS = "▁▂▃▄▅▆▇█"
+
+
+class Series:
+    """One name's values and the updates t at which they were recorded, t rising; at most `limit` of them, if not None.
+
+    Full, it drops every second value and from then on keeps every second, then every fourth, ... of those that come:
+    always the first, always the latest, and between them evenly spaced ones, none of them averaged.
+    """
+
+    def __init__(self, limit: int | None) -> None:
+        self.limit, self.stride, self.seen, self.n = limit, 1, 0, 0
+        self.t = np.empty(64, np.int64)
+        self.values = np.empty(64)
+
+    def append(self, t: int, value: float) -> None:
+        passing = self.n > 0 and (self.seen - 1) % self.stride != 0    # the latest value was only that
+        self.n -= passing
+        if self.n == self.limit:
+            kept = (self.n + 1) // 2
+            for array in (self.t, self.values):
+                array[:kept] = array[: self.n : 2].copy()
+            self.n, self.stride = kept, 2 * self.stride
+        if self.n == len(self.t):
+            self.t, self.values = np.resize(self.t, 2 * self.n), np.resize(self.values, 2 * self.n)
+        self.t[self.n], self.values[self.n] = t, value
+        self.n += 1
+        self.seen += 1
+
+    def rewind(self, t: int) -> None:
+        """Forget what was recorded at t and after it."""
+        kept = int(np.searchsorted(self.t[: self.n], t))
+        if kept < self.n:
+            # every value but the latest is one of each `stride`: so the next one comes a stride later
+            self.n, self.seen = kept, (kept - 1) * self.stride + 1 if kept else 0
+
+
+class History:
+    """Keeps the loss, the learning rate and any other numbers of a training run, by update.
+
+    Each name has a series of its own: record what there is when it is there, a validation loss at every hundredth
+    update. ``history["loss"]`` are the values of one name and ``history.t("loss")`` the updates they belong to.
+    Losses may be NaN or infinite: that is what one wants to see.
+
+    Parameters
+    ----------
+    path
+        A ``.jsonl`` or ``.csv`` file to which every record is appended at once, one line each, so that a run that
+        crashes or is killed leaves all its records. What is in it already is read first, and the run goes on from
+        there; a last line that a crash has torn is dropped, from the file too.
+    limit
+        The most values to keep in memory for each name, from 16 up; None keeps all, 16 bytes a value. At the limit
+        every second value is dropped, and from then on every second one that comes (then every fourth, ...): the first
+        and the latest value are always there, and those between them evenly spaced, none averaged. The file has all.
+
+    >>> import fastlr, numpy as np
+    >>> w = np.array([3.0, -2.0])
+    >>> opt = fastlr.SGD(w, lr=0.1)
+    >>> history = fastlr.History()
+    >>> for _ in range(40):
+    ...     loss = float(w @ w)
+    ...     opt.step(2 * w)
+    ...     history.record(loss=loss, opt=opt)
+    >>> history["loss"][:3].round(2), history.t("loss")[:3], history["lr"][-1]
+    (array([13.  ,  8.32,  5.32]), array([1, 2, 3]), np.float64(0.1))
+    >>> history
+    History(40 updates; loss 13 -> 3.59e-07 █▄▂▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁; lr 0.1)
+
+    Differs from Keras' History: by update and not by epoch, not every name at every update, and in a file at once.
+    """
+
+    def __init__(self, path: str | os.PathLike[str] | None = None, *, limit: int | None = None) -> None:
+        if limit is not None:
+            if isinstance(limit, bool) or not isinstance(limit, int | np.integer):
+                raise TypeError(f"History: limit must be an integer or None, got {limit!r}")
+            if limit < 16:
+                raise ValueError(f"History: limit must be at least 16, got {limit}")
+        self._limit = None if limit is None else int(limit)
+        self._series: dict[str, Series] = {}
+        self._latest = -1
+        self._followers: list[Any] = []
+        if path is not None:
+            from .files import Log
+
+            log = Log(path)
+            for t, row in log.read():
+                self._put(t, row, rewinding=True)
+            log.open()
+            self._followers.append(log)
+
+    # recording
+
+    def record(
+        self, values: Mapping[str, Any] | None = None, /, *, t: int | None = None, opt: Any = None, **named: Any
+    ) -> None:
+        """Record numbers of one update.
+
+        Parameters
+        ----------
+        values, **named
+            Names and their numbers: ``loss=0.3``, or ``{"loss/train": 0.3}`` for what is no identifier. Anything that
+            is one number will do: a float, a 0-d array or tensor, NaN. `diagnose` looks for ``loss``, ``lr``,
+            ``grad_norm`` and ``val_loss``.
+        t
+            Updates done when these were taken; must not fall. Default: ``opt.t``; without an optimizer the latest t if
+            it has none of these names yet, else the next one; the first is 1.
+        opt
+            The optimizer that made the update: its t, its ``lr`` (a schedule's at the update that is done; of further
+            groups ``lr.1``, ``lr.2``, ...) and, where it was measured, its ``grad_norm`` are recorded too.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For a name or a number that is none, or a t that falls or has this name already; nothing is recorded then.
+        """
+        row = {checked_name(name): number(name, value) for name, value in {**(values or {}), **named}.items()}
+        if opt is not None:
+            at, own = read_optimizer(opt)
+            t = at if t is None else t
+            row = row | {name: value for name, value in own.items() if name not in row}
+        if not row:
+            raise ValueError("History.record: nothing to record: give names and numbers, as in record(loss=0.3)")
+        if t is None:
+            series = self._series
+            taken = any(name in series and series[name].n and series[name].t[series[name].n - 1] == self._latest
+                        for name in row)
+            t = max(self._latest + taken, 1) if self._latest >= 0 else 1
+        elif isinstance(t, bool) or not hasattr(t, "__index__"):
+            raise TypeError(f"History.record: t must be an integer, got {t!r}")
+        t = operator.index(t)
+        self._put(t, row)
+        for follower in self._followers:
+            follower(t, row)
+
+    def _put(self, t: int, row: Row, rewinding: bool = False) -> None:
+        if t < 0:
+            raise ValueError(f"History.record: t must be from 0 up, got {t}")
+        last = {name: int(s.t[s.n - 1]) for name in row if (s := self._series.get(name)) is not None and s.n}
+        late = [name for name, at in last.items() if at >= t]
+        if rewinding and (late or t < self._latest):
+            self._forget(t)
+        elif late or t < self._latest:
+            what = f"{late[0]} was recorded at t={last[late[0]]}" if late else f"t={self._latest} was recorded"
+            raise ValueError(f"History.record: t must not fall, got t={t} after {what}; "
+                             f"history.rewind({t}) forgets what was recorded from t={t} on")
+        for name, value in row.items():
+            self._series.setdefault(name, Series(self._limit)).append(t, value)
+        self._latest = t
+
+    def rewind(self, t: int) -> None:
+        """Forget everything from update t on, as after a checkpoint of an earlier update was loaded.
+
+        To go on after an optimizer's checkpoint: ``history.rewind(opt.t + 1)``. Nothing is taken from the file: there a
+        t that falls says the same to those who read it.
+        """
+        self._forget(operator.index(t))
+
+    def _forget(self, t: int) -> None:
+        for series in self._series.values():
+            series.rewind(t)
+        self._series = {name: series for name, series in self._series.items() if series.n}
+        self._latest = max((int(s.t[s.n - 1]) for s in self._series.values()), default=-1)
+
+    def follow(self, follower: Follower) -> None:
+        """Call ``follower(t, row)`` at every record from now on; if it has a `close`, at the end too."""
+        if not callable(follower):
+            raise TypeError(f"History.follow: expected a function of t and a dict, got {type(follower).__name__}")
+        self._followers.append(follower)
+
+    def unfollow(self, follower: Follower) -> None:
+        """No longer call a follower; it is not closed."""
+        self._followers.remove(follower)
+
+    def close(self) -> None:
+        """Close the file and what else follows; the numbers stay. Also the end of a ``with`` block."""
+        followers, self._followers = self._followers, []
+        for follower in followers:
+            if hasattr(follower, "close"):
+                follower.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    # reading
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What was recorded, in the order in which it first was."""
+        return tuple(self._series)
+
+    @property
+    def latest(self) -> int:
+        """The t of the latest record; -1 before the first."""
+        return self._latest
+
+    def __getitem__(self, name: str) -> Floats:
+        """The values of a name: (n,) float64, read-only, a view."""
+        series = self._of(name)
+        return frozen(series.values[: series.n])
+
+    def t(self, name: str | None = None) -> NDArray[np.int64]:
+        """The updates at which a name was recorded, or any name: (n,) int64, rising, read-only."""
+        if name is None:
+            every = [series.t[: series.n] for series in self._series.values()]
+            return frozen(np.unique(np.concatenate(every)) if every else np.empty(0, np.int64))
+        series = self._of(name)
+        return frozen(series.t[: series.n])
+
+    def _of(self, name: str) -> Series:
+        try:
+            return self._series[name]
+        except KeyError:
+            known = ", ".join(self._series) or "nothing"
+            raise KeyError(f"History: no {name!r} was recorded, but {known}") from None
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._series
+
+    def __len__(self) -> int:
+        """How many updates have anything recorded (and kept)."""
+        return len(self.t())
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """A dict for each update, t first, then what was recorded at it."""
+        columns = [(name, iter(zip(s.t[: s.n].tolist(), s.values[: s.n].tolist(), strict=True)))
+                   for name, s in self._series.items()]
+        ahead = [(name, next(pairs, None), pairs) for name, pairs in columns]
+        while times := [pair[0] for _, pair, _ in ahead if pair is not None]:
+            t = min(times)
+            row: dict[str, Any] = {"t": t}
+            for k, (name, pair, pairs) in enumerate(ahead):
+                if pair is not None and pair[0] == t:
+                    row[name] = pair[1]
+                    ahead[k] = name, next(pairs, None), pairs
+            yield row
+
+    # files
+
+    @classmethod
+    def from_rows(cls, rows: Iterable[Mapping[str, Any]], *, limit: int | None = None) -> Self:
+        """A history of dicts that have a "t" (else they are counted from 1); a t that falls is a `rewind`."""
+        history = cls(limit=limit)
+        for k, row in enumerate(rows, start=1):
+            numbers = {checked_name(name): number(name, value) for name, value in row.items() if name != "t"}
+            history._put(operator.index(row.get("t", k)), numbers, rewinding=True)
+        return history
+
+    def to_csv(self, path: str | os.PathLike[str]) -> None:
+        """Write t and every name as columns, a line for each update; empty where nothing was recorded.
+
+        Numbers are read back to the bit; ``nan``, ``inf`` and ``-inf`` are what they say. The new file takes the place
+        of an old one only when it is whole.
+        """
+        from .files import write_csv
+
+        write_csv(path, self.names, self.rows())
+
+    def to_jsonl(self, path: str | os.PathLike[str]) -> None:
+        """Write a JSON object for each update, one a line; the new file takes an old one's place only when whole.
+
+        Numbers are read back to the bit. JSON has no number that is not finite: those are the strings "NaN",
+        "Infinity" and "-Infinity", which any reader of JSON takes.
+        """
+        from .files import write_jsonl
+
+        write_jsonl(path, self.rows())
+
+    @classmethod
+    def from_csv(cls, path: str | os.PathLike[str], *, limit: int | None = None) -> Self:
+        """Read what `to_csv` or ``History("run.csv")`` wrote, or any CSV of numbers with names in its first line.
+
+        Rows without a column t are counted from 1. A last line that does not end is dropped: its last number may be
+        torn. Raises `ValueError` with the line for anything else that cannot be read.
+        """
+        from .files import read_csv
+
+        return cls._read(read_csv(path), limit)
+
+    @classmethod
+    def from_jsonl(cls, path: str | os.PathLike[str], *, limit: int | None = None) -> Self:
+        """Read what `to_jsonl` or ``History("run.jsonl")`` wrote; a last line that is torn is dropped.
+
+        Raises `ValueError` with the line for anything else that cannot be read.
+        """
+        from .files import read_jsonl
+
+        return cls._read(read_jsonl(path), limit)
+
+    @classmethod
+    def _read(cls, rows: Iterable[tuple[int, Row]], limit: int | None) -> Self:
+        history = cls(limit=limit)
+        for t, row in rows:
+            history._put(t, row, rewinding=True)
+        return history
+
+    # looking
+
+    def sparkline(self, name: str = "loss", width: int = 60) -> str:
+        """A name's values as a line of at most `width` characters, medians of equal parts; × is not finite."""
+        return sparkline(self[name], width)
+
+    def plot(self, ax: Axes | None = None, *, names: Iterable[str] | None = None) -> Axes:
+        """Draw losses, by default every name with "loss" in it, and the rate on an axis of its own.
+
+        The matplotlib Axes of the losses; logarithmic where all are positive. Needs `pip install fastlr-core[lab]`.
+        """
+        from .display import plot
+
+        return plot(self, ax, None if names is None else list(names))
+
+    def live(self, every: float = 10.0, *, file: Any = None) -> AbstractContextManager[None]:
+        """While in a ``with history.live():`` block, show a table that changes in place: latest, best, a curve.
+
+        Where `file` (default: standard error) is no terminal, a line is written every `every` seconds instead, and one
+        at the end. A terminal needs `pip install fastlr-core[lab]`.
+        """
+        from .display import live
+
+        return live(self, every, file)
+
+    def to_tensorboard(self, folder: str | os.PathLike[str]) -> None:
+        """Write what was recorded, and from now on every record, as TensorBoard scalars; `close` ends it.
+
+        Needs tensorboardX, or torch with tensorboard, which are imported here and nowhere else.
+        """
+        from .display import TensorBoard
+
+        writer = TensorBoard(folder)
+        for row in self.rows():
+            writer(row.pop("t"), row)
+        self.follow(writer)
+
+    def __repr__(self) -> str:
+        def shown(name: str) -> str:
+            values = self[name]
+            if (values == values[0]).all():
+                return f"{name} {values[0]:.3g}"
+            return f"{name} {values[0]:.3g} -> {values[-1]:.3g} {sparkline(values, 20)}"
+
+        parts = [f"{len(self)} updates", *map(shown, self.names)]
+        return f"History({'; '.join(parts)})"
+
+
+def read_optimizer(opt: Any) -> tuple[int, Row]:
+    """Updates done, the rates of the latest update, and the norm of its gradients if it was measured."""
+    try:
+        t, groups = int(opt.t), opt.groups
+        rates = [group.lr for group in groups]
+    except (AttributeError, TypeError):
+        raise TypeError(f"History.record: opt must be a fastlr optimizer, got {type(opt).__name__}") from None
+    row = {}
+    for k, lr in enumerate(rates):
+        row["lr" if k == 0 else f"lr.{k}"] = float(lr(max(t - 1, 0)) if callable(lr) else lr)
+    norm = getattr(opt, "grad_norm", None)
+    if norm is not None:
+        row["grad_norm"] = float(norm)
+    return t, row
+
+
+def checked_name(name: object) -> str:
+    if not isinstance(name, str):
+        raise TypeError(f"History.record: a name must be text, got {name!r}")
+    if not name or name == "t" or any(not c.isprintable() for c in name):
+        raise ValueError(f"History.record: a name must be printable text other than 't', got {name!r}")
+    return name
+
+
+def number(name: object, value: Any) -> float:
+    """One number as a float; TypeError for what is none."""
+    size = math.prod(getattr(value, "shape", ()))
+    if size == 1 and not isinstance(value, str | bytes | bytearray):
+        try:
+            return float(value.item() if hasattr(value, "item") else value)
+        except (TypeError, ValueError, OverflowError):
+            pass
+    got = f"shape {tuple(value.shape)}" if size != 1 else repr(value)[:60]
+    raise TypeError(f"History.record: {name} must be one number, got {got}")
+
+
+def frozen(array: NDArray[Any]) -> NDArray[Any]:
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
+def sparkline(values: Floats, width: int) -> str:
+    """Medians of up to `width` equal parts as blocks from the least to the greatest; × where none is finite."""
+    if isinstance(width, bool) or not isinstance(width, int | np.integer) or width < 1:
+        raise ValueError(f"sparkline: width must be an integer from 1 up, got {width!r}")
+    line = []
+    for part in np.array_split(values, min(width, len(values)) or 1):
+        finite = part[np.isfinite(part)]
+        line.append(float(np.median(finite)) if len(finite) else math.nan)
+    known = [x for x in line if math.isfinite(x)]
+    low, high = min(known, default=0.0), max(known, default=0.0)
+    reach = high / 8 - low / 8 or 1.0        # (halves of floats do not overflow)
+    return "".join(BLOCKS[min(int((x / 8 - low / 8) / reach * 7.999), 7)] if math.isfinite(x) else "×" for x in line)
