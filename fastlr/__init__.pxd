@@ -8,5 +8,6 @@ from fastlr.rules cimport (
     LAMB, LARC, LARS, MARS, SGD, AdaDelta, AdaGrad, Adam, AdamW, Adan, AMSGrad, CautiousAdamW, CautiousAdamWMean,
     CautiousLion, CautiousLionMean, Fromage, MARSFromZero, Momentum, NAdam, Nesterov, NovoGrad, RMSprop,
     RMSpropCentered, RMSpropCenteredMomentum, RMSpropMomentum, StableAdamW,
+    AdaMax, AggMo, ASGD, LaProp, QHAdam, QHM, RAdam, Rprop, SignSGD, Signum,
     Rule, at, conclude, gauge, memories, recall, settle, shared_memories, slots, sums, update,
 )

@@ -11,9 +11,9 @@ said). This room knows nothing of arrays, threads or storage; whoever includes i
 Hyper-parameters are double. What does not depend on the element is computed in double and then cast, because
 `1 - beta` on a C float is a C double, which would drag a whole float32 loop into double precision.
 """
-from libc.math cimport NAN, expm1, log, pow, sqrt
+from libc.math cimport NAN, expm1, expm1l, fmax, log, logl, pow, sqrt
 from libc.stdint cimport int64_t
-from fastlr.element cimport MOST_EXTRA, Now, larger, real, root
+from fastlr.element cimport MOST_EXTRA, Now, larger, magnitude, real, root, sign, smaller
 from fastlr.reducing cimport (
     LAMB, LARC, LARS, MARS, CautiousAdamW, CautiousAdamWMean, CautiousLion, CautiousLionMean, Fromage, MARSFromZero,
     NovoGrad, StableAdamW,
@@ -23,6 +23,11 @@ from fastlr.reducing cimport (
 )
 
 
+cdef inline double debias(double beta, int64_t t) noexcept nogil:
+    """1 / (1 - beta**t), without the cancellation, which at beta = 0.999, t = 2 costs 100 ulp."""
+    return -1 / expm1(t * log(beta))
+
+
 # SGD -- Robbins & Monro 1951, doi:10.1214/aoms/1177729586
 
 cdef struct SGD:
@@ -30,6 +35,22 @@ cdef struct SGD:
 
 cdef inline void sgd(SGD h, Now now, real* p, real g) noexcept nogil:
     p[0] = p[0] - <real>now.lr * g
+
+
+# SignSGD -- Bernstein et al. 2018, arXiv:1802.04434; with momentum: Signum, and with decoupled decay: Tiger
+
+cdef struct SignSGD:
+    double _
+
+cdef inline void signsgd(SignSGD h, Now now, real* p, real g) noexcept nogil:
+    p[0] = p[0] - <real>now.lr * sign(g)
+
+cdef struct Signum:
+    double momentum
+
+cdef inline void signum(Signum h, Now now, real* p, real g, real* m) noexcept nogil:
+    m[0] = <real>h.momentum * m[0] + <real>(1 - h.momentum) * g
+    p[0] = p[0] - <real>now.lr * sign(m[0])
 
 
 # Momentum, the heavy ball -- Polyak 1964, doi:10.1016/0041-5553(64)90137-5
@@ -50,6 +71,52 @@ cdef struct Nesterov:
 cdef inline void nesterov(Nesterov h, Now now, real* p, real g, real* m) noexcept nogil:
     m[0] = <real>h.momentum * m[0] + g
     p[0] = p[0] - <real>now.lr * (g + <real>h.momentum * m[0])
+
+
+# QHM, quasi-hyperbolic momentum -- Ma & Yarats 2019, arXiv:1810.06801
+
+cdef struct QHM:
+    double momentum, nu
+
+cdef inline void qhm(QHM h, Now now, real* p, real g, real* m) noexcept nogil:
+    m[0] = <real>h.momentum * m[0] + <real>(1 - h.momentum) * g
+    p[0] = p[0] - <real>now.lr * (<real>(1 - h.nu) * g + <real>h.nu * m[0])
+
+
+# AggMo, aggregated momentum -- Lucas, Sun, Zemel & Grosse 2019, arXiv:1804.00325; three velocities
+
+cdef struct AggMo:
+    double beta1, beta2, beta3
+
+cdef inline void aggmo(AggMo h, Now now, real* p, real g, real* m1, real* m2, real* m3) noexcept nogil:
+    m1[0] = <real>h.beta1 * m1[0] + g
+    m2[0] = <real>h.beta2 * m2[0] + g
+    m3[0] = <real>h.beta3 * m3[0] + g
+    p[0] = p[0] - <real>(now.lr / 3) * (m1[0] + m2[0] + m3[0])
+
+
+# ASGD, averaged -- Polyak & Juditsky 1992, doi:10.1137/0330046; its rates and its start as in torch
+
+cdef struct ASGD:
+    double lambd, alpha, t0
+
+cdef inline void asgd(ASGD h, Now now, real* p, real g, real* ax) noexcept nogil:
+    p[0] = <real>now.extra[0] * p[0] - <real>now.lr * g
+    ax[0] = p[0] if now.extra[1] == 1 else ax[0] + <real>now.extra[1] * (p[0] - ax[0])
+
+
+# Rprop -- Riedmiller & Braun 1993, doi:10.1109/ICNN.1993.298623; without weight backtracking
+
+cdef struct Rprop:
+    double eta_minus, eta_plus, step_min, step_max
+
+cdef inline void rprop(Rprop h, Now now, real* p, real g, real* g_prev, real* s) noexcept nogil:
+    cdef real turn = sign(g) * sign(g_prev[0])
+    cdef real size = s[0] if now.fresh == 0 else <real>now.lr
+    size = size * (<real>h.eta_plus if turn > <real>0 else <real>h.eta_minus if turn < <real>0 else <real>1)
+    s[0] = smaller(larger(size, <real>h.step_min), <real>h.step_max)
+    g_prev[0] = <real>0 if turn < <real>0 else g
+    p[0] = p[0] - s[0] * sign(g_prev[0])
 
 
 # AdaGrad -- Duchi, Hazan & Singer 2011, jmlr.org/papers/v12/duchi11a
@@ -144,6 +211,61 @@ cdef inline void adamw(AdamW h, Now now, real* p, real g, real* m, real* v) noex
     adam(Adam(h.beta1, h.beta2, h.eps), now, p, g, m, v)
 
 
+# AdaMax -- Kingma & Ba 2015, arXiv:1412.6980, section 7.1
+
+cdef struct AdaMax:
+    double beta1, beta2, eps
+
+cdef inline void adamax(AdaMax h, Now now, real* p, real g, real* m, real* u) noexcept nogil:
+    m[0] = <real>h.beta1 * m[0] + <real>(1 - h.beta1) * g
+    u[0] = larger(<real>h.beta2 * u[0], magnitude(g) + <real>h.eps)
+    p[0] = p[0] - <real>(now.lr * now.debias1) * m[0] / u[0]
+
+
+# LaProp -- Ziyin, Wang & Ueda 2020, arXiv:2002.04839
+
+cdef struct LaProp:
+    double beta1, beta2, eps
+
+cdef inline void laprop(LaProp h, Now now, real* p, real g, real* m, real* v) noexcept nogil:
+    v[0] = <real>h.beta2 * v[0] + <real>(1 - h.beta2) * (g * g)
+    m[0] = <real>h.beta1 * m[0] + <real>(1 - h.beta1) * (g / (root(v[0]) * <real>now.debias2 + <real>h.eps))
+    p[0] = p[0] - <real>(now.lr * now.debias1) * m[0]
+
+
+# QHAdam -- Ma & Yarats 2019, arXiv:1810.06801
+
+cdef struct QHAdam:
+    double beta1, beta2, nu1, nu2, eps
+
+cdef inline void qhadam(QHAdam h, Now now, real* p, real g, real* m, real* v) noexcept nogil:
+    cdef real squares
+    m[0] = <real>h.beta1 * m[0] + <real>(1 - h.beta1) * g
+    v[0] = <real>h.beta2 * v[0] + <real>(1 - h.beta2) * (g * g)
+    squares = <real>(1 - h.nu2) * (g * g) + <real>now.extra[1] * v[0]
+    p[0] = p[0] - <real>now.lr * (<real>(1 - h.nu1) * g + <real>now.extra[0] * m[0]) / (root(squares) + <real>h.eps)
+
+
+# RAdam -- Liu et al. 2020, arXiv:1908.03265; epsilon beside the uncorrected root, as torch
+
+cdef struct RAdam:
+    double beta1, beta2, eps
+
+cdef inline double rectification(double beta2, int64_t t) noexcept nogil:
+    """The variance of an adaptive rate at update t against that of one long since started, or 0: not tractable."""
+    # (long double, where there is one: the difference loses as many digits as 1 - beta2 has zeros)
+    cdef long double endless = 2 / (1 - <long double>beta2) - 1
+    cdef long double length = endless - 2 * t / expm1l(-t * logl(beta2))
+    if length <= 5:
+        return 0
+    return sqrt(<double>((length - 4) * (length - 2) * endless / ((endless - 4) * (endless - 2) * length)))
+
+cdef inline void radam(RAdam h, Now now, real* p, real g, real* m, real* v) noexcept nogil:
+    m[0] = <real>h.beta1 * m[0] + <real>(1 - h.beta1) * g
+    v[0] = <real>h.beta2 * v[0] + <real>(1 - h.beta2) * (g * g)
+    p[0] = p[0] - <real>now.extra[0] * m[0] / (root(v[0]) + <real>h.eps if now.extra[1] != 0 else <real>1)
+
+
 # NAdam -- Dozat 2016, openreview.net/forum?id=OM0jvwB8jIp57ZJjtNEZ; mu grows as in torch
 
 cdef struct NAdam:
@@ -186,8 +308,14 @@ cdef inline void adan(Adan h, Now now, real* p, real g, real* m, real* v, real* 
 
 ctypedef fused Rule:
     SGD
+    SignSGD
+    Signum
     Momentum
     Nesterov
+    QHM
+    AggMo
+    ASGD
+    Rprop
     AdaGrad
     AdaDelta
     RMSprop
@@ -197,6 +325,10 @@ ctypedef fused Rule:
     Adam
     AMSGrad
     AdamW
+    AdaMax
+    LaProp
+    QHAdam
+    RAdam
     NAdam
     Adan
     Fromage
@@ -215,8 +347,14 @@ ctypedef fused Rule:
 ctypedef fused NoSlot:
     Fromage
     SGD
+    SignSGD
 
 ctypedef fused TwoSlots:
+    Rprop
+    AdaMax
+    LaProp
+    QHAdam
+    RAdam
     AdaDelta
     RMSpropCentered
     RMSpropMomentum
@@ -229,6 +367,7 @@ ctypedef fused TwoSlots:
     LAMB
 
 ctypedef fused ThreeSlots:
+    AggMo
     RMSpropCenteredMomentum
     MARS
     MARSFromZero
@@ -238,6 +377,10 @@ ctypedef fused FourSlots:
     Adan
 
 ctypedef fused Debiased:           # beta1 and beta2 are corrected for their start at zero
+    AdaMax
+    LaProp
+    QHAdam
+    RAdam
     Adam
     AMSGrad
     AdamW
@@ -267,6 +410,8 @@ ctypedef fused Inner:              # decoupled weight decay is a term of the ste
     LAMB
 
 ctypedef fused Placed:             # the step depends on where the parameter stands, not on its gradient alone
+    ASGD
+    Rprop
     Adan
     Fromage
     LARS
@@ -308,6 +453,26 @@ cdef inline void update(Rule h, Now now, real* p, real g, real* a, real* b, real
         p[0] = <real>now.keep * p[0]
     if Rule is SGD:
         sgd(h, now, p, g)
+    elif Rule is SignSGD:
+        signsgd(h, now, p, g)
+    elif Rule is Signum:
+        signum(h, now, p, g, a)
+    elif Rule is QHM:
+        qhm(h, now, p, g, a)
+    elif Rule is AggMo:
+        aggmo(h, now, p, g, a, b, c)
+    elif Rule is ASGD:
+        asgd(h, now, p, g, a)
+    elif Rule is Rprop:
+        rprop(h, now, p, g, a, b)
+    elif Rule is AdaMax:
+        adamax(h, now, p, g, a, b)
+    elif Rule is LaProp:
+        laprop(h, now, p, g, a, b)
+    elif Rule is QHAdam:
+        qhadam(h, now, p, g, a, b)
+    elif Rule is RAdam:
+        radam(h, now, p, g, a, b)
     elif Rule is Momentum:
         momentum(h, now, p, g, a)
     elif Rule is Nesterov:
@@ -370,10 +535,6 @@ cdef inline int slots(Rule h) noexcept nogil:
         return 1
 
 
-cdef inline double debias(double beta, int64_t t) noexcept nogil:
-    """1 / (1 - beta**t), without the cancellation, which at beta = 0.999, t = 2 costs 100 ulp."""
-    return -1 / expm1(t * log(beta))
-
 cdef inline Now at(Rule h, double lr, int64_t t) noexcept nogil:
     """The instant of update t = 1, 2, ...: all that a step computes once, in double."""
     cdef Now now
@@ -386,6 +547,14 @@ cdef inline Now at(Rule h, double lr, int64_t t) noexcept nogil:
     if Rule is Adan:
         now.debias1 = debias(h.beta1, t)
         now.extra[0], now.extra[1] = h.beta2 * debias(h.beta2, t), sqrt(debias(h.beta3, t))
+    if Rule is QHAdam:
+        now.extra[0], now.extra[1] = h.nu1 * now.debias1, h.nu2 * debias(h.beta2, t)
+    if Rule is RAdam:
+        now.extra[1] = rectification(h.beta2, t)
+        now.extra[0] = lr * now.debias1 * (now.extra[1] / now.debias2 if now.extra[1] != 0 else 1)
+    if Rule is ASGD:
+        now.lr = lr / pow(1 + h.lambd * lr * (t - 1), h.alpha)
+        now.extra[0], now.extra[1] = 1 - h.lambd * now.lr, 1 / fmax(1, t - 1 - h.t0)
     if Rule is AdaGrad:
         now.lr = lr / (1 + (t - 1) * h.lr_decay)
     if Rule in Decaying:

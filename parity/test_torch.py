@@ -10,8 +10,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from registry import REGISTRY, everything_changed, full, other_value  # noqa: E402
-from torch_twins import PLAIN, SLOTS, TWINS, variants  # noqa: E402
+from registry import REGISTRY, full, other_value  # noqa: E402
+from torch_twins import PLAIN, SLOTS, TWINS, all_changed, variants  # noqa: E402
 from trajectories import make_torch  # noqa: E402
 from trajectories.apart import SAME, apart, flat  # noqa: E402
 from trajectories.stream import read  # noqa: E402
@@ -41,7 +41,7 @@ every_variant = pytest.mark.parametrize(
 )
 most_different_variants = pytest.mark.parametrize(
     ("hyper_of", "maximize"),
-    [(lambda cls: {}, False), (everything_changed, False), (everything_changed, True)],
+    [(lambda cls: {}, False), (all_changed, False), (all_changed, True)],
     ids=["as declared", "everything", "everything-maximize"],
 )
 
@@ -235,7 +235,7 @@ def holes(tensors):
 @pytest.mark.parametrize("foreach", [False, True], ids=["one", "foreach"])
 @pytest.mark.parametrize("changed", [False, True], ids=["as declared", "everything"])
 def test_a_tensor_without_a_gradient_keeps_its_own_count(twin, foreach, changed):
-    hyper = everything_changed(twin.ours) if changed else {}
+    hyper = all_changed(twin.ours) if changed else {}
     worst, state = compare(twin, hyper, TENSORS, given=holes(TENSORS), foreach=foreach)
     assert worst <= SAME
     assert state <= SAME
@@ -254,7 +254,7 @@ def in_groups(twin, hypers, sizes, tensors, **how):
 @every_twin
 @pytest.mark.parametrize("foreach", [False, True], ids=["one", "foreach"])
 def test_groups_with_hyper_parameters_of_their_own(twin, foreach):
-    changed = {name: x for name, x in everything_changed(twin.ours).items() if name in twin.ours.hypers}
+    changed = {name: x for name, x in all_changed(twin.ours).items() if name in twin.ours.hypers}
     sizes, hypers = (3, 4, 2), ({"lr": LR}, changed, {"lr": LR / 2, "weight_decay": 0.25})
     ours, theirs, mine, there = in_groups(twin, hypers, sizes, TENSORS, foreach=foreach)
     assert race(ours, theirs, mine, there, holes(TENSORS), sizes, GRADIENT_LAYOUTS) <= SAME

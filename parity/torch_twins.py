@@ -28,9 +28,12 @@ class Twin:
 
     def spoken(self, hyper):
         """Hyper-parameters of ours, in torch's words."""
-        given = dict(hyper)
+        given = {name: value for name, value in hyper.items() if (self.ours.__name__, name) not in LACKS}
         if "beta1" in given:
             given["betas"] = [given.pop("beta1"), given.pop("beta2")]
+        if "eta_minus" in given:
+            given["etas"] = [given.pop("eta_minus"), given.pop("eta_plus")]
+            given["step_sizes"] = [given.pop("step_min"), given.pop("step_max")]
         return given
 
     def torch(self, params, hyper, **more):
@@ -59,7 +62,13 @@ TWINS = (
     Twin(torch.optim.Adam, fastlr.AMSGrad, {"amsgrad": True}),
     Twin(torch.optim.AdamW, fastlr.AdamW),
     Twin(torch.optim.AdamW, fastlr.AMSGrad, {"amsgrad": True}, {"decay": "decoupled"}),
+    Twin(torch.optim.ASGD, fastlr.ASGD),
+    Twin(torch.optim.Rprop, fastlr.Rprop),
+    Twin(torch.optim.Adamax, fastlr.AdaMax),
+    Twin(torch.optim.RAdam, fastlr.RAdam),
+    Twin(torch.optim.RAdam, fastlr.RAdamW, {"decoupled_weight_decay": True}),
     Twin(torch.optim.NAdam, fastlr.NAdam),
+    Twin(torch.optim.NAdam, fastlr.NAdamW, {"decoupled_weight_decay": True}),
     Twin(torch.optim.NAdam, fastlr.NAdam, {"decoupled_weight_decay": True}, {"decay": "decoupled"}),
 )
 
@@ -70,9 +79,12 @@ PLAIN = tuple(twin for twin in TWINS if not twin.keywords)
 SLOTS = {
     "momentum_buffer": "m", "sum": "s", "square_avg": "v", "acc_delta": "u", "grad_avg": "a",
     "exp_avg": "m", "exp_avg_sq": "v", "max_exp_avg_sq": "vmax",
-    "mu_product": "mu_product",
+    "mu_product": "mu_product", "exp_inf": "u", "ax": "ax", "prev": "g_prev", "step_size": "s",
 }
 
+
+# Hyper-parameters of ours that torch's twin has not.
+LACKS = {("Rprop", "weight_decay")}
 
 # Hyper-parameters that cannot be compared at 0, and why.
 NEVER_OFF = {
@@ -82,14 +94,22 @@ NEVER_OFF = {
 }
 
 
+def all_changed(cls):
+    """No hyper-parameter at its default, of those that torch has too."""
+    return {name: value for name, value in everything_changed(cls).items() if (cls.__name__, name) not in LACKS}
+
+
 def variants(cls):
     """(what, hyper-parameters, maximize): as declared; each alone changed, and off; all at once; upwards."""
     yield "as declared", {}, False
+    changed = all_changed(cls)
     for name, bound in (cls.hypers | cls.starts).items():
+        if (cls.__name__, name) in LACKS:
+            continue
         yield name, {name: other_value(bound)}, False
         if bound.default and bound.low == 0 and (cls.__name__, name) not in NEVER_OFF:
             # (coupled decay would feed p's rounding error into a rule that now divides by one gradient alone)
             yield f"{name}=0", {"weight_decay": 0.0, name: 0.0}, False
-    yield "everything", everything_changed(cls), False
+    yield "everything", changed, False
     yield "maximize", {}, True
-    yield "everything-maximize", everything_changed(cls), True
+    yield "everything-maximize", changed, True

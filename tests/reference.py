@@ -15,9 +15,49 @@ def SGD(theta, g, t, *, lr, see=unseen):
     return (see(0, theta - lr * g),)
 
 
+def SignSGD(theta, g, t, *, lr, see=unseen):
+    return (see(0, theta - lr * np.sign(g)),)
+
+
+def Signum(theta, g, t, m, *, lr, momentum, see=unseen):
+    m = see(1, momentum * m + (1 - momentum) * g)
+    return see(0, theta - lr * np.sign(m)), m
+
+
+Tiger = Signum
+
+
 def Momentum(theta, g, t, m, *, lr, momentum, dampening, see=unseen):
     m = see(1, g if t == 1 else momentum * m + (1 - dampening) * g)
     return see(0, theta - lr * m), m
+
+
+SGDW = Momentum
+
+
+def QHM(theta, g, t, m, *, lr, momentum, nu, see=unseen):
+    m = see(1, momentum * m + (1 - momentum) * g)
+    return see(0, theta - lr * ((1 - nu) * g + nu * m)), m
+
+
+def AggMo(theta, g, t, v1, v2, v3, *, lr, beta1, beta2, beta3, see=unseen):
+    v1, v2, v3 = see(1, beta1 * v1 + g), see(2, beta2 * v2 + g), see(3, beta3 * v3 + g)
+    return see(0, theta - lr / 3 * (v1 + v2 + v3)), v1, v2, v3
+
+
+def ASGD(theta, g, t, ax, *, lr, lambd, alpha, t0, see=unseen):
+    eta = lr / (1 + lambd * lr * (t - 1))**alpha
+    theta = see(0, theta * (1 - lambd * eta) - eta * g)
+    mu = 1 / max(1, t - 1 - t0)
+    return theta, see(1, theta if mu == 1 else ax + mu * (theta - ax))
+
+
+def Rprop(theta, g, t, g_before, delta, *, lr, eta_minus, eta_plus, step_min, step_max, see=unseen):
+    turn = np.sign(g * g_before)
+    factor = np.where(turn > 0, eta_plus, np.where(turn < 0, eta_minus, 1))
+    delta = see(2, np.clip((lr if t == 1 else delta) * factor, step_min, step_max))
+    g = see(1, np.where(turn < 0, 0, g))
+    return see(0, theta - delta * np.sign(g)), g, delta
 
 
 def Nesterov(theta, g, t, m, *, lr, momentum, see=unseen):
@@ -79,6 +119,39 @@ def AdamW(theta, g, t, m, v, *, lr, beta1, beta2, eps, see=unseen):
     return Adam(theta, g, t, m, v, lr=lr, beta1=beta1, beta2=beta2, eps=eps, see=see)
 
 
+def AdaMax(theta, g, t, m, u, *, lr, beta1, beta2, eps, see=unseen):
+    m = see(1, beta1 * m + (1 - beta1) * g)
+    u = see(2, np.maximum(beta2 * u, abs(g) + eps))
+    return see(0, theta - lr / (1 - beta1**t) * m / u), m, u
+
+
+def LaProp(theta, g, t, m, n, *, lr, beta1, beta2, eps, see=unseen):
+    n = see(2, beta2 * n + (1 - beta2) * g**2)
+    m = see(1, beta1 * m + (1 - beta1) * g / (np.sqrt(n / (1 - beta2**t)) + eps))
+    return see(0, theta - lr * m / (1 - beta1**t)), m, n
+
+
+def QHAdam(theta, g, t, m, v, *, lr, beta1, beta2, nu1, nu2, eps, see=unseen):
+    m = see(1, beta1 * m + (1 - beta1) * g)
+    v = see(2, beta2 * v + (1 - beta2) * g**2)
+    above = (1 - nu1) * g + nu1 * m / (1 - beta1**t)
+    return see(0, theta - lr * above / (np.sqrt((1 - nu2) * g**2 + nu2 * v / (1 - beta2**t)) + eps)), m, v
+
+
+def RAdam(theta, g, t, m, v, *, lr, beta1, beta2, eps, see=unseen):
+    m = see(1, beta1 * m + (1 - beta1) * g)
+    v = see(2, beta2 * v + (1 - beta2) * g**2)
+    m_hat, rho_inf = m / (1 - beta1**t), 2 / (1 - beta2) - 1
+    rho = rho_inf - 2 * t * beta2**t / (1 - beta2**t)
+    if rho <= 5:
+        return see(0, theta - lr * m_hat), m, v
+    r = np.sqrt((rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho))
+    return see(0, theta - lr * m_hat * r * np.sqrt(1 - beta2**t) / (np.sqrt(v) + eps)), m, v
+
+
+RAdamW = RAdam
+
+
 def NAdam(theta, g, t, m, v, mu_product=1, *, lr, beta1, beta2, eps, momentum_decay, see=unseen):
     mu, mu_next = (beta1 * (1 - 0.5 * np.asarray(0.96, theta.dtype) ** (k * momentum_decay)) for k in (t, t + 1))
     mu_product = see(3, mu if t == 1 else mu * mu_product)
@@ -86,6 +159,9 @@ def NAdam(theta, g, t, m, v, mu_product=1, *, lr, beta1, beta2, eps, momentum_de
     v = see(2, beta2 * v + (1 - beta2) * g**2)
     m_hat = mu_next * m / (1 - mu_product * mu_next) + (1 - mu) * g / (1 - mu_product)
     return see(0, theta - lr * m_hat / (np.sqrt(v / (1 - beta2**t)) + eps)), m, v, mu_product
+
+
+NAdamW = NAdam
 
 
 def Adan(theta, g, t, m, v, n, g_before, *, lr, beta1, beta2, beta3, eps, inner=0, see=unseen):

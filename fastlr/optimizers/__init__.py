@@ -7,16 +7,32 @@ from .adaptive import AdaDelta, AdaGrad, RMSprop, RMSpropCentered, RMSpropCenter
 from .averages import EMA, SWA, WeightAverage
 from .base import Group, Optimizer, create_optimizer, list_optimizers
 from .factored import CAME, SM3, Adafactor, AdamMini
-from .gradient_descent import SGD, Momentum, Nesterov
+from .gradient_descent import ASGD, QHM, SGD, SGDW, AggMo, Momentum, Nesterov, Rprop
 from .line_search import LineSearch, line_search
 from .loss_scale import LossScale
-from .moments import Adam, AdamW, Adan, AMSGrad, NAdam
+from .moments import Adam, AdaMax, AdamW, Adan, AMSGrad, LaProp, NAdam, NAdamW, QHAdam, RAdam, RAdamW
 from .quasi_newton import LBFGS
 from .reducing import LAMB, LARC, LARS, MARS, CautiousAdamW, CautiousLion, Fromage, NovoGrad, StableAdamW
 from .spectral import SOAP, Muon, Shampoo
+from .sign import SignSGD, Signum, Tiger
 from .wrappers import SAM, GradientAccumulation, GradientCentralization, Lookahead
 
 __all__ = [
+    "SignSGD",
+    "Signum",
+    "Tiger",
+    "SGDW",
+    "QHM",
+    "AggMo",
+    "ASGD",
+    "Rprop",
+    "NAdamW",
+    "AdaMax",
+    "LaProp",
+    "QHAdam",
+    "RAdam",
+    "RAdamW",
+    "SGD",
     "AMSGrad",
     "AdaDelta",
     "AdaGrad",
@@ -52,7 +68,6 @@ __all__ = [
     "RMSpropCenteredMomentum",
     "RMSpropMomentum",
     "SAM",
-    "SGD",
     "SM3",
     "SOAP",
     "SWA",

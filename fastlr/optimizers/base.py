@@ -166,7 +166,7 @@ class Optimizer:
     weight_decay: Hyper = within(0.0)
 
     def __init_subclass__(cls, slots: tuple[str, ...] = (), memory: tuple[str, ...] = (),
-                          shared: tuple[str, ...] = (), decay: str = "coupled",
+                          shared: tuple[str, ...] = (), decay: str = "coupled", rule: str | None = None,
                           conventions: Mapping[str, str] | None = None, family: bool = False,
                           folds: Folds | None = None) -> None:
         cls.slots, cls.memory, cls.shared, cls.decay_mode = slots, memory, shared, decay
@@ -179,8 +179,8 @@ class Optimizer:
         cls.hypers = {name: value for name, value in declared.items()
                       if isinstance(value, Bounded) and name not in cls.starts}
         # (the struct of the same name says which of them are its own, and in which order; `_` fills an empty one)
-        cls._rules = {name: cls._opened(name) for name in (cls.__name__, *cls.conventions.values())}
-        cls._rule, fields, counts, cls.reduces, cls.placed = cls._rules[cls.__name__]
+        cls._rules = {name: cls._opened(name) for name in (rule or cls.__name__, *cls.conventions.values())}
+        cls._rule, fields, counts, cls.reduces, cls.placed = cls._rules[rule or cls.__name__]
         numbers = len(slots), len(memory), len(shared)
         if any(rule[2] != numbers or list(rule[1]) != list(fields) for rule in cls._rules.values()):
             raise TypeError(f"{cls.__name__}: declares {numbers} slots, numbers of a tensor and of all; its rules have "
@@ -294,7 +294,7 @@ class Optimizer:
             tensor.decays = decays is None or bool(decays)
         bounds = [(0.0, inf) if name == "_" else (self.hypers[name].low, self.hypers[name].high)
                   for name in self._fields]
-        rule = self._rules[self.conventions[self.convention] if self.convention else who][0]
+        rule = self._rules[self.conventions[self.convention]][0] if self.convention else self._rule
         plan = Plan(who, rule, door, self._fields, bounds, tensors, len(groups), self._shared, self._stages,
                     self._decay, self._director(tensors))
         for group in groups:
@@ -787,7 +787,7 @@ def list_optimizers(pattern: str = "*") -> list[str]:
 
     >>> import fastlr
     >>> fastlr.list_optimizers("ada*")
-    ['adadelta', 'adafactor', 'adagrad', 'adam', 'adammini', 'adamw', 'adan']
+    ['adadelta', 'adafactor', 'adagrad', 'adam', 'adamax', 'adammini', 'adamw', 'adan']
     """
     return sorted(fnmatch.filter(REGISTRY, pattern.lower()))
 

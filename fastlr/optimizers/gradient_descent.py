@@ -67,3 +67,116 @@ class Nesterov(Optimizer, slots=("m",)):
     """
 
     momentum: Hyper = within(0.9, 0, 1)
+
+
+class SGDW(Momentum, slots=("m",), decay="decoupled", rule="Momentum"):
+    r"""The heavy ball, and apart from it each parameter shrinks by lr * weight_decay.
+
+    .. math:: p \leftarrow (1 - \eta \lambda) p, \quad \text{then Momentum}
+
+    State `m`. Loshchilov & Hutter 2019, https://arxiv.org/abs/1711.05101, algorithm 1, with their schedule multiplier
+    inside :math:`\eta`. As ``pytorch_optimizer.SGDW`` and timm's, whose weight decay is off by default too.
+
+    >>> import numpy as np, fastlr
+    >>> p = np.array([1.0])
+    >>> fastlr.SGDW(p, lr=0.5, weight_decay=0.5).step(np.array([1.0]))
+    >>> p
+    array([0.25])
+    """
+
+
+class QHM(Optimizer, slots=("m",)):
+    r"""Quasi-hyperbolic momentum: a step between the gradient's and its running mean's.
+
+    .. math:: m \leftarrow \mu m + (1 - \mu) g, \quad p \leftarrow p - \eta \left( (1 - \nu) g + \nu m \right)
+
+    State `m`. Ma & Yarats 2019, https://arxiv.org/abs/1810.06801, with the defaults that they recommend. As
+    ``pytorch_optimizer.QHM``, whose own defaults (momentum 0, nu 1) are plain gradient descent.
+
+    >>> import numpy as np, fastlr
+    >>> p = np.array([1.0])
+    >>> fastlr.QHM(p, lr=0.5, momentum=0.5, nu=0.5).step(np.array([1.0]))
+    >>> p
+    array([0.625])
+    """
+
+    momentum: Hyper = within(0.999, 0, 1)
+    nu: Hyper = within(0.7, 0, 1 + 2**-52)
+
+
+class AggMo(Optimizer, slots=("m1", "m2", "m3")):
+    r"""Aggregated momentum: the mean step of three heavy balls of different inertia.
+
+    .. math:: m_i \leftarrow \beta_i m_i + g, \quad p \leftarrow p - \frac{\eta}{3} (m_1 + m_2 + m_3)
+
+    State `m1`, `m2` and `m3`. Lucas, Sun, Zemel & Grosse 2019, https://arxiv.org/abs/1804.00325. As
+    ``pytorch_optimizer.AggMo`` with its three default betas.
+
+    >>> import numpy as np, fastlr
+    >>> p = np.array([1.0])
+    >>> fastlr.AggMo(p, lr=0.5).step(np.array([1.0]))
+    >>> p
+    array([0.5])
+    """
+
+    beta1: Hyper = within(0.0, 0, 1)
+    beta2: Hyper = within(0.9, 0, 1)
+    beta3: Hyper = within(0.99, 0, 1)
+
+
+class ASGD(Optimizer, slots=("ax",)):
+    r"""Gradient descent whose mean of parameters is the answer.
+
+    .. math::
+        \eta_t = \frac{\eta}{(1 + \lambda \eta (t - 1))^\alpha}, \quad
+        p \leftarrow (1 - \lambda \eta_t) p - \eta_t g, \quad
+        a \leftarrow a + \mu_t (p - a), \quad \mu_t = \frac{1}{\max(1, t - 1 - t_0)}
+
+    State `ax`, the mean: the parameter itself up to update t0, which is 1,000,000 by default, and from then on the mean
+    since. Polyak & Juditsky 1992, https://doi.org/10.1137/0330046. As ``torch.optim.ASGD``, except that a learning rate
+    that changes acts at once; torch's acts one update later.
+
+    >>> import numpy as np, fastlr
+    >>> p = np.array([1.0])
+    >>> opt = fastlr.ASGD(p, lr=0.5, lambd=0.0, t0=0.0)
+    >>> for _ in range(3):
+    ...     opt.step(p.copy())
+    >>> p, opt.state["0"]["ax"]
+    (array([0.125]), array([0.1875]))
+    """
+
+    lr: Hyper = within(1e-2)
+    lambd: Hyper = within(1e-4)
+    alpha: Hyper = within(0.75)
+    t0: Hyper = within(1e6)
+
+
+class Rprop(Optimizer, slots=("g_prev", "s")):
+    r"""Each element has a step of its own, which grows while its gradient keeps its sign and shrinks where it turns.
+
+    .. math::
+        s \leftarrow \operatorname{clip}(s \cdot \eta^{\pm}, s_{\min}, s_{\max}), \quad
+        p \leftarrow p - s \operatorname{sign}(g)
+
+    with :math:`\eta^+` where :math:`g g_{t-1} > 0` and :math:`\eta^-` where it is negative: there the element stays for
+    one update. State `g_prev` and `s`, which begins at the learning rate; later the learning rate plays no part.
+    For full batches. Riedmiller & Braun 1993, https://doi.org/10.1109/ICNN.1993.298623. As ``torch.optim.Rprop``;
+    ``optax.rprop`` applies each step one update late.
+
+    >>> import numpy as np, fastlr
+    >>> p = np.array([1.0])
+    >>> opt = fastlr.Rprop(p, lr=0.5)
+    >>> for g in (3.0, 0.1, -2.0, -2.0):
+    ...     opt.step(np.array([g]))
+    ...     print(round(float(p[0]), 6))
+    0.5
+    -0.1
+    -0.1
+    0.2
+    """
+
+    lr: Hyper = within(1e-2)
+    eta_minus: Hyper = within(0.5, 0, 1)
+    eta_plus: Hyper = within(1.2, 1)
+    step_min: Hyper = within(1e-6)
+    step_max: Hyper = within(50.0)

@@ -120,3 +120,125 @@ class Adan(Optimizer, slots=("m", "v", "n", "g_prev"), decay="decoupled"):
     beta2: Hyper = within(0.92, 0, 1)
     beta3: Hyper = within(0.99, 0, 1)
     eps: Hyper = within(1e-8)
+
+
+class NAdamW(NAdam, slots=("m", "v"), memory=("mu_product",), decay="decoupled", rule="NAdam"):
+    r"""NAdam, and apart from it each parameter shrinks by lr * weight_decay.
+
+    .. math:: p \leftarrow (1 - \eta \lambda) p, \quad \text{then NAdam}
+
+    State `m`, `v`, and of each tensor `mu_product`. Dozat 2016 with the decay of Loshchilov & Hutter 2019,
+    https://arxiv.org/abs/1711.05101. As ``torch.optim.NAdam(decoupled_weight_decay=True)``; timm's NAdamW has no
+    schedule of mu.
+
+    >>> import numpy as np, fastlr
+    >>> p = np.array([1.0])
+    >>> fastlr.NAdamW(p, lr=0.1, weight_decay=1.0).step(np.array([5.0]))
+    >>> round(float(p[0]), 6)
+    0.794355
+    """
+
+    weight_decay: Hyper = within(0.01)
+
+
+class AdaMax(Adam, slots=("m", "u")):
+    r"""Adam by the largest gradient that an element remembers, in place of a mean square.
+
+    .. math::
+        m \leftarrow \beta_1 m + (1 - \beta_1) g, \quad u \leftarrow \max(\beta_2 u, |g| + \epsilon), \quad
+        p \leftarrow p - \frac{\eta}{1 - \beta_1^t} \frac{m}{u}
+
+    State `m` and `u`. Kingma & Ba 2015, https://arxiv.org/abs/1412.6980, section 7.1. As ``torch.optim.Adamax`` and
+    ``optax.adamax``; Keras adds epsilon to u where it divides.
+
+    >>> import numpy as np, fastlr
+    >>> p = np.array([1.0, 1.0])
+    >>> fastlr.AdaMax(p, lr=0.1).step(np.array([5.0, -0.01]))
+    >>> p.round(6)
+    array([0.9, 1.1])
+    """
+
+    lr: Hyper = within(2e-3)
+
+
+class LaProp(Adam, slots=("m", "v")):
+    r"""First normalise the gradient, then let it gather momentum.
+
+    .. math::
+        v \leftarrow \beta_2 v + (1 - \beta_2) g^2, \quad
+        m \leftarrow \beta_1 m + (1 - \beta_1) \frac{g}{\sqrt{v / (1 - \beta_2^t)} + \epsilon}, \quad
+        p \leftarrow p - \eta \frac{m}{1 - \beta_1^t}
+
+    State `m` and `v`. Ziyin, Wang & Ueda 2020, https://arxiv.org/abs/2002.04839, algorithm 1. As
+    ``pytorch_optimizer.LaProp`` while the learning rate stays: there it is inside `m`, and epsilon beside the
+    uncorrected root.
+
+    >>> import numpy as np, fastlr
+    >>> p = np.array([1.0, 1.0])
+    >>> fastlr.LaProp(p, lr=0.1).step(np.array([5.0, -0.01]))
+    >>> p.round(6)
+    array([0.9, 1.1])
+    """
+
+    lr: Hyper = within(4e-4)
+    eps: Hyper = within(1e-15)
+
+
+class QHAdam(Adam, slots=("m", "v")):
+    r"""Adam between the gradient and its running mean, above and below the line.
+
+    .. math::
+        p \leftarrow p - \eta \frac{(1 - \nu_1) g + \nu_1 m / (1 - \beta_1^t)}
+        {\sqrt{(1 - \nu_2) g^2 + \nu_2 v / (1 - \beta_2^t)} + \epsilon}
+
+    with m and v as in Adam. State `m` and `v`. Ma & Yarats 2019, https://arxiv.org/abs/1810.06801, with the defaults
+    that they recommend. As ``pytorch_optimizer.QHAdam``, whose own defaults (both nu 1) are Adam.
+
+    >>> import numpy as np, fastlr
+    >>> p = np.array([1.0])
+    >>> fastlr.QHAdam(p, lr=0.1).step(np.array([5.0]))
+    >>> round(float(p[0]), 6)
+    0.9
+    """
+
+    beta1: Hyper = within(0.995, 0, 1)
+    nu1: Hyper = within(0.7, 0, 1 + 2**-52)
+    nu2: Hyper = within(1.0, 0, 1 + 2**-52)
+
+
+class RAdam(Adam, slots=("m", "v")):
+    r"""Adam that rectifies the variance of its rate: momentum alone until there are enough gradients to divide by.
+
+    .. math::
+        \rho_\infty = \frac{2}{1 - \beta_2} - 1, \quad \rho = \rho_\infty - \frac{2 t \beta_2^t}{1 - \beta_2^t}, \quad
+        r = \sqrt{\frac{(\rho - 4)(\rho - 2) \rho_\infty}{(\rho_\infty - 4)(\rho_\infty - 2) \rho}}, \\
+        p \leftarrow p - \eta \frac{m}{1 - \beta_1^t} \cdot
+        \begin{cases} r \sqrt{1 - \beta_2^t} / (\sqrt{v} + \epsilon) & \rho > 5 \\ 1 & \text{else} \end{cases}
+
+    with m and v as in Adam. State `m` and `v`. Liu et al. 2020, https://arxiv.org/abs/1908.03265. As
+    ``torch.optim.RAdam``, epsilon beside the uncorrected root; ``optax.radam`` has it beside the corrected one.
+
+    >>> import numpy as np, fastlr
+    >>> p = np.array([1.0])
+    >>> fastlr.RAdam(p, lr=0.1).step(np.array([5.0]))
+    >>> round(float(p[0]), 6)
+    0.5
+    """
+
+
+class RAdamW(RAdam, slots=("m", "v"), decay="decoupled", rule="RAdam"):
+    r"""RAdam, and apart from it each parameter shrinks by lr * weight_decay.
+
+    .. math:: p \leftarrow (1 - \eta \lambda) p, \quad \text{then RAdam}
+
+    State `m` and `v`. Liu et al. 2020 with the decay of Loshchilov & Hutter 2019, https://arxiv.org/abs/1711.05101. As
+    ``torch.optim.RAdam(decoupled_weight_decay=True)``.
+
+    >>> import numpy as np, fastlr
+    >>> p = np.array([1.0])
+    >>> fastlr.RAdamW(p, lr=0.1, weight_decay=1.0).step(np.array([5.0]))
+    >>> round(float(p[0]), 6)
+    0.4
+    """
+
+    weight_decay: Hyper = within(0.01)

@@ -13,8 +13,8 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parents[1] / "parity")]
 
 import torch  # noqa: E402
-from registry import everything_changed, full  # noqa: E402
-from torch_twins import PLAIN, TWINS  # noqa: E402
+from registry import full  # noqa: E402
+from torch_twins import PLAIN, TWINS, all_changed  # noqa: E402
 from trajectories.stream import beginning_and_gradients, written  # noqa: E402
 
 torch.set_default_dtype(torch.float64)      # in which it keeps some scalars of its state
@@ -43,7 +43,7 @@ def run(twin, hyper):
 def runs(cls):
     """The file of one optimizer of ours."""
     twins = [run(twin, {}) for twin in PLAIN if twin.ours is cls]
-    twins += [run(twin, everything_changed(twin.ours)) for twin in TWINS if twin.ours is cls]
+    twins += [run(twin, all_changed(twin.ours)) for twin in TWINS if twin.ours is cls]
     return {"numpy": np.__version__, "python": sys.version.split()[0], "torch": torch.__version__, "runs": twins}
 
 
