@@ -22,6 +22,11 @@ class Twin:
         return f"{theirs}-{','.join([self.ours.__name__, *self.keywords.values()])}"
 
     @property
+    def late(self):
+        """Hyper-parameters that act one update later there, when they change."""
+        return LATE.get(self.ours.__name__, ())
+
+    @property
     def fused(self):
         """Whether torch has this one as a fused CPU kernel."""
         return self.theirs in (torch.optim.SGD, torch.optim.Adagrad, torch.optim.Adam, torch.optim.AdamW)
@@ -82,15 +87,29 @@ SLOTS = {
     "mu_product": "mu_product", "exp_inf": "u", "ax": "ax", "prev": "g_prev", "step_size": "s",
 }
 
+# What torch keeps of a tensor that here is a function of t and the hyper-parameters: ASGD's rates of the next update.
+FOLLOWS = {"step", "eta", "mu"}
 
 # Hyper-parameters of ours that torch's twin has not.
 LACKS = {("Rprop", "weight_decay")}
+
+# torch's ASGD computes the rates of its next update at the end of the last one, so that what is set between the two acts
+# later; its lambd acts both at once (on p) and later (on the rate), so that it cannot be set on the way and compared.
+LATE = {"ASGD": ("lr", "alpha", "t0")}
+NEVER_SET = {("ASGD", "lambd")}
+
+# Defaults that are not torch's, and why.
+OTHER_DEFAULTS = {
+    ("RAdamW", "weight_decay"): "torch has one class for both decays, with none; AdamW's default says what W means",
+    ("NAdamW", "weight_decay"): "the same",
+}
 
 # Hyper-parameters that cannot be compared at 0, and why.
 NEVER_OFF = {
     ("Nesterov", "momentum"): "torch refuses it",
     ("RMSpropCentered", "alpha"): "a variance of one gradient is 0, and its rounding error in torch",
     ("RMSpropCenteredMomentum", "alpha"): "the same",
+    ("Rprop", "eta_minus"): "torch refuses it",
 }
 
 
