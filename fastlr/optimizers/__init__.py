@@ -13,8 +13,8 @@ from .loss_scale import LossScale
 from .moments import Adam, AdaMax, AdamW, Adan, AMSGrad, LaProp, NAdam, NAdamW, QHAdam, RAdam, RAdamW
 from .quasi_newton import LBFGS
 from .reducing import LAMB, LARC, LARS, MARS, CautiousAdamW, CautiousLion, Fromage, NovoGrad, StableAdamW
-from .spectral import SOAP, Muon, Shampoo
 from .sign import SignSGD, Signum, Tiger
+from .spectral import SOAP, Muon, Shampoo
 from .wrappers import SAM, GradientAccumulation, GradientCentralization, Lookahead
 
 __all__ = [
