@@ -60,7 +60,7 @@ def follows(cls, dtype, hyper, steps=24, **keywords):
     values = {name: np.longdouble(value) for name, value in full(cls, hyper).items()}
     worst = 0.0
     # (what is subtracted from the gradient adds to the sizes with the other sign)
-    added = [lambda x, sign=-1 if slot == "g_prev" and cls is fastlr.Adan else 1: sign * abs(x) for slot in [*cls.slots, *cls.memory]]
+    added = [lambda x, sign=-1 if slot == "g_prev" and cls is not fastlr.Rprop else 1: sign * abs(x) for slot in [*cls.slots, *cls.memory]]
     for t in range(1, steps + 1):
         g, = arrays(dtype, [SIZE], seed=t)
         before = [p.astype(np.longdouble), *(array.astype(np.longdouble) for array in opt.state["0"].values())]
