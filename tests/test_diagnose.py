@@ -150,6 +150,17 @@ def test_noise_alone_is_not_a_finding_against_the_rate():
     assert kinds["diverging"] + kinds["oscillating"] <= 2 and kinds["too slow"] >= 80, kinds
 
 
+def test_whatever_the_numbers_are_there_is_a_finding():
+    """Zeros, subnormals, the largest floats, NaN and infinities in any order: a finding, and no warning."""
+    rng = np.random.default_rng(0)
+    pool = np.array([0.0, -0.0, 1.0, -1.0, math.nan, math.inf, -math.inf, 1e308, -1e308, 5e-324, 1e-300, 2.5])
+    for trial in range(600):
+        losses = rng.choice(pool[rng.integers(0, len(pool), trial % 5 + 1)], int(rng.integers(20, 70)))
+        history = {"loss": losses, "val_loss": losses[::3], "lr": losses, "grad_norm": losses[::-1]}
+        for finding in fastlr.diagnose(history):
+            assert finding.kind in KINDS and finding.factor > 0 and finding.advice in str(finding)
+
+
 def test_several_findings_come_gravest_first():
     swinging = {"loss": CURVES["oscillating"], "val_loss": (0.8**T + 0.3 + 0.002 * T)[::5]}
     assert [one.kind for one in fastlr.diagnose(swinging)] == ["oscillating", "overfitting"]

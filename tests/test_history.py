@@ -267,6 +267,7 @@ def test_sparklines_take_medians_and_mark_what_is_not_finite():
     assert history.sparkline() == "█▇▆▅▄▃▂▁" and history.sparkline(width=2) == "█▁"
     assert History.from_rows([{"loss": 1.0}, {"loss": math.nan}, {"loss": 2.0}]).sparkline() == "▁×█"
     assert History.from_rows([{"loss": -1.5e308}, {"loss": 1.5e308}]).sparkline() == "▁█"
+    assert History.from_rows([{"loss": 1e308}, {"loss": 1.5e308}]).sparkline(width=1) == "▁"
     assert "1 updates" in repr(History.from_rows([{"loss": math.inf}]))
     with pytest.raises(ValueError, match="width must be an integer from 1 up, got 0"):
         history.sparkline(width=0)

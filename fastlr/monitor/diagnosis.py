@@ -93,8 +93,11 @@ def diagnose(history: Any, *, loss: str = "loss", validation: str = "val_loss") 
     Levels are means over quarters or twelfths of the run, noise the median of second differences, trends the median
     slope between levels (Theil 1950, Sen 1968, doi:10.1080/01621459.1968.10480934), so that single outliers do not
     matter. Nothing depends on the unit of the loss. Losses below 0 are measured from the least one. All thresholds,
-    each with its reason: ``fastlr.monitor.diagnosis.THRESHOLDS``. How often it is right, on real runs, and on data that
-    the thresholds were not chosen on: ``benchmarks/diagnosis.py``.
+    each with its reason: ``fastlr.monitor.diagnosis.THRESHOLDS``.
+
+    Of 620 real runs with labels by facts (``benchmarks/diagnosis.py``) it is right on 94 %, as on the 239 of them whose
+    data had no part in choosing the thresholds; the advised rate ended lower in 93 % of the runs it was advised for. It
+    is weakest on oscillating runs, of which it takes a third for something else: mostly for diverging or overfitting.
 
     Raises `TypeError` for what is no history, `ValueError` for fewer than 20 losses.
 
@@ -182,6 +185,7 @@ def measure(losses: Floats) -> Measured:
     if len(y) < FEWEST or ends_unknown:
         start = float(y[0]) if len(y) else math.nan
         return Measured(start, math.nan, unknown, True, *[math.nan] * 13)
+    y = np.ldexp(y, -int(np.frexp(np.abs(y).max())[1]) - 1)      # so that no sum overflows; no digit changes
     if y.min() < 0:
         y = y - y.min()
     n = len(y)
@@ -310,7 +314,8 @@ def overfitting(
     now = float(losses[-2 * width:].mean())
     if least == len(smooth) - 1 or gap <= limit("gap") + 3 * min(noise, 0.1) or not now < before:
         return None
-    evidence = {"validation now over least": gap, "least at t": at, "training now over then": now / before}
+    fell = now / before if before > 0 else math.nan
+    evidence = {"validation now over least": gap, "least at t": at, "training now over then": fell}
     return Finding("overfitting", evidence, 1.0, f"The validation loss has risen since t={at:g} while the training "
                    "loss fell: go back to the weights of then, or regularize; the rate is not the matter.")
 

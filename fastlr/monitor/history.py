@@ -30,13 +30,13 @@ class Series:
     """
 
     def __init__(self, limit: int | None) -> None:
-        self.limit, self.stride, self.seen, self.n = limit, 1, 0, 0
+        self.limit, self.stride, self.seen, self.n, self.latest = limit, 1, 0, 0, -1
         self.t = np.empty(64, np.int64)
         self.values = np.empty(64)
 
     def append(self, t: int, value: float) -> None:
-        passing = self.n > 0 and (self.seen - 1) % self.stride != 0    # the latest value was only that
-        self.n -= passing
+        if self.n and (self.seen - 1) % self.stride:     # the latest value was only that
+            self.n -= 1
         if self.n == self.limit:
             kept = (self.n + 1) // 2
             for array in (self.t, self.values):
@@ -47,6 +47,7 @@ class Series:
         self.t[self.n], self.values[self.n] = t, value
         self.n += 1
         self.seen += 1
+        self.latest = t
 
     def rewind(self, t: int) -> None:
         """Forget what was recorded at t and after it."""
@@ -54,6 +55,7 @@ class Series:
         if kept < self.n:
             # every value but the latest is one of each `stride`: so the next one comes a stride later
             self.n, self.seen = kept, (kept - 1) * self.stride + 1 if kept else 0
+            self.latest = int(self.t[kept - 1]) if kept else -1
 
 
 class History:
@@ -134,7 +136,9 @@ class History:
         TypeError, ValueError
             For a name or a number that is none, or a t that falls or has this name already; nothing is recorded then.
         """
-        row = {checked_name(name): number(name, value) for name, value in {**(values or {}), **named}.items()}
+        series = self._series
+        row = {name if name in series else checked_name(name): value if type(value) is float else number(name, value)
+               for name, value in ({**values, **named} if values else named).items()}
         if opt is not None:
             at, own = read_optimizer(opt)
             t = at if t is None else t
@@ -142,13 +146,12 @@ class History:
         if not row:
             raise ValueError("History.record: nothing to record: give names and numbers, as in record(loss=0.3)")
         if t is None:
-            series = self._series
-            taken = any(name in series and series[name].n and series[name].t[series[name].n - 1] == self._latest
-                        for name in row)
+            taken = any(name in series and series[name].latest == self._latest for name in row)
             t = max(self._latest + taken, 1) if self._latest >= 0 else 1
-        elif isinstance(t, bool) or not hasattr(t, "__index__"):
-            raise TypeError(f"History.record: t must be an integer, got {t!r}")
-        t = operator.index(t)
+        elif type(t) is not int:
+            if isinstance(t, bool) or not hasattr(t, "__index__"):
+                raise TypeError(f"History.record: t must be an integer, got {t!r}")
+            t = operator.index(t)
         self._put(t, row)
         for follower in self._followers:
             follower(t, row)
@@ -156,16 +159,18 @@ class History:
     def _put(self, t: int, row: Row, rewinding: bool = False) -> None:
         if t < 0:
             raise ValueError(f"History.record: t must be from 0 up, got {t}")
-        last = {name: int(s.t[s.n - 1]) for name in row if (s := self._series.get(name)) is not None and s.n}
-        late = [name for name, at in last.items() if at >= t]
+        series = self._series
+        late = [name for name in row if name in series and series[name].latest >= t]
         if rewinding and (late or t < self._latest):
             self._forget(t)
         elif late or t < self._latest:
-            what = f"{late[0]} was recorded at t={last[late[0]]}" if late else f"t={self._latest} was recorded"
+            what = f"{late[0]} was recorded at t={series[late[0]].latest}" if late else f"t={self._latest} was recorded"
             raise ValueError(f"History.record: t must not fall, got t={t} after {what}; "
                              f"history.rewind({t}) forgets what was recorded from t={t} on")
         for name, value in row.items():
-            self._series.setdefault(name, Series(self._limit)).append(t, value)
+            if name not in series:
+                series[name] = Series(self._limit)
+            series[name].append(t, value)
         self._latest = t
 
     def rewind(self, t: int) -> None:
@@ -180,7 +185,7 @@ class History:
         for series in self._series.values():
             series.rewind(t)
         self._series = {name: series for name, series in self._series.items() if series.n}
-        self._latest = max((int(s.t[s.n - 1]) for s in self._series.values()), default=-1)
+        self._latest = max((series.latest for series in self._series.values()), default=-1)
 
     def follow(self, follower: Follower) -> None:
         """Call ``follower(t, row)`` at every record from now on; if it has a `close`, at the end too."""
@@ -414,7 +419,8 @@ def sparkline(values: Floats, width: int) -> str:
     line = []
     for part in np.array_split(values, min(width, len(values)) or 1):
         finite = part[np.isfinite(part)]
-        line.append(float(np.median(finite)) if len(finite) else math.nan)
+        middle = (len(finite) - 1) // 2
+        line.append(float(np.partition(finite, middle)[middle]) if len(finite) else math.nan)
     known = [x for x in line if math.isfinite(x)]
     low, high = min(known, default=0.0), max(known, default=0.0)
     reach = high / 8 - low / 8 or 1.0        # (halves of floats do not overflow)
