@@ -9,5 +9,7 @@ from fastlr.rules cimport (
     CautiousLion, CautiousLionMean, Fromage, MARSFromZero, Momentum, NAdam, Nesterov, NovoGrad, RMSprop,
     RMSpropCentered, RMSpropCenteredMomentum, RMSpropMomentum, StableAdamW,
     AdaMax, AggMo, ASGD, LaProp, QHAdam, QHM, RAdam, Rprop, SignSGD, Signum,
+    DAdaptAdaGrad, DAdaptAdam, DAdaptAdamDebiased, DAdaptLion, DAdaptSGD, DoG, DoWG, MoMo, MoMoAdam, PolyakSGD, Prodigy,
+    ProdigyDebiased,
     Rule, at, conclude, gauge, memories, recall, settle, shared_memories, slots, sums, update,
 )

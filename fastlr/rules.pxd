@@ -14,6 +14,16 @@ Hyper-parameters are double. What does not depend on the element is computed in 
 from libc.math cimport NAN, expm1, expm1l, fmax, log, logl, pow, sqrt
 from libc.stdint cimport int64_t
 from fastlr.element cimport MOST_EXTRA, Now, larger, magnitude, real, root, sign, smaller
+from fastlr.learning_rate_free cimport (
+    DAdaptAdaGrad, DAdaptAdam, DAdaptAdamDebiased, DAdaptLion, DAdaptSGD, DoG, DoWG, MoMo, MoMoAdam, PolyakSGD, Prodigy,
+    ProdigyDebiased,
+    dadapt_adagrad, dadapt_adagrad_conclude, dadapt_adagrad_gauge, dadapt_adagrad_recall, dadapt_adam,
+    dadapt_adam_conclude, dadapt_adam_gauge, dadapt_adam_recall, dadapt_lion, dadapt_lion_conclude, dadapt_lion_gauge,
+    dadapt_lion_recall, dadapt_sgd, dadapt_sgd_conclude, dadapt_sgd_gauge, dadapt_sgd_recall, dadapt_sgd_settle,
+    distance_gauge, distance_recall, distance_settle, distance_step, dog_conclude, dowg_conclude, momo, momo_adam,
+    momo_adam_conclude, momo_adam_gauge, momo_conclude, momo_gauge, polyak, polyak_conclude, polyak_gauge,
+    polyak_recall, polyak_settle, prodigy, prodigy_conclude, prodigy_gauge, prodigy_recall, prodigy_settle,
+)
 from fastlr.reducing cimport (
     LAMB, LARC, LARS, MARS, CautiousAdamW, CautiousAdamWMean, CautiousLion, CautiousLionMean, Fromage, MARSFromZero,
     NovoGrad, StableAdamW,
@@ -343,9 +353,22 @@ ctypedef fused Rule:
     MARSFromZero
     StableAdamW
     LAMB
+    PolyakSGD
+    MoMo
+    MoMoAdam
+    DoG
+    DoWG
+    DAdaptSGD
+    DAdaptAdaGrad
+    DAdaptAdam
+    DAdaptAdamDebiased
+    DAdaptLion
+    Prodigy
+    ProdigyDebiased
 
 ctypedef fused NoSlot:
     Fromage
+    PolyakSGD
     SGD
     SignSGD
 
@@ -365,16 +388,24 @@ ctypedef fused TwoSlots:
     CautiousAdamWMean
     StableAdamW
     LAMB
+    MoMoAdam
+    DAdaptSGD
+    DAdaptLion
 
 ctypedef fused ThreeSlots:
     AggMo
     RMSpropCenteredMomentum
     MARS
     MARSFromZero
+    DAdaptAdaGrad
+    DAdaptAdam
+    DAdaptAdamDebiased
     AMSGrad
 
 ctypedef fused FourSlots:
     Adan
+    Prodigy
+    ProdigyDebiased
 
 ctypedef fused Debiased:           # beta1 and beta2 are corrected for their start at zero
     AdaMax
@@ -391,6 +422,9 @@ ctypedef fused Debiased:           # beta1 and beta2 are corrected for their sta
     MARSFromZero
     StableAdamW
     LAMB
+    MoMoAdam
+    DAdaptAdamDebiased
+    ProdigyDebiased
 
 ctypedef fused Decaying:           # multiplies what weight decay leaves itself; for the others `update` does
     CautiousLion
@@ -408,6 +442,17 @@ ctypedef fused Inner:              # decoupled weight decay is a term of the ste
     NovoGrad
     StableAdamW
     LAMB
+    MoMo
+    MoMoAdam
+    DoG
+    DoWG
+    DAdaptSGD
+    DAdaptAdaGrad
+    DAdaptAdam
+    DAdaptAdamDebiased
+    DAdaptLion
+    Prodigy
+    ProdigyDebiased
 
 ctypedef fused Placed:             # the step depends on where the parameter stands, not on its gradient alone
     ASGD
@@ -425,6 +470,18 @@ ctypedef fused Placed:             # the step depends on where the parameter sta
     MARSFromZero
     StableAdamW
     LAMB
+    PolyakSGD
+    MoMo
+    MoMoAdam
+    DoG
+    DoWG
+    DAdaptSGD
+    DAdaptAdaGrad
+    DAdaptAdam
+    DAdaptAdamDebiased
+    DAdaptLion
+    Prodigy
+    ProdigyDebiased
 
 ctypedef fused Reducing:           # sums over a tensor before it moves (see reducing.pxd)
     Fromage
@@ -439,12 +496,33 @@ ctypedef fused Reducing:           # sums over a tensor before it moves (see red
     MARSFromZero
     StableAdamW
     LAMB
+    PolyakSGD
+    MoMo
+    MoMoAdam
+    DoG
+    DoWG
+    DAdaptSGD
+    DAdaptAdaGrad
+    DAdaptAdam
+    DAdaptAdamDebiased
+    DAdaptLion
+    Prodigy
+    ProdigyDebiased
 
 ctypedef fused Gathering:          # ... in that first pass its slots move, and no more in the second
     CautiousAdamW
     CautiousAdamWMean
     StableAdamW
     LAMB
+    MoMo
+    MoMoAdam
+    DoG
+    DoWG
+    DAdaptAdaGrad
+    DAdaptAdam
+    DAdaptAdamDebiased
+    Prodigy
+    ProdigyDebiased
 
 
 cdef inline void update(Rule h, Now now, real* p, real g, real* a, real* b, real* c, real* d) noexcept nogil:
@@ -517,6 +595,24 @@ cdef inline void update(Rule h, Now now, real* p, real g, real* a, real* b, real
         stable_adamw(h, now, p, a[0], b[0])
     elif Rule is LAMB:
         lamb(h, now, p, a[0], b[0])
+    elif Rule is PolyakSGD:
+        polyak(now, p, g)
+    elif Rule is MoMo:
+        momo(now, p, a[0])
+    elif Rule is MoMoAdam:
+        momo_adam(h, now, p, a[0], b[0])
+    elif Rule is DoG or Rule is DoWG:
+        distance_step(now, p, g)
+    elif Rule is DAdaptSGD:
+        dadapt_sgd(h, now, p, g, a, b)
+    elif Rule is DAdaptAdaGrad:
+        dadapt_adagrad(h, p, a[0], b[0], c[0])
+    elif Rule is DAdaptAdam or Rule is DAdaptAdamDebiased:
+        dadapt_adam(h, now, p, a[0], b[0])
+    elif Rule is DAdaptLion:
+        dadapt_lion(h, now, p, g, a, b)
+    elif Rule is Prodigy or Rule is ProdigyDebiased:
+        prodigy(h, now, p, a[0], b[0])
     else:
         update_has_no_branch_for(h)
 
@@ -540,6 +636,7 @@ cdef inline Now at(Rule h, double lr, int64_t t) noexcept nogil:
     cdef Now now
     cdef int k
     now.t, now.lr, now.keep, now.decay, now.fresh, now.debias1, now.debias2, now.loss = t, lr, 1, 0, t == 1, 1, 1, NAN
+    now.peak = lr
     for k in range(MOST_EXTRA):
         now.extra[k] = 0
     if Rule in Debiased:
@@ -576,19 +673,48 @@ cdef inline int memories(Rule h) noexcept nogil:
 
 cdef inline int shared_memories(Rule h) noexcept nogil:
     """How many numbers for all tensors."""
-    return 0
+    if Rule is MoMo or Rule is MoMoAdam or Rule is DAdaptAdaGrad:
+        return 4
+    elif Rule is DoG or Rule is DoWG or Rule is DAdaptSGD:
+        return 3
+    elif Rule is PolyakSGD:
+        return 1
+    elif Rule is DAdaptAdam or Rule is DAdaptAdamDebiased or Rule is DAdaptLion or Rule is Prodigy \
+            or Rule is ProdigyDebiased:
+        return 2
+    else:
+        return 0
 
 cdef inline void recall(Rule h, Now* now, double* memory, const double* shared) noexcept nogil:
     """What an instant takes from those before it, ahead of any element."""
     if Rule is NAdam:
         nadam_recall(h, now, memory)
+    elif Rule is PolyakSGD or Rule is MoMo or Rule is MoMoAdam:
+        polyak_recall(now)
+    elif Rule is DoG or Rule is DoWG:
+        distance_recall(now)
+    elif Rule is DAdaptSGD:
+        dadapt_sgd_recall(h, now, shared)
+    elif Rule is DAdaptAdaGrad:
+        dadapt_adagrad_recall(h, now, shared)
+    elif Rule is DAdaptAdam or Rule is DAdaptAdamDebiased:
+        dadapt_adam_recall(h, now, shared)
+    elif Rule is DAdaptLion:
+        dadapt_lion_recall(h, now, shared)
+    elif Rule is Prodigy or Rule is ProdigyDebiased:
+        prodigy_recall(h, now, shared)
 
 
 # The first of a reducing rule's two goes over a tensor.
 
 cdef inline int sums(Rule h) noexcept nogil:
     """How many terms of an element are summed."""
-    if Rule is LAMB or Rule is LARS or Rule is LARC or Rule is Fromage:
+    if Rule is MoMo or Rule is MoMoAdam or Rule is DoG or Rule is DoWG or Rule is DAdaptSGD or Rule is DAdaptAdaGrad:
+        return 3
+    elif Rule is LAMB or Rule is LARS or Rule is LARC or Rule is Fromage:
+        return 2
+    elif Rule is DAdaptAdam or Rule is DAdaptAdamDebiased or Rule is DAdaptLion or Rule is Prodigy \
+            or Rule is ProdigyDebiased:
         return 2
     elif Rule in Reducing:
         return 1
@@ -614,10 +740,47 @@ cdef inline void gauge(Rule h, Now now, real p, real g, real* a, real* b, real* 
         stable_adamw_gauge(h, now, g, a, b, terms)
     elif Rule is LAMB:
         lamb_gauge(h, now, p, g, a, b, terms)
+    elif Rule is PolyakSGD:
+        polyak_gauge(now, g, terms)
+    elif Rule is MoMo:
+        momo_gauge(h, now, p, g, a, terms)
+    elif Rule is MoMoAdam:
+        momo_adam_gauge(h, now, p, g, a, b, terms)
+    elif Rule is DoG or Rule is DoWG:
+        distance_gauge(now, p, g, a, terms)
+    elif Rule is DAdaptSGD:
+        dadapt_sgd_gauge(now, p, g, a[0], terms)
+    elif Rule is DAdaptAdaGrad:
+        dadapt_adagrad_gauge(h, now, p, g, a, b, c, terms)
+    elif Rule is DAdaptAdam or Rule is DAdaptAdamDebiased:
+        dadapt_adam_gauge(h, now, g, a, b, c, terms)
+    elif Rule is DAdaptLion:
+        dadapt_lion_gauge(h, now, g, a[0], b[0], terms)
+    elif Rule is Prodigy or Rule is ProdigyDebiased:
+        prodigy_gauge(h, now, p, g, a, b, c, d, terms)
 
 cdef inline void conclude(Rule h, Now now, double* shared, const double* totals, double size) noexcept nogil:
     """What the sums over all tensors, of `size` elements together, do to what they share."""
-    pass
+    if Rule is PolyakSGD:
+        polyak_conclude(h, now, shared, totals)
+    elif Rule is MoMo:
+        momo_conclude(h, now, shared, totals)
+    elif Rule is MoMoAdam:
+        momo_adam_conclude(h, now, shared, totals)
+    elif Rule is DoG:
+        dog_conclude(h, shared, totals)
+    elif Rule is DoWG:
+        dowg_conclude(h, shared, totals)
+    elif Rule is DAdaptSGD:
+        dadapt_sgd_conclude(h, now, shared, totals)
+    elif Rule is DAdaptAdaGrad:
+        dadapt_adagrad_conclude(h, now, shared, totals)
+    elif Rule is DAdaptAdam or Rule is DAdaptAdamDebiased:
+        dadapt_adam_conclude(h, now, shared, totals)
+    elif Rule is DAdaptLion:
+        dadapt_lion_conclude(h, now, shared, totals)
+    elif Rule is Prodigy or Rule is ProdigyDebiased:
+        prodigy_conclude(h, now, shared, totals)
 
 cdef inline void settle(Rule h, Now* now, double* memory, const double* shared, const double* sums,
                         double size) noexcept nogil:
@@ -638,3 +801,11 @@ cdef inline void settle(Rule h, Now* now, double* memory, const double* shared, 
         stable_adamw_settle(now, sums, size)
     elif Rule is LAMB:
         lamb_settle(h, now, sums)
+    elif Rule is PolyakSGD or Rule is MoMo or Rule is MoMoAdam:
+        polyak_settle(now, shared)
+    elif Rule is DoG or Rule is DoWG:
+        distance_settle(now, shared)
+    elif Rule is DAdaptSGD:
+        dadapt_sgd_settle(now, shared)
+    elif Rule is Prodigy or Rule is ProdigyDebiased:
+        prodigy_settle(h, now, shared)

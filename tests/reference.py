@@ -246,8 +246,96 @@ def LAMB(theta, g, t, m, v, *, lr, beta1, beta2, eps, inner=0, see=unseen):
     return see(0, theta - lr * (size / length if size * length > 0 else 1) * r), m, v
 
 
+def PolyakSGD(x, g, t, gamma, *, lr, f_min, eps, loss, see=unseen):
+    gamma = see(1, min(max(loss - f_min, 0) / ((g**2).sum() + eps), lr))
+    return see(0, x - gamma * g), gamma
+
+
+def MoMo(x, g, t, d, tau, f, gamma, k, *, lr, beta, lower_bound, loss, inner=0, see=unseen):
+    beta = 0 if t == 1 else beta
+    d = see(1, beta * d + (1 - beta) * g)
+    f, gamma, k = see(3, beta * f + (1 - beta) * loss), see(4, beta * gamma + (1 - beta) * (g * x).sum()), see(5, k + 1)
+    gap = (1 + lr * inner) * (f - lower_bound - gamma) + (d * x).sum()
+    tau = see(2, min(max(gap, 0) / (d**2).sum(), lr))
+    return see(0, x / (1 + lr * inner) - tau * d), d, tau, f, gamma, k
+
+
+def MoMoAdam(x, g, t, d, v, tau, f, gamma, k, *, lr, beta1, beta2, eps, lower_bound, loss, inner=0, see=unseen):
+    d, v = see(1, beta1 * d + (1 - beta1) * g), see(2, beta2 * v + (1 - beta2) * g**2)
+    f, gamma = see(4, beta1 * f + (1 - beta1) * loss), see(5, beta1 * gamma + (1 - beta1) * (g * x).sum())
+    D = np.sqrt(v / (1 - beta2**t)) + eps
+    gap = (1 + lr * inner) * (f - (1 - beta1**t) * lower_bound - gamma) + (d * x).sum()
+    tau = see(3, min(max(gap, 0) / (d**2 / D).sum(), lr / (1 - beta1**t)))
+    return see(0, x / (1 + lr * inner) - tau * d / D), d, v, tau, f, gamma, see(6, k + 1)
+
+
+def DoG(x, g, t, x0, eta, r, G, *, lr, reps_rel, eps, inner=0, see=unseen):
+    x0 = see(1, x if t == 1 else x0)
+    r = see(3, max(reps_rel * (1 + norm(x0)) if t == 1 else r, norm(x - x0)))
+    G = see(4, G + (g**2).sum())
+    eta = see(2, r / np.sqrt(G + eps))
+    return see(0, x - lr * eta * (g + inner * x)), x0, eta, r, G
+
+
+def DoWG(x, g, t, x0, eta, r2, v, *, lr, eps, inner=0, see=unseen):
+    x0 = see(1, x if t == 1 else x0)
+    r2 = see(3, max(r2, ((x - x0)**2).sum()))
+    v = see(4, v + r2 * (g**2).sum())
+    eta = see(2, r2 / (np.sqrt(v) + eps))
+    return see(0, x - lr * eta * (g + inner * x)), x0, eta, r2, v
+
+
+def DAdaptSGD(x, g, t, s, x0, d, N, g0, *, lr, momentum, d0, inner=0, see=unseen):
+    g, d = g + inner * x, d0 if t == 1 else d
+    x0, g0 = see(2, x if t == 1 else x0), see(5, norm(g) if t == 1 else g0)
+    N = see(4, N + d * lr / g0 * (g * s).sum())
+    s = see(1, s + d * lr / g0 * g)
+    return see(0, momentum * x + (1 - momentum) * (x0 - s)), s, x0, see(3, max(d, 2 * N / norm(s))), N, g0
+
+
+def DAdaptAdaGrad(x, g, t, alpha, s, x0, d, S, L, G, *, lr, momentum, eps, d0, inner=0, see=unseen):
+    d, alpha_before, s_before = d0 if t == 1 else d, alpha, s
+    x0, alpha = see(3, x if t == 1 else x0), see(1, alpha + g**2)
+    s = see(2, s + d * lr * (g + inner * x))
+    A = np.sqrt(alpha) + eps
+    S = see(5, S + (s**2 / A).sum() - (s_before**2 / (np.sqrt(alpha_before) + eps)).sum())
+    L = see(6, L + abs(s).sum() - abs(s_before).sum())
+    G = see(7, G + (d * lr)**2 * (g**2 / A).sum())
+    return see(0, momentum * x + (1 - momentum) * (x0 - s / A)), alpha, s, x0, see(4, max(d, (S - G) / L)), S, L, G
+
+
+def DAdaptAdam(x, g, t, m, v, s, d, N, *, lr, beta1, beta2, eps, d0, inner=0, see=unseen):
+    d, b = d0 if t == 1 else d, np.sqrt(beta2)
+    N = see(5, b * N + (1 - b) * d * lr * (g * s / (np.sqrt(v) + eps)).sum())
+    m, v = see(1, beta1 * m + (1 - beta1) * d * lr * g), see(2, beta2 * v + (1 - beta2) * g**2)
+    s = see(3, b * s + (1 - b) * d * lr * g)
+    x = x - d * lr * inner * x - m / (np.sqrt(v) + eps)
+    return see(0, x), m, v, s, see(4, max(d, N / ((1 - b) * abs(s).sum()))), N
+
+
+def DAdaptLion(x, g, t, m, s, d, N, *, lr, beta1, beta2, d0, inner=0, see=unseen):
+    d, b = d0 if t == 1 else d, np.sqrt(beta2)
+    u = np.sign(beta1 * m + (1 - beta1) * g)
+    x = see(0, x - d * lr * inner * x - d * lr * u)
+    m = see(1, beta2 * m + (1 - beta2) * d * lr * g)
+    N = see(4, b * N + (1 - b) * d * lr * (u * s).sum())
+    s = see(2, b * s + (1 - b) * d * lr * u)
+    return x, m, s, see(3, max(d, N / ((1 - b) * abs(s).sum()))), N
+
+
+def Prodigy(x, g, t, m, v, s, x0, d, r, *, lr, beta1, beta2, eps, d0, d_coef, inner=0, see=unseen):
+    d, beta3 = d0 if t == 1 else d, np.sqrt(beta2)
+    x0 = see(4, x if t == 1 else x0)
+    r = see(6, beta3 * r + d**2 * lr / d0 * (g * (x0 - x)).sum())
+    m, v = see(1, beta1 * m + (1 - beta1) * d * g), see(2, beta2 * v + (1 - beta2) * d**2 * g**2)
+    s = see(3, beta3 * s + d**2 * lr / d0 * g)
+    d_next = see(5, max(d, d_coef * r / abs(s).sum()))
+    return see(0, x - d * lr * inner * x - d * lr * m / (np.sqrt(v) + d_next * eps)), m, v, s, x0, d_next, r
+
+
 # Those that have decoupled weight decay as a term of their step.
-INNER = {"Adan", "LAMB", "LARC", "LARS", "NovoGrad", "StableAdamW"}
+INNER = {"Adan", "DAdaptAdaGrad", "DAdaptAdam", "DAdaptLion", "DAdaptSGD", "DoG", "DoWG", "MoMo", "MoMoAdam", "Prodigy",
+         "LAMB", "LARC", "LARS", "NovoGrad", "StableAdamW"}
 
 
 def step(name, decay, theta, g, t, slots, hyper, see=unseen):

@@ -1,4 +1,5 @@
 """What the tests know of every optimizer, taken from its declaration."""
+import functools
 from math import inf
 
 import numpy as np
@@ -6,6 +7,7 @@ import pytest
 
 import fastlr
 from fastlr.optimizers.base import REGISTRY
+from fastlr.optimizers.learning_rate_free import WithLoss
 from fastlr.optimizers.matrix import WithFallback
 
 OPTIMIZERS = list(REGISTRY.values())
@@ -21,6 +23,20 @@ UNPLACED = [cls for cls in RULES if not cls.placed]
 ELEMENTWISE = [cls for cls in RULES if not (cls.reduces or cls.shared)]
 # Rules in which no tensor knows of the others.
 SEPARATE = [cls for cls in OPTIMIZERS if not cls.shared]
+
+LOSS = 1.5
+
+
+def given_a_loss(step):
+    """Steps of those that need a loss are given one, where a test is of all optimizers and has none."""
+    @functools.wraps(step)
+    def stepped(self, *arguments, loss=LOSS, **keywords):
+        return step(self, *arguments, loss=loss, **keywords)
+    return stepped
+
+
+if not hasattr(WithLoss.step, "__wrapped__"):
+    WithLoss.step = given_a_loss(WithLoss.step)
 
 every_rule = pytest.mark.parametrize("cls", RULES, ids=lambda cls: cls.__name__)
 every_optimizer = pytest.mark.parametrize("cls", OPTIMIZERS, ids=lambda cls: cls.__name__)

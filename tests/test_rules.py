@@ -4,6 +4,7 @@ import pytest
 import reference
 from registry import (
     DTYPES,
+    LOSS,
     RULES,
     arrays,
     every_decay,
@@ -27,14 +28,18 @@ SIZE = 2003
 TOLERANCE = {fastlr.AdaDelta: 10, fastlr.MARS: 12, fastlr.Adan: 8, fastlr.NAdam: 8, fastlr.NAdamW: 8, fastlr.LaProp: 6,
              fastlr.RAdam: 8, fastlr.RAdamW: 8}
 
-# What it takes for a hyper-parameter to be felt: LARC's own rates only below lr.
-TELLING = {fastlr.LARC: {"lr": 1.0}}
+# What it takes for a hyper-parameter to be felt: LARC's own rates only below lr, MoMo's bound only where lr does not bind,
+# DAdaptLion's m only where d is not small.
+TELLING = {fastlr.LARC: {"lr": 1.0}, fastlr.MoMoAdam: {"lr": 100.0}, fastlr.DAdaptLion: {"d0": 1.0}}
 # Values of hyper-parameters that weigh within a dozen steps, where three times the default would not.
 WEIGHS = {("ASGD", "t0"): 3.0, ("Rprop", "step_min"): 0.009, ("Rprop", "step_max"): 0.011}
 # Rules by signs and maxima, in which a hyper-parameter may leave an element as it is for a while.
-COARSE = {fastlr.SignSGD, fastlr.Signum, fastlr.Tiger, fastlr.Rprop, fastlr.AdaMax, fastlr.CautiousLion}
+COARSE = {fastlr.SignSGD, fastlr.Signum, fastlr.Tiger, fastlr.Rprop, fastlr.AdaMax, fastlr.CautiousLion,
+          fastlr.DAdaptLion}
 # Rates, where 0.02 is none: AdaDelta's is a factor, LARS multiplies it by 0.001.
 RATES = {fastlr.AdaDelta: 1.0, fastlr.LARS: 20.0}
+RATES |= {cls: 1.0 for cls in RULES if "d" in cls.shared or "x0" in cls.slots}      # they find it
+RATES[fastlr.DAdaptSGD] = 0.5         # (which has no bound that holds it back in a smooth bowl)
 
 
 def allowed(cls):
@@ -45,6 +50,11 @@ def allowed(cls):
 def condition(cls, slots):
     """By how much a difference of the stored values magnifies their errors: v - a**2 of the centered rules."""
     return slots["v"] / (slots["v"] - slots["a"] ** 2) if "a" in cls.slots else 1
+
+
+def stored_by(opt, p):
+    """The parameter, its slots, the numbers of the tensor, and those of all."""
+    return [np.array(x, np.longdouble) for x in (p, *opt.state["0"].values(), *opt._shared)]
 
 
 def follows(cls, dtype, hyper, steps=24, **keywords):
@@ -60,19 +70,26 @@ def follows(cls, dtype, hyper, steps=24, **keywords):
     values = {name: np.longdouble(value) for name, value in full(cls, hyper).items()}
     worst = 0.0
     # (what is subtracted from the gradient adds to the sizes with the other sign)
-    added = [lambda x, sign=-1 if slot == "g_prev" and cls is not fastlr.Rprop else 1: sign * abs(x) for slot in [*cls.slots, *cls.memory]]
+    names = [*cls.slots, *cls.memory, *cls.shared]
+    against = {"x0"} if cls is fastlr.Rprop else {"g_prev", "x0"}
+    added = [lambda x, sign=-1 if slot in against else 1: sign * abs(x) for slot in names]
+    if cls.needs_loss:
+        values["loss"] = np.longdouble(LOSS)
     for t in range(1, steps + 1):
         g, = arrays(dtype, [SIZE], seed=t)
-        before = [p.astype(np.longdouble), *(array.astype(np.longdouble) for array in opt.state["0"].values())]
+        before = stored_by(opt, p)
         given = g.astype(np.longdouble)
         rule_decay = values["weight_decay"]
         if decay == "coupled":       # a stage before the rule, and an exact one in the element's own precision
             given = (g + dtype(rule_decay) * p).astype(np.longdouble)
             rule_decay = np.longdouble(0)
+        elif decay == "independent" and cls.shared:        # likewise, as sums take what is left
+            before[0], rule_decay = (dtype(1 - rule_decay) * p).astype(np.longdouble), np.longdouble(0)
         opt.step([g])
-        after = [p.astype(np.longdouble), *(array.astype(np.longdouble) for array in opt.state["0"].values())]
+        after = stored_by(opt, p)
         exact, sizes, second = {}, {}, {}
-        magnitudes, zeros = [abs(x) for x in after], [0 * x for x in before]
+        magnitudes, zeros = [abs(after[0]), *(size(x) for size, x in zip(added, after[1:], strict=True))], \
+            [0 * x for x in before]
         for store, theta, gradient, slots, stored in (
             (exact, before[0], given, before[1:], after),
             (sizes, -abs(before[0]), abs(given), [size(x) for size, x in zip(added, before[1:], strict=True)], magnitudes),
@@ -84,8 +101,12 @@ def follows(cls, dtype, hyper, steps=24, **keywords):
             # (a decay that is a term of the step adds to the sizes with the other sign, too)
             share = -rule_decay if store is sizes and cls.__name__ in reference.INNER else rule_decay
             reference.step(cls.__name__, decay, theta, gradient, t, slots, values | {"weight_decay": share}, see)
-        ill = condition(cls, dict(zip([*cls.slots, *cls.memory], after[1:], strict=True)))
+        ill = condition(cls, dict(zip(names, after[1:], strict=True)))
         for k, got in enumerate(after):
+            if k > len(names) - len(cls.shared):       # (sums over all elements, which may cancel)
+                near = 200 * np.finfo(dtype).eps + (1e-10 if names[k - 1] == "step_size" else 0)
+                assert abs(got - exact[k]) <= near * max(abs(exact[k]), abs(before[k])), names[k - 1]
+                continue
             largest = np.maximum(abs(second[k]), abs(sizes[k]) - abs(second[k]))
             if k == 0:
                 largest = np.maximum(largest, abs(before[0]))
@@ -117,7 +138,8 @@ def test_every_hyper_parameter_changes_the_result(cls, hyper):
         p, = arrays(np.float64, [50])
         opt = cls([p], **(TELLING.get(cls, {}) | given))
         for t in range(12):
-            opt.step(arrays(np.float64, [50], seed=t))
+            # (an estimate of the way grows where gradients agree)
+            opt.step(arrays(np.float64, [50], seed=0 if cls is fastlr.Prodigy else t))
         results.append(opt.state["0"]["ax"] if "ax" in cls.slots else p)
     different = results[0] != results[1]
     assert different.any() if cls in COARSE else different.all()

@@ -369,9 +369,12 @@ cdef class Plan:
     cdef void single_out(self, double loss) noexcept:
         """Give each tensor scalars of its own."""
         cdef Py_ssize_t i
+        cdef double peak = 0
+        for i in range(self.kind_count):
+            peak = max(peak, self.alike[i].now.lr)
         for i in range(self.count):
             self.instants[i] = self.alike[self.kind_of[i]]
-            self.instants[i].now.loss = loss
+            self.instants[i].now.loss, self.instants[i].now.peak = loss, peak
 
     cdef void recall(self, const Gradient* gradients) noexcept:
         """What each tensor's instant takes from those before it."""

@@ -8,6 +8,18 @@ from .averages import EMA, SWA, WeightAverage
 from .base import Group, Optimizer, create_optimizer, list_optimizers
 from .factored import CAME, SM3, Adafactor, AdamMini
 from .gradient_descent import ASGD, QHM, SGD, SGDW, AggMo, Momentum, Nesterov, Rprop
+from .learning_rate_free import (
+    DAdaptAdaGrad,
+    DAdaptAdam,
+    DAdaptLion,
+    DAdaptSGD,
+    DoG,
+    DoWG,
+    MoMo,
+    MoMoAdam,
+    PolyakSGD,
+    Prodigy,
+)
 from .line_search import LineSearch, line_search
 from .loss_scale import LossScale
 from .moments import Adam, AdaMax, AdamW, Adan, AMSGrad, LaProp, NAdam, NAdamW, QHAdam, RAdam, RAdamW
@@ -44,6 +56,12 @@ __all__ = [
     "CAME",
     "CautiousAdamW",
     "CautiousLion",
+    "DAdaptAdaGrad",
+    "DAdaptAdam",
+    "DAdaptLion",
+    "DAdaptSGD",
+    "DoG",
+    "DoWG",
     "EMA",
     "Fromage",
     "GradientAccumulation",
@@ -57,12 +75,16 @@ __all__ = [
     "Lookahead",
     "LossScale",
     "MARS",
+    "MoMo",
+    "MoMoAdam",
     "Momentum",
     "Muon",
     "NAdam",
     "Nesterov",
     "NovoGrad",
     "Optimizer",
+    "PolyakSGD",
+    "Prodigy",
     "RMSprop",
     "RMSpropCentered",
     "RMSpropCenteredMomentum",

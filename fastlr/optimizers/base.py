@@ -4,7 +4,7 @@ from __future__ import annotations
 import copy
 import fnmatch
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from math import inf
+from math import inf, nan
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -150,6 +150,7 @@ class Optimizer:
     shared: ClassVar[tuple[str, ...]] = ()     # ... and of all tensors together
     reduces: ClassVar[bool] = False            # whether it sums over a tensor before it moves it
     placed: ClassVar[bool] = False             # whether its step depends on where the parameter stands
+    needs_loss: ClassVar[bool] = False         # whether a step is given the loss, too
     conventions: ClassVar[dict[str, str]] = {}     # which rule is whose, where peers differ; the first is the default
     #: What `accumulate` adds to each slot: its share of which power of a gradient; None where a rule needs the whole.
     folds: ClassVar[Folds | None] = None
@@ -424,11 +425,14 @@ class Optimizer:
         if type(grad_scale) is not LossScale:
             self._plan.step(grads, grad_scale, zero_grads)      # type: ignore[arg-type]
             return
+        self._step_scaled(grads, grad_scale, zero_grads)
+
+    def _step_scaled(self, grads: Any, grad_scale: LossScale, zero_grads: bool, loss: float = nan) -> None:
         if self._stages.nonfinite != "skip":
             raise ValueError(f"{type(self).__name__}: a LossScale needs nonfinite='skip', "
                              f"got {self._stages.nonfinite!r}; give it to the constructor")
         skipped = self._plan.skipped
-        self._plan.step(grads, grad_scale.value, zero_grads)
+        self._plan.step(grads, grad_scale.value, zero_grads, loss)
         grad_scale.update(self._plan.skipped > skipped)
 
     def step_rows(self, name: str, rows: Any, grads: Any, grad_scale: float = 1.0, *,
