@@ -28,9 +28,10 @@ SIZE = 2003
 TOLERANCE = {fastlr.AdaDelta: 10, fastlr.MARS: 12, fastlr.Adan: 8, fastlr.NAdam: 8, fastlr.NAdamW: 8, fastlr.LaProp: 6,
              fastlr.RAdam: 8, fastlr.RAdamW: 8}
 
-# What it takes for a hyper-parameter to be felt: LARC's own rates only below lr, MoMo's bound only where lr does not bind,
+# What it takes for a hyper-parameter to be felt: LARC's own rates only below lr, a bound of the loss only where lr does not bind,
 # DAdaptLion's m only where d is not small.
-TELLING = {fastlr.LARC: {"lr": 1.0}, fastlr.MoMoAdam: {"lr": 100.0}, fastlr.DAdaptLion: {"d0": 1.0}}
+TELLING = {fastlr.LARC: {"lr": 1.0}, fastlr.MoMoAdam: {"lr": 100.0}, fastlr.DAdaptLion: {"d0": 1.0},
+           fastlr.PolyakSGD: {"lr": 0.03}, fastlr.MoMo: {"lr": 0.03}}
 # Values of hyper-parameters that weigh within a dozen steps, where three times the default would not.
 WEIGHS = {("ASGD", "t0"): 3.0, ("Rprop", "step_min"): 0.009, ("Rprop", "step_max"): 0.011}
 # Rules by signs and maxima, in which a hyper-parameter may leave an element as it is for a while.
