@@ -3,7 +3,10 @@
 The registry of tests/ is used here too: what is declared there is compared here.
 """
 import sys
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -18,6 +21,17 @@ except ImportError:
     pass
 else:
     torch.set_num_threads(1)           # its tensors here are tiny, and its threads spin
+
+
+# `import timm` brings all its models and with them torchvision; its schedulers and optimizers need torch alone: packages
+# without their __init__.py are enough (installed with `pip install --no-deps timm`).
+found = find_spec("timm")
+if found and find_spec("torchvision") is None:
+    for name in ("timm", "timm.optim"):
+        package = ModuleType(name)
+        package.__path__ = [path + name[4:].replace(".", "/") for path in found.submodule_search_locations]
+        package.__spec__ = ModuleSpec(name, None, is_package=True)
+        sys.modules.setdefault(name, package)
 
 
 @pytest.fixture(autouse=True)

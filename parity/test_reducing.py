@@ -1,20 +1,8 @@
 """Rules that sum over a tensor, against pytorch-optimizer, timm and optax in float64."""
-import sys
-from importlib.util import find_spec
-from types import ModuleType
-
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
-
-# (timm's optimizers need torch alone: see test_schedules_timm.py)
-found = find_spec("timm")
-if found and find_spec("torchvision") is None:
-    for name in ("timm", "timm.optim"):
-        package = ModuleType(name)
-        package.__path__ = [path + name[4:].replace(".", "/") for path in found.submodule_search_locations]
-        sys.modules.setdefault(name, package)
 
 from trajectories.apart import apart, flat  # noqa: E402
 

@@ -1,20 +1,10 @@
 """timm's schedulers against ours: its closed forms `_get_lr(t)`, and where its defaults differ."""
 import math
-import sys
-from importlib.util import find_spec
-from types import ModuleType
 
 import pytest
 
 torch = pytest.importorskip("torch")
 
-# `import timm` brings all its models and with them torchvision; its schedulers need torch alone: a package without
-# its __init__.py is enough (installed with `pip install --no-deps timm`).
-found = find_spec("timm")
-if found and find_spec("torchvision") is None:
-    package = ModuleType("timm")
-    package.__path__ = list(found.submodule_search_locations)
-    sys.modules.setdefault("timm", package)
 peers = pytest.importorskip("timm.scheduler")
 
 from fastlr import schedules as s  # noqa: E402
