@@ -27,7 +27,7 @@ else:
 # without their __init__.py are enough (installed with `pip install --no-deps timm`).
 found = find_spec("timm")
 if found and find_spec("torchvision") is None:
-    for name in ("timm", "timm.optim"):
+    for name in ("timm", "timm.optim", "timm.utils"):
         package = ModuleType(name)
         package.__path__ = [path + name[4:].replace(".", "/") for path in found.submodule_search_locations]
         package.__spec__ = ModuleSpec(name, None, is_package=True)
