@@ -45,3 +45,12 @@ def test_public_names_are_what_the_package_shows():
 def test_stubs_name_every_kernel():
     stub = (ROOT / "fastlr" / "kernels.pyi").read_text()
     assert sorted(re.findall(r"^(\w+): Kernel$", stub, re.MULTILINE)) == fastlr.kernels.__all__
+
+
+def test_the_catalogue_is_current_and_knows_every_source():
+    from fastlr.optimizers import catalogue
+    page = (ROOT / "docs" / "optimizers.md").read_text()
+    assert page == catalogue.catalogue()        # python -m fastlr.optimizers.catalogue
+    lines = [line for line in page.splitlines() if line.startswith("| `")]
+    assert len(lines) == len(fastlr.list_optimizers())
+    assert [line for line in lines if line.split("|")[2].strip() == ""] == []

@@ -27,7 +27,7 @@ class WithLoss(Paced, family=True):
 
     needs_loss = True
 
-    def step(self, grads: Any = None, grad_scale: float | LossScale = 1.0,     # type: ignore[override]
+    def step(self, grads: Any = None, grad_scale: float | LossScale = 1.0,
              zero_grads: bool = False, *, loss: float | None = None) -> None:
         """Update every parameter in place, as `Optimizer.step`; `loss` is what is minimised, where `grads` were taken.
 

@@ -1,0 +1,49 @@
+"""The table of docs/optimizers.md, made from the declarations: `python -m fastlr.optimizers.catalogue`."""
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from pathlib import Path
+
+from .base import REGISTRY, Optimizer
+
+HEAD = """# Every optimizer
+
+Made by `python -m fastlr.optimizers.catalogue`; a test holds it to the declarations. State is what an element costs in
+float32; what is marked with + is kept once for each tensor, with * once for all. Formulas and the places where peers
+differ are in each class's docstring: `help(fastlr.AdamW)`.
+
+| optimizer | formula | state | bytes per parameter | weight decay | conventions |
+|---|---|---|---|---|---|
+"""
+NAME = r"[A-Z][\w'-]+"
+AUTHORS = re.compile(rf"({NAME}(?:(?:, {NAME})* & {NAME}| et al\.)? (?:19|20)\d\d)")
+ADDRESS = re.compile(r"https?://\S+")
+
+
+def source(cls: type[Optimizer]) -> str:
+    """Who published the rule, and where, as the docstring says."""
+    text = " ".join((inspect.getdoc(cls) or "").split())
+    address = ADDRESS.search(text)
+    authors = AUTHORS.findall(text[:address.start()] if address else text)
+    said = authors[-1] if authors else ""
+    return f"[{said}](<{address[0].rstrip('.,;:')}>)" if address and said else said
+
+
+def row(cls: type[Optimizer]) -> str:
+    """The line of one optimizer."""
+    state = [*cls.slots, *(f"{name}+" for name in cls.memory), *(f"{name}*" for name in cls.shared)]
+    each = "see its docstring" if getattr(cls, "kind", "elementwise") == "matrix" else str(4 * len(cls.slots))
+    return "| " + " | ".join([f"`{cls.__name__}`", source(cls), ", ".join(state), each, cls.decay_mode,
+                              ", ".join(cls.conventions)]) + " |"
+
+
+def catalogue() -> str:
+    """The whole page."""
+    return HEAD + "\n".join(row(REGISTRY[name]) for name in sorted(REGISTRY)) + "\n"
+
+
+if __name__ == "__main__":
+    to = Path(sys.argv[1] if len(sys.argv) > 1 else "docs/optimizers.md")
+    to.write_text(catalogue(), encoding="utf-8")
