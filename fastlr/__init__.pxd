@@ -8,6 +8,8 @@ from fastlr.rules cimport (
     LAMB, LARC, LARS, MARS, SGD, AdaDelta, AdaGrad, Adam, AdamW, Adan, AMSGrad, CautiousAdamW, CautiousAdamWMean,
     CautiousLion, CautiousLionMean, Fromage, MARSFromZero, Momentum, NAdam, Nesterov, NovoGrad, RMSprop,
     RMSpropCentered, RMSpropCenteredMomentum, RMSpropMomentum, StableAdamW,
+    AdaBelief, AdaBound, AdEMAMix, ADOPT, DiffGrad, FTRL, Grams, Lion, MADGRAD, ScheduleFreeAdamW, ScheduleFreeRAdam,
+    ScheduleFreeSGD, Yogi,
     AdaMax, AggMo, ASGD, LaProp, QHAdam, QHM, RAdam, Rprop, SignSGD, Signum,
     DAdaptAdaGrad, DAdaptAdam, DAdaptAdamDebiased, DAdaptLion, DAdaptSGD, DoG, DoWG, MoMo, MoMoAdam, PolyakSGD, Prodigy,
     ProdigyDebiased,

@@ -2,6 +2,76 @@
 """What every rule is written in: the precision of an element, and what it may know of the instant."""
 from libc.math cimport sqrt, sqrtf
 
+cdef extern from *:
+    """
+    /* Cube roots and exponentials by additions, products, quotients and the bits of a float alone: they vectorise, and
+       have the same bits on every machine, which libm's have not. */
+    #include <stdint.h>
+    typedef union { float number; uint32_t bits; } fastlr_bits_of_float;
+    typedef union { double number; uint64_t bits; } fastlr_bits_of_double;
+
+    /* Of x >= 0, within 1 ulp: a third of the exponent, Halley's steps, which treble the digits, and Newton's, whose
+       quotient is of the last digits alone. */
+    static inline float fastlr_cube_root_float(float x) {
+        float scale = x < 1e-19f ? 9223372036854775808.0f : x > 1e19f ? 1.0842021724855044e-19f : 1.0f;
+        float back = x < 1e-19f ? 4.76837158203125e-07f : x > 1e19f ? 2097152.0f : 1.0f;
+        float a = x * scale, y, cube;
+        fastlr_bits_of_float b;
+        b.number = a;
+        b.bits = b.bits / 3 + 709921077u;
+        y = b.number;
+        cube = y * y * y;
+        y = y * ((cube + 2.0f * a) / (2.0f * cube + a));
+        y = y - (y - a / (y * y)) * 0.33333334f;
+        return x > 0.0f && x < 3e38f ? y * back : x;
+    }
+    static inline double fastlr_cube_root_double(double x) {
+        double scale = x < 1e-153 ? 3.3519519824856493e+153 : x > 1e153 ? 2.983336292480083e-154 : 1.0;
+        double back = x < 1e-153 ? 6.681911775230489e-52 : x > 1e153 ? 1.4965776766268446e+51 : 1.0;
+        double a = x * scale, y, cube;
+        fastlr_bits_of_double b;
+        b.number = a;
+        b.bits = (((b.bits >> 32) * 0x55555556u >> 32) + 715094163u) << 32;
+        y = b.number;
+        cube = y * y * y;
+        y = y * ((cube + 2.0 * a) / (2.0 * cube + a));
+        cube = y * y * y;
+        y = y * ((cube + 2.0 * a) / (2.0 * cube + a));
+        y = y - (y - a / (y * y)) * 0.3333333333333333;
+        return x > 0.0 && x < 1e308 ? y * back : x;
+    }
+
+    /* exp(-x) of x >= 0, within 1.2 ulp up to 64, where it counts as e**-64: 2**-n times a polynomial of what n log 2
+       leaves. The sum with 1.5 * 2**23 (2**52) rounds to n, and has n as its last bits. */
+    static inline float fastlr_exp_of_minus_float(float x) {
+        float n, z;
+        fastlr_bits_of_float w;
+        x = x < 64.0f ? x : 64.0f;
+        w.number = x * 1.44269504f + 12582912.0f;
+        n = w.number - 12582912.0f;
+        z = n * 1.42860677e-06f - (x - n * 0.693145752f);
+        w.bits = (127u << 23) - (w.bits << 23);
+        return w.number * (1.0f + z * (1.0f + z * (1.0f / 2 + z * (1.0f / 6 + z * (1.0f / 24 + z * (1.0f / 120
+            + z * (1.0f / 720 + z * (1.0f / 5040))))))));
+    }
+    static inline double fastlr_exp_of_minus_double(double x) {
+        double n, z;
+        fastlr_bits_of_double w;
+        x = x < 64.0 ? x : 64.0;
+        w.number = x * 1.4426950408889634 + 6755399441055744.0;
+        n = w.number - 6755399441055744.0;
+        z = n * 1.9082149292705877e-10 - (x - n * 0.6931471803691238);
+        w.bits = ((uint64_t)1023 << 52) - (w.bits << 52);
+        return w.number * (1.0 + z * (1.0 + z * (1.0 / 2 + z * (1.0 / 6 + z * (1.0 / 24 + z * (1.0 / 120
+            + z * (1.0 / 720 + z * (1.0 / 5040 + z * (1.0 / 40320 + z * (1.0 / 362880 + z * (1.0 / 3628800
+            + z * (1.0 / 39916800 + z * (1.0 / 479001600 + z * (1.0 / 6227020800.0))))))))))))));
+    }
+    """
+    float fastlr_cube_root_float(float x) noexcept nogil
+    double fastlr_cube_root_double(double x) noexcept nogil
+    float fastlr_exp_of_minus_float(float x) noexcept nogil
+    double fastlr_exp_of_minus_double(double x) noexcept nogil
+
 ctypedef fused real:
     float
     double
@@ -41,3 +111,19 @@ cdef inline real magnitude(real x) noexcept nogil:
 
 cdef inline real sign(real x) noexcept nogil:
     return <real>1 if x > <real>0 else <real>-1 if x < <real>0 else x      # (zero and NaN stay)
+
+cdef inline real bounded(real x, real most) noexcept nogil:
+    x = most if x > most else x
+    return -most if x < -most else x                                       # (NaN stays)
+
+cdef inline real cube_root(real x) noexcept nogil:
+    if real is float:
+        return fastlr_cube_root_float(x)
+    else:
+        return fastlr_cube_root_double(x)
+
+cdef inline real exp_of_minus(real x) noexcept nogil:
+    if real is float:
+        return fastlr_exp_of_minus_float(x)
+    else:
+        return fastlr_exp_of_minus_double(x)

@@ -9,16 +9,25 @@ class Kernel:
     def __signature__(self) -> Signature: ...
     def __call__(self, p: Any, g: Any, /, *slots: Any, t: int, lr: float, **hyper: float) -> None: ...
 
+adabelief: Kernel
+adabound: Kernel
 adadelta: Kernel
 adagrad: Kernel
 adam: Kernel
 adamax: Kernel
 adamw: Kernel
 adan: Kernel
+ademamix: Kernel
+adopt: Kernel
 aggmo: Kernel
 amsgrad: Kernel
 asgd: Kernel
+diffgrad: Kernel
+ftrl: Kernel
+grams: Kernel
 laprop: Kernel
+lion: Kernel
+madgrad: Kernel
 momentum: Kernel
 nadam: Kernel
 nadamw: Kernel
@@ -32,8 +41,12 @@ rmspropcentered: Kernel
 rmspropcenteredmomentum: Kernel
 rmspropmomentum: Kernel
 rprop: Kernel
+schedulefreeadamw: Kernel
+schedulefreeradam: Kernel
+schedulefreesgd: Kernel
 sgd: Kernel
 sgdw: Kernel
 signsgd: Kernel
 signum: Kernel
 tiger: Kernel
+yogi: Kernel

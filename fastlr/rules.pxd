@@ -11,9 +11,11 @@ said). This room knows nothing of arrays, threads or storage; whoever includes i
 Hyper-parameters are double. What does not depend on the element is computed in double and then cast, because
 `1 - beta` on a C float is a C double, which would drag a whole float32 loop into double precision.
 """
-from libc.math cimport NAN, expm1, expm1l, fmax, log, logl, pow, sqrt
+from libc.math cimport NAN, exp, expm1, expm1l, fmax, log, logl, pow, sqrt
 from libc.stdint cimport int64_t
-from fastlr.element cimport MOST_EXTRA, Now, larger, magnitude, real, root, sign, smaller
+from fastlr.element cimport (
+    MOST_EXTRA, Now, bounded, cube_root, exp_of_minus, larger, magnitude, real, root, sign, smaller,
+)
 from fastlr.learning_rate_free cimport (
     DAdaptAdaGrad, DAdaptAdam, DAdaptAdamDebiased, DAdaptLion, DAdaptSGD, DoG, DoWG, MoMo, MoMoAdam, PolyakSGD, Prodigy,
     ProdigyDebiased,
@@ -61,6 +63,16 @@ cdef struct Signum:
 cdef inline void signum(Signum h, Now now, real* p, real g, real* m) noexcept nogil:
     m[0] = <real>h.momentum * m[0] + <real>(1 - h.momentum) * g
     p[0] = p[0] - <real>now.lr * sign(m[0])
+
+
+# Lion -- Chen et al. 2023, arXiv:2302.06675
+
+cdef struct Lion:
+    double beta1, beta2
+
+cdef inline void lion(Lion h, Now now, real* p, real g, real* m) noexcept nogil:
+    p[0] = p[0] - <real>now.lr * sign(<real>h.beta1 * m[0] + <real>(1 - h.beta1) * g)
+    m[0] = <real>h.beta2 * m[0] + <real>(1 - h.beta2) * g
 
 
 # Momentum, the heavy ball -- Polyak 1964, doi:10.1016/0041-5553(64)90137-5
@@ -137,6 +149,52 @@ cdef struct AdaGrad:
 cdef inline void adagrad(AdaGrad h, Now now, real* p, real g, real* s) noexcept nogil:
     s[0] = s[0] + g * g
     p[0] = p[0] - <real>now.lr * g / (root(s[0]) + <real>h.eps)
+
+
+# FTRL-Proximal -- McMahan et al. 2013, doi:10.1145/2487575.2488200; 1 / rate is the one of its own update
+
+cdef struct FTRL:
+    double beta, l1, l2
+
+cdef inline void ftrl_recall(FTRL h, Now* now, double* lr_prev) noexcept nogil:
+    """1 / lr, at this update and at the one before; no rate at all leaves the one before."""
+    cdef double lr = now.lr if now.lr > 0 else 1 if now.fresh else lr_prev[0]
+    now.extra[0] = 1 / lr
+    now.extra[1] = now.extra[0] if now.fresh else 1 / lr_prev[0]
+    now.extra[2] = now.lr > 0
+    lr_prev[0] = lr
+
+cdef inline void ftrl(FTRL h, Now now, real* p, real g, real* z, real* n) noexcept nogil:
+    cdef real n_prev = n[0], r_prev = root(n[0])
+    cdef real r, both, stiffer, stiffness, moved
+    n[0] = n_prev + g * g
+    r = root(n[0])
+    both = r + r_prev
+    # (1 / rate less the one before, without the cancellation)
+    stiffer = <real>now.extra[0] * ((n[0] - n_prev) / (both if both > <real>0 else <real>1)) \
+        + <real>(now.extra[0] - now.extra[1]) * (<real>h.beta + r_prev)
+    # (z begins where the parameter stands: there it is at rest)
+    stiffness = <real>now.extra[1] * (<real>h.beta + r_prev) + <real>h.l2
+    z[0] = z[0] - <real>now.fresh * (p[0] * stiffness + <real>h.l1 * sign(p[0]))
+    z[0] = z[0] + (<real>now.extra[2] * g - stiffer * p[0])
+    stiffness = <real>now.extra[0] * (<real>h.beta + r) + <real>h.l2
+    moved = (<real>h.l1 * sign(z[0]) - z[0]) / (stiffness if stiffness > <real>0 else <real>1)
+    moved = moved if magnitude(z[0]) > <real>h.l1 else <real>0 * z[0]
+    p[0] = moved if <real>now.extra[2] * stiffness > <real>0 else p[0] + <real>0 * stiffness
+
+
+# MADGRAD -- Defazio & Jelassi 2021, arXiv:2101.11075
+
+cdef struct MADGRAD:
+    double momentum, eps
+
+cdef inline void madgrad(MADGRAD h, Now now, real* p, real g, real* s, real* v, real* x0) noexcept nogil:
+    cdef real z
+    x0[0] = p[0] if now.fresh == 1 else x0[0]
+    s[0] = s[0] + <real>now.extra[0] * g
+    v[0] = v[0] + <real>now.extra[0] * (g * g)
+    z = x0[0] - s[0] / (cube_root(v[0]) + <real>h.eps)
+    p[0] = p[0] + <real>(1 - h.momentum) * (z - p[0])
 
 
 # AdaDelta -- Zeiler 2012, arXiv:1212.5701
@@ -261,12 +319,12 @@ cdef inline void qhadam(QHAdam h, Now now, real* p, real g, real* m, real* v) no
 cdef struct RAdam:
     double beta1, beta2, eps
 
-cdef inline double rectification(double beta2, int64_t t) noexcept nogil:
+cdef inline double rectification(double beta2, int64_t t, double least) noexcept nogil:
     """The variance of an adaptive rate at update t against that of one long since started, or 0: not tractable."""
     # (long double, where there is one: the difference loses as many digits as 1 - beta2 has zeros)
     cdef long double endless = 2 / (1 - <long double>beta2) - 1
     cdef long double length = endless - 2 * t / expm1l(-t * logl(beta2))
-    if length <= 5:
+    if length <= least:
         return 0
     return sqrt(<double>((length - 4) * (length - 2) * endless / ((endless - 4) * (endless - 2) * length)))
 
@@ -313,6 +371,142 @@ cdef inline void adan(Adan h, Now now, real* p, real g, real* m, real* v, real* 
     p[0] = (p[0] - <real>now.lr * u) / <real>(1 + now.lr * now.decay)
 
 
+# AdaBelief -- Zhuang et al. 2020, arXiv:2010.07468
+
+cdef struct AdaBelief:
+    double beta1, beta2, eps
+
+cdef inline void adabelief(AdaBelief h, Now now, real* p, real g, real* m, real* s) noexcept nogil:
+    m[0] = <real>h.beta1 * m[0] + <real>(1 - h.beta1) * g
+    s[0] = <real>h.beta2 * s[0] + <real>(1 - h.beta2) * ((g - m[0]) * (g - m[0])) + <real>h.eps
+    p[0] = p[0] - <real>(now.lr * now.debias1) * m[0] / (root(s[0]) * <real>now.debias2 + <real>h.eps)
+
+
+# Yogi -- Zaheer et al. 2018, papers.nips.cc/paper/8186; corrected for its start, as optax
+
+cdef struct Yogi:
+    double beta1, beta2, eps
+
+cdef inline void yogi(Yogi h, Now now, real* p, real g, real* m, real* v) noexcept nogil:
+    m[0] = <real>h.beta1 * m[0] + <real>(1 - h.beta1) * g
+    v[0] = v[0] - <real>(1 - h.beta2) * (sign(v[0] - g * g) * (g * g))
+    p[0] = p[0] - <real>(now.lr * now.debias1) * m[0] / (root(v[0]) * <real>now.debias2 + <real>h.eps)
+
+
+# Grams -- Cao, Li & Song 2024, arXiv:2412.17107
+
+cdef struct Grams:
+    double beta1, beta2, eps
+
+cdef inline void grams(Grams h, Now now, real* p, real g, real* m, real* v) noexcept nogil:
+    m[0] = <real>h.beta1 * m[0] + <real>(1 - h.beta1) * g
+    v[0] = <real>h.beta2 * v[0] + <real>(1 - h.beta2) * (g * g)
+    p[0] = p[0] - <real>(now.lr * now.debias1) * (magnitude(m[0]) * sign(g)) \
+        / (root(v[0]) * <real>now.debias2 + <real>h.eps)
+
+
+# AdaBound -- Luo, Xiong, Liu & Sun 2019, arXiv:1902.09843; bounds in units of lr
+
+cdef struct AdaBound:
+    double beta1, beta2, final_scale, gamma, eps
+
+cdef inline void adabound(AdaBound h, Now now, real* p, real g, real* m, real* v) noexcept nogil:
+    cdef real rate
+    m[0] = <real>h.beta1 * m[0] + <real>(1 - h.beta1) * g
+    v[0] = <real>h.beta2 * v[0] + <real>(1 - h.beta2) * (g * g)
+    rate = <real>now.extra[0] / (root(v[0]) + <real>h.eps)
+    p[0] = p[0] - smaller(larger(rate, <real>now.extra[1]), <real>now.extra[2]) * m[0]
+
+
+# DiffGrad -- Dubey et al. 2020, arXiv:1909.11015
+
+cdef struct DiffGrad:
+    double beta1, beta2, eps
+
+cdef inline void diffgrad(DiffGrad h, Now now, real* p, real g, real* m, real* v, real* g_prev) noexcept nogil:
+    cdef real friction = <real>1 / (<real>1 + exp_of_minus(magnitude(g_prev[0] - g)))
+    m[0] = <real>h.beta1 * m[0] + <real>(1 - h.beta1) * g
+    v[0] = <real>h.beta2 * v[0] + <real>(1 - h.beta2) * (g * g)
+    g_prev[0] = g
+    p[0] = p[0] - <real>(now.lr * now.debias1) * (friction * m[0]) / (root(v[0]) * <real>now.debias2 + <real>h.eps)
+
+
+# ADOPT -- Taniguchi et al. 2024, arXiv:2411.02853, algorithm 2, whose update t is here t + 1
+
+cdef struct ADOPT:
+    double beta1, beta2, clip_exponent, eps
+
+cdef inline void adopt(ADOPT h, Now now, real* p, real g, real* m, real* v) noexcept nogil:
+    # (at the first update the bound is 0: nothing moves, and v is the square)
+    cdef real step = bounded(g / larger(<real>h.eps, root(v[0])), <real>now.extra[0])
+    m[0] = <real>h.beta1 * m[0] + <real>(1 - h.beta1) * step
+    v[0] = <real>now.extra[1] * v[0] + <real>now.extra[2] * (g * g)
+    p[0] = p[0] - <real>now.lr * m[0]
+
+
+# AdEMAMix -- Pagliardini, Ablin & Grangier 2024, arXiv:2409.03137
+
+cdef struct AdEMAMix:
+    double beta1, beta2, beta3, alpha, alpha_warmup, beta3_warmup, eps
+
+cdef inline double grown(double begin, double end, double share) noexcept nogil:
+    """The decay between two whose half-life has grown by that share."""
+    return exp(1 / ((1 - share) / log(begin) + share / log(end)))
+
+cdef inline void ademamix(AdEMAMix h, Now now, real* p, real g, real* m, real* v, real* m2) noexcept nogil:
+    m[0] = <real>h.beta1 * m[0] + <real>(1 - h.beta1) * g
+    v[0] = <real>h.beta2 * v[0] + <real>(1 - h.beta2) * (g * g)
+    m2[0] = <real>now.extra[1] * m2[0] + <real>(1 - now.extra[1]) * g
+    p[0] = p[0] - <real>now.lr * (<real>now.debias1 * m[0] + <real>now.extra[0] * m2[0]) \
+        / (root(v[0]) * <real>now.debias2 + <real>h.eps)
+
+
+# Schedule-free -- Defazio et al. 2024, arXiv:2405.15682. The parameter is y, where gradients are taken; the mean x is
+# (y - (1 - beta) z) / beta. Each weighs by the largest rate so far.
+
+cdef inline void average_recall(Now* now, double lr, double beta, double r, double power,
+                                double* memory) noexcept nogil:
+    """The instant's shares of z and of the step in y; remembers the sum of weights, the largest rate, and beta."""
+    cdef double weight, share, before = beta if now.fresh else memory[2]
+    memory[1] = lr if now.fresh or lr > memory[1] else memory[1]
+    weight = pow(now.t, r) * pow(memory[1], power) if memory[1] > 0 else 0
+    memory[0] = weight if now.fresh else memory[0] + weight
+    memory[2] = beta
+    share = weight / memory[0] if memory[0] > 0 else 0
+    # (where beta has changed, x is kept rather than y)
+    now.lr = lr
+    now.extra[0] = (1 - beta / before) + beta / before * share
+    now.extra[1] = lr * ((1 - beta) + beta * share)
+
+cdef inline double warmed(double lr, double t, double steps) noexcept nogil:
+    return lr * (t / steps) if t < steps else lr
+
+cdef inline void descend(Now now, real* y, real g, real* z) noexcept nogil:
+    z[0] = y[0] if now.fresh == 1 else z[0]
+    y[0] = y[0] + <real>now.extra[0] * (z[0] - y[0]) - <real>now.extra[1] * g
+    z[0] = z[0] - <real>now.lr * g
+
+cdef struct ScheduleFreeSGD:
+    double momentum, warmup_steps, r, weight_lr_power, weight_decay
+
+cdef inline void schedulefreesgd(ScheduleFreeSGD h, Now now, real* p, real g, real* z) noexcept nogil:
+    descend(now, p, g + <real>now.decay * p[0], z)
+
+cdef struct ScheduleFreeAdamW:
+    double beta1, beta2, eps, warmup_steps, r, weight_lr_power, weight_decay
+
+cdef inline void schedulefreeadamw(ScheduleFreeAdamW h, Now now, real* p, real g, real* z, real* v) noexcept nogil:
+    v[0] = <real>h.beta2 * v[0] + <real>(1 - h.beta2) * (g * g)
+    descend(now, p, g / (root(v[0]) * <real>now.debias2 + <real>h.eps) + <real>now.decay * p[0], z)
+
+cdef struct ScheduleFreeRAdam:
+    double beta1, beta2, eps, r, weight_lr_power, weight_decay
+
+cdef inline void schedulefreeradam(ScheduleFreeRAdam h, Now now, real* p, real g, real* z, real* v) noexcept nogil:
+    v[0] = <real>h.beta2 * v[0] + <real>(1 - h.beta2) * (g * g)
+    descend(now, p, g / (root(v[0]) * <real>now.debias2 + <real>h.eps) + <real>now.decay * p[0], z)
+
+
 # The roll: a rule is chosen, at compile time, by the type of its hyper-parameters. A new rule is its struct and
 # function above (or in reducing.pxd), its name in `Rule` and in what it is, below, and its line in `update`.
 
@@ -320,6 +514,7 @@ ctypedef fused Rule:
     SGD
     SignSGD
     Signum
+    Lion
     Momentum
     Nesterov
     QHM
@@ -327,6 +522,8 @@ ctypedef fused Rule:
     ASGD
     Rprop
     AdaGrad
+    FTRL
+    MADGRAD
     AdaDelta
     RMSprop
     RMSpropCentered
@@ -352,6 +549,16 @@ ctypedef fused Rule:
     MARS
     MARSFromZero
     StableAdamW
+    AdaBelief
+    Yogi
+    Grams
+    AdaBound
+    DiffGrad
+    ADOPT
+    AdEMAMix
+    ScheduleFreeSGD
+    ScheduleFreeAdamW
+    ScheduleFreeRAdam
     LAMB
     PolyakSGD
     MoMo
@@ -387,6 +594,14 @@ ctypedef fused TwoSlots:
     CautiousAdamW
     CautiousAdamWMean
     StableAdamW
+    FTRL
+    AdaBelief
+    Yogi
+    Grams
+    AdaBound
+    ADOPT
+    ScheduleFreeAdamW
+    ScheduleFreeRAdam
     LAMB
     MoMoAdam
     DAdaptSGD
@@ -401,6 +616,9 @@ ctypedef fused ThreeSlots:
     DAdaptAdam
     DAdaptAdamDebiased
     AMSGrad
+    MADGRAD
+    DiffGrad
+    AdEMAMix
 
 ctypedef fused FourSlots:
     Adan
@@ -421,6 +639,14 @@ ctypedef fused Debiased:           # beta1 and beta2 are corrected for their sta
     MARS
     MARSFromZero
     StableAdamW
+    AdaBelief
+    Yogi
+    Grams
+    AdaBound
+    DiffGrad
+    AdEMAMix
+    ScheduleFreeAdamW
+    ScheduleFreeRAdam
     LAMB
     MoMoAdam
     DAdaptAdamDebiased
@@ -441,6 +667,9 @@ ctypedef fused Inner:              # decoupled weight decay is a term of the ste
     LARC
     NovoGrad
     StableAdamW
+    ScheduleFreeSGD
+    ScheduleFreeAdamW
+    ScheduleFreeRAdam
     LAMB
     MoMo
     MoMoAdam
@@ -469,6 +698,11 @@ ctypedef fused Placed:             # the step depends on where the parameter sta
     MARS
     MARSFromZero
     StableAdamW
+    FTRL
+    MADGRAD
+    ScheduleFreeSGD
+    ScheduleFreeAdamW
+    ScheduleFreeRAdam
     LAMB
     PolyakSGD
     MoMo
@@ -593,6 +827,32 @@ cdef inline void update(Rule h, Now now, real* p, real g, real* a, real* b, real
         mars(h, now, p, g, a, b, c)
     elif Rule is StableAdamW:
         stable_adamw(h, now, p, a[0], b[0])
+    elif Rule is Lion:
+        lion(h, now, p, g, a)
+    elif Rule is FTRL:
+        ftrl(h, now, p, g, a, b)
+    elif Rule is MADGRAD:
+        madgrad(h, now, p, g, a, b, c)
+    elif Rule is AdaBelief:
+        adabelief(h, now, p, g, a, b)
+    elif Rule is Yogi:
+        yogi(h, now, p, g, a, b)
+    elif Rule is Grams:
+        grams(h, now, p, g, a, b)
+    elif Rule is AdaBound:
+        adabound(h, now, p, g, a, b)
+    elif Rule is DiffGrad:
+        diffgrad(h, now, p, g, a, b, c)
+    elif Rule is ADOPT:
+        adopt(h, now, p, g, a, b)
+    elif Rule is AdEMAMix:
+        ademamix(h, now, p, g, a, b, c)
+    elif Rule is ScheduleFreeSGD:
+        schedulefreesgd(h, now, p, g, a)
+    elif Rule is ScheduleFreeAdamW:
+        schedulefreeadamw(h, now, p, g, a, b)
+    elif Rule is ScheduleFreeRAdam:
+        schedulefreeradam(h, now, p, g, a, b)
     elif Rule is LAMB:
         lamb(h, now, p, a[0], b[0])
     elif Rule is PolyakSGD:
@@ -647,11 +907,23 @@ cdef inline Now at(Rule h, double lr, int64_t t) noexcept nogil:
     if Rule is QHAdam:
         now.extra[0], now.extra[1] = h.nu1 * now.debias1, h.nu2 * debias(h.beta2, t)
     if Rule is RAdam:
-        now.extra[1] = rectification(h.beta2, t)
+        now.extra[1] = rectification(h.beta2, t, 5)
         now.extra[0] = lr * now.debias1 * (now.extra[1] / now.debias2 if now.extra[1] != 0 else 1)
     if Rule is ASGD:
         now.lr = lr / pow(1 + h.lambd * lr * (t - 1), h.alpha)
         now.extra[0], now.extra[1] = 1 - h.lambd * now.lr, 1 / fmax(1, t - 1 - h.t0)
+    if Rule is MADGRAD:
+        now.extra[0] = (lr + h.eps if lr > 0 else 0) * sqrt(t)
+    if Rule is AdaBound:
+        now.extra[0] = lr * now.debias1 / now.debias2
+        now.extra[1] = lr * h.final_scale / (1 + 1 / (h.gamma * t))
+        now.extra[2] = lr * h.final_scale * (1 + 1 / (h.gamma * t))
+    if Rule is ADOPT:
+        now.extra[0] = pow(t - 1, h.clip_exponent) if t > 1 else 0
+        now.extra[1], now.extra[2] = h.beta2 if t > 1 else 0, 1 - h.beta2 if t > 1 else 1
+    if Rule is AdEMAMix:
+        now.extra[0] = h.alpha * (t / h.alpha_warmup if t < h.alpha_warmup else 1)
+        now.extra[1] = grown(h.beta1, h.beta3, t / h.beta3_warmup) if t < h.beta3_warmup else h.beta3
     if Rule is AdaGrad:
         now.lr = lr / (1 + (t - 1) * h.lr_decay)
     if Rule in Decaying:
@@ -666,8 +938,10 @@ cdef inline Now at(Rule h, double lr, int64_t t) noexcept nogil:
 
 cdef inline int memories(Rule h) noexcept nogil:
     """How many numbers of each tensor."""
-    if Rule is NAdam or Rule is NovoGrad:
+    if Rule is NAdam or Rule is NovoGrad or Rule is FTRL:
         return 1
+    elif Rule is ScheduleFreeSGD or Rule is ScheduleFreeAdamW or Rule is ScheduleFreeRAdam:
+        return 3
     else:
         return 0
 
@@ -687,6 +961,7 @@ cdef inline int shared_memories(Rule h) noexcept nogil:
 
 cdef inline void recall(Rule h, Now* now, double* memory, const double* shared) noexcept nogil:
     """What an instant takes from those before it, ahead of any element."""
+    cdef double rectified
     if Rule is NAdam:
         nadam_recall(h, now, memory)
     elif Rule is PolyakSGD or Rule is MoMo or Rule is MoMoAdam:
@@ -703,6 +978,15 @@ cdef inline void recall(Rule h, Now* now, double* memory, const double* shared) 
         dadapt_lion_recall(h, now, shared)
     elif Rule is Prodigy or Rule is ProdigyDebiased:
         prodigy_recall(h, now, shared)
+    elif Rule is FTRL:
+        ftrl_recall(h, now, memory)
+    elif Rule is ScheduleFreeSGD:
+        average_recall(now, warmed(now.lr, now.t, h.warmup_steps), h.momentum, h.r, h.weight_lr_power, memory)
+    elif Rule is ScheduleFreeAdamW:
+        average_recall(now, warmed(now.lr, now.t, h.warmup_steps), h.beta1, h.r, h.weight_lr_power, memory)
+    elif Rule is ScheduleFreeRAdam:
+        rectified = now.lr * rectification(h.beta2, <int64_t>now.t, 4)
+        average_recall(now, rectified, h.beta1, h.r, h.weight_lr_power, memory)
 
 
 # The first of a reducing rule's two goes over a tensor.

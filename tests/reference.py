@@ -27,6 +27,11 @@ def Signum(theta, g, t, m, *, lr, momentum, see=unseen):
 Tiger = Signum
 
 
+def Lion(theta, g, t, m, *, lr, beta1, beta2, see=unseen):
+    c = beta1 * m + (1 - beta1) * g
+    return see(0, theta - lr * np.sign(c)), see(1, beta2 * m + (1 - beta2) * g)
+
+
 def Momentum(theta, g, t, m, *, lr, momentum, dampening, see=unseen):
     m = see(1, g if t == 1 else momentum * m + (1 - dampening) * g)
     return see(0, theta - lr * m), m
@@ -68,6 +73,25 @@ def Nesterov(theta, g, t, m, *, lr, momentum, see=unseen):
 def AdaGrad(theta, g, t, s, *, lr, lr_decay, eps, see=unseen):
     s = see(1, s + g**2)
     return see(0, theta - lr / (1 + (t - 1) * lr_decay) * g / (np.sqrt(s) + eps)), s
+
+
+def FTRL(w, g, t, z, n, alpha, *, lr, beta, l1, l2, see=unseen):
+    alpha = lr if t == 1 or alpha == 0 else alpha          # (0 only where sizes are asked for)
+    z = z - w * ((beta + np.sqrt(n)) / alpha + l2) - l1 * np.sign(w) if t == 1 else z
+    n_before, n = n, see(2, n + g**2)
+    z = see(1, z + (g - ((beta + np.sqrt(n)) / lr - (beta + np.sqrt(n_before)) / alpha) * w))
+    balance = (beta + np.sqrt(n)) / lr + l2
+    w = np.where(balance > 0, np.where(abs(z) > l1, (np.sign(z) * l1 - z) / np.where(balance > 0, balance, 1), 0), w)
+    return see(0, w), z, n, see(3, lr)
+
+
+def MADGRAD(x, g, k, s, v, x0, *, lr, momentum, eps, see=unseen):
+    lamb = (lr + eps) * np.sqrt(np.asarray(k, x.dtype))
+    x0 = x if k == 1 else x0
+    see(3, x0)
+    s, v = see(1, s + lamb * g), see(2, v + lamb * g**2)
+    z = x0 - s / (np.cbrt(v) + eps)
+    return see(0, momentum * x + (1 - momentum) * z), s, v, x0
 
 
 def AdaDelta(x, g, t, Eg2, Edx2, *, lr, rho, eps, see=unseen):
@@ -236,6 +260,95 @@ def StableAdamW(theta, g, t, v, u, *, lr, beta1, beta2, eps, inner=0, see=unseen
     v_hat, u_hat = v / (1 - beta1**t), u / (1 - beta2**t)
     eta = lr / max(1, np.sqrt((g**2 / np.maximum(u_hat, eps**2)).mean()))
     return see(0, theta - eta * inner * theta - eta * v_hat / (np.sqrt(u_hat) + eps)), v, u
+def AdaBelief(theta, g, t, m, s, *, lr, beta1, beta2, eps, see=unseen):
+    m = see(1, beta1 * m + (1 - beta1) * g)
+    s = see(2, beta2 * s + (1 - beta2) * (g - m)**2 + eps)
+    return see(0, theta - lr * m / (1 - beta1**t) / (np.sqrt(s / (1 - beta2**t)) + eps)), m, s
+
+
+def Yogi(x, g, t, m, v, *, lr, beta1, beta2, eps, see=unseen):
+    m = see(1, beta1 * m + (1 - beta1) * g)
+    v = see(2, v - (1 - beta2) * np.sign(v - g**2) * g**2)
+    return see(0, x - lr * m / (1 - beta1**t) / (np.sqrt(v / (1 - beta2**t)) + eps)), m, v
+
+
+def Grams(w, g, t, m, v, *, lr, beta1, beta2, eps, see=unseen):
+    m = see(1, beta1 * m + (1 - beta1) * g)
+    v = see(2, beta2 * v + (1 - beta2) * g**2)
+    u = m / (1 - beta1**t) / (np.sqrt(v / (1 - beta2**t)) + eps)
+    return see(0, w - lr * np.sign(g) * abs(u)), m, v
+
+
+def AdaBound(x, g, t, m, v, *, lr, beta1, beta2, final_scale, gamma, eps, see=unseen):
+    m = see(1, beta1 * m + (1 - beta1) * g)
+    v = see(2, beta2 * v + (1 - beta2) * g**2)
+    eta = lr * np.sqrt(1 - beta2**t) / (1 - beta1**t) / (np.sqrt(v) + eps)
+    final = lr * final_scale
+    return see(0, x - np.clip(eta, final * (1 - 1 / (gamma * t + 1)), final * (1 + 1 / (gamma * t))) * m), m, v
+
+
+def DiffGrad(theta, g, t, m, v, g_before, *, lr, beta1, beta2, eps, see=unseen):
+    xi = 1 / (1 + np.exp(-abs(g_before - g)))
+    m = see(1, beta1 * m + (1 - beta1) * g)
+    v = see(2, beta2 * v + (1 - beta2) * g**2)
+    theta = see(0, theta - lr * xi * m / (1 - beta1**t) / (np.sqrt(v / (1 - beta2**t)) + eps))
+    return theta, m, v, see(3, g)
+
+
+def ADOPT(theta, g, t, m, v, *, lr, beta1, beta2, clip_exponent, eps, see=unseen):
+    if t == 1:
+        return see(0, theta), see(1, m), see(2, g**2)
+    c = np.asarray(t - 1, theta.dtype)**clip_exponent
+    m = see(1, beta1 * m + (1 - beta1) * np.clip(g / np.maximum(np.sqrt(v), eps), -c, c))
+    return see(0, theta - lr * m), m, see(2, beta2 * v + (1 - beta2) * g**2)
+
+
+def AdEMAMix(theta, g, t, m1, nu, m2, *, lr, beta1, beta2, beta3, alpha, alpha_warmup, beta3_warmup, eps, see=unseen):
+    if t < alpha_warmup:
+        alpha = alpha * t / alpha_warmup
+    if t < beta3_warmup:
+        share, log1, log3 = t / beta3_warmup, np.log(beta1), np.log(beta3)
+        beta3 = np.exp(log1 * log3 / ((1 - share) * log3 + share * log1))
+    m1 = see(1, beta1 * m1 + (1 - beta1) * g)
+    nu = see(2, beta2 * nu + (1 - beta2) * g**2)
+    m2 = see(3, beta3 * m2 + (1 - beta3) * g)
+    theta = see(0, theta - lr * (m1 / (1 - beta1**t) + alpha * m2) / (np.sqrt(nu / (1 - beta2**t)) + eps))
+    return theta, m1, nu, m2
+
+
+def averaging(y, step, t, z, memory, first, *, lr, beta, r, weight_lr_power, see):
+    """y, z and what is remembered, after a step of z; `first` is the number of the first of those remembered."""
+    total, lr_max, _ = memory
+    lr_max = see(first + 1, np.maximum(lr, 0 if t == 1 else lr_max))
+    w = np.asarray(t, y.dtype)**r * lr_max**weight_lr_power if lr_max > 0 else 0 * lr
+    total = see(first, w + (0 if t == 1 else total))
+    c = w / total if total > 0 else 0
+    z = y if t == 1 else z
+    y = see(0, (1 - c) * y + c * z - lr * (1 - beta * (1 - c)) * step)
+    return y, see(1, z - lr * step), (total, lr_max, see(first + 2, beta))
+
+
+def ScheduleFreeSGD(y, g, t, z, *memory, lr, momentum, warmup_steps, r, weight_lr_power, inner=0, see=unseen):
+    lr = lr * min(t / warmup_steps, 1) if warmup_steps > 0 else lr
+    y, z, memory = averaging(y, g + inner * y, t, z, memory, 2, lr=lr, beta=momentum, r=r,
+                             weight_lr_power=weight_lr_power, see=see)
+    return y, z, *memory
+
+
+def ScheduleFreeAdamW(y, g, t, z, v, *memory, lr, beta1, beta2, eps, warmup_steps=0, r, weight_lr_power, inner=0,
+                      see=unseen):
+    lr = lr * min(t / warmup_steps, 1) if warmup_steps > 0 else lr
+    v = see(2, beta2 * v + (1 - beta2) * g**2)
+    step = g / (np.sqrt(v / (1 - beta2**t)) + eps) + inner * y
+    y, z, memory = averaging(y, step, t, z, memory, 3, lr=lr, beta=beta1, r=r, weight_lr_power=weight_lr_power, see=see)
+    return y, z, v, *memory
+
+
+def ScheduleFreeRAdam(y, g, t, z, v, *memory, lr, beta2, **hyper):
+    rho_inf = 2 / (1 - beta2) - 1
+    rho = rho_inf - 2 * t / np.expm1(-t * np.log(beta2))           # (the same, without the cancellation)
+    rate = np.sqrt((rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho)) if rho > 4 else 0 * rho
+    return ScheduleFreeAdamW(y, g, t, z, v, *memory, lr=lr * rate, beta2=beta2, **hyper)
 
 
 def LAMB(theta, g, t, m, v, *, lr, beta1, beta2, eps, inner=0, see=unseen):
@@ -335,7 +448,8 @@ def Prodigy(x, g, t, m, v, s, x0, d, r, *, lr, beta1, beta2, eps, d0, d_coef, in
 
 # Those that have decoupled weight decay as a term of their step.
 INNER = {"Adan", "DAdaptAdaGrad", "DAdaptAdam", "DAdaptLion", "DAdaptSGD", "DoG", "DoWG", "MoMo", "MoMoAdam", "Prodigy",
-         "LAMB", "LARC", "LARS", "NovoGrad", "StableAdamW"}
+         "LAMB", "LARC", "LARS", "NovoGrad", "StableAdamW", "ScheduleFreeSGD", "ScheduleFreeAdamW",
+         "ScheduleFreeRAdam"}
 
 
 def step(name, decay, theta, g, t, slots, hyper, see=unseen):

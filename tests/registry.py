@@ -39,6 +39,9 @@ if not hasattr(WithLoss.step, "__wrapped__"):
     WithLoss.step = given_a_loss(WithLoss.step)
 
 every_rule = pytest.mark.parametrize("cls", RULES, ids=lambda cls: cls.__name__)
+# Which update is the first to move anything, where it is not the first.
+BEGINS = {"ADOPT": 2, "ScheduleFreeRAdam": 5}
+
 every_optimizer = pytest.mark.parametrize("cls", OPTIMIZERS, ids=lambda cls: cls.__name__)
 every_elementwise = pytest.mark.parametrize("cls", ELEMENTWISE, ids=lambda cls: cls.__name__)
 every_separate = pytest.mark.parametrize("cls", SEPARATE, ids=lambda cls: cls.__name__)

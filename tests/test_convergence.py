@@ -16,6 +16,7 @@ SIZED = {"scaled quadratic": 1e-3, "rosenbrock": 1e-3, "breast cancer": 0.1}
 RATES = {
     "SGD": SIZED | {"breast cancer": 1.0}, "ASGD": SIZED | {"breast cancer": 1.0}, "QHM": SIZED | {"breast cancer": 1.0},
     "Momentum": SIZED, "SGDW": SIZED, "Nesterov": SIZED, "AggMo": SIZED, "LARC": SIZED, "RAdam": SIZED, "RAdamW": SIZED,
+    "AdaBound": {"scaled quadratic": 1e-5, "rosenbrock": 1e-5, "breast cancer": 0.01},     # (in the end 100 times that)
     "AdaGrad": 1.0, "Adafactor": 1.0, "LARS": 1.0,
     "Adam": 0.1, "AdamW": 0.1, "AMSGrad": 0.1, "NAdam": 0.1, "NAdamW": 0.1, "AdaMax": 0.1, "LaProp": 0.1, "QHAdam": 0.1,
     "Adan": 0.1, "LAMB": 0.1, "CautiousAdamW": 0.1, "StableAdamW": 0.1, "Fromage": 0.1, "Shampoo": 0.1, "CAME": 0.1,

@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 from registry import (
+    BEGINS,
     OPTIMIZERS,
     arrays,
     bits,
@@ -91,10 +92,11 @@ def test_state_has_the_shape_of_a_parameter_however_it_lies():
 def test_scalars_and_empty_arrays_step(cls, dtype):
     params = [np.array(2.0, dtype), np.zeros((0, 3), dtype), np.ones(1, dtype)]
     opt = cls(params)
-    opt.step([np.array(1.0, dtype), np.zeros((0, 3), dtype), np.ones(1, dtype)])
+    for _ in range(BEGINS.get(cls.__name__, 1)):
+        opt.step([np.array(1.0, dtype), np.zeros((0, 3), dtype), np.ones(1, dtype)])
     assert params[0] < 2
     assert params[2] < 1
-    assert opt.t == 1
+    assert opt.t == BEGINS.get(cls.__name__, 1)
 
 
 def test_add_group_goes_on_where_the_others_are():

@@ -5,7 +5,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import reference
-from registry import arrays, bits, every_dtype, every_unplaced, everything_changed, full, snapshot
+from registry import BEGINS, arrays, bits, every_dtype, every_unplaced, everything_changed, full, snapshot
 
 import fastlr
 from fastlr import schedules
@@ -79,7 +79,7 @@ def test_touched_rows_move_lazily_by_the_sum_of_their_gradients(cls):
         for ours, array, old in zip([table, *(opt.state["table"][slot] for slot in cls.slots)], wanted, before, strict=True):
             # (a few operations of 2**-53 each, some on differences: as for `step`)
             np.testing.assert_allclose(ours, array, rtol=1e-12, atol=1e-13)
-            assert np.abs(array[touched] - old[touched]).max() > 1e-6
+            assert np.abs(array[touched] - old[touched]).max() > 1e-6 or t < BEGINS.get(cls.__name__, 1)
             np.testing.assert_array_equal(ours[untouched], old[untouched])
     assert opt.t == 3
 

@@ -24,23 +24,34 @@ SIZE = 2003
 # Every hyper-parameter and every operation of an expression is rounded once, half an ulp each: 4 ulp. AdaDelta's step d
 # is an expression of its own that is not stored, and u takes its square, which doubles the error that it has.
 # Adan squares a sum of two rounded differences, MARS one of five roundings; NAdam adds two products, whose scalars are
-# rounded too. LaProp averages what it has divided; RAdam's rectification is a product of six differences.
+# rounded too, and AdEMAMix two means. LaProp averages what it has divided; RAdam's rectification is a product of six
+# differences. DiffGrad takes an exponential, within 1.2 ulp. ScheduleFreeSGD's decay may cancel z, which hides its size.
 TOLERANCE = {fastlr.AdaDelta: 10, fastlr.MARS: 12, fastlr.Adan: 8, fastlr.NAdam: 8, fastlr.NAdamW: 8, fastlr.LaProp: 6,
-             fastlr.RAdam: 8, fastlr.RAdamW: 8}
+             fastlr.RAdam: 8, fastlr.RAdamW: 8, fastlr.DiffGrad: 6, fastlr.AdEMAMix: 6, fastlr.MADGRAD: 6,
+             fastlr.ScheduleFreeSGD: 10}
 
 # What it takes for a hyper-parameter to be felt: LARC's own rates only below lr, a bound of the loss only where lr does not bind,
 # DAdaptLion's m only where d is not small.
 TELLING = {fastlr.LARC: {"lr": 1.0}, fastlr.MoMoAdam: {"lr": 100.0}, fastlr.DAdaptLion: {"d0": 1.0},
            fastlr.PolyakSGD: {"lr": 0.03}, fastlr.MoMo: {"lr": 0.03}}
 # Values of hyper-parameters that weigh within a dozen steps, where three times the default would not.
-WEIGHS = {("ASGD", "t0"): 3.0, ("Rprop", "step_min"): 0.009, ("Rprop", "step_max"): 0.011}
-# Rules by signs and maxima, in which a hyper-parameter may leave an element as it is for a while.
-COARSE = {fastlr.SignSGD, fastlr.Signum, fastlr.Tiger, fastlr.Rprop, fastlr.AdaMax, fastlr.CautiousLion,
-          fastlr.DAdaptLion}
+WEIGHS = {("ASGD", "t0"): 3.0, ("Rprop", "step_min"): 0.009, ("Rprop", "step_max"): 0.011,
+          ("ADOPT", "eps"): 1.0, ("AdEMAMix", "alpha_warmup"): 50.0, ("AdEMAMix", "beta3_warmup"): 50.0,
+          ("ScheduleFreeSGD", "warmup_steps"): 8.0, ("ScheduleFreeAdamW", "warmup_steps"): 8.0}
+# What must be set for another to weigh: how much a larger rate counts, where all are the same, and where 0 is passed.
+BESIDE = {"weight_lr_power": {"warmup_steps": 8.0}, "l1": {"lr": 1.0}}
+# Rules by signs, bounds and maxima, in which a hyper-parameter may leave an element as it is for a while.
+COARSE = {fastlr.SignSGD, fastlr.Signum, fastlr.Tiger, fastlr.Rprop, fastlr.AdaMax, fastlr.Lion, fastlr.FTRL,
+          fastlr.ADOPT, fastlr.CautiousLion, fastlr.DAdaptLion}
 # Rates, where 0.02 is none: AdaDelta's is a factor, LARS multiplies it by 0.001.
 RATES = {fastlr.AdaDelta: 1.0, fastlr.LARS: 20.0}
-RATES |= {cls: 1.0 for cls in RULES if "d" in cls.shared or "x0" in cls.slots}      # they find it
+RATES |= {cls: 1.0 for cls in RULES if "d" in cls.shared or ("x0" in cls.slots and cls.reduces)}      # they find it
 RATES[fastlr.DAdaptSGD] = 0.5         # (which has no bound that holds it back in a smooth bowl)
+
+
+# Slots that are where a parameter is or was, or a gradient to subtract: their sign among the sizes is the other one.
+DESCENDING = {(fastlr.Adan, "g_prev"), (fastlr.MARS, "g_prev"), (fastlr.ScheduleFreeSGD, "z"),
+              (fastlr.ScheduleFreeAdamW, "z"), (fastlr.ScheduleFreeRAdam, "z")}
 
 
 def allowed(cls):
@@ -72,8 +83,7 @@ def follows(cls, dtype, hyper, steps=24, **keywords):
     worst = 0.0
     # (what is subtracted from the gradient adds to the sizes with the other sign)
     names = [*cls.slots, *cls.memory, *cls.shared]
-    against = {"x0"} if cls is fastlr.Rprop else {"g_prev", "x0"}
-    added = [lambda x, sign=-1 if slot in against else 1: sign * abs(x) for slot in names]
+    added = [lambda x, sign=-1 if (cls, slot) in DESCENDING or slot == "x0" else 1: sign * abs(x) for slot in names]
     if cls.needs_loss:
         values["loss"] = np.longdouble(LOSS)
     for t in range(1, steps + 1):
@@ -111,6 +121,7 @@ def follows(cls, dtype, hyper, steps=24, **keywords):
             largest = np.maximum(abs(second[k]), abs(sizes[k]) - abs(second[k]))
             if k == 0:
                 largest = np.maximum(largest, abs(before[0]))
+            largest = np.maximum(largest, abs(exact[k]))
             ulp = np.spacing(np.maximum(largest, np.finfo(dtype).tiny).astype(dtype))
             worst = max(worst, float((abs(got - exact[k]) / ulp / ill).max()))
     return worst
@@ -134,8 +145,9 @@ def test_every_hyper_parameter_changes_the_result(cls, hyper):
     if not hyper:
         return
     hyper = {name: WEIGHS.get((cls.__name__, name), 0.03 if name == "eps" else value) for name, value in hyper.items()}
+    beside = {name: value for changed in hyper for name, value in BESIDE.get(changed, {}).items() if name in cls.hypers}
     results = []
-    for given in ({}, hyper):
+    for given in (beside, beside | hyper):
         p, = arrays(np.float64, [50])
         opt = cls([p], **(TELLING.get(cls, {}) | given))
         for t in range(12):
@@ -170,7 +182,8 @@ def test_slots_are_as_many_as_the_rule_remembers(cls):
     opt = cls([p])
     opt.step(arrays(np.float64, [4], seed=1))
     assert list(opt.state["0"]) == [*cls.slots, *cls.memory]
-    opt.step([2 * g for g in arrays(np.float64, [4], seed=1)])        # (a difference of gradients is 0 at first)
+    for k in range(2, 7):          # (a difference of gradients is 0 at first; a rate may begin at 0)
+        opt.step([k * g for g in arrays(np.float64, [4], seed=1)])
     assert all((array != 0).all() for array in opt.state["0"].values())
 
 

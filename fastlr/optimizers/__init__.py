@@ -3,7 +3,16 @@
 Nothing here knows bytes, threads or instruction sets. A new optimizer is a rule in `rules.pxd`, a class here and a
 reference formula in the tests; lists, tests and tables follow.
 """
-from .adaptive import AdaDelta, AdaGrad, RMSprop, RMSpropCentered, RMSpropCenteredMomentum, RMSpropMomentum
+from .adaptive import (
+    FTRL,
+    MADGRAD,
+    AdaDelta,
+    AdaGrad,
+    RMSprop,
+    RMSpropCentered,
+    RMSpropCenteredMomentum,
+    RMSpropMomentum,
+)
 from .averages import EMA, SWA, WeightAverage
 from .base import Group, Optimizer, create_optimizer, list_optimizers
 from .factored import CAME, SM3, Adafactor, AdamMini
@@ -22,14 +31,49 @@ from .learning_rate_free import (
 )
 from .line_search import LineSearch, line_search
 from .loss_scale import LossScale
-from .moments import Adam, AdaMax, AdamW, Adan, AMSGrad, LaProp, NAdam, NAdamW, QHAdam, RAdam, RAdamW
+from .moments import (
+    ADOPT,
+    AdaBelief,
+    AdaBound,
+    Adam,
+    AdaMax,
+    AdamW,
+    Adan,
+    AdEMAMix,
+    AMSGrad,
+    DiffGrad,
+    Grams,
+    LaProp,
+    NAdam,
+    NAdamW,
+    QHAdam,
+    RAdam,
+    RAdamW,
+    Yogi,
+)
 from .quasi_newton import LBFGS
 from .reducing import LAMB, LARC, LARS, MARS, CautiousAdamW, CautiousLion, Fromage, NovoGrad, StableAdamW
-from .sign import SignSGD, Signum, Tiger
+from .schedule_free import ScheduleFreeAdamW, ScheduleFreeRAdam, ScheduleFreeSGD
+from .sign import Lion, SignSGD, Signum, Tiger
 from .spectral import SOAP, Muon, Shampoo
 from .wrappers import SAM, GradientAccumulation, GradientCentralization, Lookahead
 
 __all__ = [
+    "CAME",
+    "ADOPT",
+    "AdaBelief",
+    "AdaBound",
+    "AdEMAMix",
+    "DiffGrad",
+    "FTRL",
+    "Grams",
+    "Lion",
+    "MADGRAD",
+    "ScheduleFreeAdamW",
+    "ScheduleFreeRAdam",
+    "ScheduleFreeSGD",
+    "Yogi",
+    "EMA",
     "SignSGD",
     "Signum",
     "Tiger",
@@ -53,7 +97,6 @@ __all__ = [
     "AdamMini",
     "AdamW",
     "Adan",
-    "CAME",
     "CautiousAdamW",
     "CautiousLion",
     "DAdaptAdaGrad",
@@ -62,7 +105,6 @@ __all__ = [
     "DAdaptSGD",
     "DoG",
     "DoWG",
-    "EMA",
     "Fromage",
     "GradientAccumulation",
     "GradientCentralization",

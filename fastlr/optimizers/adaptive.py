@@ -128,3 +128,56 @@ class RMSpropCenteredMomentum(RMSpropMomentum, slots=("v", "a", "m")):
     >>> round(float(p[0]), 6)
     0.98
     """
+
+
+class FTRL(Optimizer, slots=("z", "n"), memory=("lr_prev",)):
+    r"""Follow the leader: each parameter to where all gradients so far, and what holds it near 0, are in balance.
+
+    .. math::
+        n \leftarrow n + g^2, \quad D = (\beta + \sqrt{n}) / \eta, \quad
+        z \leftarrow z + g - (D - D_{t-1}) p, \quad
+        p \leftarrow \begin{cases} 0 & |z| \le \lambda_1 \\
+        (\operatorname{sign}(z) \lambda_1 - z) / (D + \lambda_2) & \text{else} \end{cases}
+
+    with :math:`\lambda_1` = `l1` and :math:`\lambda_2` = `l2`: as AdaGrad, but with exact zeros. State `z`, and `n`,
+    which begins at `initial_accumulator_value`; of each tensor the learning rate before, `lr_prev`. McMahan et al.
+    2013, https://doi.org/10.1145/2487575.2488200. As ``pytorch_optimizer.FTRL`` and Keras' with power -1/2,
+    apart from two things: `z` begins so that a parameter stays where it is (there at 0, so that what has no gradient
+    becomes 0 at once), and a learning rate that changes moves nothing by itself (there all of p is scaled by it).
+
+    >>> import numpy as np, fastlr
+    >>> p = np.zeros(2)
+    >>> opt = fastlr.FTRL(p, lr=0.5, l1=1.0)
+    >>> for _ in range(4):
+    ...     opt.step(np.array([2.0, 0.2]))
+    >>> p.round(4)
+    array([-1.1422,  0.    ])
+    """
+
+    beta: Hyper = within(0.0)
+    l1: Hyper = within(0.0)
+    l2: Hyper = within(0.0)
+    initial_accumulator_value: Hyper = start("n", 0.0)
+
+
+class MADGRAD(Optimizer, slots=("s", "v", "x0")):
+    r"""Dual averaging: from where it began, by the sum of gradients over the cube root of the sum of squares.
+
+    .. math::
+        \lambda = (\eta + \epsilon) \sqrt{t}, \quad s \leftarrow s + \lambda g, \quad v \leftarrow v + \lambda g^2, \\
+        p \leftarrow \mu p + (1 - \mu) \left( x_0 - \frac{s}{\sqrt[3]{v} + \epsilon} \right)
+
+    State `s`, `v`, and where the parameter began, `x0`. It wants less weight decay than other rules, often none.
+    Defazio & Jelassi 2021, https://arxiv.org/abs/2101.11075. As ``optax.contrib.madgrad`` and
+    ``pytorch_optimizer.MADGRAD``; a learning rate of 0 adds nothing, there epsilon. The lr is timm's.
+
+    >>> import numpy as np, fastlr
+    >>> p = np.array([1.0])
+    >>> fastlr.MADGRAD(p, lr=0.1).step(np.array([5.0]))
+    >>> round(float(p[0]), 6)
+    0.963159
+    """
+
+    lr: Hyper = within(1e-2)
+    momentum: Hyper = within(0.9, 0, 1)
+    eps: Hyper = within(1e-6)

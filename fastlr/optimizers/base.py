@@ -791,7 +791,7 @@ def list_optimizers(pattern: str = "*") -> list[str]:
 
     >>> import fastlr
     >>> fastlr.list_optimizers("ada*")
-    ['adadelta', 'adafactor', 'adagrad', 'adam', 'adamax', 'adammini', 'adamw', 'adan']
+    ['adabelief', 'adabound', 'adadelta', 'adafactor', 'adagrad', 'adam', 'adamax', 'adammini', 'adamw', 'adan']
     """
     return sorted(fnmatch.filter(REGISTRY, pattern.lower()))
 

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from .base import Optimizer
-from .declaration import Hyper, within
+from .declaration import Hyper, start, within
 
 
 def of_means(h: dict[str, float], fresh: bool) -> dict[str, tuple[int, float]]:
@@ -242,3 +242,172 @@ class RAdamW(RAdam, slots=("m", "v"), decay="decoupled", rule="RAdam"):
     """
 
     weight_decay: Hyper = within(0.01)
+
+
+class AdaBelief(Adam, slots=("m", "s"), decay="decoupled"):
+    r"""Adam by how far gradients are from what their mean let expect, in place of how large they are.
+
+    .. math::
+        m \leftarrow \beta_1 m + (1 - \beta_1) g, \quad
+        s \leftarrow \beta_2 s + (1 - \beta_2) (g - m)^2 + \epsilon, \quad
+        p \leftarrow p - \eta \frac{m / (1 - \beta_1^t)}{\sqrt{s / (1 - \beta_2^t)} + \epsilon}
+
+    State `m` and `s`. Zhuang et al. 2020, https://arxiv.org/abs/2010.07468, algorithm 2. As ``optax.adabelief`` and
+    ``pytorch_optimizer.AdaBelief``; timm's and the authors' code rectify as RAdam does by default.
+
+    >>> import numpy as np, fastlr
+    >>> p = np.array([1.0])
+    >>> fastlr.AdaBelief(p, lr=0.1).step(np.array([5.0]))
+    >>> round(float(p[0]), 6)
+    0.888889
+    """
+
+    eps: Hyper = within(1e-16)
+
+
+class Yogi(Adam, slots=("m", "v")):
+    r"""Adam whose mean square moves by no more than the square of a gradient, so that it forgets slowly.
+
+    .. math::
+        m \leftarrow \beta_1 m + (1 - \beta_1) g, \quad
+        v \leftarrow v - (1 - \beta_2) \operatorname{sign}(v - g^2) g^2, \quad
+        p \leftarrow p - \eta \frac{m / (1 - \beta_1^t)}{\sqrt{v / (1 - \beta_2^t)} + \epsilon}
+
+    State `m`, which begins at `initial_momentum`, and `v`, which begins at `initial_accumulator_value`. Zaheer et al.
+    2018, https://papers.nips.cc/paper/8186, algorithm 2, which corrects neither for its start. As ``optax.yogi`` and
+    ``pytorch_optimizer.Yogi`` with initial_momentum=1e-6: there `m` begins at 1e-6 too, so that a parameter moves
+    before it has had a gradient.
+
+    >>> import numpy as np, fastlr
+    >>> p = np.array([1.0])
+    >>> fastlr.Yogi(p, lr=0.1).step(np.array([5.0]))
+    >>> round(float(p[0]), 6)
+    0.900022
+    """
+
+    lr: Hyper = within(1e-2)
+    eps: Hyper = within(1e-3)
+    initial_momentum: Hyper = start("m", 0.0)
+    initial_accumulator_value: Hyper = start("v", 1e-6)
+
+
+class Grams(Adam, slots=("m", "v"), decay="decoupled"):
+    r"""As far as Adam goes, and in the direction of the gradient at hand.
+
+    .. math::
+        p \leftarrow p - \eta \operatorname{sign}(g)
+        \frac{|m| / (1 - \beta_1^t)}{\sqrt{v / (1 - \beta_2^t)} + \epsilon}
+
+    with m and v as in Adam. State `m` and `v`. Cao, Li & Song 2024, https://arxiv.org/abs/2412.17107. As
+    ``pytorch_optimizer.Grams``.
+
+    >>> import numpy as np, fastlr
+    >>> p = np.array([1.0])
+    >>> opt = fastlr.Grams(p, lr=0.1)
+    >>> for g in (5.0, -1.0):
+    ...     opt.step(np.array([g]))
+    ...     print(round(float(p[0]), 6))
+    0.9
+    0.951103
+    """
+
+    eps: Hyper = within(1e-6)
+
+
+class AdaBound(Adam, slots=("m", "v")):
+    r"""Adam whose rate for each element is held between bounds that close in on one rate for all.
+
+    .. math::
+        p \leftarrow p - \eta \operatorname{clip} \left( \frac{\sqrt{1 - \beta_2^t} / (1 - \beta_1^t)}
+        {\sqrt{v} + \epsilon}, \, f \left(1 - \frac{1}{\gamma t + 1}\right), \,
+        f \left(1 + \frac{1}{\gamma t}\right) \right) m
+
+    with m and v as in Adam, and f = `final_scale`: it ends as gradient descent with momentum at the rate
+    final_scale * lr. State `m` and `v`. Luo, Xiong, Liu & Sun 2019, https://arxiv.org/abs/1902.09843. As
+    ``pytorch_optimizer.AdaBound`` and the authors' code, where the rate in the end is given as final_lr = 0.1 and
+    follows a schedule of lr; here it is in units of lr, so that it does so by itself.
+
+    >>> import numpy as np, fastlr
+    >>> p = np.array([1.0])
+    >>> fastlr.AdaBound(p, lr=0.1, final_scale=1.0).step(np.array([5.0]))
+    >>> round(float(p[0]), 6)
+    0.9
+    """
+
+    final_scale: Hyper = within(100.0)
+    gamma: Hyper = within(1e-3, 1e-12)
+
+
+class DiffGrad(Adam, slots=("m", "v", "g_prev")):
+    r"""Adam that halves its step where a gradient hardly changes.
+
+    .. math::
+        \xi = \frac{1}{1 + e^{-|g_{t-1} - g|}}, \quad
+        p \leftarrow p - \eta \frac{\xi m / (1 - \beta_1^t)}{\sqrt{v / (1 - \beta_2^t)} + \epsilon}
+
+    with m and v as in Adam. State `m`, `v` and the gradient before, `g_prev`, which begins at 0. Dubey et al. 2020,
+    https://arxiv.org/abs/1909.11015. As ``pytorch_optimizer.DiffGrad`` and the authors' code, but epsilon
+    beside the corrected root, as in Adam; there it is beside the uncorrected one.
+
+    >>> import numpy as np, fastlr
+    >>> p = np.array([1.0])
+    >>> fastlr.DiffGrad(p, lr=0.1).step(np.array([5.0]))
+    >>> round(float(p[0]), 6)
+    0.900669
+    """
+
+
+class ADOPT(Optimizer, slots=("m", "v")):
+    r"""Divide by the mean square of the gradients before, then let the quotient gather momentum.
+
+    .. math::
+        n = \operatorname{clip} \left( \frac{g}{\max(\sqrt{v}, \epsilon)}, \pm (t - 1)^c \right), \quad
+        m \leftarrow \beta_1 m + (1 - \beta_1) n, \quad p \leftarrow p - \eta m, \quad
+        v \leftarrow \beta_2 v + (1 - \beta_2) g^2
+
+    with c = `clip_exponent`. The first update only sets v to the square: nothing moves. State `m` and `v`. Taniguchi et
+    al. 2024, https://arxiv.org/abs/2411.02853, algorithm 2. As ``optax.contrib.adopt`` and the authors' code;
+    ``pytorch_optimizer.ADOPT`` clips by t**c, and timm by (t - 1)**(1/3).
+
+    >>> import numpy as np, fastlr
+    >>> p = np.array([1.0])
+    >>> opt = fastlr.ADOPT(p, lr=0.1)
+    >>> for g in (5.0, 5.0):
+    ...     opt.step(np.array([g]))
+    ...     print(round(float(p[0]), 6))
+    1.0
+    0.99
+    """
+
+    beta1: Hyper = within(0.9, 0, 1)
+    beta2: Hyper = within(0.9999, 0, 1)
+    clip_exponent: Hyper = within(0.25)
+    eps: Hyper = within(1e-6)
+
+
+class AdEMAMix(Optimizer, slots=("m", "v", "m2"), decay="decoupled"):
+    r"""Adam with a second mean of gradients that remembers ten thousand of them.
+
+    .. math::
+        m_2 \leftarrow \beta_3 m_2 + (1 - \beta_3) g, \quad
+        p \leftarrow p - \eta \frac{m / (1 - \beta_1^t) + \alpha m_2}{\sqrt{v / (1 - \beta_2^t)} + \epsilon}
+
+    with m and v as in Adam. State `m`, `v` and `m2`. Over the first `alpha_warmup` updates alpha grows from 0, and over
+    `beta3_warmup` the half-life of `m2` from that of `m`, each linearly; the authors take the length of the training
+    for both, and 0 is off. Pagliardini, Ablin & Grangier 2024, https://arxiv.org/abs/2409.03137. As
+    ``optax.contrib.ademamix`` and ``pytorch_optimizer.AdEMAMix``.
+
+    >>> import numpy as np, fastlr
+    >>> p = np.array([1.0])
+    >>> fastlr.AdEMAMix(p, lr=0.1).step(np.array([5.0]))
+    >>> round(float(p[0]), 6)
+    0.89995
+    """
+
+    beta1: Hyper = within(0.9, 0, 1)
+    beta2: Hyper = within(0.999, 0, 1)
+    beta3: Hyper = within(0.9999, 0, 1)
+    alpha: Hyper = within(5.0)
+    alpha_warmup: Hyper = within(0.0)
+    beta3_warmup: Hyper = within(0.0)
+    eps: Hyper = within(1e-8)

@@ -58,3 +58,27 @@ class Tiger(Signum, slots=("m",), decay="decoupled", rule="Signum"):
 
     momentum: Hyper = within(0.965, 0, 1)
     weight_decay: Hyper = within(0.01)
+
+
+class Lion(Optimizer, slots=("m",), decay="decoupled"):
+    r"""The sign of momentum that remembers longer than it is looked at.
+
+    .. math::
+        p \leftarrow p - \eta \operatorname{sign}(\beta_1 m + (1 - \beta_1) g), \quad
+        m \leftarrow \beta_2 m + (1 - \beta_2) g
+
+    with sign(0) = 0. State `m`. Chen et al. 2023, https://arxiv.org/abs/2302.06675, algorithm 2, with its default lr
+    1e-4, a tenth of Adam's; weight decay then wants to be ten times as strong. As ``optax.lion``, whose weight_decay is
+    1e-3 by default, ``pytorch_optimizer.Lion`` and Keras, whose lr is 1e-3. DeepSpeed's moves an element by lr even
+    where momentum and gradient are 0.
+
+    >>> import numpy as np, fastlr
+    >>> p = np.array([1.0, 1.0, 1.0])
+    >>> fastlr.Lion(p, lr=0.5).step(np.array([3.0, -0.01, 0.0]))
+    >>> p
+    array([0.5, 1.5, 1. ])
+    """
+
+    lr: Hyper = within(1e-4)
+    beta1: Hyper = within(0.9, 0, 1)
+    beta2: Hyper = within(0.99, 0, 1)
