@@ -120,13 +120,15 @@ def test_every_hyper_parameter_is_compared(cls, make):
 
 
 def named_where_it_matters(file):
-    """The names X of all `fastlr.X` in a file's tables and in those of its tests that assert something."""
+    """The names X of all `fastlr.X`, and keys of tables, in a file's tables and in those of its tests that assert."""
     for part in ast.parse(file.read_text()).body:
         asserts = isinstance(part, ast.FunctionDef) and part.name.startswith("test_") and any(
             isinstance(node, ast.Assert) for node in ast.walk(part))
         if asserts or isinstance(part, ast.Assign):
             yield from (node.attr for node in ast.walk(part) if isinstance(node, ast.Attribute)
                         and isinstance(node.value, ast.Name) and node.value.id == "fastlr")
+        if isinstance(part, ast.Assign) and isinstance(part.value, ast.Dict):
+            yield from (key.value for key in part.value.keys if isinstance(key, ast.Constant) and isinstance(key.value, str))
 
 
 def test_every_optimizer_of_the_registry_is_compared_with_a_peer():
