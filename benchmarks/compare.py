@@ -202,12 +202,20 @@ def torch_variants(rule: str, params: peers.Arrays, grads: peers.Arrays) -> dict
     for variant in ({"fused": True}, {"foreach": True}, {}):
         try:
             tensors = peers.torch_params(params, grads)
-            optimizer = getattr(torch.optim, name)(tensors, lr=peers.LR, **keywords, **variant)
+            fitting = [p for p in tensors if rule != "muon" or p.ndim == 2]
+            optimizer = getattr(torch.optim, name)(fitting, lr=peers.LR, **keywords, **variant)
             optimizer.step()
         except (AttributeError, TypeError, RuntimeError):
             continue
-        steps["torch " + (next(iter(variant)) if variant else "default")] = optimizer.step
+        left = [p for p in tensors if p.ndim != 2] if rule == "muon" else []       # what torch's Muon refuses
+        others = [torch.optim.AdamW(left, lr=peers.LR, fused=True)] if left else []
+        steps["torch " + (next(iter(variant)) if variant else "default")] = partial(all_of, [optimizer, *others])
     return steps
+
+
+def all_of(optimizers: list[Any]) -> None:
+    for optimizer in optimizers:
+        optimizer.step()
 
 
 # 30 million elements: an embedding, and eight layers of width 512.
