@@ -143,16 +143,108 @@ def test_soap_is_that_of_pytorch_optimizer_up_to_its_float32_decomposition():
         assert apart(ours, theirs) < most
 
 
-def test_adam_mini_is_that_of_pytorch_optimizer():
-    """One block a tensor, as it does with what it does not know by name. Its state is float32 whatever the parameter."""
+class Doubled:
+    """torch, in which what is called float32 is float64."""
+
+    float32 = torch.float64
+
+    def __getattr__(self, name):
+        return getattr(torch, name)
+
+
+class Named(torch.nn.Module):
+    """Parameters under names of a transformer's, by which the peer chooses blocks."""
+
+    def __init__(self, params, names):
+        super().__init__()
+        for name, p in zip(names, params, strict=True):
+            inner = torch.nn.Module()
+            inner.weight = p
+            self.add_module(name, inner)
+
+
+@pytest.mark.parametrize("names", [("a", "b", "c"), ("q_proj", "k_proj", "c"), ("a", "wq", "norm")], ids="-".join)
+def test_adam_mini_is_that_of_pytorch_optimizer_once_that_computes_in_float64(monkeypatch, names):
+    """Its state and its gradients are float32 whatever the parameter is: here the name torch.float32 stands for float64.
+
+    By name, a query's or key's projection has a block for each head, and a norm does not decay; all else is one block.
+    """
+    module = pytest.importorskip("pytorch_optimizer.optimizer.adam_mini")
+    shapes, heads = [(8, 8), (8, 8), (11,)], 4
+    before = torch.get_default_dtype()
+    monkeypatch.setattr(module, "torch", Doubled())
+    torch.set_default_dtype(torch.float64)
+    try:
+        theirs = torch_trail(lambda params: module.AdamMini(
+            Named(params, names), lr=1e-2, betas=(0.8, 0.95), eps=1e-3, weight_decay=0.1, num_embeds=8, num_heads=heads),
+            shapes)
+    finally:
+        torch.set_default_dtype(before)
+    ours = our_trail(fastlr.AdamMini, shapes, lr=1e-2, beta1=0.8, beta2=0.95, eps=1e-3, weight_decay=0.1,
+                     blocks=[heads if name in ("q_proj", "k_proj", "wq") else 1 for name in names],
+                     decay_mask=[name != "norm" for name in names])
+    assert apart(ours, theirs) < SAME
+
+
+# Projections: gradients at right angles to every row (for which the parameter is remembered), to the whole, or to neither
+
+SIDES = ("rows", "whole", "neither")
+FOUR_AXES = [(5, 7), (6, 2, 3, 3), (1, 9), (11,)]
+
+
+def across(g, p, by):
+    """The gradient less its part along the parameter's rows, or along all of it."""
+    if by == "neither" or g.ndim < 2:
+        return g
+    flat, of = (g.reshape(1, -1), p.reshape(1, -1)) if by == "whole" else (g.reshape(len(g), -1), p.reshape(len(p), -1))
+    return (flat - of * ((flat * of).sum(axis=1) / (of * of).sum(axis=1))[:, None]).reshape(g.shape)
+
+
+def both_trails(ours, make):
+    """Ours and theirs, where each step's gradients are at right angles to our parameters in a way of their own."""
+    mine = arrays(np.float64, FOUR_AXES)
+    there = [torch.nn.Parameter(torch.from_numpy(p.copy())) for p in mine]
+    ours, theirs = ours(mine), make(there)
+    trails = [], []
+    for t in range(STEPS):
+        given = [across(g, p, SIDES[t % 3]) for p, g in zip(mine, gradients(FOUR_AXES, t), strict=True)]
+        ours.step(given)
+        for p, g in zip(there, given, strict=True):
+            p.grad = torch.from_numpy(g.copy())
+        theirs.step()
+        for trail, params in zip(trails, (mine, [p.detach().numpy() for p in there]), strict=True):
+            trail.append(np.concatenate([p.ravel() for p in params]))
+    return trails
+
+
+@pytest.mark.parametrize("foreach", [False, True])
+@pytest.mark.parametrize("nesterov", [False, True])
+@pytest.mark.parametrize("decay", ["decoupled", "independent"])
+def test_sgdp_is_that_of_pytorch_optimizer_and_timm(nesterov, decay, foreach):
     peer = pytest.importorskip("pytorch_optimizer")
+    alike = {"lr": 0.01, "momentum": 0.8, "dampening": 0.1, "delta": 0.2, "wd_ratio": 0.3, "nesterov": nesterov,
+             "weight_decay": 0.1 if decay == "decoupled" else 1e-3, "eps": 1e-3}
+    assert apart(*both_trails(lambda params: fastlr.SGDP(params, decay=decay, **alike), lambda params: peer.SGDP(
+        params, fixed_decay=decay == "independent", foreach=foreach, **alike))) < SAME
+    if decay == "decoupled":
+        timm = pytest.importorskip("timm.optim.sgdp")
+        assert apart(*both_trails(lambda params: fastlr.SGDP(params, **alike),
+                                  lambda params: timm.SGDP(params, **alike))) < SAME
+        assert apart(*both_trails(lambda params: fastlr.SGDP(params, **alike | {"delta": 0.0}),
+                                  lambda params: timm.SGDP(params, **alike))) > 1e-3
 
-    class Model(torch.nn.Module):
-        def __init__(self, params):
-            super().__init__()
-            self.held = torch.nn.ParameterList(params)
 
-    ours = our_trail(fastlr.AdamMini, SHAPES, lr=1e-3, weight_decay=0.1, blocks=1)
-    theirs = torch_trail(lambda params: peer.AdamMini(
-        Model(params), lr=1e-3, weight_decay=0.1, num_embeds=32, num_heads=4), SHAPES)
-    assert apart(ours, theirs) < 2e-7
+@pytest.mark.parametrize("foreach", [False, True])
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_adamp_is_that_of_timm_and_by_its_convention_of_pytorch_optimizer(nesterov, foreach):
+    peer = pytest.importorskip("pytorch_optimizer")
+    timm = pytest.importorskip("timm.optim.adamp")
+    ours = {"lr": 0.01, "beta1": 0.8, "beta2": 0.9, "delta": 0.2, "wd_ratio": 0.3, "nesterov": nesterov,
+            "weight_decay": 0.1, "eps": 1e-3}
+    theirs = {k: v for k, v in ours.items() if "beta" not in k} | {"betas": (0.8, 0.9)}
+    paper = both_trails(lambda params: fastlr.AdamP(params, **ours), lambda params: timm.AdamP(params, **theirs))
+    assert apart(*paper) < SAME
+    other = both_trails(lambda params: fastlr.AdamP(params, convention="pytorch-optimizer", **ours),
+                        lambda params: peer.AdamP(params, foreach=foreach, **theirs))
+    assert apart(*other) < SAME
+    assert apart(paper[0], other[0]) > 1e-4

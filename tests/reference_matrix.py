@@ -67,6 +67,34 @@ def AdamMini(w, g, t, s, *, lr, beta1, beta2, eps, blocks=None):
     return w - lr * (m_hat.reshape(each.shape) / (np.sqrt(v_hat)[:, None] + eps)).reshape(w.shape)
 
 
+def projected(w, g, u, delta, wd_ratio, eps):
+    """Algorithm 1's projection of an update, and what is left of weight decay."""
+    def cosines(x, y):
+        return np.abs((x * y).sum(axis=1)) / (np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1))
+
+    for rows in (len(w), 1) if w.ndim > 1 else ():
+        w_r, g_r, u_r = w.reshape(rows, -1), g.reshape(rows, -1), u.reshape(rows, -1)
+        if cosines(g_r, w_r).max() < delta / np.sqrt(w_r.shape[1]):
+            w_hat = w_r / (np.linalg.norm(w_r, axis=1, keepdims=True) + eps)
+            return (u_r - w_hat * (w_hat * u_r).sum(axis=1, keepdims=True)).reshape(w.shape), wd_ratio
+    return u, 1.0
+
+
+def SGDP(w, g, t, s, *, lr, momentum, dampening, eps, delta, wd_ratio, nesterov=False, shrink=0.0):
+    s["m"] = momentum * s.get("m", 0) + (1 - dampening) * g
+    q, ratio = projected(w, g, g + momentum * s["m"] if nesterov else s["m"], delta, wd_ratio, eps)
+    return (1 - shrink * ratio / (1 - momentum)) * w - lr * q
+
+
+def AdamP(w, g, t, s, *, lr, beta1, beta2, eps, delta, wd_ratio, nesterov=False, shrink=0.0):
+    s["m"] = beta1 * s.get("m", 0) + (1 - beta1) * g
+    s["v"] = beta2 * s.get("v", 0) + (1 - beta2) * g**2
+    m = beta1 * s["m"] + (1 - beta1) * g if nesterov else s["m"]
+    u = m / (1 - beta1**t) / (np.sqrt(s["v"] / (1 - beta2**t)) + eps)
+    q, ratio = projected(w, g, u, delta, wd_ratio, eps)
+    return (1 - shrink * ratio) * w - lr * q
+
+
 def AdamW(w, g, t, s, *, lr, beta1, beta2, eps):
     s["m"] = beta1 * s.get("m", 0) + (1 - beta1) * g
     s["v"] = beta2 * s.get("v", 0) + (1 - beta2) * g**2

@@ -19,6 +19,7 @@ cdef class Director:
     cdef const void* acts
     cdef int[16] at                        # where hyper-parameters stand in a group's values
     cdef bint added, capped, scaled        # Adafactor: epsilon added to squares; lr capped; times the parameter's RMS
+    cdef bint nesterov, uncorrected        # of AdamP and SGDP; AdamP: epsilon beside sqrt(v) itself
     cdef size_t room(self, Py_ssize_t number, Py_ssize_t size) except? 0
     cdef size_t held(self, tensor, slot) except? 0
     cdef int lay_out(self, Sheet* s, tensor, int route) except -1

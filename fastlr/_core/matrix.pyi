@@ -15,4 +15,6 @@ class Director:
         added: bool = False,
         capped: bool = False,
         scaled: bool = False,
+        nesterov: bool = False,
+        uncorrected: bool = False,
     ) -> None: ...

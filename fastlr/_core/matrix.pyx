@@ -14,8 +14,8 @@ from libc.stdint cimport int64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memset
 from fastlr._kernels.patch cimport (
-    ADAM, CLIPPED, CONFIDENCE, CONFIDENT, CONFIDENT_ROOTED, COVERED, FACTORED, GATHER, GATHER_P, MINI, ROOTED, SECOND,
-    SQUARES, TALL, WEIGH_P, Acts, Patch, Task,
+    ADAM, ALIGNED, ALIGN_ADAM, ALIGN_SGD, CLIPPED, CONFIDENCE, CONFIDENT, CONFIDENT_ROOTED, COVERED, FACTORED, GATHER,
+    GATHER_P, MINI, PROJECTED_ADAM, PROJECTED_SGD, ROOTED, SECOND, SQUARES, TALL, WEIGH_P, Acts, Patch, Task,
 )
 from fastlr._kernels.sweep cimport FLOAT32, FLOAT64, Gradient, Instant, Job, Piece, Run, Span
 from fastlr._core cimport pool
@@ -34,22 +34,24 @@ cdef enum:
     MOST_PHASES = 4
 
 cdef enum Route:
-    ADAFACTOR, ADAFACTOR_VECTOR, CAME, CAME_VECTOR, SM3, ADAM_MINI, ADAMW, CALL
+    ADAFACTOR, ADAFACTOR_VECTOR, CAME, CAME_VECTOR, SM3,       # (these sum by column, too)
+    ADAM_MINI, ADAMW, ADAMP, SGDP, CALL
 
 ROUTES = {"adafactor": ADAFACTOR, "adafactor_vector": ADAFACTOR_VECTOR, "came": CAME, "came_vector": CAME_VECTOR,
-          "sm3": SM3, "adammini": ADAM_MINI, "adamw": ADAMW, "call": CALL}
+          "sm3": SM3, "adammini": ADAM_MINI, "adamw": ADAMW, "adamp": ADAMP, "sgdp": SGDP, "call": CALL}
 
 cdef enum Name:
-    BETA2_DECAY, BETA1, BETA2, BETA3, EPS, EPS1, EPS2, CLIP, MOMENTUM, FALLBACK_SCALE, NAMES
+    BETA2_DECAY, BETA1, BETA2, BETA3, EPS, EPS1, EPS2, CLIP, MOMENTUM, FALLBACK_SCALE, DAMPENING, DELTA, WD_RATIO, NAMES
 
-NAMED = ["beta2_decay", "beta1", "beta2", "beta3", "eps", "eps1", "eps2", "clip", "momentum", "fallback_scale"]
+NAMED = ["beta2_decay", "beta1", "beta2", "beta3", "eps", "eps1", "eps2", "clip", "momentum", "fallback_scale",
+         "dampening", "delta", "wd_ratio"]
 
 cdef struct Sheet:
     # One tensor as matrices.
     Route route
     Py_ssize_t size, batch, rows, cols
     Py_ssize_t block_rows, blocks, piece_cols, pieces, units
-    int wide, phases, axes
+    int wide, phases, axes, terms      # (sums by row)
     Task[MOST_PHASES] task
     double* R                  # running means: by row, by column; those of CAME's instability; SM3's, an axis each
     double* C
@@ -64,7 +66,7 @@ cdef struct Sheet:
     double* sums
     char* r                    # factors of this step (doubles for SM3, else in the precision of the rule)
     char* c
-    bint small, weighs_p
+    bint small, weighs_p, projects
     # this step's
     bint active, staged_g, staged_p
     char* g
@@ -83,7 +85,7 @@ cdef struct Context:
     Py_ssize_t* ends
     Sheet* one                 # the large tensor and its phase
     int phase
-    bint added, capped, scaled
+    bint added, capped, scaled, nesterov, uncorrected
 
 
 cdef inline double hyper(const Context* x, const Sheet* s, Name name) noexcept nogil:
@@ -119,8 +121,8 @@ cdef void cut(Sheet* s, Py_ssize_t u, Patch* patch) noexcept nogil:
     patch.v = s.v + start * item if s.v != NULL else NULL
     patch.r = s.r + (b * s.rows + first_row) * factor if s.r != NULL else NULL
     patch.c = s.c + (b * s.cols + first_col) * factor if s.c != NULL else NULL
-    patch.row = s.row + (b * s.rows + first_row) * s.pieces + piece if s.row != NULL else NULL
-    patch.row_step = s.pieces
+    patch.row = s.row + ((b * s.rows + first_row) * s.pieces + piece) * s.terms if s.row != NULL else NULL
+    patch.row_step = s.pieces * s.terms
     patch.col = s.col + (b * s.blocks + block) * s.cols + first_col if s.col != NULL else NULL
     patch.sum[0] = patch.sum[1] = 0
 
@@ -228,6 +230,54 @@ cdef void least_of_rows(Sheet* s) noexcept nogil:
             x = s.axis[a][k] if s.axis[a][k] < x else x
         (<double*>s.r)[i] = x
 
+cdef inline double cosine(const double* sums, double eps) noexcept nogil:
+    return abs(sums[2]) / (larger(sqrt(sums[0]), eps) * larger(sqrt(sums[1]), eps))
+
+cdef inline double radial(const double* sums, double eps) noexcept nogil:
+    """What an update has of the parameter."""
+    cdef double length = sqrt(sums[1]) + eps
+    return sums[3] / (length * length) if length > 0 else 0
+
+cdef inline void row_sums(const Sheet* s, Py_ssize_t i, double* sums) noexcept nogil:
+    cdef Py_ssize_t k
+    cdef int j
+    for j in range(ALIGNED):
+        sums[j] = 0
+        for k in range(s.pieces):
+            sums[j] += s.row[(i * s.pieces + k) * ALIGNED + j]
+
+cdef void project(const Context* x, Sheet* s) noexcept nogil:
+    """Find what goes of an update: where gradients stand at right angles to all rows, or to the tensor, what lies
+    along those; and what is left of weight decay."""
+    cdef double[ALIGNED] row, layer
+    cdef double eps = hyper(x, s, EPS), delta = hyper(x, s, DELTA), worst = 0, angle, shrink = 1, along = 0
+    cdef Py_ssize_t i
+    cdef int j
+    cdef bint rows = False
+    if s.projects:
+        for j in range(ALIGNED):
+            layer[j] = 0
+        for i in range(s.rows):
+            row_sums(s, i, row)
+            for j in range(ALIGNED):
+                layer[j] += row[j]
+            angle = cosine(row, eps)
+            worst = angle if angle > worst or angle != angle else worst        # (NaN stays)
+        rows = worst < delta / sqrt(<double>s.cols)
+        s.patch.projects = rows or cosine(layer, eps) < delta / sqrt(<double>s.size)
+        along = radial(layer, eps)
+    if s.patch.projects:
+        shrink = hyper(x, s, WD_RATIO)
+        for i in range(s.rows):
+            if rows:
+                row_sums(s, i, row)
+                along = radial(row, eps)
+            put(s, s.r, i, along)
+    if s.route == SGDP:
+        shrink /= 1 - hyper(x, s, MOMENTUM)
+    s.instant.own = s.given.own * shrink
+    s.instant.now.keep = 1 - (s.instant.own if s.given.own != 0 else (1 - s.given.now.keep) * shrink)
+
 cdef void fold(const Context* x, Sheet* s, int phase) noexcept nogil:
     cdef double weight, rms
     cdef Py_ssize_t i
@@ -257,6 +307,8 @@ cdef void fold(const Context* x, Sheet* s, int phase) noexcept nogil:
         for i in range(s.rows):
             s.R[i] = weight * s.R[i] + (1 - weight) * (row_sum(s, i) / <double>s.cols)
             put(s, s.r, i, s.patch.debias1 / (sqrt(s.R[i]) * s.patch.debias2 + hyper(x, s, EPS)))
+    if (s.route == ADAMP or s.route == SGDP) and phase == 0:
+        project(x, s)
 
 cdef void prime(const Context* x, Sheet* s) noexcept nogil:
     """The scalars of a tensor's step."""
@@ -276,11 +328,16 @@ cdef void prime(const Context* x, Sheet* s) noexcept nogil:
         patch.beta, patch.eps = hyper(x, s, MOMENTUM), hyper(x, s, EPS)
         s.c = <char*>s.axis[s.axes - 1]
         least_of_rows(s)
+    elif s.route == SGDP:
+        patch.beta, patch.add = hyper(x, s, MOMENTUM), 1 - hyper(x, s, DAMPENING)
     else:
         patch.beta, patch.keep, patch.add = hyper(x, s, BETA1), hyper(x, s, BETA2), 1 - hyper(x, s, BETA2)
         patch.eps = hyper(x, s, EPS)
         patch.debias1 = debias(patch.beta, s.t)
         patch.debias2 = sqrt(debias(patch.keep, s.t))
+        if x.uncorrected:
+            patch.eps *= patch.debias2
+    patch.nesterov, patch.projects = x.nesterov, s.projects
     if s.route == ADAMW:
         s.instant.now.lr *= hyper(x, s, FALLBACK_SCALE)
         s.instant.own *= hyper(x, s, FALLBACK_SCALE)
@@ -339,7 +396,7 @@ cdef class Director:
     """Makes the updates of `tensors`, each by its route; `call(i, g, hyper, t)` makes those of route "call"."""
 
     def __cinit__(self, acting, list tensors, list routes, tuple names, call=None, *, bint added=False,
-                  bint capped=False, bint scaled=False):
+                  bint capped=False, bint scaled=False, bint nesterov=False, bint uncorrected=False):
         cdef Py_ssize_t i, most = 0, partial = 0, filled = 0, chunks = 0, smalls = 0
         cdef Sheet* s
         cdef double* shared
@@ -347,6 +404,7 @@ cdef class Director:
         self.blocks, self.tensors, self.names, self.routes, self.call = [], tensors, names, routes, call
         self.acts = PyCapsule_GetPointer(acting, "fastlr.acts")
         self.added, self.capped, self.scaled = added, capped, scaled
+        self.nesterov, self.uncorrected = nesterov, uncorrected
         self.count = len(tensors)
         for n in range(<int>NAMES):
             self.at[n] = names.index(NAMED[n]) if NAMED[n] in names else -1
@@ -359,12 +417,12 @@ cdef class Director:
             s = &self.sheets[i]
             self.lay_out(s, tensor, ROUTES[routes[i]])
             most = max(most, s.size)
-            if not s.small and s.col == NULL and s.route != CALL:
+            if not s.small and s.col == NULL and s.route < ADAM_MINI:
                 partial = max(partial, s.batch * s.blocks * s.cols)
         shared = <double*><size_t>self.room(partial, 8)
         for i in range(self.count):
             s = &self.sheets[i]
-            if s.col == NULL and s.route != ADAM_MINI and s.route != ADAMW:
+            if s.col == NULL and s.route < ADAM_MINI:
                 s.col = shared
             if s.small and s.route != CALL:
                 self.order[smalls] = i
@@ -413,7 +471,7 @@ cdef class Director:
         s.pieces = max((s.cols + s.piece_cols - 1) // s.piece_cols, 1)
         s.block_rows = max(CHUNK // s.piece_cols, 16, (s.rows + TALL - 1) // TALL)
         s.blocks = max((s.rows + s.block_rows - 1) // s.block_rows, 1)
-        s.units = s.batch * s.blocks * s.pieces
+        s.units, s.terms = s.batch * s.blocks * s.pieces, 1
         s.sums = <double*><size_t>self.room(2 * s.units, 8)
         s.m, s.v = <char*>self.held(tensor, "m"), <char*>self.held(tensor, "v")
         if route == ADAFACTOR or route == CAME:
@@ -447,6 +505,13 @@ cdef class Director:
             s.row = <double*><size_t>self.room(s.rows * s.pieces, 8)
             s.r = <char*><size_t>self.room(s.rows, item)
             s.task, s.phases = [SQUARES, MINI, ADAM, ADAM], 2
+        elif route == ADAMP or route == SGDP:
+            s.projects, s.terms = tensor.array.ndim > 1, ALIGNED
+            s.row = <double*><size_t>self.room(s.rows * s.pieces * ALIGNED, 8)
+            s.r = <char*><size_t>self.room(s.rows, item)
+            s.task, s.phases = [ALIGN_ADAM, PROJECTED_ADAM, ADAM, ADAM], 2
+            if route == SGDP:
+                s.task[0], s.task[1] = ALIGN_SGD, PROJECTED_SGD
         else:
             s.task, s.phases = [ADAM, ADAM, ADAM, ADAM], 1
         s.weighs_p = self.scaled and (route == ADAFACTOR or route == ADAFACTOR_VECTOR)
@@ -467,6 +532,7 @@ cdef class Director:
         cdef unsigned int mode
         x.acts, x.job, x.sheets, x.at = <const Acts*>self.acts, job, self.sheets, self.at
         x.order, x.ends, x.added, x.capped, x.scaled = self.order, self.ends, self.added, self.capped, self.scaled
+        x.nesterov, x.uncorrected = self.nesterov, self.uncorrected
         for i in range(self.count):
             s, span, gradient = &x.sheets[i], &job.spans[i], &job.gradients[i]
             s.active = gradient.g != NULL
@@ -479,7 +545,7 @@ cdef class Director:
             s.values, s.t = values + <int>self.tensors[i].group * width, t + 1 - missed[i]
             s.staged_g = s.given.staged or span.shrink != 1 or gradient.walk != NULL \
                 or gradient.stored != (FLOAT64 if s.wide else FLOAT32)
-            s.staged_p = (s.weighs_p or s.given.couple != 0) \
+            s.staged_p = (s.weighs_p or s.projects or s.given.couple != 0) \
                 and (span.walk != NULL or span.stored != (FLOAT64 if s.wide else FLOAT32))
             s.g, s.p = <char*>gradient.g, span.p
             s.patch.span, s.patch.gradient, s.patch.job = span, gradient, job

@@ -4,6 +4,7 @@ from fastlr._kernels.sweep cimport Gradient, Instant, Job, Span
 
 cdef enum:
     TALL = 64              # the most blocks of rows a matrix is cut into: each keeps a sum per column
+    ALIGNED = 4            # sums by row of ALIGN_ADAM and ALIGN_SGD
     SPREAD = 2048          # elements of an update that are made at a time, in cache, and then applied
 
 cdef enum Task:
@@ -22,6 +23,10 @@ cdef enum Task:
     COVERED,               # SM3: apply g / sqrt(least + g * g), or a mean of it; the largest by row and column
     MINI,                  # m <- beta * m + (1 - beta) * g; apply m * r
     ADAM,                  # Adam's update: m, v, apply
+    ALIGN_ADAM,            # m, v; sums by row of g * g, p * p, g * p and p * u, if u, Adam's update, may be projected
+    ALIGN_SGD,             # m <- beta * m + add * g; likewise
+    PROJECTED_ADAM,        # apply that update u, or u - r * p
+    PROJECTED_SGD,
     TASKS
 
 cdef struct Patch:
@@ -38,6 +43,7 @@ cdef struct Patch:
     double* col
     Py_ssize_t row_step
     double keep, add, beta, eps, most, by, debias1, debias2
+    bint nesterov, projects
     double[2] sum
     const Span* span
     const Gradient* gradient

@@ -8,8 +8,8 @@
 
 from libc.math cimport INFINITY, sqrt
 from fastlr._kernels.patch cimport (
-    ADAM, CLIPPED, CONFIDENCE, CONFIDENT, CONFIDENT_ROOTED, COVERED, FACTORED, GATHER, GATHER_P, MINI, ROOTED, SECOND,
-    SPREAD, SQUARES, WEIGH_P, Act, Acts, Patch,
+    ADAM, ALIGNED, ALIGN_ADAM, ALIGN_SGD, CLIPPED, CONFIDENCE, CONFIDENT, CONFIDENT_ROOTED, COVERED, FACTORED, GATHER,
+    GATHER_P, MINI, PROJECTED_ADAM, PROJECTED_SGD, ROOTED, SECOND, SPREAD, SQUARES, WEIGH_P, Act, Acts, Patch,
 )
 
 cdef double squared(const real* restrict x, Py_ssize_t size) noexcept nogil:
@@ -28,6 +28,31 @@ cdef double squared(const real* restrict x, Py_ssize_t size) noexcept nogil:
     for i in range(whole, size):
         lane[i - whole] = lane[i - whole] + <double>x[i] * <double>x[i]
     return folded(lane)
+
+cdef void lie(double* sums, const real* restrict g, const real* restrict p, const real* restrict u,
+              Py_ssize_t size) noexcept nogil:
+    """Add to the sums of g * g, p * p, g * p and p * u."""
+    cdef double[ALIGNED][LANES] lane
+    cdef double x, y, z
+    cdef Py_ssize_t i, j, k, whole = size // LANES * LANES
+    for k in range(ALIGNED):
+        for j in range(LANES):
+            lane[k][j] = 0
+    for i in range(size // LANES):
+        for j in range(LANES):
+            x, y, z = <double>g[i * LANES + j], <double>p[i * LANES + j], <double>u[i * LANES + j]
+            lane[0][j] = lane[0][j] + x * x
+            lane[1][j] = lane[1][j] + y * y
+            lane[2][j] = lane[2][j] + x * y
+            lane[3][j] = lane[3][j] + y * z
+    for i in range(whole, size):
+        x, y, z = <double>g[i], <double>p[i], <double>u[i]
+        lane[0][i - whole] = lane[0][i - whole] + x * x
+        lane[1][i - whole] = lane[1][i - whole] + y * y
+        lane[2][i - whole] = lane[2][i - whole] + x * y
+        lane[3][i - whole] = lane[3][i - whole] + y * z
+    for k in range(ALIGNED):
+        sums[k] += folded(lane[k])
 
 cdef inline real least(real x, real most) noexcept nogil:
     return most if x > most else x          # (NaN stays)
@@ -125,7 +150,7 @@ cdef void give(Patch* s, const void* u, Py_ssize_t start, Py_ssize_t n, Py_ssize
 
 cdef enum Made:
     # How the update of a row comes about.
-    BY_FACTORS, BY_ROOT, BY_MEAN, BY_ROOTED_MEAN, BY_COVER, BY_BLOCK, BY_ADAM
+    BY_FACTORS, BY_ROOT, BY_MEAN, BY_ROOTED_MEAN, BY_COVER, BY_BLOCK, BY_ADAM, BY_ADAM_PROJECTED, BY_SGD_PROJECTED
 
 cdef void rooted_row(real* restrict u, const real* restrict g, const real* restrict v, real most,
                      Py_ssize_t n) noexcept nogil:
@@ -178,6 +203,43 @@ cdef void adam_row(real* restrict u, const real* restrict g, real* restrict m, r
         v[j] = keep * v[j] + add * (g[j] * g[j])
         u[j] = m[j] * debias1 / (root(v[j]) * debias2 + eps)
 
+cdef void adam_way_row(real* restrict u, const real* restrict g, const real* restrict m, const real* restrict v,
+                       real beta, real rest, real debias1, real debias2, real eps, bint nesterov,
+                       Py_ssize_t n) noexcept nogil:
+    """Adam's update of moments that have moved."""
+    cdef Py_ssize_t j
+    if nesterov:
+        for j in range(n):
+            u[j] = (beta * m[j] + rest * g[j]) * debias1 / (root(v[j]) * debias2 + eps)
+    else:
+        for j in range(n):
+            u[j] = m[j] * debias1 / (root(v[j]) * debias2 + eps)
+
+cdef void sgd_way_row(real* restrict u, const real* restrict g, const real* restrict m, real beta, bint nesterov,
+                      Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t j
+    if nesterov:
+        for j in range(n):
+            u[j] = g[j] + beta * m[j]
+    else:
+        for j in range(n):
+            u[j] = m[j]
+
+cdef void way_row(real* u, Patch* s, bint adam, Py_ssize_t k, Py_ssize_t n) noexcept nogil:
+    """The update of `n` elements from `k` on, before any projection."""
+    cdef const real* g = <const real*>s.g + k
+    cdef const real* m = <const real*>s.m + k
+    if adam:
+        adam_way_row(u, g, m, <const real*>s.v + k, <real>s.beta, <real>(1 - s.beta), <real>s.debias1, <real>s.debias2,
+                     <real>s.eps, s.nesterov, n)
+    else:
+        sgd_way_row(u, g, m, <real>s.beta, s.nesterov, n)
+
+cdef void tangential_row(real* restrict u, const real* restrict p, real r, Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t j
+    for j in range(n):
+        u[j] = u[j] - r * p[j]
+
 cdef void made_row(real* u, Patch* s, Made how, Py_ssize_t i, Py_ssize_t j, Py_ssize_t n) noexcept nogil:
     cdef Py_ssize_t k = i * s.stride + j
     cdef const real* g = <const real*>s.g + k
@@ -196,6 +258,10 @@ cdef void made_row(real* u, Patch* s, Made how, Py_ssize_t i, Py_ssize_t j, Py_s
             smooth_row(u, <real*>s.m + k, <real>s.beta, <real>(1 - s.beta), n)
     elif how == BY_BLOCK:
         block_row(u, g, <real*>s.m + k, <real>s.beta, <real>(1 - s.beta), (<const real*>s.r)[i], n)
+    elif how == BY_ADAM_PROJECTED or how == BY_SGD_PROJECTED:
+        way_row(u, s, how == BY_ADAM_PROJECTED, k, n)
+        if s.projects:
+            tangential_row(u, <const real*>s.p + k, (<const real*>s.r)[i], n)
     else:
         adam_row(u, g, <real*>s.m + k, <real*>s.v + k, <real>s.beta, <real>(1 - s.beta), <real>s.keep, <real>s.add,
                  <real>s.debias1, <real>s.debias2, <real>s.eps, n)
@@ -249,6 +315,12 @@ cdef void act_mini(real* typed, Patch* s) noexcept nogil:
 cdef void act_adam(real* typed, Patch* s) noexcept nogil:
     apply(typed, s, BY_ADAM)
 
+cdef void act_projected_adam(real* typed, Patch* s) noexcept nogil:
+    apply(typed, s, BY_ADAM_PROJECTED)
+
+cdef void act_projected_sgd(real* typed, Patch* s) noexcept nogil:
+    apply(typed, s, BY_SGD_PROJECTED)
+
 
 # Moments that need a look at all elements before any moves
 
@@ -296,6 +368,49 @@ cdef void act_confidence(real* typed, Patch* s) noexcept nogil:
             s.row[i * s.row_step] += squared(left, n)
             add_columns(left, 1, n, n, s.col + j)
             j += n
+
+cdef void adam_moments_row(const real* restrict g, real* restrict m, real* restrict v, real beta, real rest, real keep,
+                           real add, Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t j
+    for j in range(n):
+        m[j] = beta * m[j] + rest * g[j]
+        v[j] = keep * v[j] + add * (g[j] * g[j])
+
+cdef void sgd_moment_row(const real* restrict g, real* restrict m, real beta, real add, Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t j
+    for j in range(n):
+        m[j] = beta * m[j] + add * g[j]
+
+cdef void align(real* typed, Patch* s, bint adam) noexcept nogil:
+    """Let moments move, and say how gradient and update lie to the parameter, row by row."""
+    cdef real[SPREAD] u
+    cdef const real* g
+    cdef const real* p
+    cdef double* sum
+    cdef Py_ssize_t i, j, n, k
+    for i in range(s.rows):
+        sum = s.row + i * s.row_step
+        memset(sum, 0, ALIGNED * sizeof(double))
+        j = 0
+        while j < s.cols:
+            n = s.cols - j if s.cols - j < SPREAD else SPREAD
+            k = i * s.stride + j
+            g, p = <const real*>s.g + k, <const real*>s.p + k
+            if adam:
+                adam_moments_row(g, <real*>s.m + k, <real*>s.v + k, <real>s.beta, <real>(1 - s.beta), <real>s.keep,
+                                 <real>s.add, n)
+            else:
+                sgd_moment_row(g, <real*>s.m + k, <real>s.beta, <real>s.add, n)
+            if s.projects:
+                way_row(u, s, adam, k, n)
+                lie(sum, g, p, <const real*>u, n)
+            j += n
+
+cdef void act_align_adam(real* typed, Patch* s) noexcept nogil:
+    align(typed, s, True)
+
+cdef void act_align_sgd(real* typed, Patch* s) noexcept nogil:
+    align(typed, s, False)
 
 
 # Gathering: what does not lie in memory as it is computed
@@ -366,6 +481,10 @@ acts.task[<int>CONFIDENT_ROOTED] = [<Act>&act_confident_rooted[float], <Act>&act
 acts.task[<int>COVERED] = [<Act>&act_covered[float], <Act>&act_covered[double]]
 acts.task[<int>MINI] = [<Act>&act_mini[float], <Act>&act_mini[double]]
 acts.task[<int>ADAM] = [<Act>&act_adam[float], <Act>&act_adam[double]]
+acts.task[<int>ALIGN_ADAM] = [<Act>&act_align_adam[float], <Act>&act_align_adam[double]]
+acts.task[<int>ALIGN_SGD] = [<Act>&act_align_sgd[float], <Act>&act_align_sgd[double]]
+acts.task[<int>PROJECTED_ADAM] = [<Act>&act_projected_adam[float], <Act>&act_projected_adam[double]]
+acts.task[<int>PROJECTED_SGD] = [<Act>&act_projected_sgd[float], <Act>&act_projected_sgd[double]]
 acts.enter, acts.leave = &fastlr_enter, &fastlr_leave
 
 acting = PyCapsule_New(&acts, "fastlr.acts", NULL)

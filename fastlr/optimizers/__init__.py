@@ -51,6 +51,7 @@ from .moments import (
     RAdamW,
     Yogi,
 )
+from .projected import SGDP, AdamP
 from .quasi_newton import LBFGS
 from .reducing import LAMB, LARC, LARS, MARS, CautiousAdamW, CautiousLion, Fromage, NovoGrad, StableAdamW
 from .schedule_free import ScheduleFreeAdamW, ScheduleFreeRAdam, ScheduleFreeSGD
@@ -77,6 +78,7 @@ __all__ = [
     "SignSGD",
     "Signum",
     "Tiger",
+    "SGDP",
     "SGDW",
     "QHM",
     "AggMo",
@@ -95,6 +97,7 @@ __all__ = [
     "Adafactor",
     "Adam",
     "AdamMini",
+    "AdamP",
     "AdamW",
     "Adan",
     "CautiousAdamW",
