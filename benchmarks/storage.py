@@ -4,7 +4,8 @@
 
 needs ml_dtypes. Rounds are interleaved. In memory (40 million elements) ratios are of medians, and beside each stands
 the ratio of bytes moved, which memory would allow. In cache (65,536 elements), where arithmetic alone binds, the
-fastest round counts: the time of a step in float32 steps. Where the first falls short of the second, arithmetic binds.
+fastest round counts: the time of a step in float32 steps, and in nanoseconds an element. Last, what binds: arithmetic,
+where a thread's share of the elements takes longer in cache than its bytes do at the float32 step's pace, else memory.
 """
 import statistics
 import sys
@@ -62,12 +63,15 @@ def main():
     median = {name: statistics.median(found) for name, found in times.items()}
     print(f"{elements:,} elements on {threads} threads, {small:,} in cache on one, "
           f"{fastlr.show_config(mode='dicts')['isa']}")
-    print(f"{'':26s} {'state bytes':>11s} {'ms':>7s} {'(min)':>8s} {'speed':>6s} {'bytes':>6s} {'in cache':>9s}")
+    print(f"{'':26s} {'state bytes':>11s} {'ms':>7s} {'(min)':>8s} {'speed':>6s} {'bytes':>6s} {'in cache':>10s} "
+          f"{'ns':>5s} binds")
     for name, (_, moved, _) in CASES.items():
         state = sum(a.nbytes for slots in opts[name].state.values() for a in slots.values()) / elements
+        arithmetic, bandwidth = min(cached[name]) / small / threads, min(times["float32"]) / elements * moved / 28
         print(f"{name:26s} {state:11.3f} {median[name] * 1e3:7.1f} {'(%.1f)' % (min(times[name]) * 1e3):>8s} "
               f"{median['float32'] / median[name]:5.2f}x {28 / moved:5.2f}x "
-              f"{min(cached[name]) / min(cached['float32']):5.2f} steps")
+              f"{min(cached[name]) / min(cached['float32']):4.2f} steps {min(cached[name]) / small * 1e9:5.2f} "
+              f"{'arithmetic' if arithmetic > bandwidth else 'memory'}")
 
 
 if __name__ == "__main__":

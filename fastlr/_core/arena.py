@@ -2,7 +2,7 @@
 
 It gets huge pages as a whole, where an array each would be too small, and its pages are first touched by the threads
 that use them, in the first step. Beside arrays of their own that the constructor fills (AdamW, float32, Zen 4,
-interleaved): constructor and first step together 1 to 2 times as fast, later steps the same within noise (0.97 to
+interleaved): constructor and first step together 0.87 to 1.98 times as fast, later steps the same within noise (0.97 to
 1.01). Starting the arrays apart modulo 4 KiB, so that streams do not meet in the same sets of the cache, brought 1 to
 3 % in cache and cost 6 to 8 % from memory: it is not done.
 """

@@ -1,6 +1,7 @@
 """The tensors of an optimizer: parameters as arrays over the caller's memory, with their state and exceptions."""
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -77,9 +78,10 @@ class Tensor:
             if slot == "ema":
                 array[...] = self.master()
             elif begin:                            # (what begins at zero is first touched in the first step)
-                array[...] = {"bfloat16": nearest16(begin), "uint8": 255, "int8": 127}.get(kind, begin)
+                array[...] = companded(begin, kind)[0] if kind in ("uint8", "int8") else \
+                    nearest16(begin) if kind == "bfloat16" else begin
             if kind in ("uint8", "int8"):
-                scale = np.full(-(-self.array.size // GROUP), begin, np.float32)
+                scale = np.full(-(-self.array.size // GROUP), companded(begin, kind)[1], np.float32)
             self.state.append(array)
             self.scales.append(scale)
 
@@ -125,6 +127,16 @@ class Tensor:
         copy = self.alike("float64" if self.wide else "float32")
         copy[...] = values
         return copy
+
+
+def companded(x: float, kind: str) -> tuple[int, float]:
+    """The 8-bit code of a group of nothing but x >= 0, and its scale, as codecs.pxi has them."""
+    shift, steps, most = (2.0**-3, 32, 1.84375) if kind == "int8" else (2.0**-15, 16, 1.90625 - 2.0**-14)
+    if x == 0:
+        return 0, 0.0
+    scale = 2.0 ** (math.frexp(x * 2 / most)[1] - 1)
+    mantissa, exponent = math.frexp(x / scale + shift)
+    return round((exponent - math.frexp(shift)[1] + 2 * mantissa - 1) * steps), scale
 
 
 def named(params: Any, first: int) -> tuple[list[tuple[str, Any]], str]:

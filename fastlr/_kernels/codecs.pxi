@@ -17,11 +17,20 @@ cdef extern from *:
     #else
     #define FASTLR_LOW 0
     #endif
+    #if defined(_MSC_VER) && !defined(__clang__)
+    #define FASTLR_LINES __declspec(align(64))
+    #else
+    #define FASTLR_LINES __attribute__((aligned(64)))
+    #endif
+    #define FASTLR_SIGNED_SPAN 0x3f8ad8f0
+    #define FASTLR_UNSIGNED_SPAN 0x3f864ca2
     """
     ctypedef uint16_t either "fastlr_either"       # half of a float
     enum: LOW "FASTLR_LOW"                         # which of the two is the lower
     float as_float "fastlr_float"(uint32_t u) noexcept nogil
     uint32_t as_bits "fastlr_bits"(float x) noexcept nogil
+
+include "packing.pxi"
 
 cdef inline Py_ssize_t bytes_of(Storage stored) noexcept nogil:
     if stored == FLOAT64:
@@ -31,15 +40,15 @@ cdef inline Py_ssize_t bytes_of(Storage stored) noexcept nogil:
     return 1 if stored == SIGNED8 or stored == UNSIGNED8 else 2
 
 
-# Random bits: sixteen for each element, b + a (r ^ c), where r is of a fixed random table and a (odd), b and c are a
-# hash of key and place, one for HASHED elements. So each is as likely as any other, any two of them are as good as
-# independent, nothing is remembered, and they are the same for any thread and any cut. (A hash for each two elements
-# costs four times as much.)
+# Random bits: sixteen for each element, a ^ b ^ c, where a and b are of two fixed random tables, each from a place on
+# that is a hash of key and place, and c is a hash of them: one hash for HASHED elements. So each is as likely as any
+# other, any two of them are as good as independent, nothing is remembered, and they are the same for any thread and
+# any cut. (A hash for each two elements costs eight times as much.)
 
 cdef enum:
     HASHED = 512
 
-cdef uint16_t[HASHED] random_table
+cdef uint16_t[2][2 * HASHED] random_table
 
 cdef inline uint32_t mixed(uint32_t x) noexcept nogil:
     # Wellons' lowbias32 (github.com/skeeto/hash-prospector): every input bit flips every output bit half of the time
@@ -49,40 +58,50 @@ cdef inline uint32_t mixed(uint32_t x) noexcept nogil:
 
 cdef int fill_random_table() noexcept:
     cdef int i
-    for i in range(HASHED):
-        random_table[i] = <uint16_t>mixed(mixed(<uint32_t>i + <uint32_t>0x9e3779b9))
+    for i in range(2 * HASHED):
+        random_table[0][i] = <uint16_t>mixed(mixed(<uint32_t>i + <uint32_t>0x9e3779b9))
+        random_table[1][i] = <uint16_t>mixed(mixed(<uint32_t>i + <uint32_t>0x3c6ef372))
     return 0
 
 fill_random_table()
 
 cdef struct Dice:
-    uint16_t a, b, c
+    const uint16_t* a
+    const uint16_t* b
+    uint16_t c
 
 cdef inline Dice shaken(uint64_t key, Py_ssize_t element) noexcept nogil:
-    """For the HASHED elements from a multiple of it on."""
+    """For the elements from `element` on, to the next multiple of HASHED."""
     cdef uint64_t place = <uint64_t>element // HASHED
     cdef uint32_t x = mixed(<uint32_t>key ^ mixed(<uint32_t>(key >> 32) ^ mixed(<uint32_t>(place >> 32))))
-    cdef uint32_t y
     cdef Dice dice
     x = mixed(x ^ <uint32_t>place)
-    y = mixed(x + <uint32_t>0x9e3779b9)
-    dice.a, dice.b, dice.c = <uint16_t>x | 1, <uint16_t>(x >> 16), <uint16_t>y
+    dice.c = <uint16_t>mixed(x + <uint32_t>0x9e3779b9)
+    dice.a = random_table[0] + x % HASHED + element % HASHED
+    dice.b = random_table[1] + (x // HASHED) % HASHED + element % HASHED
     return dice
 
-cdef inline void throw(uint16_t* restrict out, const uint16_t* restrict table, Dice dice,
+cdef inline Dice further(Dice dice, Py_ssize_t k) noexcept nogil:
+    dice.a += k
+    dice.b += k
+    return dice
+
+cdef inline void throw(uint16_t* restrict out, const uint16_t* restrict a, const uint16_t* restrict b, uint16_t c,
                        Py_ssize_t size) noexcept nogil:
     cdef Py_ssize_t i
     for i in range(size):
-        out[i] = <uint16_t>(<uint32_t>dice.a * <uint16_t>(table[i] ^ dice.c) + dice.b)
+        out[i] = a[i] ^ b[i] ^ c
 
 cdef void toss(uint16_t* restrict out, uint64_t key, Py_ssize_t element, Py_ssize_t size) noexcept nogil:
     """Sixteen random bits for each of `size` elements."""
     cdef Py_ssize_t k = 0, n
+    cdef Dice dice
     while k < size:
         n = HASHED - (element + k) % HASHED
         if n > size - k:
             n = size - k
-        throw(out + k, random_table + (element + k) % HASHED, shaken(key, element + k), n)
+        dice = shaken(key, element + k)
+        throw(out + k, dice.a, dice.b, dice.c, n)
         k += n
 
 
@@ -102,17 +121,16 @@ cdef inline void encode_bfloat16(uint16_t* restrict out, const float* restrict x
         nearest = u + 0x7fff + ((u >> 16) & 1)
         out[i] = <uint16_t>((nearest if x[i] == x[i] else u | 0x400000) >> 16)
 
-cdef inline void toss_bfloat16(uint16_t* restrict out, const float* restrict x, const uint16_t* restrict table,
-                               Dice dice, Py_ssize_t size) noexcept nogil:
+cdef inline void toss_bfloat16(uint16_t* restrict out, const float* restrict x, const uint16_t* restrict a,
+                               const uint16_t* restrict b, uint16_t c, Py_ssize_t size) noexcept nogil:
     """Away from zero with the probability of what is cut off: the mean is x. What is not finite stays."""
     # (in halves, of which a vector holds twice as many: their carry is what rounds up)
     cdef Py_ssize_t i
     cdef const either* half_of = <const either*>x
-    cdef uint16_t low, high, die, most, up, odd
+    cdef uint16_t low, high, most, up, odd
     for i in range(size):
         low, high = half_of[2 * i + LOW], half_of[2 * i + 1 - LOW]
-        die = <uint16_t>(<uint32_t>dice.a * <uint16_t>(table[i] ^ dice.c) + dice.b)
-        most = 0xffff - die
+        most = 0xffff - (a[i] ^ b[i] ^ c)
         up = <uint16_t>(high + <uint16_t>(low > most))
         odd = high | <uint16_t>(0x40 if low != 0 else 0)
         out[i] = odd if <uint16_t>(high & 0x7f80) == 0x7f80 else up
@@ -121,11 +139,13 @@ cdef inline void toss_bfloat16(uint16_t* restrict out, const float* restrict x, 
 cdef void toss_bfloat16s(uint16_t* restrict out, const float* restrict x, uint64_t key, Py_ssize_t element,
                          Py_ssize_t size) noexcept nogil:
     cdef Py_ssize_t k = 0, n
+    cdef Dice dice
     while k < size:
         n = HASHED - (element + k) % HASHED
         if n > size - k:
             n = size - k
-        toss_bfloat16(out + k, x + k, random_table + (element + k) % HASHED, shaken(key, element + k), n)
+        dice = shaken(key, element + k)
+        toss_bfloat16(out + k, x + k, dice.a, dice.b, dice.c, n)
         k += n
 
 # float16. Subnormal float32 are flushed inside a kernel, so its subnormals go by way of integers.
@@ -173,68 +193,75 @@ cdef void toss_float16(uint16_t* restrict out, const float* restrict x, const ui
         out[i] = <uint16_t>(half(u, normal, small) | sign)
 
 
-# 8 bits, companded as the telephone does (G.711): a value over its group's largest, moved away from zero a bit, has
-# the upper bits of that float as its code. Codes are linear near zero and logarithmic above, and neither way takes a
-# root or a division an element. Zero stays zero, the largest stays itself (so what does not move stays, for ever), and
-# what is never negative is never coded 0 unless it is: a second moment of zero would divide by epsilon.
+# 8 bits, companded as the telephone does (G.711): a value over its group's scale, moved away from zero a bit, has the
+# upper bits of that float as its code. Codes are linear near zero and logarithmic above, and neither way takes a root
+# or a division. A scale is a power of two, so that products with it are exact: what was decoded and does not move is
+# coded as it was, for ever. Zero stays zero, and what is never negative is never coded 0 unless it is: a second moment
+# of zero would divide by epsilon.
 #
-#   signed    sign, 2 bits of exponent, 5 of mantissa:   |x| = largest / 12 ((1 + mantissa / 32) 2**exponent - 1)
-#   unsigned  4 bits of exponent, 4 of mantissa:          x = largest / 49151 ((1 + mantissa / 16) 2**exponent - 1)
+#   signed    sign, 2 bits of exponent, 5 of mantissa:   |x| = scale ((1 + mantissa / 32) 2**exponent - 1) / 8
+#   unsigned  4 bits of exponent, 4 of mantissa:          x = scale ((1 + mantissa / 16) 2**exponent - 1) / 32768
 #
-# Errors: half a code, at most (|x| + largest / 12) / 64, (x + largest / 49151) / 32. In the float, the shift is a power
-# of two whose lower bits of exponent are 0, so that a code is a field of it, and the largest falls on a code.
+# Errors: half a code, at most (|x| + scale / 8) / 64, (x + scale / 32768) / 32. The largest of a group is 0.92 to 1.84
+# (0.95 to 1.91) scales: from what the largest code stands for down to where, at half of it, a value is rounded up, so
+# that coding it never changes the scale. In the float, the shift is a power of two whose lower bits of exponent are 0,
+# so that a code is a field of it.
+
+cdef extern from *:
+    enum:
+        SIGNED_SPAN "FASTLR_SIGNED_SPAN"           # just below 2 / 1.84375: a group's largest, times this, has
+        UNSIGNED_SPAN "FASTLR_UNSIGNED_SPAN"       # its scale's exponent; just below 2 / (1.90625 - 2**-14)
 
 cdef enum:
     SIGNED_SHIFT = 0x3e000000          # 2**-3
-    SIGNED_LARGEST = 0x3fc00000        # 1.5, which is 12 of them
-    SIGNED_UNIT = 0x3f2aaab0           # (1 + 2**-21) / 1.5: never too small; what gets too large is cut
+    SIGNED_MOST = 0x3fec0000           # 1.84375
     UNSIGNED_SHIFT = 0x38000000        # 2**-15
-    UNSIGNED_LARGEST = 0x3fbfff00      # 1.5 - 2**-15, 49151 of them
-    UNSIGNED_UNIT = 0x3f2aab94
+    UNSIGNED_MOST = 0x3ff00000         # 1.875
+    LARGEST_SCALE = 0x7e800000         # 2**126: one whose reciprocal is a float, too; what is larger is cut
 
-cdef inline void decode_signed8(float* restrict out, const int8_t* restrict q, float most,
+cdef inline void decode_signed8(float* restrict out, const int8_t* restrict q, float scale,
                                 Py_ssize_t size) noexcept nogil:
-    """Of one group; most: its largest."""
     cdef Py_ssize_t i
     cdef uint32_t u
-    cdef float x, shift = as_float(SIGNED_SHIFT), unit = most * as_float(SIGNED_UNIT)
+    cdef float less = scale * as_float(SIGNED_SHIFT)
     for i in range(size):
         u = <uint32_t><int32_t>q[i] << 18
-        x = (as_float((u & 0x01fc0000) + SIGNED_SHIFT) - shift) * unit
-        x = x if x < most else most
-        out[i] = as_float(as_bits(x) | (u & <uint32_t>0x80000000))
+        out[i] = as_float(as_bits(as_float((u & 0x01fc0000) | SIGNED_SHIFT) * scale - less)
+                          | (u & <uint32_t>0x80000000))
 
-cdef inline void encode_signed8(int8_t* restrict q, const float* restrict x, float r,
+cdef inline void encode_signed8(int8_t* restrict q, const float* restrict x, float scale,
                                 Py_ssize_t size) noexcept nogil:
-    """Of one group; r: what its largest is times."""
     cdef Py_ssize_t i
     cdef uint32_t u
+    cdef float r = reciprocal(scale)
     for i in range(size):
         u = as_bits(x[i] * r + as_float((as_bits(x[i]) & <uint32_t>0x80000000) | SIGNED_SHIFT)) + 0x20000
         q[i] = <int8_t><uint8_t>(((u >> 24) & 0x80) | ((u >> 18) & 0x7f))
 
-cdef inline void decode_unsigned8(float* restrict out, const uint8_t* restrict q, float most,
+cdef inline void decode_unsigned8(float* restrict out, const uint8_t* restrict q, float scale,
                                   Py_ssize_t size) noexcept nogil:
     cdef Py_ssize_t i
-    cdef float x, shift = as_float(UNSIGNED_SHIFT), unit = most * as_float(UNSIGNED_UNIT)
+    cdef float less = scale * as_float(UNSIGNED_SHIFT)
     for i in range(size):
-        x = (as_float((<uint32_t>q[i] << 19) + UNSIGNED_SHIFT) - shift) * unit
-        out[i] = x if x < most else most
+        out[i] = as_float((<uint32_t>q[i] << 19) | UNSIGNED_SHIFT) * scale - less
 
-cdef inline void encode_unsigned8(uint8_t* restrict q, const float* restrict x, float r,
+cdef inline void encode_unsigned8(uint8_t* restrict q, const float* restrict x, float scale,
                                   Py_ssize_t size) noexcept nogil:
     cdef Py_ssize_t i
-    cdef uint32_t u, least, one = 0x80000
-    cdef float shift = as_float(UNSIGNED_SHIFT)
+    cdef uint32_t u, least
+    cdef float r = reciprocal(scale), shift = as_float(UNSIGNED_SHIFT)
     for i in range(size):
         u = as_bits(x[i] * r + shift) + 0x40000
-        least = as_bits(x[i])
-        least = UNSIGNED_SHIFT + (least if least < one else one)      # code 1, of 0: code 0
+        least = UNSIGNED_SHIFT + 0x80000 if as_bits(x[i]) != 0 else <uint32_t>0      # code 1
         q[i] = <uint8_t>((u if u > least else least) >> 19)
 
-cdef inline float over(uint32_t largest_, float most) noexcept nogil:
-    cdef float r = as_float(largest_) / most, zero = 0
-    return r if most > zero else zero
+cdef inline float reciprocal(float scale) noexcept nogil:
+    # (of no scale at all, where all is zero: anything finite)
+    return as_float(<uint32_t>0x7f000000 - as_bits(scale))
+
+cdef inline float scale_of(float most, bint negative) noexcept nogil:
+    """Of a group whose largest is `most`; above LARGEST_SCALE if there is none."""
+    return as_float(as_bits(most * as_float(SIGNED_SPAN if negative else UNSIGNED_SPAN)) & 0x7f800000)
 
 cdef inline float largest(const float* x, Py_ssize_t size) noexcept nogil:
     # by their bits, of which NaN has the largest: it reaches the whole group rather than get lost
@@ -245,20 +272,23 @@ cdef inline float largest(const float* x, Py_ssize_t size) noexcept nogil:
         most = u if u > most else most
     return as_float(most)
 
+cdef inline void decode_group(float* restrict out, const char* q, float scale, bint negative,
+                              Py_ssize_t size) noexcept nogil:
+    if WIDE and size == GROUP:
+        wide_decode8(out, q, scale, negative, False)
+    elif negative:
+        decode_signed8(out, <const int8_t*>q, scale, size)
+    else:
+        decode_unsigned8(out, <const uint8_t*>q, scale, size)
+
 cdef void decode8(float* restrict out, const char* q, const float* scale, bint negative,
                   Py_ssize_t size) noexcept nogil:
     cdef Py_ssize_t k = 0
     while size - k >= GROUP:
-        if negative:
-            decode_signed8(out + k, <const int8_t*>q + k, scale[k // GROUP], GROUP)
-        else:
-            decode_unsigned8(out + k, <const uint8_t*>q + k, scale[k // GROUP], GROUP)
+        decode_group(out + k, q + k, scale[k // GROUP], negative, GROUP)
         k += GROUP
     if k < size:
-        if negative:
-            decode_signed8(out + k, <const int8_t*>q + k, scale[k // GROUP], size - k)
-        else:
-            decode_unsigned8(out + k, <const uint8_t*>q + k, scale[k // GROUP], size - k)
+        decode_group(out + k, q + k, scale[k // GROUP], negative, size - k)
 
 cdef inline void fold(uint32_t* restrict out, const uint32_t* restrict x, Py_ssize_t size) noexcept nogil:
     cdef Py_ssize_t i
@@ -266,7 +296,7 @@ cdef inline void fold(uint32_t* restrict out, const uint32_t* restrict x, Py_ssi
         out[i] = x[2 * i] if x[2 * i] > x[2 * i + 1] else x[2 * i + 1]
 
 cdef enum:
-    TOGETHER = 8               # groups: one after another, each waits for its own maximum and quotient
+    TOGETHER = 8               # groups: one after another, each waits for its own maximum
 
 cdef inline void largest_of_each(float* restrict out, const float* restrict x) noexcept nogil:
     """`largest`, of TOGETHER groups."""
@@ -285,31 +315,42 @@ cdef inline void largest_of_each(float* restrict out, const float* restrict x) n
     fold(b, a, TOGETHER * GROUP // 64)
     memcpy(out, b, TOGETHER * 4)
 
+cdef void encode_group(char* q, float* scale, const float* restrict x, float most, bint negative,
+                       Py_ssize_t size) noexcept nogil:
+    """Of a group whose largest is `most`."""
+    cdef float[GROUP] held
+    cdef Py_ssize_t i
+    scale[0] = scale_of(most, negative)
+    if as_bits(scale[0]) > LARGEST_SCALE:
+        if most != most:
+            scale[0] = as_float(0x7fc00000)
+            memset(q, 0, size)
+            return
+        scale[0] = as_float(LARGEST_SCALE)
+        for i in range(size):
+            held[i] = clipped(x[i], scale[0] * as_float(SIGNED_MOST if negative else UNSIGNED_MOST))
+        x = held
+    if negative:
+        encode_signed8(<int8_t*>q, x, scale[0], size)
+    else:
+        encode_unsigned8(<uint8_t*>q, x, scale[0], size)
+
 cdef void encode8(char* q, float* scale, const float* restrict x, bint negative, Py_ssize_t size) noexcept nogil:
     cdef Py_ssize_t k = 0, j
-    cdef float most
-    cdef float[TOGETHER] r
-    cdef uint32_t top = SIGNED_LARGEST if negative else UNSIGNED_LARGEST
+    cdef float[TOGETHER] most
+    if WIDE and size == 4 * GROUP:
+        if wide_encode8(q, scale, x, negative, False, 4):
+            return
     while size - k >= TOGETHER * GROUP:
-        largest_of_each(scale + k // GROUP, x + k)
-        for j in range(TOGETHER):
-            r[j] = over(top, scale[k // GROUP + j])
-        if negative:
+        if not (WIDE and wide_encode8(q + k, scale + k // GROUP, x + k, negative, False, TOGETHER)):
+            largest_of_each(most, x + k)
             for j in range(TOGETHER):
-                encode_signed8(<int8_t*>q + k + j * GROUP, x + k + j * GROUP, r[j], GROUP)
-        else:
-            for j in range(TOGETHER):
-                encode_unsigned8(<uint8_t*>q + k + j * GROUP, x + k + j * GROUP, r[j], GROUP)
+                encode_group(q + k + j * GROUP, scale + k // GROUP + j, x + k + j * GROUP, most[j], negative, GROUP)
         k += TOGETHER * GROUP
     while k < size:
         j = GROUP if size - k > GROUP else size - k
-        most = largest(x + k, j)
-        scale[k // GROUP] = most
-        if negative:
-            encode_signed8(<int8_t*>q + k, x + k, over(top, most), j)
-        else:
-            encode_unsigned8(<uint8_t*>q + k, x + k, over(top, most), j)
-        k += GROUP
+        encode_group(q + k, scale + k // GROUP, x + k, largest(x + k, j), negative, j)
+        k += j
 
 
 # Any of them, to and from the precision of the rule.

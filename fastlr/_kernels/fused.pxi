@@ -32,7 +32,7 @@ cdef extern from *:
     void soon "fastlr_soon"(const void* x) noexcept nogil
 
 cdef enum:
-    AHEAD = 1024               # elements asked for early: 16-bit states over 40 million take 17 ms, without it 20
+    AHEAD = 1024               # elements asked for early (over 20 million; none: 1.4 times as long, 4096: the same)
     BLOCK = GROUP              # elements that are in registers at a time
     SLOTS = 2                  # of each of the rules
 
@@ -44,33 +44,70 @@ cdef inline void expect(const weight* x) noexcept nogil:
         soon(<const char*>(x + AHEAD) + 128)
         soon(<const char*>(x + AHEAD) + 192)
 
-cdef inline void load(float* restrict out, const weight* restrict x) noexcept nogil:
+cdef extern from *:
+    """
+    typedef struct { FASTLR_LINES float x[64]; } fastlr_block;
+    typedef struct { FASTLR_LINES float x[512]; } fastlr_blocks;
+    """
+    ctypedef struct Block "fastlr_block":
+        float[BLOCK] x
+    ctypedef struct Blocks "fastlr_blocks":
+        float[HASHED] x
+
+cdef inline void load(float* restrict out, const weight* restrict x, bint pairs) noexcept nogil:
     cdef Py_ssize_t i
     if weight is float:
         for i in range(BLOCK):
             out[i] = x[i]
+    elif WIDE:
+        wide_load(out, x, pairs)
     else:
         decode_bfloat16(out, x, BLOCK)
 
-cdef inline void unload(weight* restrict out, const float* restrict x, bint stochastic, const uint16_t* restrict table,
-                        Dice dice) noexcept nogil:
+cdef inline void unload(weight* restrict out, const float* restrict x, bint stochastic, Dice dice,
+                        bint pairs) noexcept nogil:
     cdef Py_ssize_t i
     if weight is float:
         for i in range(BLOCK):
             out[i] = x[i]
+    elif WIDE:
+        if stochastic:
+            wide_toss(out, x, dice.a, dice.b, dice.c, pairs)
+        else:
+            wide_round(out, x, pairs)
     elif stochastic:
-        toss_bfloat16(out, x, table, dice, BLOCK)
+        toss_bfloat16(out, x, dice.a, dice.b, dice.c, BLOCK)
     else:
         encode_bfloat16(out, x, BLOCK)
 
-cdef inline void load_slot(float* restrict out, const moment* restrict x, bint negative, float most) noexcept nogil:
+cdef inline void load_slot(float* restrict out, const moment* restrict x, bint negative, float scale,
+                           bint pairs) noexcept nogil:
     if moment is uint8_t:
-        if negative:
-            decode_signed8(out, <const int8_t*>x, most, BLOCK)
+        if WIDE:
+            wide_decode8(out, x, scale, negative, pairs)
+        elif negative:
+            decode_signed8(out, <const int8_t*>x, scale, BLOCK)
         else:
-            decode_unsigned8(out, x, most, BLOCK)
+            decode_unsigned8(out, x, scale, BLOCK)
     else:
-        load(out, x)
+        load(out, x, pairs)
+
+cdef void in_order(float* restrict out, const float* restrict x) noexcept nogil:
+    """Blocks of `pairs` as they were before, see packing.pxi."""
+    cdef Py_ssize_t k, i
+    for k in range(HASHED // 32):
+        for i in range(16):
+            out[32 * k + 2 * i], out[32 * k + 2 * i + 1] = x[32 * k + i], x[32 * k + 16 + i]
+
+cdef inline void unload_slots(moment* out, float* scale, const Blocks* x, bint negative, bint pairs) noexcept nogil:
+    cdef Blocks ordered
+    if WIDE:
+        if wide_encode8(out, scale, x.x, negative, pairs, HASHED // BLOCK):
+            return
+        if pairs:
+            in_order(ordered.x, x.x)
+            x = &ordered
+    encode8(<char*>out, scale, x.x, negative, HASHED)
 
 cdef inline void advance(Hot h, Now now, float* restrict p, const float* restrict g, float* restrict a,
                          float* restrict b) noexcept nogil:
@@ -88,24 +125,21 @@ cdef void fuse(const Hot* hyper, const Job* job, const Span* s, const weight* gr
     cdef Now now = instant.now
     cdef bint stochastic = job.stochastic
     cdef bint[SLOTS] negative
-    cdef float[BLOCK] p
-    cdef float[BLOCK] g
-    cdef float[BLOCK] raw
-    cdef float[BLOCK] a
-    cdef float[BLOCK] b
-    cdef float[HASHED] all_a
-    cdef float[HASHED] all_b
+    cdef bint pairs = weight is uint16_t and moment is not float       # (what is float32 stays in order)
+    cdef Block p, g, raw, a, b
+    cdef Blocks all_a, all_b
+    cdef float* at_a = a.x
+    cdef float* at_b = b.x
     cdef weight* to
     cdef const weight* of
     cdef moment* slot_a
     cdef moment* slot_b
     cdef float* scale_a = NULL
     cdef float* scale_b = NULL
-    cdef float most_a = 0, most_b = 0
+    cdef float unit_a = 0, unit_b = 0
     cdef Dice dice, dice_a, dice_b
-    cdef const uint16_t* table
     cdef Py_ssize_t i, k, tile, block
-    dice = dice_a = dice_b = Dice(1, 0, 0)
+    dice = dice_a = dice_b = shaken(0, 0)          # (which nothing reads unless it is thrown)
     negative[0], negative[1] = s.slot_stored[0] == SIGNED8, s.slot_stored[1] == SIGNED8
     for tile in range(size // HASHED):
         i = start + tile * HASHED
@@ -118,10 +152,11 @@ cdef void fuse(const Hot* hyper, const Job* job, const Span* s, const weight* gr
             scale_a, scale_b = s.slot_scale[0] + i // GROUP, s.slot_scale[1] + i // GROUP
         for block in range(HASHED // BLOCK):
             k = block * BLOCK
-            to, of, table = <weight*>s.p + i + k, gradient + i + k, random_table + k
+            to, of = <weight*>s.p + i + k, gradient + i + k
             slot_a, slot_b = <moment*>s.slot[0] + i + k, <moment*>s.slot[1] + i + k
             if moment is uint8_t:
-                most_a, most_b = scale_a[k // GROUP], scale_b[k // GROUP]
+                unit_a, unit_b = scale_a[k // GROUP], scale_b[k // GROUP]
+                at_a, at_b = all_a.x + k, all_b.x + k
             expect(to)
             expect(of)
             if moment is uint8_t:
@@ -130,25 +165,22 @@ cdef void fuse(const Hot* hyper, const Job* job, const Span* s, const weight* gr
             else:
                 expect(slot_a)
                 expect(slot_b)
-            load(p, to)
-            load_slot(a, slot_a, negative[0], most_a)
-            load_slot(b, slot_b, negative[1], most_b)
+            load(p.x, to, pairs)
+            load_slot(at_a, slot_a, negative[0], unit_a, pairs)
+            load_slot(at_b, slot_b, negative[1], unit_b, pairs)
             if instant.staged:
-                load(raw, of)
-                before(g, raw, p, instant, s.shrink, BLOCK)
+                load(raw.x, of, pairs)
+                before(g.x, raw.x, p.x, instant, s.shrink, BLOCK)
             else:
-                load(g, of)
-            advance(h, now, p, g, a, b)
-            unload(to, p, stochastic, table, dice)
-            if moment is uint8_t:
-                memcpy(all_a + k, a, sizeof(a))
-                memcpy(all_b + k, b, sizeof(b))
-            else:
-                unload(slot_a, a, stochastic, table, dice_a)
-                unload(slot_b, b, stochastic, table, dice_b)
+                load(g.x, of, pairs)
+            advance(h, now, p.x, g.x, at_a, at_b)
+            unload(to, p.x, stochastic, further(dice, k), pairs)
+            if moment is not uint8_t:
+                unload(slot_a, at_a, stochastic, further(dice_a, k), pairs)
+                unload(slot_b, at_b, stochastic, further(dice_b, k), pairs)
         if moment is uint8_t:
-            encode8(s.slot[0] + i, scale_a, all_a, negative[0], HASHED)
-            encode8(s.slot[1] + i, scale_b, all_b, negative[1], HASHED)
+            unload_slots(<moment*>s.slot[0] + i, scale_a, &all_a, negative[0], pairs)
+            unload_slots(<moment*>s.slot[1] + i, scale_b, &all_b, negative[1], pairs)
 
 cdef inline int fusible(const Job* job, const Span* s, const Gradient* gradient) noexcept nogil:
     """Which of `job.fused` serves, or -1."""
