@@ -76,6 +76,56 @@ def test_help_and_version(line, capsys):
     assert "fastlr" in capsys.readouterr().out
 
 
+# who reads
+
+
+def unread(arguments, cwd, *also):
+    """The status and stderr of a command whose stdout (and stderr, if `also` says so) nobody reads any more."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    path = os.pathsep.join([str(Path(fastlr.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    try:
+        done = subprocess.run([sys.executable, "-m", "fastlr", *arguments], cwd=cwd, env=os.environ | {"PYTHONPATH": path},
+                              stdout=writer, stderr=writer if also else subprocess.PIPE, text=True, timeout=300)
+    finally:
+        os.close(writer)
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("line", ["info", "plot cosine(1,steps=9) --json",
+                                  "find --data wine --steps 10 --repeats 1 --trial-steps 10"])
+def test_a_reader_that_goes_away_ends_a_command_without_a_word(line, tmp_path):
+    assert unread(line.split(), tmp_path) == (141, "")
+
+
+@pytest.mark.parametrize(("options", "also"), [([], []), (["--json"], ["stderr"])])
+def test_a_study_is_whole_on_disk_though_nobody_reads(tmp_path, options, also):
+    line = ["study", "--quick", "--data", "wine", "--networks", "13-4-3-relu", "--lrs", "0.1", "--epochs", "1",
+            "--seeds", "1", "--jobs", "1", *options]
+    status, err = unread(line, tmp_path, *also)
+    assert status == 141
+    assert also or "Traceback" not in err
+    assert json.loads((tmp_path / "fastlr-study" / "results.json").read_text())["complete"]
+    assert len(list((tmp_path / "fastlr-study").glob("*.csv"))) == 14
+    assert (tmp_path / "fastlr-study" / "report.html").exists()
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_output_that_cannot_be_written_is_one_line(tmp_path):
+    path = os.pathsep.join([str(Path(fastlr.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-m", "fastlr", "info"], cwd=tmp_path, stdout=full, timeout=300,
+                              env=os.environ | {"PYTHONPATH": path}, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (1, "fastlr: the output cannot be written: No space left on device\n")
+
+
+def test_closed_streams_are_no_error(tmp_path):
+    path = os.pathsep.join([str(Path(fastlr.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, "-c", "import os; os.close(1); os.close(2); "
+               "os.execv(__import__('sys').executable, ['python', '-m', 'fastlr', 'plot', 'cosine(1,steps=9)'])"]
+    assert subprocess.run(command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": path}, timeout=300).returncode == 0
+
+
 # info
 
 

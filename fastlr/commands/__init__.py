@@ -10,6 +10,8 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import sys
+from contextlib import suppress
 
 
 class Refusal(Exception):
@@ -18,6 +20,12 @@ class Refusal(Exception):
     def __init__(self, message: str, status: int) -> None:
         super().__init__(" ".join(message.split()))
         self.status = status
+
+
+def say(message: object) -> None:
+    """One line on stderr, if anybody is there to read it."""
+    with suppress(OSError):
+        print(message, file=sys.stderr, flush=True)
 
 
 def at_least_one(text: str) -> int:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from . import Refusal, at_least_one, print_json
+from . import Refusal, at_least_one, print_json, say
 
 if TYPE_CHECKING:
     from ..study.laboratory import Outcome, Task
@@ -71,11 +72,15 @@ def run(arguments: argparse.Namespace) -> int:
                 record.write_whole(folder / "report.html", page.render(document))
         except OSError as error:
             raise Refusal(f"fastlr study: --out {folder}: {error.strerror or error}", 2) from error
-    prose = sys.stderr if arguments.json else sys.stdout
-    report.print_tables(document, prose)
-    print(f"Written to {folder}: report.html, results.json, tables as CSV.", file=prose)
+    written = f"Written to {folder}: report.html, results.json, tables as CSV."
     if arguments.json:
+        with suppress(OSError):  # nobody reads stderr: that is no reason to keep back what was asked for
+            report.print_tables(document, sys.stderr)
+        say(written)
         print_json(document)
+    else:
+        report.print_tables(document, sys.stdout)
+        print(written)
     return status
 
 
@@ -97,11 +102,11 @@ def carried_out(kept: Record, planned: dict[str, list[Task]], jobs: int, folder:
 
             laboratory.conduct(planned, kept.data, jobs, note)
     except KeyboardInterrupt:
-        print(f"fastlr study: interrupted after {kept.done} of {kept.total} experiments", file=sys.stderr)
+        say(f"fastlr study: interrupted after {kept.done} of {kept.total} experiments")
         return 130
     except (laboratory.BrokenExecutor, MemoryError) as error:
         why = str(error) or type(error).__name__
-        print(f"fastlr study: stopped after {kept.done} of {kept.total} experiments: {why}", file=sys.stderr)
+        say(f"fastlr study: stopped after {kept.done} of {kept.total} experiments: {why}")
         return 1
     except OSError as error:
         raise Refusal(f"fastlr study: --out {folder}: {error.strerror or error}", 2) from error

@@ -6,7 +6,7 @@ Needs rich, and so is imported by whoever prints, not by `fastlr.study`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from time import monotonic
 from typing import Any, TextIO
 
@@ -24,9 +24,16 @@ EVERY = 2.0  # seconds between two lines of progress, where no bar can be drawn
 VERDICTS = {"refuted": "bold red", "held here": "bold green", "undecided": "bold yellow"}
 
 
+class Terminal(Console):
+    """A console that does not decide what becomes of a program whose reader went away (rich's would end it)."""
+
+    def on_broken_pipe(self) -> None:
+        raise
+
+
 def print_tables(document: dict[str, Any], file: TextIO) -> None:
     """Every table that has rows, each with its finding and its method, then what was run."""
-    console = Console(file=file, highlight=False)
+    console = Terminal(file=file, highlight=False)
     sign = "+-" if console.options.ascii_only else "±"
     tables = [table for table in document["tables"] if table["rows"]]
     drawn = [draw(table, sign) for table in tables]
@@ -83,7 +90,10 @@ def facts(document: dict[str, Any]) -> str:
 
 @contextmanager
 def progress(total: int, file: TextIO) -> Iterator[Callable[[object], None]]:
-    """A function to call with each outcome: moves a bar where `file` is a terminal, else writes a line now and then."""
+    """A function to call with each outcome: moves a bar where `file` is a terminal, else writes a line now and then.
+
+    What cannot be written is left out: a study goes on when nobody looks.
+    """
     done = 0
     if not file.isatty():
         last = float("-inf")
@@ -93,11 +103,12 @@ def progress(total: int, file: TextIO) -> Iterator[Callable[[object], None]]:
             done += 1
             if monotonic() - last >= EVERY or done == total:
                 last = monotonic()
-                print(f"[{done:{len(str(total))}}/{total}] {outcome}", file=file, flush=True)
+                with suppress(OSError):
+                    print(f"[{done:{len(str(total))}}/{total}] {outcome}", file=file, flush=True)
 
         yield line
         return
     columns = BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}")
-    with Progress(*columns, console=Console(file=file), transient=True) as bar:
+    with Progress(*columns, console=Terminal(file=file), transient=True) as bar:
         task = bar.add_task("", total=total)
         yield lambda outcome: bar.update(task, advance=1, description=str(outcome))
