@@ -9,6 +9,9 @@ its loss is at most 1.1 times the least on the grid. Three losses are told, beca
     late   of the training batches, mean over the last half of the updates, as a log of the training shows it
     valid  of rows that are not trained on, the least seen at every 20th update
 
+The rule "validated" is `find_lr` given the loss of the rows that are not trained on. "again" is no rule but the best
+rate of the grid on three other orders: what chance leaves to be hit.
+
 `find_lr` sees other orders of the rows than those it is judged on. How it works (the spacing of the trials, their
 lengths, how many go on, which losses they compare, the rule without trials) was chosen on 36 other triples, of made
 data: `--development` shows those.
@@ -32,7 +35,7 @@ from fastlr.study.networks import Network
 OPTIMIZERS = ("sgd", "momentum", "adam", "adamw", "rmsprop", "adagrad")
 NETWORKS = ("32-relu", "64-32-tanh", "16-sigmoid", "64-32-relu", "32-tanh", "48-24-sigmoid")
 GRID = np.geomspace(1e-5, 10, 13)
-UPDATES, ROWS, ORDERS = 200, 32, (1, 2, 3)
+UPDATES, ROWS, ORDERS, OTHERS = 200, 32, (1, 2, 3), (4, 5, 6)
 MEASURES = ("end", "late", "valid")
 STUDY = (0.001, 0.01, 0.05, 0.1)       # the rates of `fastlr study`
 
@@ -102,9 +105,9 @@ class Problem:
             for end in range(ROWS, len(y) + 1, ROWS):
                 yield x[rows[end - ROWS:end]], y[rows[end - ROWS:end]]
 
-    def losses(self, lr: float) -> tuple[float, ...]:
+    def losses(self, lr: float, orders: tuple[int, ...] = ORDERS) -> tuple[float, ...]:
         """What training at a rate leads to: the three measures, means over the orders."""
-        return tuple(np.mean([self.trained(lr, order) for order in ORDERS], axis=0))
+        return tuple(np.mean([self.trained(lr, order) for order in orders], axis=0))
 
     def trained(self, lr: float, order: int) -> tuple[float, ...]:
         network, opt = self.start(lr)
@@ -121,9 +124,10 @@ class Problem:
         late = sum(seen[UPDATES // 2:]) / (UPDATES - UPDATES // 2)
         return end if math.isfinite(end) else math.inf, late, float(np.nanmin(valid))
 
-    def found(self, **options: Any) -> Any:
+    def found(self, validated: bool = False) -> Any:
         network, opt = self.start(1e-3)
-        return fastlr.find_lr(opt, lambda batch: (network.loss_and_grad(batch)[0], None), self.batches(100), **options)
+        return fastlr.find_lr(opt, lambda batch: (network.loss_and_grad(batch)[0], None), self.batches(100),
+                              validation=(lambda: network.loss(self.valid)) if validated else None)
 
 
 class Outcome(NamedTuple):
@@ -145,7 +149,10 @@ def measure(problem: Problem) -> Outcome:
     result = problem.found()
     grid = np.array([problem.losses(lr) for lr in GRID])
     study = np.array([problem.losses(lr) for lr in STUDY])
-    tried = {name: (lr, problem.losses(lr)) for name, lr in {**result.suggestions, "trials": result.lr}.items()}
+    rates = {**result.suggestions, "trials": result.lr, "validated": problem.found(validated=True).lr}
+    tried = {name: (lr, problem.losses(lr)) for name, lr in rates.items()}
+    again = np.array([problem.losses(lr, OTHERS) for lr in GRID]).argmin(axis=0)
+    tried["again"] = math.nan, tuple(float(grid[best, k]) for k, best in enumerate(again))
     return Outcome(problem.triple, grid, study, tried, result.updates)
 
 

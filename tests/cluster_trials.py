@@ -8,7 +8,9 @@ print what `tune_lr` found there as one line of JSON, with the processes that tr
 import json
 import math
 import os
+import signal
 import sys
+import time
 from pathlib import Path
 
 import fastlr
@@ -33,6 +35,48 @@ def deadly(lr, budget, seed):
     if 0.5 < lr < 2:
         os._exit(7)
     return smooth(lr, budget, seed)
+
+
+def killed(lr, budget, seed):
+    """The same, but one rate gets a SIGKILL, as of a system that has run out of memory."""
+    if 0.5 < lr < 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return smooth(lr, budget, seed)
+
+
+class KilledOnce:
+    """`smooth`, but the first process that comes to a rate below 1e-3 is killed: it was somebody else's fault."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __call__(self, lr, budget, seed):
+        if lr < 1e-3:
+            try:
+                (Path(self.folder) / "killed").touch(exist_ok=False)
+            except FileExistsError:
+                pass
+            else:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return smooth(lr, budget, seed)
+
+
+class Hanging:
+    """`smooth`, leaving a file named after its process; rates above 0.5 hang, above 2 also where an alarm is not heeded."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __call__(self, lr, budget, seed):
+        (Path(self.folder) / str(os.getpid())).touch()
+        if lr > 2:
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
+        while lr > 0.5:
+            try:
+                time.sleep(60)
+            except Exception:
+                pass
+        return smooth(lr, budget, seed)
 
 
 class Noted:

@@ -36,6 +36,21 @@ def test_find_writes_json_the_same_each_time(capsys):
     assert documents[0]["lr"] == documents[0]["suggestions"]["trials"]
 
 
+def test_find_may_validate(capsys):
+    """The losses of its trials are then those of other rows: of as many, at the same rates."""
+    pytest.importorskip("sklearn")
+    line = ["find", "--data", "wine", "--optimizer", "momo", *QUICK, "--json"]
+    documents = []
+    for more in ([], ["--validate"]):
+        assert cli.main([*line, *more]) == 0
+        documents.append(json.loads(capsys.readouterr().out))
+    blind, seeing = documents
+    assert blind["runs"] == seeing["runs"]
+    first, other = ([(trial["lr"], trial["loss"]) for trial in document["trials"][:10]] for document in documents)
+    assert [lr for lr, _ in first] == [lr for lr, _ in other]
+    assert all(a != b for (_, a), (_, b) in zip(first, other, strict=True))
+
+
 def test_bench_measures(capsys, monkeypatch):
     from fastlr.commands import bench
 
@@ -51,8 +66,10 @@ def test_bench_measures(capsys, monkeypatch):
     assert steps["sgd"]["bytes"] == 3 * 4 * 64
     assert all(step["seconds"] > 0 and step["torch"] is None for step in document["steps"])
     assert document["copy_bytes_per_second"] > 0
-    assert cli.main(["bench", "--optimizers", "sgd", "--rounds", "1"]) == 0
-    assert "1 x 64" in capsys.readouterr().out
+    assert cli.main(["bench", "--optimizers", "sgd,momo", "--rounds", "1"]) == 0
+    shown = capsys.readouterr().out
+    assert "1 x 64         sgd " in shown and "1 x 64         momo " in shown
+    assert "torch" not in shown
 
 
 @pytest.mark.parametrize(("line", "message"), [

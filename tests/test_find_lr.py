@@ -147,6 +147,18 @@ def optimizers():
     yield lambda p: fastlr.Adam([{"params": {"a": p["a"]}, "lr": 0.2}, {"params": {"b": p["b"]}, "lr": 0.02}],
                                 state_dtype="bfloat16", rounding="stochastic")
     yield lambda p: fastlr.RMSpropCenteredMomentum(p, lr=0.1, nonfinite="skip", lr_scale={"b": 0.5})
+    yield lambda p: fastlr.Adam(p, lr=0.1, clip_zscore=2.0, clip_zscore_warmup=4, master=None, shadow="bfloat16")
+
+
+class Split:
+    """Parameters in bfloat16, whose other halves are state."""
+
+    @staticmethod
+    def made():
+        import ml_dtypes
+
+        w = {"a": np.linspace(-1, 1, 12).astype(ml_dtypes.bfloat16).reshape(4, 3), "b": np.ones(3, ml_dtypes.bfloat16)}
+        return w, fastlr.AdamW(w, lr=0.01, master="split", ema_decay=0.9)
 
 
 def everything(opt, params):
@@ -155,7 +167,9 @@ def everything(opt, params):
              for slot, array in slots.items()}
     values = [{name: id(value) if callable(value) else value for name, value in group._values.items()}
               for group in opt.groups]
-    return plain, state, values, opt.t, opt.skipped, {name: p.tobytes() for name, p in params.items()}
+    shadow = {name: array.tobytes() for name, array in opt.shadow.items()}
+    seen = opt.t, opt.skipped, opt.grad_norm, repr(opt), [id(value) for value in vars(opt).values()]
+    return plain, state, values, seen, shadow, {name: p.tobytes() for name, p in params.items()}
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16"])
@@ -185,6 +199,8 @@ def test_all_is_restored_bit_for_bit_also_after_an_exception(make, dtype, fails_
     for _ in range(3):
         opt.step(loss_and_grad(0.5)[1])
     calls, statistics[:] = 0, 7
+    for array in opt.shadow.values():
+        array[...] = 1                   # (not what a cast would make of the parameter)
     before = everything(opt, params)
     if fails_at is None:
         fastlr.find_lr(opt, loss_and_grad, [0.1, 0.2, 0.3], repeats=2, trial_steps=10, also_restore=[statistics])
@@ -195,9 +211,12 @@ def test_all_is_restored_bit_for_bit_also_after_an_exception(make, dtype, fails_
     assert statistics.tolist() == [7, 7]
 
 
-@pytest.mark.parametrize("name", [*fastlr.list_optimizers(), "lookahead", "centralized"])
+@pytest.mark.parametrize("name", [*fastlr.list_optimizers(), "lookahead", "centralized", "split"])
 def test_every_optimizer_goes_on_as_if_nothing_had_been(name):
     def made():
+        if name == "split":
+            pytest.importorskip("ml_dtypes")
+            return Split.made()
         w = {"a": np.ones((4, 3), np.float32), "b": np.ones(3, np.float32)}
         kind = {"lookahead": "adam", "centralized": "momentum"}.get(name, name)
         opt = fastlr.create_optimizer(kind, w, lr=0.01)
@@ -205,17 +224,38 @@ def test_every_optimizer_goes_on_as_if_nothing_had_been(name):
         return w, wrap(opt)
 
     def loss_and_grad_of(w):
-        return lambda t: (sum(float((p * p).sum()) for p in w.values()), {k: 2 * p for k, p in w.items()})
+        def loss_and_grad(batch):
+            wide = {k: p.astype(np.float32) for k, p in w.items()}
+            return sum(float((p * p).sum()) for p in wide.values()), {k: 2 * p for k, p in wide.items()}
+        return loss_and_grad
 
     twins = [made(), made()]
+    needs_loss = name in fastlr.list_optimizers() and type(twins[0][1]).needs_loss
     for k in range(8):
         for number, (w, opt) in enumerate(twins):
             if k == 4 and number == 0:
                 fastlr.find_lr(opt, loss_and_grad_of(w), [0], trial_steps=10)
-            opt.step(loss_and_grad_of(w)(0)[1])
+            loss, grads = loss_and_grad_of(w)(0)
+            opt.step(grads, **{"loss": loss} if needs_loss else {})
     (w, opt), (expected, twin) = twins
     assert {k: p.tobytes() for k, p in w.items()} == {k: p.tobytes() for k, p in expected.items()}
     assert repr(opt.state_dict()) == repr(twin.state_dict())
+
+
+def test_rules_that_need_the_loss_are_given_the_one_of_their_gradients():
+    problem, seen = Quadratic(noise=0.2), []
+    opt = fastlr.MoMo(problem.w)
+    step = opt.step
+
+    def noted(grads, *, loss):
+        d = grads / problem.curvatures
+        assert loss == pytest.approx(problem.curvatures @ (d * d) / 2)
+        seen.append(loss)
+        step(grads, loss=loss)
+
+    opt.step = noted
+    found = fastlr.find_lr(opt, problem.loss_and_grad, problem.batches, trial_steps=10)
+    assert len(seen) == found.updates > 100
 
 
 def test_groups_keep_the_ratio_of_their_rates():
@@ -340,7 +380,32 @@ def test_trials_are_of_fixed_rates_from_the_same_start():
     assert found.lr == min(longest, key=lambda trial: trial["loss"])["lr"] == found.suggestions["trials"]
 
 
+def test_trials_may_be_compared_by_what_they_are_not_trained_on():
+    """The training loss falls fastest at rates near 2 / 4; what is validated wants w to stay near 0.9."""
+    problem, looked = Quadratic(noise=0.1), []
+
+    def validation():
+        looked.append(problem.w.copy())
+        return float(((problem.w - 0.9) ** 2).sum())
+
+    given = fastlr.SGD(problem.w), problem.loss_and_grad, problem.batches
+    found = fastlr.find_lr(*given, trial_steps=50, validation=validation)
+    blind = fastlr.find_lr(*given, trial_steps=50)
+    assert len(looked) == sum(10 for trial in found.trials if trial["loss"] < math.inf)
+    assert found.lr < 0.03 < 0.1 < blind.lr
+    longest = [trial for trial in found.trials if trial["updates"] == 50]
+    last = [float(((w - 0.9) ** 2).sum()) for w in looked[-10:]]
+    assert longest[-1]["loss"] == min(last)
+    assert problem.w.tolist() == [1] * 4
+
+    lost = fastlr.find_lr(*given, trial_steps=50, validation=lambda: math.nan)
+    assert lost.notes == ["every trial diverged: lower lr_min"]
+    some = iter([math.nan, 1.0, 3.0] * 1000)
+    assert fastlr.find_lr(*given, trial_steps=50, validation=lambda: next(some)).trials[0]["loss"] in (1.0, math.inf)
+
+
 @pytest.mark.parametrize(("change", "error", "message"), [
+    ({"validation": 0.3}, TypeError, r"validation must be callable as validation\(\) -> loss, got 0.3"),
     ({"lr_min": 0}, ValueError, "0 < lr_min < lr_max"),
     ({"lr_min": 1, "lr_max": 0.1}, ValueError, "lr_min=1, lr_max=0.1"),
     ({"lr_max": math.nan}, ValueError, "lr_max=nan"),

@@ -11,6 +11,7 @@ import pytest
 
 import fastlr
 from fastlr import study
+from fastlr.study import laboratory
 from fastlr.study.descent import Descent, Memory, descend, weigh
 from fastlr.study.experiment import updates_to_target
 from fastlr.study.networks import ACTIVATIONS, log_softmax
@@ -210,6 +211,35 @@ def test_a_rate_too_small_to_learn_has_not_diverged(data, activation):
     result = study.train(study.Cell(network=f"64-16-10-{activation}", lr=1e-6, epochs=1), data)
     assert not result.diverged
     assert result.updates_to_target is None
+
+
+@pytest.mark.parametrize("optimizer", fastlr.list_optimizers())
+def test_every_optimizer_trains_and_escapes_by_itself_or_not_at_all(data, optimizer):
+    """In an array of many starts each must move as it would alone; where a rule cannot do that, another one descends."""
+    settings = replace(laboratory.Settings(**laboratory.QUICK), networks=("64-8-10-relu",), lrs=(0.01,), seeds=1, epochs=1,
+                       further_seeds=1, optimizer=optimizer)
+    planned = laboratory.plan(settings, data)
+    assert planned["grid"][0].carry_out(data).updates == 33
+    memory = [task for task in planned["memory"] if task.optimizer == optimizer]
+    assert memory[0].carry_out(data).state >= 0
+    chosen = planned["escape"][0].optimizer
+    assert chosen in (optimizer, "sgd")
+    rng = np.random.default_rng(0)
+    x, slopes = rng.standard_normal((8, 2)), rng.standard_normal((3, 8, 2))
+
+    def moved(rows):
+        """The rows after three steps; None if the rule needs more than gradients."""
+        own = x[rows].copy()
+        opt = fastlr.create_optimizer(optimizer, own, lr=0.01)
+        for slope in slopes if not opt.needs_loss else ():
+            opt.step(slope[rows].copy())
+        return None if opt.needs_loss else own
+
+    together, alone = moved(slice(None)), [moved(slice(k, k + 1)) for k in range(8)]
+    independent = together is not None and (together == np.concatenate(alone)).all()
+    assert independent or chosen == "sgd"
+    assert chosen == {"adam": "adam", "lion": "lion", "schedulefreesgd": "schedulefreesgd", "lamb": "sgd", "momo": "sgd",
+                      "prodigy": "sgd", "muon": "sgd"}.get(optimizer, chosen)
 
 
 def test_a_schedule_drives_the_rate(data):

@@ -4,8 +4,10 @@ import math
 import multiprocessing
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from itertools import pairwise
@@ -16,6 +18,7 @@ import numpy as np
 import pytest
 
 import fastlr
+from fastlr.tuning import search
 
 HERE = Path(__file__).parent
 sys.path.append(str(HERE.parent / "benchmarks"))
@@ -181,6 +184,9 @@ def test_an_interrupt_comes_through_and_finished_trials_were_told():
     ({"eta": 1}, ValueError, "eta must be at least 2, got 1"),
     ({"rungs": 1.5}, TypeError, "rungs must be an integer, got 1.5"),
     ({"seeds": 0}, ValueError, "seeds must be a count from 1 up, or integers"),
+    ({"timeout": "1 s"}, TypeError, "timeout must be seconds or None, got '1 s'"),
+    ({"timeout": 0}, ValueError, "timeout must be seconds above 0, or None for any time, got 0"),
+    ({"timeout": math.nan}, ValueError, "timeout must be seconds above 0, or None for any time, got nan"),
     ({"executor": 2}, TypeError, "executor must be a concurrent.futures.Executor, .* got int"),
 ])
 def test_wrong_arguments_are_refused_before_anything_runs(change, error, message):
@@ -205,6 +211,140 @@ def test_it_is_told_and_drawn():
     axes.figure.canvas.draw()
 
 
+# trials that hang
+
+
+def hanging_above(limit, wait):
+    """The bowl, but higher rates wait for what does not come."""
+    def train(lr, budget, seed):
+        while lr > limit:
+            try:
+                wait()
+            except Exception:
+                pass
+        return cluster_trials.smooth(lr, budget, seed)
+    return train
+
+
+def test_a_trial_that_hangs_costs_only_itself_and_the_host_keeps_its_alarm():
+    rung = []
+    before = signal.signal(signal.SIGALRM, lambda number, frame: rung.append(number))
+    own = signal.getsignal(signal.SIGALRM)
+    signal.setitimer(signal.ITIMER_REAL, 60, 7)
+    try:
+        found = fastlr.tune_lr(hanging_above(1, lambda: time.sleep(60)), 1e-4, 10, budget=9, points=6, refine=1, timeout=0.05)
+        left, again = signal.getitimer(signal.ITIMER_REAL)
+        assert signal.getsignal(signal.SIGALRM) is own
+        assert 50 < left < 60 and again == 7 and not rung
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    same = fastlr.tune_lr(cluster_trials.smooth, 1e-4, 10, budget=9, points=6, refine=1)
+    assert (found.lr, found.score) == (same.lr, same.score)
+    late = [t for t in found.trials if t.status != "done"]
+    assert {t.lr for t in late} == {t.lr for t in found.trials if t.lr > 1} != set()
+    assert {(t.status, t.reason) for t in late} == {("failed", "TimeoutError: no score within 0.05 s")}
+    assert all(0.05 <= t.seconds < 5 for t in late)
+
+
+def test_time_enough_changes_nothing():
+    def train(lr, budget, seed):
+        assert signal.getitimer(signal.ITIMER_REAL)[0] > 500
+        return cluster_trials.troubled(lr, budget, seed)
+
+    assert plain(fastlr.tune_lr(train, 1e-5, 10, budget=27, timeout=1000)) == plain(
+        fastlr.tune_lr(cluster_trials.troubled, 1e-5, 10, budget=27))
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+    assert signal.getsignal(signal.SIGALRM) is signal.SIG_DFL
+
+
+@pytest.mark.parametrize(("hanging", "made"), [(1, False), (2, False), (2, True)])
+def test_threads_that_hang_are_given_up(hanging, made, monkeypatch):
+    """Of a pool of two, one hangs and the other does the rest; or both do, and only a new pool can do the rest."""
+    monkeypatch.setattr(search, "GRACE", 0.05)
+    released, pools = threading.Event(), []
+
+    def train(lr, budget, seed):
+        if lr < 5e-5 * 10**hanging:
+            released.wait(60)
+            return math.nan
+        return cluster_trials.smooth(lr, budget, seed)
+
+    def make():
+        pools.append(ThreadPoolExecutor(2))
+        return pools[-1]
+
+    def tune():
+        return fastlr.tune_lr(train, 1e-4, 10, budget=9, points=6, refine=0, timeout=0.2, executor=make if made else make())
+
+    late = ["TimeoutError: no score within 0.2 s"] * hanging
+    try:
+        if hanging == 2 and not made:
+            with pytest.raises(RuntimeError, match="no trial had a score; .* the first to this: TimeoutError: no score"):
+                tune()
+        else:
+            found = tune()
+            assert [t.reason for t in found.trials] == late + [""] * (len(found.trials) - hanging)
+            here = fastlr.tune_lr(lambda *asked: math.nan if asked[0] < 5e-5 * 10**hanging else cluster_trials.smooth(*asked),
+                                  1e-4, 10, budget=9, points=6, refine=0)
+            assert (found.lr, found.score) == (here.lr, here.score)
+            assert len(pools) == 1 + made
+    finally:
+        released.set()
+        for pool in pools:
+            pool.shutdown()
+
+
+def test_an_executor_that_says_it_can_cancel_everything_does_not_loop(monkeypatch):
+    """Each time that nothing comes back, one trial at least is lost."""
+    monkeypatch.setattr(search, "GRACE", 0.01)
+
+    class Never(Executor):
+        def submit(self, *_):
+            return Future()
+
+    with pytest.raises(RuntimeError, match="13 were lost, the first to this: TimeoutError: no score within 0.01 s"):
+        fastlr.tune_lr(cluster_trials.smooth, 1e-4, 10, budget=9, refine=0, rungs=1, timeout=0.01, executor=Never)
+
+
+def test_python_that_runs_on_in_a_thread_is_ended_and_the_thread_works_on():
+    names = set()
+
+    def train(lr, budget, seed):
+        names.add(threading.current_thread().name)
+        while lr > 1:
+            try:
+                time.sleep(0.001)
+            except Exception:
+                pass
+        return cluster_trials.smooth(lr, budget, seed)
+
+    asked = {"low": 1e-4, "high": 10, "budget": 9, "points": 6, "refine": 0}
+    here = fastlr.tune_lr(cluster_trials.smooth, **asked)
+    with ThreadPoolExecutor(1) as thread:
+        found = fastlr.tune_lr(train, **asked, timeout=0.1, executor=thread)
+        inside = thread.submit(fastlr.tune_lr, train, **asked, timeout=0.1).result()
+        thread.submit(time.sleep, 0.2).result()      # (no exception comes late)
+    assert len(names) == 1
+    for other in (found, inside):
+        assert [t.reason for t in other.trials if t.status == "failed"] == ["TimeoutError: no score within 0.1 s"]
+        assert (other.lr, other.score) == (here.lr, here.score)
+
+
+def test_an_exception_on_its_way_does_not_arrive_after_the_block():
+    """Rung while the block ends: many times, as it is a race."""
+    def train(lr, budget, seed):
+        time.sleep(0.0019)
+        return lr
+
+    def all_of_them():
+        return [search.attempt(train, 1.0, 1, 0, 0.002)[0] for _ in range(200)]
+
+    with ThreadPoolExecutor(1) as thread:
+        assert set(thread.submit(all_of_them).result()) <= {"done", "failed"}
+    assert set(all_of_them()) <= {"done", "failed"}
+
+
 # processes
 
 
@@ -226,6 +366,36 @@ def test_a_dead_process_costs_only_its_trial(environment, monkeypatch):
             assert {t.lr for t in dead} == {t.lr for t in here.trials if t.status == "diverged"} != set()
         with pytest.raises(BrokenExecutor):
             broken.submit(print)
+
+
+def test_a_killed_process_costs_its_trial_if_it_was_that_ones_fault_and_else_nothing(environment, monkeypatch, tmp_path):
+    """Real SIGKILLs, as when memory runs out."""
+    monkeypatch.setenv("PYTHONPATH", environment["PYTHONPATH"])
+    asked = {"low": 1e-4, "high": 10, "budget": 9, "points": 6, "refine": 0, "rungs": 2}
+    here = fastlr.tune_lr(cluster_trials.smooth, **asked)
+    found = fastlr.tune_lr(cluster_trials.KilledOnce(tmp_path), **asked, executor=pool)
+    assert (tmp_path / "killed").exists()
+    assert plain(found) == plain(here)
+    found = fastlr.tune_lr(cluster_trials.killed, **asked, executor=pool)
+    assert [(t.lr, t.status, t.reason) for t in found.trials if t.status != "done"] == [
+        (pytest.approx(1), "failed", "the process that ran it died")]
+    assert (found.lr, found.score) == (here.lr, here.score)
+
+
+def test_a_trial_that_hangs_in_a_process_costs_only_itself(environment, monkeypatch, tmp_path, capfd):
+    """One heeds an alarm and its process goes on; the other does not, and its process is ended."""
+    monkeypatch.setenv("PYTHONPATH", environment["PYTHONPATH"])
+    found = fastlr.tune_lr(cluster_trials.Hanging(tmp_path), 1e-3, 1, budget=9, points=4, refine=0, rungs=1, timeout=0.5,
+                           executor=pool)
+    assert [(t.status, t.reason) for t in found.trials] == [("done", "")] * 3 + [
+        ("failed", "TimeoutError: no score within 0.5 s")]
+    assert len(list(tmp_path.iterdir())) <= 2
+    assert capfd.readouterr().err == ""
+    found = fastlr.tune_lr(cluster_trials.Hanging(tmp_path), 1e-2, 10, budget=9, points=4, refine=0, rungs=1, timeout=0.5,
+                           executor=pool)
+    assert [(t.status, t.reason) for t in found.trials] == [("done", "")] * 2 + [
+        ("failed", "TimeoutError: no score within 0.5 s")] * 2
+    assert "cluster_trials.py" in capfd.readouterr().err      # where it hung
 
 
 def test_what_cannot_be_sent_to_a_process_is_told(environment, monkeypatch):

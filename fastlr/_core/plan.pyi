@@ -11,8 +11,7 @@ class Plan:
     norm_count: int
     norm_mean: float
     norm_variance: float
-    @property
-    def grad_norm(self) -> float | None: ...
+    grad_norm: float | None
     @property
     def who(self) -> str: ...
     @property

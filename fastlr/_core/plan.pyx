@@ -128,7 +128,7 @@ cdef class Plan:
     cdef readonly tuple names
     cdef readonly list tensors
     cdef readonly Py_ssize_t count, elements
-    cdef readonly object grad_norm     # of the latest step, where it was measured
+    cdef public object grad_norm       # of the latest step, where it was measured
     cdef public int64_t t, skipped
     cdef public int64_t folded         # gradients into the moments since the latest step
     cdef public int64_t norm_count     # of past norms that clip_zscore has taken for its warm-up

@@ -23,6 +23,7 @@ def declare(options: argparse.ArgumentParser) -> None:
     add("--steps", type=at_least_one, default=100, metavar="N", help="rates in the sweep; default: 100")
     add("--repeats", type=at_least_one, default=3, metavar="N", help="sweeps; default: 3")
     add("--trial-steps", type=int, default=200, metavar="N", help="longest trial, 0 for none; default: 200")
+    add("--validate", action="store_true", help="compare trials by the loss of rows that they are not trained on")
     add("--batch-size", type=at_least_one, default=32, metavar="N", help="rows an update; default: 32")
     add("--seed", type=int, default=0, metavar="N", help="of weights and batches; default: 0")
     add("--out", type=Path, metavar="FILE", help="draw it to FILE, .svg, .png or .pdf (needs matplotlib)")
@@ -89,7 +90,8 @@ def find(arguments: argparse.Namespace) -> tuple[Any, str]:
                 yield x[rows], y[rows]
 
     result = fastlr.find_lr(opt, network.loss_and_grad, batches(), arguments.lr_min, arguments.lr_max,
-                            arguments.steps, arguments.repeats, trial_steps=arguments.trial_steps)
+                            arguments.steps, arguments.repeats, trial_steps=arguments.trial_steps,
+                            validation=(lambda: network.loss(data.validation)) if arguments.validate else None)
     return result, f"{data.name}, {name}, {cell.optimizer}"
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import fastlr
 
 from .data import Dataset
-from .experiment import Cell, batches, parse_network
+from .experiment import Cell, batches, parse_network, take_step
 from .networks import Network
 
 
@@ -131,8 +131,8 @@ def weigh(task: Memory, data: Dataset) -> Held:
         net = Network(layers, activation)
         opt = fastlr.create_optimizer(task.optimizer, net.params, grads=net.grads, lr=task.lr)
         for batch in islice(batches(data.train, cell), 10):
-            net.loss_and_grad(batch)
-            opt.step()
+            loss, _ = net.loss_and_grad(batch)
+            take_step(opt, loss)
         return net, opt
 
     with np.errstate(all="ignore"):

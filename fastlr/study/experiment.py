@@ -172,7 +172,7 @@ def train(cell: Cell, data: Dataset) -> Result:
             losses.append(loss)
             if not math.isfinite(loss):
                 break
-            opt.step()
+            take_step(opt, loss)
             clock.append(before + perf_counter() - start)
             if len(clock) % epoch == 0:
                 before = clock[-1]
@@ -192,6 +192,14 @@ def train(cell: Cell, data: Dataset) -> Result:
         curve={name: [finite_or_none(values[name]) for values in seen] for name in seen[0]},
         **(last if finite else {}),
     )
+
+
+def take_step(opt: Any, loss: float) -> None:
+    """A step by bound gradients, of a loss that some rules want to know."""
+    if opt.needs_loss:
+        opt.step(loss=loss)
+    else:
+        opt.step()
 
 
 def inspector(net: Network, data: Dataset) -> Callable[[], dict[str, float]]:

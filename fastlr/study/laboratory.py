@@ -21,6 +21,7 @@ from typing import Any, Protocol
 
 import fastlr
 
+from ..optimizers.base import REGISTRY
 from .data import Dataset
 from .descent import Descent, Memory
 from .experiment import LEARNING_RATES, NETWORKS, Cell, check_fit, check_rate, grid, parse_network
@@ -100,6 +101,12 @@ def strategies(settings: Settings, updates: int) -> dict[str, tuple[str, str | N
     return ways | {name: (name, None) for name in ("adagrad", "rmsprop", "adam") if name != own}
 
 
+def independent(optimizer: str) -> bool:
+    """Whether a rule moves each element by its own gradients alone, so that many descents can share one array."""
+    rule = REGISTRY[optimizer]
+    return rule.kind == "elementwise" and not (rule.reduces or rule.shared or rule.needs_loss)
+
+
 def activations_of(network: str) -> list[str]:
     """The same widths under every activation."""
     widths = network.rpartition("-")[0]
@@ -143,8 +150,9 @@ def plan(settings: Settings, data: Dataset) -> dict[str, list[Task]]:
         for network in varied(networks, 3)
         for lr in lrs
     ]
+    escaping = settings.optimizer if independent(settings.optimizer) else "sgd"
     escapes = [
-        Escape(name, lr, settings.starts, settings.steps, optimizer=settings.optimizer, schedule=settings.schedule)
+        Escape(name, lr, settings.starts, settings.steps, optimizer=escaping, schedule=settings.schedule)
         for name in LANDSCAPES
         for lr in lrs
     ]

@@ -33,7 +33,7 @@ def tables(document: dict[str, Any]) -> list[Table]:
         throughput(grid, document["environment"]["jobs"]),
         overfitting(grid),
         descent(found["descent"], settings["target_norm"]),
-        escape(found["escape"]),
+        escape(found["escape"], settings["optimizer"]),
         memory(found["memory"]),
         activations(ladder, grid),
         gap(grid),
@@ -360,7 +360,7 @@ def descent(runs: Sequence[Run], target: float) -> Table:
     )
 
 
-def escape(runs: Sequence[Run]) -> Table:
+def escape(runs: Sequence[Run], asked: str) -> Table:
     lrs = list(group(runs, "lr")) if runs else []
     cells = {(run["landscape"], run["lr"]): run for run in runs}
 
@@ -394,6 +394,9 @@ def escape(runs: Sequence[Run]) -> Table:
             "that is in another basin, with its standard error; of all starts, the share in the basin of a global "
             "minimum. Heights are divided by the curvature at the local minimum, which makes 2 the limit of stability."
         )
+        if runs[0]["optimizer"] != asked:
+            facts += f" Not by {asked}, which looks at more than one number: the starts would not be independent."
+
     return table(
         "escape-rate",
         "Escape from a local minimum",

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ..optimizers.base import Optimizer
-from ..optimizers.resumable import tensors_of
+from ..optimizers.resumable import innermost, tensors_of
 from ..optimizers.wrappers import SAM, GradientAccumulation
 from .suggestions import Floats, median, smoothed, suggest
 
@@ -19,11 +18,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 LossAndGrad = Callable[[Any], tuple[float, Any]]
+Validation = Callable[[], float]
 
 TRIES = 3                            # batches in a row whose loss is not finite: then it is not the batches
 SPACING = 4                          # trials per decade of the learning rate
 BELOW = 11                           # of them, downwards from where the sweep broke
 STAGES = ((0.2, 6), (0.5, 4), (1.0, 1))    # share of `trial_steps`, and how many rates go on
+LOOKS = 10                           # at the validation loss, in a trial
 
 
 class RangeTest:
@@ -46,7 +47,8 @@ class RangeTest:
     bracket : (float, float)
         For rates that move, as in `schedules.one_cycle`: from where a tenth of the fall was done, to the least loss.
     trials : list of dict
-        ``lr``, ``updates``, ``loss`` (mean of the later half of the trial; infinite if it diverged), as they were run.
+        ``lr``, ``updates``, ``loss`` (mean of the later half of the trial, or the least validation loss; infinite if
+        it diverged), as they were run.
     diverged_at : float or None
         The rate at which the sweep stopped, the median over repeats; None if it reached its end.
     ratios : list of float
@@ -150,6 +152,7 @@ def find_lr(
     trial_steps: int = 200,
     smoothing: float = 0.9,
     divergence: float = 8.0,
+    validation: Validation | None = None,
     also_restore: Iterable[Any] = (),
 ) -> RangeTest:
     r"""Find a learning rate for this optimizer, these parameters and this data; leave all of them as they were.
@@ -187,10 +190,15 @@ def find_lr(
     divergence
         A sweep stops where the smoothed loss is above its least one by more than `divergence` - 1 times the size of
         that, or of what was gained so far if this is more (fastai and Lightning: 4 times a positive loss).
+    validation
+        ``validation() -> loss`` of data that are not trained on, at the parameters as they are now. Trials are then
+        compared by the least that they come to, looked at 10 times in each, and so may stop short of a rate that
+        learns the training data by heart.
     also_restore
         Further writable arrays that `loss_and_grad` changes, as running statistics of a batch normalization.
 
-    Returns a `RangeTest`. Parameters, state, t, rates and schedules are restored bit for bit, also after an exception.
+    Returns a `RangeTest`. Parameters and their 16-bit copies, state, t, rates, schedules and what else the optimizer
+    shows are restored bit for bit, also after an exception. Gradient buffers hold those of the last batch.
 
     Raises
     ------
@@ -217,6 +225,8 @@ def find_lr(
     debiased; t and hyper-parameters are restored as well; and the recommended rate is one that has been tried.
     """
     lrs = checked(opt, lr_min, lr_max, steps, repeats, trial_steps, smoothing, divergence)
+    if validation is not None and not callable(validation):
+        raise TypeError(f"find_lr: validation must be callable as validation() -> loss, got {validation!r}")
     ratios, source = rate_ratios(opt), cycled(batches)
     with restored(opt, also_restore) as restore, np.errstate(all="ignore"):
         sweeps = []
@@ -233,7 +243,7 @@ def find_lr(
             def trial(lr: float, updates: int) -> float:
                 scores = []
                 for replay in replays:
-                    scores.append(trained(opt, loss_and_grad, replay[:updates], lr, ratios))
+                    scores.append(trained(opt, loss_and_grad, replay[:updates], lr, ratios, validation))
                     restore()
                     result.updates += updates
                     if not math.isfinite(scores[-1]):
@@ -298,14 +308,13 @@ def cycled(batches: Iterable[Any]) -> Iterator[Any]:
 def restored(opt: Any, further: Iterable[Any]) -> Iterator[Callable[[], None]]:
     """Gives a function that brings back the optimizer as it is now; it is called at the end in any case."""
     saved = opt.state_dict()
-    inner = opt
-    while not isinstance(inner, Optimizer):          # (what wraps one, as Lookahead does)
-        inner = inner.inner
-    plan = inner._plan
-    arrays = [tensor.array for tensor in tensors_of(opt)] + [np.asarray(array) for array in further]
+    plan = innermost(opt)._plan
+    tensors = tensors_of(opt)
+    arrays = [tensor.array for tensor in tensors] + [np.asarray(array) for array in further]
+    arrays += [tensor.shadow for tensor in tensors if tensor.shadow is not None]
     copies = [array.copy() for array in arrays]
     values = [dict(group._values) for group in opt.groups]
-    skipped = plan.skipped
+    skipped, norm = plan.skipped, plan.grad_norm
 
     def hyper() -> None:
         for group, before in zip(opt.groups, values, strict=True):
@@ -319,7 +328,7 @@ def restored(opt: Any, further: Iterable[Any]) -> Iterator[Callable[[], None]]:
         hyper()                          # (the very objects, where it made equal ones)
         for array, copy in zip(arrays, copies, strict=True):
             array[...] = copy
-        plan.skipped = skipped
+        plan.skipped, plan.grad_norm = skipped, norm
     try:
         yield restore
     finally:
@@ -329,6 +338,13 @@ def restored(opt: Any, further: Iterable[Any]) -> Iterator[Callable[[], None]]:
 def set_rates(opt: Any, lr: float, ratios: list[float]) -> None:
     for group, ratio in zip(opt.groups, ratios, strict=True):
         group.lr = float(lr) * ratio
+
+
+def take_step(opt: Any, loss: float, grads: Any) -> None:
+    if innermost(opt).needs_loss:
+        opt.step(grads, loss=loss)
+    else:
+        opt.step(grads)
 
 
 def finite_loss(loss_and_grad: LossAndGrad, batches: Iterator[Any]) -> tuple[float, Any]:
@@ -360,11 +376,11 @@ def sweep(opt: Any, loss_and_grad: LossAndGrad, batches: Iterator[Any], lrs: Flo
                          f"look at the parameters and the batches")
     mean = weight = 1 - smoothing
     mean *= first
-    best = first
+    best = loss = first
     for i, lr in enumerate(lrs):
         set_rates(opt, lr, ratios)
         try:
-            opt.step(grads)
+            take_step(opt, loss, grads)
             loss, grads = finite_loss(loss_and_grad, batches)
         except ArithmeticError:
             loss = math.nan
@@ -376,25 +392,36 @@ def sweep(opt: Any, loss_and_grad: LossAndGrad, batches: Iterator[Any], lrs: Flo
     return Sweep(first, losses, None, len(lrs))
 
 
-def trained(opt: Any, loss_and_grad: LossAndGrad, batches: list[Any], lr: float, ratios: list[float]) -> float:
-    """The mean loss over the later half of the batches, trained on at one rate; infinite if it diverges."""
+def trained(opt: Any, loss_and_grad: LossAndGrad, batches: list[Any], lr: float, ratios: list[float],
+            validation: Validation | None = None) -> float:
+    """What a rate leads to on these batches; infinite if it diverges.
+
+    The mean loss over their later half; or the least validation loss of `LOOKS` on the way.
+    """
     set_rates(opt, lr, ratios)
     losses: list[float] = []
+    validated: list[float] = []
+    looks = {round((k + 1) * len(batches) / LOOKS) for k in range(LOOKS)}
     bad = 0                              # batches in a row whose loss was not finite
-    for batch in batches:
+    for k, batch in enumerate(batches, start=1):
         try:
             loss, grads = loss_and_grad(batch)
             if math.isfinite(float(loss)):
-                opt.step(grads)
+                take_step(opt, float(loss), grads)
                 losses.append(float(loss))
                 bad = 0
-                continue
+            else:
+                bad += 1
+            if validation is not None and k in looks:
+                validated.append(float(validation()))
         except ArithmeticError:
             return math.inf
-        bad += 1
         if bad == TRIES:
             break
-    later = losses[len(losses) // 2:]
+    if validation is not None:
+        later = [min(filter(math.isfinite, validated), default=math.inf)]
+    else:
+        later = losses[len(losses) // 2:]
     return sum(later) / len(later) if later and not bad else math.inf
 
 

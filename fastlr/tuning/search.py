@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
+import faulthandler
 import math
+import signal
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from time import perf_counter
@@ -18,6 +22,9 @@ if TYPE_CHECKING:
 Train = Callable[[float, Any, int], float]
 Mode = Literal["min", "max"]
 Status = Literal["done", "diverged", "failed"]
+
+AGAIN, GRACE = 1.0, 1.0     # seconds from one alarm to the next, and to the end of a process that does not heed any
+LONGEST = threading.TIMEOUT_MAX / 4
 
 
 @dataclass(frozen=True)
@@ -112,6 +119,7 @@ def tune_lr(
     rungs: int = 3,
     refine: int = 2,
     seeds: int | Iterable[int] = 1,
+    timeout: float | None = None,
     executor: Executor | Callable[[], Executor] | None = None,
     on_trial: Callable[[Trial], object] | None = None,
 ) -> Tuned:
@@ -141,6 +149,14 @@ def tune_lr(
         As above. Equal budgets, as they come of a small integer, are one rung.
     seeds
         How many seeds (0, 1, ...), or which. The score of a rate is the mean over them; if one diverged, it has none.
+    timeout
+        The most seconds that one trial may take, counted from when it begins; None for any. One that takes longer is
+        "failed": an exception ends `train`. In the main thread of a process (without an executor, in a process pool,
+        under MPI) that is an alarm, which also ends a call that waits; what does not heed it, as a loop in C, ends with
+        its process where that belongs to a `ProcessPoolExecutor`. In other threads (a thread pool, Dask) only Python
+        code can be ended. A call that never comes back to it is given up, at the latest when no other trial has come
+        back for `timeout` and 2 seconds; but its thread does no other work, what Dask has put behind it is lost with
+        it, and Python waits for it at its end.
     executor
         Where trials run: None is here, one after another; any `concurrent.futures.Executor`: threads, processes,
         Dask's ``client.get_executor()``, ``mpi4py.futures.MPIPoolExecutor()``; or a function that makes one, which
@@ -152,8 +168,8 @@ def tune_lr(
     Returns a `Tuned`; the same for the same `train`, whatever executor, whoever is faster.
 
     A trial that raises, or whose score is not finite, is recorded with its reason, and costs only itself. Where a
-    process dies and takes its pool along, as `ProcessPoolExecutor`'s do, the trials it held are run again one at a
-    time in a new pool, until it shows which one it was. MPI ends all its processes with one.
+    process dies (out of memory, SIGKILL) and takes its pool along, as `ProcessPoolExecutor`'s do, the trials it held
+    are run again one at a time in a new pool, until it shows which one it was. MPI ends all its processes with one.
 
     Raises
     ------
@@ -170,12 +186,12 @@ def tune_lr(
     (True, 24, 9.1)
     """
     seeds = list(range(seeds)) if isinstance(seeds, int) and not isinstance(seeds, bool) else list(seeds)  # type: ignore[arg-type]
-    check(train, low, high, budget, mode, points, eta, rungs, refine, seeds, executor)
+    check(train, low, high, budget, mode, points, eta, rungs, refine, seeds, timeout, executor)
     search = Search(train, budget, mode, seeds, on_trial)
     rates = [float(rate) for rate in np.geomspace(low, high, points)]
     spacing = rates[1] / rates[0]
     budgets = sorted({divided(budget, eta ** (rungs - 1 - k)) for k in range(rungs)})
-    with Workers(executor) as workers:
+    with Workers(executor, timeout) as workers:
         order, scored = rates, rates
         for k, size in enumerate(budgets):
             count = max(math.ceil(points / eta**k), 1)
@@ -208,7 +224,7 @@ def tune_lr(
 
 
 def check(train: Any, low: float, high: float, budget: float, mode: str, points: int, eta: int, rungs: int,
-          refine: int, seeds: Sequence[Any], executor: Any) -> None:
+          refine: int, seeds: Sequence[Any], timeout: float | None, executor: Any) -> None:
     if not callable(train):
         raise TypeError(f"tune_lr: train must be callable as train(lr, budget, seed), got {train!r}")
     if not 0 < low < high < math.inf:
@@ -224,6 +240,10 @@ def check(train: Any, low: float, high: float, budget: float, mode: str, points:
             raise ValueError(f"tune_lr: {name} must be at least {least}, got {count}")
     if not seeds or any(isinstance(seed, bool) or not isinstance(seed, int) for seed in seeds):
         raise ValueError(f"tune_lr: seeds must be a count from 1 up, or integers, got {seeds!r}")
+    if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, int | float)):
+        raise TypeError(f"tune_lr: timeout must be seconds or None, got {timeout!r}")
+    if timeout is not None and not 0 < timeout < LONGEST:
+        raise ValueError(f"tune_lr: timeout must be seconds above 0, or None for any time, got {timeout}")
     if not (executor is None or hasattr(executor, "submit") or callable(executor)):
         raise TypeError(f"tune_lr: executor must be a concurrent.futures.Executor, a function that makes one, or "
                         f"None, got {type(executor).__name__}")
@@ -275,11 +295,18 @@ class Search:
 Outcome = tuple[Status, float, float, str]   # status, score, seconds, reason
 
 
-def attempt(train: Train, lr: float, budget: float, seed: int) -> Outcome:
+class Overdue(BaseException):
+    """Ends a trial that takes too long; no Exception, so that a `train` that catches those does not catch it."""
+
+
+def attempt(train: Train, lr: float, budget: float, seed: int, timeout: float | None = None,
+            deadly: bool = False) -> Outcome:
     """One trial, where it runs; an exception becomes its reason, as not every exception can travel."""
     start = perf_counter()
     try:
-        score = float(train(lr, budget, seed))
+        score = limited(lambda: float(train(lr, budget, seed)), timeout, deadly)
+    except Overdue:
+        return "failed", math.nan, perf_counter() - start, too_long(timeout)
     except Exception as error:
         return "failed", math.nan, perf_counter() - start, told(error)
     seconds = perf_counter() - start
@@ -288,14 +315,79 @@ def attempt(train: Train, lr: float, budget: float, seed: int) -> Outcome:
     return "done", score, seconds, ""
 
 
+def limited(call: Callable[[], float], timeout: float | None, deadly: bool) -> float:
+    """The result of a call; `Overdue` is raised in it after so many seconds, and again while it goes on."""
+    if timeout is None:
+        return call()
+    if threading.current_thread() is threading.main_thread() and hasattr(signal, "setitimer"):
+        return alarmed(call, timeout, deadly)
+    return interrupted(call, timeout)
+
+
+def alarmed(call: Callable[[], float], timeout: float, deadly: bool) -> float:
+    """By an alarm, which also ends a call that waits; if `deadly`, the process ends that does not heed it."""
+    def ring(number: int, frame: object) -> None:
+        raise Overdue
+
+    start = perf_counter()
+    before = signal.signal(signal.SIGALRM, ring)
+    others = signal.setitimer(signal.ITIMER_REAL, timeout, AGAIN)
+    try:
+        if deadly:      # (a thread that needs no GIL; it says on stderr where the process stands)
+            faulthandler.dump_traceback_later(timeout + GRACE, exit=True, file=2)
+        return call()
+    finally:
+        while True:
+            try:        # (it may ring in here; next time it has `AGAIN` seconds)
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                if deadly:
+                    faulthandler.cancel_dump_traceback_later()
+                signal.signal(signal.SIGALRM, before)
+                break
+            except Overdue:
+                continue
+        if others[0]:   # the host's own alarm, which has gone on meanwhile
+            signal.setitimer(signal.ITIMER_REAL, max(others[0] - (perf_counter() - start), 1e-6), others[1])
+
+
+def interrupted(call: Callable[[], float], timeout: float) -> float:
+    """In another thread than the main one, which no alarm reaches: while it runs Python."""
+    raised = ctypes.pythonapi.PyThreadState_SetAsyncExc
+    thread, over = ctypes.c_ulong(threading.get_ident()), threading.Event()
+
+    def ring() -> None:
+        pause = timeout
+        while not over.wait(pause):
+            raised(thread, ctypes.py_object(Overdue))
+            pause = AGAIN
+
+    ringer = threading.Thread(target=ring, daemon=True)
+    ringer.start()
+    try:
+        return call()
+    finally:
+        while True:
+            try:
+                over.set()
+                ringer.join()
+                raised(thread, None)     # (one that is on its way does not arrive)
+                break
+            except Overdue:
+                continue
+
+
+def too_long(timeout: float | None) -> str:
+    return f"TimeoutError: no score within {timeout:g} s"
+
+
 def told(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:500]
 
 
 class Workers:
-    """An executor that outlives the death of its processes; or none, and trials run here."""
+    """An executor that outlives the death of its processes, and trials that never end; or none, and trials run here."""
 
-    def __init__(self, executor: Any) -> None:
+    def __init__(self, executor: Any, timeout: float | None) -> None:
         self.executor: Executor | None = None
         self.make: Callable[[], Executor] | None = None
         if executor is not None and not hasattr(executor, "submit"):
@@ -304,6 +396,7 @@ class Workers:
         else:
             self.executor = executor
         self.own = self.make is not None
+        self.timeout = timeout
 
     def __enter__(self) -> Workers:
         return self
@@ -316,35 +409,84 @@ class Workers:
         """The outcome of each, in order."""
         if self.executor is None:
             for arguments in asked:
-                yield attempt(train, *arguments)
+                yield attempt(train, *arguments, timeout=self.timeout)
             return
         waiting = [self.submitted(train, arguments) for arguments in asked]
+        lost: dict[int, Outcome] = {}
+        broken = False
         try:
-            broken = False
-            for arguments, future in zip(asked, waiting, strict=True):
-                outcome = self.outcome(future)
-                if outcome is None:
+            for k, arguments in enumerate(asked):
+                while k not in lost and not self.patient(waiting[k], waiting):
+                    self.give_up(train, asked, waiting, lost)
+                outcome = lost.get(k) or self.outcome(waiting[k])
+                if outcome is None:                      # (the executor broke: was it this one?)
                     if not broken:
                         self.renew()
                     broken = True
-                    outcome = self.outcome(self.submitted(train, arguments))
-                    if outcome is None:
-                        self.renew()
-                yield outcome or ("failed", math.nan, math.nan, "the process that ran it died")
+                    outcome = self.alone(train, arguments)
+                yield outcome
         finally:
             for future in waiting:
                 if future is not None:
                     future.cancel()
 
+    def alone(self, train: Train, arguments: tuple[float, float, int]) -> Outcome:
+        """A trial with nobody beside it, in an executor that is new."""
+        future, start = self.submitted(train, arguments), perf_counter()
+        patient = self.patient(future, [future])
+        outcome = self.outcome(future) if patient else None
+        if outcome is None:
+            self.renew(wait=patient)
+            late = self.timeout is not None and perf_counter() - start >= self.timeout
+            return "failed", math.nan, math.nan, too_long(self.timeout) if late else "the process that ran it died"
+        return outcome
+
     def submitted(self, train: Train, arguments: tuple[float, float, int]) -> Any:
         """A future, or None if the executor is broken already."""
-        from concurrent.futures import BrokenExecutor
+        from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 
         assert self.executor is not None
+        more = () if self.timeout is None else (self.timeout, isinstance(self.executor, ProcessPoolExecutor))
         try:
-            return self.executor.submit(attempt, train, *arguments)
+            return self.executor.submit(attempt, train, *arguments, *more)
         except BrokenExecutor:
             return None
+
+    def patient(self, future: Any, waiting: Sequence[Any]) -> bool:
+        """Wait for a trial; False if neither it nor another one came back in longer than any may take."""
+        if self.timeout is None or future is None:
+            return True
+        from concurrent.futures import FIRST_COMPLETED, wait
+
+        pending = {one for one in waiting if one is not None and not one.done()}
+        while not future.done():
+            done, pending = wait(pending, self.timeout + 2 * GRACE, FIRST_COMPLETED)
+            if not done:
+                return False
+        return True
+
+    def give_up(self, train: Train, asked: list[tuple[float, float, int]], waiting: list[Any],
+                lost: dict[int, Outcome]) -> None:
+        """No longer wait for what is running; what has not begun goes to a new executor, if one can be made."""
+        unbegun = []
+        for k, future in enumerate(waiting):
+            if future is None or future.done():
+                continue
+            if future.cancel():
+                unbegun.append(k)
+            else:
+                lost[k] = "failed", math.nan, math.nan, too_long(self.timeout)
+        if not lost.keys() & {k for k, future in enumerate(waiting) if future is not None}:
+            lost[unbegun.pop(0)] = "failed", math.nan, math.nan, too_long(self.timeout)   # (so it ends in any case)
+        for k in lost:
+            waiting[k] = None
+        if self.make is not None:
+            self.renew(wait=False)
+        for k in unbegun:
+            if self.make is not None:
+                waiting[k] = self.submitted(train, asked[k])
+            else:
+                lost[k] = "failed", math.nan, math.nan, "no worker was free: they are busy with trials that never end"
 
     def outcome(self, future: Any) -> Outcome | None:
         """What became of a trial; None if its executor broke."""
@@ -360,7 +502,7 @@ class Workers:
             return "failed", math.nan, math.nan, told(error)
         return outcome
 
-    def renew(self) -> None:
+    def renew(self, wait: bool = True) -> None:
         """A new executor like the broken one."""
         from concurrent.futures import ProcessPoolExecutor
 
@@ -369,10 +511,9 @@ class Workers:
             if not isinstance(broken, ProcessPoolExecutor):
                 raise RuntimeError(f"tune_lr: the executor ({type(broken).__name__}) broke; give a function that makes "
                                    f"one, and a new one takes its place")
-            settings: dict[str, Any] = {name: getattr(broken, f"_{name}", default)
-                    for name, default in (("max_workers", None), ("mp_context", None),
-                                                               ("initializer", None), ("initargs", ()))}
+            defaults: dict[str, Any] = {"max_workers": None, "mp_context": None, "initializer": None, "initargs": ()}
+            settings = {name: getattr(broken, f"_{name}", default) for name, default in defaults.items()}
             self.make = lambda: ProcessPoolExecutor(**settings)
         if self.own and broken is not None:
-            broken.shutdown(cancel_futures=True)
+            broken.shutdown(wait=wait, cancel_futures=True)
         self.executor, self.own = self.make(), True
