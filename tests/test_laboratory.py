@@ -344,14 +344,26 @@ def test_the_verdict_on_higher_is_faster_follows_from_the_updates(updates, verdi
 
 
 @pytest.mark.parametrize(("losses", "verdict"), [
-    ({0.01: [2.0, 2.1], 0.1: [1.0, 1.1]}, "refuted"),
-    ({0.01: [2.0, 0.9], 0.1: [1.0, 1.1]}, "undecided"),
+    ({0.01: [2.0, 2.1], 0.1: [1.0, 1.1], 1.0: [1.5, 1.6]}, "refuted"),                   # the higher mistake costs less
+    ({0.01: [1.5, 1.6], 0.1: [1.0, 1.1], 1.0: [2.0, 2.1]}, "held here"),
+    ({0.01: [1.5, 1.6], 0.1: [1.0, 1.1], 1.0: [2.0, None]}, "held here"),                # to diverge is to end worse
+    ({0.01: [2.0, 1.6], 0.1: [1.0, 1.1], 1.0: [1.5, 1.7]}, "undecided"),                 # seeds contradict each other
+    ({0.01: [2.0], 0.1: [1.0], 1.0: [1.5]}, "undecided"),                                # one seed alone
+    ({0.01: [2.0, 2.1], 0.1: [1.0, 1.1]}, "undecided"),                                  # nothing above the best
     ({0.01: [1.0, 1.1], 0.1: [2.0, 2.1]}, "undecided"),
-    ({0.01: [1.0, 1.1], 0.1: [None, None]}, "undecided"),
-    ({0.01: [1.0, 1.0], 0.1: [0.5, None], 1.0: [1.0, 1.0]}, "undecided"),
+    ({0.001: [3.0, 3.0], 0.01: [1.5, 1.6], 0.1: [1.0, 1.1], 1.0: [2.0, 2.1], 10.0: [2.5, 2.5]}, "refuted"),
+    ({0.001: [2.5, 2.5], 0.01: [1.5, 1.6], 0.1: [1.0, 1.1], 1.0: [2.0, 2.1], 10.0: [3.0, None]}, "held here"),
 ])
-def test_the_verdict_on_low_is_safe_follows_from_the_losses(losses, verdict):
-    assert verdicts(ladder=runs_of(losses))[1] == verdict
+def test_the_verdict_on_low_is_safe_follows_from_mistakes_of_the_same_size(losses, verdict):
+    found = claims.claims({"ladder": runs_of(losses)})[1]
+    assert found["verdict"] == verdict
+    if len(losses) == 5:
+        far = {"refuted": "ended worse in 2 of 2: there the claim is not true either",
+               "held here": "ended worse in 0 of 2: there the claim is true"}[verdict]
+        assert any(far in line for line in found["evidence"])
+    if len(losses) == 5 and verdict == "refuted":
+        assert "Of 4 pairs" in found["evidence"][0] and found["evidence"][0].endswith("validation loss in 2.")
+        assert found["evidence"][1].startswith("For one: a, best at 0.1, ended at 3 at rate 0.001 and at 2.5 at 10")
 
 
 @pytest.mark.parametrize(("decayed", "other", "verdict"), [

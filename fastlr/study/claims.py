@@ -111,37 +111,62 @@ def some(runs: Sequence[Run]) -> str:
 
 
 def safer(ladder: Sequence[Run], escapes: Sequence[Run]) -> dict[str, Any]:
-    """Is a rate that is too low always the safer mistake?"""
-    worse = total = settled = 0
-    evidence = []
+    """Of two mistakes, as far below the best rate as above it, does the lower one always end better?"""
+
+    def loss(run: Run) -> float:
+        return float("inf") if run["diverged"] or run["validation_loss"] is None else float(run["validation_loss"])
+
+    pairs_of: dict[int, list[tuple[float, float]]] = {}  # steps of the ladder from the best: (lower, higher) losses
+    examples: list[tuple[int, str, float, float, float]] = []
     for network, runs in group(ladder, "network").items():
-        best = best_rate(runs)
-        rates = group(runs, "lr")
+        best, rates = best_rate(runs), group(runs, "lr")
         if best is None:
             continue
-        for low in (lr for lr in rates if lr < best):
-            pairs = [
-                (a["validation_loss"], b["validation_loss"])
-                for a, b in paired(rates[low], rates[best])
-                if a["validation_loss"] is not None
-            ]
-            total += len(pairs)
-            worse += sum(a > b for a, b in pairs)
-            settled += len(pairs) > 1 and all(a > b for a, b in pairs)
-        lowest, ends = min(rates), [low for low in rates if low > best and mean_loss(rates[low]) < float("inf")]
-        if lowest < best:
-            higher = f"; {mean_loss(rates[min(ends)]):.2g} at {min(ends):g}, the next above the best" if ends else ""
-            evidence.append(
-                f"{network}: validation loss {mean_loss(rates[best]):.2g} at the best rate, {best:g}; "
-                f"{mean_loss(rates[lowest]):.2g} at {lowest:g}, the lowest{higher}."
-            )
-    low_runs = [
-        r for runs in group(ladder, "network").values() if (best := best_rate(runs)) for r in runs if r["lr"] < best
+        lrs = sorted(rates)
+        at = lrs.index(best)
+        for steps in range(1, min(at, len(lrs) - 1 - at) + 1):
+            low, high = lrs[at - steps], lrs[at + steps]
+            pairs = [(loss(a), loss(b)) for a, b in paired(rates[low], rates[high])]
+            pairs_of.setdefault(steps, []).extend(pairs)
+            if len(pairs) > 1 and all(a > b for a, b in pairs):
+                examples.append((steps, network, best, low, high))
+    pairs = [pair for of in pairs_of.values() for pair in of]
+    worse = sum(a > b for a, b in pairs)
+    evidence = [
+        f"Of {len(pairs)} pairs of runs as far below the best rate as above it, the lower rate ended with the higher "
+        f"validation loss in {worse}."
     ]
-    evidence.insert(0, f"A rate below the best one ended with a higher validation loss in {worse} of {total} runs.")
-    if low_runs:
-        lost = sum(run["diverged"] for run in low_runs)
-        evidence.append(f"What is true of it: {lost} of {len(low_runs)} runs below the best rate diverged.")
+    if examples:
+        _, network, best, low, high = min(examples)
+        rates = group([run for run in ladder if run["network"] == network], "lr")
+        evidence.append(
+            f"For one: {network}, best at {best:g}, ended at {mean_loss(rates[low]):.2g} at rate {low:g} and at "
+            f"{mean_loss(rates[high]):.2g} at {high:g}, in every seed lower there."
+        )
+    far = [pair for steps, of in pairs_of.items() if steps > 1 for pair in of]
+    if far:
+        evidence.append(
+            f"Further off, two rates of the ladder or more, the lower one ended worse in {sum(a > b for a, b in far)} "
+            f"of {len(far)}: there the claim is {'true' if all(a <= b for a, b in far) else 'not true either'}."
+        )
+    sides: dict[bool, list[Run]] = {True: [], False: []}
+    lowest, bests = [], []
+    for runs in group(ladder, "network").values():
+        best, rates = best_rate(runs), group(runs, "lr")
+        if best is not None:
+            for run in runs:
+                if run["lr"] != best:
+                    sides[run["lr"] < best].append(run)
+            lowest.append(f"{mean_loss(rates[min(rates)]):.2g}")
+            bests.append(f"{mean_loss(rates[best]):.2g}")
+    if sides[True] and sides[False]:
+        lost = {below: f"{sum(run['diverged'] for run in of)} of {len(of)}" for below, of in sides.items()}
+        evidence.append(f"Diverged: {lost[True]} runs below the best rate, {lost[False]} above it.")
+    if sides[True]:
+        evidence.append(
+            f"What does not diverge need not end well: at rate {min(run['lr'] for run in ladder):g} the networks end "
+            f"at {', '.join(lowest)} nats, at their best rates at {', '.join(bests)}."
+        )
     if escapes:
         rates = group(escapes, "lr")
         low, high = min(rates), max(rates)
@@ -151,10 +176,11 @@ def safer(ladder: Sequence[Run], escapes: Sequence[Run]) -> dict[str, Any]:
             f"(mean of {len(rates[low])} landscapes)."
         )
     rule = (
-        "Safe is to end well. Refuted if, for some network, a rate below the best one ended with a higher validation "
-        "loss in every seed (two at least); held here if in none; else undecided."
+        "The safer of two mistakes, as many rates of the ladder below the best one as above it, is the one that ends "
+        "with the lower validation loss. Refuted if, for some network and distance, that was the higher rate in every "
+        "seed (two at least); held here if it was in no pair; else undecided."
     )
-    verdict = REFUTED if settled else HELD if total and not worse else UNDECIDED
+    verdict = REFUTED if examples else HELD if pairs and not worse else UNDECIDED
     return claim("Too low is always the safer choice.", verdict, rule, evidence)
 
 

@@ -49,7 +49,7 @@ class Scale:
 
 def short(value: float) -> str:
     """A value on an axis."""
-    if value and (abs(value) < 1e-3 or abs(value) >= 1e5):
+    if value and (abs(value) < 9.9e-5 or abs(value) >= 1e5):
         mantissa, exponent = f"{value:.0e}".split("e")
         return ("" if mantissa == "1" else f"{mantissa}×") + f"10{superscript(int(exponent))}"
     return f"{value:,g}" if abs(value) < 1000 else f"{value:,.0f}"

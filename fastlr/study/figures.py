@@ -117,7 +117,7 @@ def learning(grid: Sequence[Run], target: float) -> Figure:
     for network, runs in (group(grid, "network") if grid else {}).items():
         panel = Panel(network, f"Training loss by epoch, {network}")
         epochs = max(len(run["curve"]["train_loss"]) for run in runs) - 1
-        panel.axes((0, max(1, epochs)), (low, min(high, 10.0)), "epoch", "training loss", y_log=True)
+        panel.axes((0, max(1, epochs)), (low, min(high, 10.0)), "epoch", "training loss, nats", y_log=True)
         if low < target < high:
             panel.line(
                 [(panel.box[0], panel.y(target)), (panel.box[2], panel.y(target))], "target", f"target {target:g}"
@@ -175,8 +175,8 @@ def convergence(grid: Sequence[Run]) -> Figure:
     ]
     return figure(
         panels,
-        "Left, updates; right, milliseconds. A rate at which a network never got there has no point. A line that "
-        "falls as steeply as the rate rises says that ten times the rate takes a tenth of the updates.",
+        "Updates to the target, and the time they took. A rate at which a network never got there has no point. A line "
+        "that falls as steeply as the rate rises says that ten times the rate takes a tenth of the updates.",
         networks_legend(grid),
     )
 
@@ -192,7 +192,7 @@ def apart(grid: Sequence[Run]) -> Figure:
         train, validation = averaged(rates[lr], "train_loss")[0], averaged(rates[lr], "validation_loss")[0]
         panel = Panel(network, f"Training and validation loss, {network} at rate {lr:g}")
         low, high = span([*train, *validation], (0.01, 3), log=True)
-        panel.axes((0, max(1, len(train) - 1)), (low, min(high, 10.0)), "epoch", f"loss at rate {lr:g}", y_log=True)
+        panel.axes((0, max(1, len(train) - 1)), (low, min(high, 10.0)), "epoch", f"nats at rate {lr:g}", y_log=True)
         xs = [float(x) for x in range(len(train))]
         panel.band(xs, train, validation, "gap")
         panel.curve(xs, train, "c0 line", "training loss")
@@ -296,11 +296,14 @@ def escapes(runs: Sequence[Run]) -> Figure:
             panel.path(star(x, y), "best")
         panel.parts.append(f'<rect class="frame" x="{x0}" y="{y0}" width="{x1 - x0}" height="{y1 - y0}"/>')
         panels.append(panel)
+    panels.append(escape_shares(runs))
     return figure(
         panels,
         "Five landscapes from above, the bluer the lower. Ring: the local minimum where every start begins. Star: a "
         f"global minimum. Dots: where the first {len(runs[0]['points']) if runs else 0} of the starts were when the "
-        "noise stopped, those that the picture reaches. The rate is chosen above.",
+        "noise stopped, those that the picture reaches. The rate is chosen above. Last: the share that ended in "
+        "another basin, by rate, a line for each landscape.",
+        [(f"c{k} line", LANDSCAPES[name].title) for k, name in enumerate(group(runs, "landscape") if runs else ())],
     )
 
 
@@ -321,21 +324,17 @@ def star(x: float, y: float, size: float = 8) -> str:
     )
 
 
-def escape_shares(runs: Sequence[Run]) -> Figure:
+def escape_shares(runs: Sequence[Run]) -> Panel:
     lrs = sorted(group(runs, "lr")) if runs else [0.01, 0.1]
-    panel = Panel("", "Share of starts that escaped, by learning rate", 330, 250)
+    panel = Panel("By rate", "Share of starts that escaped, by learning rate", 330, 270)
     panel.axes((lrs[0] / 1.25, lrs[-1] * 1.25), (0, 100), "learning rate", "escaped, %", x_log=True, x_ticks=lrs)
-    legend = []
     for k, (name, of) in enumerate(group(runs, "landscape").items() if runs else ()):
         of = sorted(of, key=lambda run: run["lr"])
-        legend.append((f"c{k} line", LANDSCAPES[name].title))
         panel.curve([run["lr"] for run in of], [100 * run["escaped"] for run in of], f"c{k} line", name)
         for run in of:
             hover = f"{LANDSCAPES[name].title}, rate {run['lr']:g}: {100 * run['escaped']:.1f} % of {run['starts']:,}"
             panel.dot(panel.x(run["lr"]), panel.y(100 * run["escaped"]), f"c{k} dot", hover)
-    return figure(
-        [panel], "The share of starts that ended in another basin, by rate, a line for each landscape.", legend
-    )
+    return panel
 
 
 def memory(runs: Sequence[Run]) -> Figure:
@@ -344,14 +343,15 @@ def memory(runs: Sequence[Run]) -> Figure:
     most = max((run["parameters"] + run["gradients"] + run["state"] for run in runs), default=1) / 1024
     for network, of in (group(runs, "network") if runs else {}).items():
         optimizers = group(of, "optimizer")
-        height = 26 * sum(len(runs_) for runs_ in optimizers.values()) // 2 + 34 * len(optimizers) // 2 + 70
-        panel = Panel(network, f"Memory by optimizer and rate, {network}", height=height, left=118)
+        height = 13 * sum(len(runs_) for runs_ in optimizers.values()) + 29 * len(optimizers) + 70
+        panel = Panel(network, f"Memory by optimizer and rate, {network}", height=height, left=58)
         left, top = panel.box[:2]
         panel.axes((0, most * 1.05), (0, 1), "KiB", "")
         panel.parts = panel.parts[:1] + [part for part in panel.parts[1:] if "grid" not in part and 'end">' not in part]
         y = top + 4
         for optimizer, runs_ in optimizers.items():
-            panel.text(6, y + 10, optimizer, "label", "start")
+            panel.text(left, y + 10, optimizer, "label", "start")
+            y += 17
             for run in runs_:
                 x = float(left)
                 for k, part in enumerate(("parameters", "gradients", "state")):
@@ -386,7 +386,7 @@ def ways(grid: Sequence[Run], others: Sequence[Run], named: dict[str, Any]) -> F
             continue
         panel = Panel(name, f"Validation loss by epoch, {name} at its best rate", height=200)
         epochs = max(len(run["curve"]["validation_loss"]) for run in of) - 1
-        panel.axes((0, max(1, epochs)), (low, min(high, 10.0)), "epoch", f"best rate {best:g}", y_log=True)
+        panel.axes((0, max(1, epochs)), (low, min(high, 10.0)), "epoch", f"nats at rate {best:g}", y_log=True)
         for lr, runs in group(of, "lr").items():
             if lr != best:
                 mean = averaged(runs, "validation_loss")[0]

@@ -7,6 +7,7 @@ template, which stands beside this file, and contourpy for the landscapes.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +105,7 @@ def drawn(document: dict[str, Any]) -> dict[str, list[figures.Figure]]:
         "updates-to-convergence": [figures.convergence(found["grid"])],
         "overfitting": [figures.apart(found["grid"])],
         "full-batch-descent": [figures.norms(found["descent"], settings["target_norm"])],
-        "escape-rate": [figures.escapes(found["escape"]), figures.escape_shares(found["escape"])],
+        "escape-rate": [figures.escapes(found["escape"])],
         "memory": [figures.memory(found["memory"])],
         "strategies": [figures.ways(found["grid"], found["strategies"], document["strategies"])],
     }
@@ -166,18 +167,24 @@ def ink(colour: str) -> str:
 
 def opening(ladder: list[dict[str, Any]]) -> str:
     """What the first picture shows, in the numbers it is drawn from."""
-    said = []
+    best: list[str] = []
+    ends: dict[float, list[str]] = {}
     for network, runs in group(ladder, "network").items():
-        rates, best = group(runs, "lr"), best_rate(runs)
-        if best is None:
+        rates, rate = group(runs, "lr"), best_rate(runs)
+        if rate is None:
             continue
-        low, high = min(rates), max(rates)
-        top = "diverged" if mean_loss(rates[high]) == float("inf") else number(mean_loss(rates[high]))
-        said.append(
-            f"{network.rpartition('-')[2]}: {number(mean_loss(rates[best]))} nats at its best rate, {best:g}; "
-            f"{number(mean_loss(rates[low]))} at {low:g}; {top} at {high:g}."
-        )
-    return " ".join(said) or "No run of it is finished."
+        best.append(f"{rate:g} for {network.rpartition('-')[2]} ({number(mean_loss(rates[rate]))} nats)")
+        for lr in (min(rates), max(rates)):
+            loss = mean_loss(rates[lr])
+            ends.setdefault(lr, []).append("diverged" if loss == float("inf") else number(loss))
+    if not best:
+        return "No run of it is finished."
+    said = "; ".join(f"at {lr:g}, {listed(losses)}" for lr, losses in ends.items())
+    return f"The best rate is {listed(best)}. At the ends of the scale they come to: {said}."
+
+
+def listed(parts: Sequence[str]) -> str:
+    return f"{', '.join(parts[:-1])} and {parts[-1]}" if len(parts) > 1 else parts[0]
 
 
 def headlines(found: dict[str, list[dict[str, Any]]]) -> list[tuple[str, str]]:

@@ -46,6 +46,7 @@ def print_tables(document: dict[str, Any], file: TextIO) -> None:
         )
         console.width = max(NARROWEST, *widths) if len(tables) > 1 else NARROWEST
     for rich, table in zip(drawn, tables, strict=True):
+        console.print(Text(heading(table), style="bold"))
         console.print(rich)
         for line in (table["finding"], table["method"]):
             console.print(Text(plain_signs(line, sign), style="" if line is table["finding"] else "dim"))
@@ -55,15 +56,18 @@ def print_tables(document: dict[str, Any], file: TextIO) -> None:
 
 def draw(table: dict[str, Any], sign: str = "±") -> Table:
     """One table, in words and figures; too narrow a terminal folds an entry, and never cuts a figure off."""
-    unit = f", {table['unit']}" if table["unit"] else ""
-    title = f"{table['number']}. {table['title']}{unit}"
-    rich = Table(title=Text(title), title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+    rich = Table(box=SIMPLE_HEAD)
     for column in table["columns"]:
         figures = column.startswith("lr ")
         rich.add_column(Text(column), justify="right" if figures else "left", overflow="fold")
     for row in table["rows"]:
         rich.add_row(*(Text(plain_signs(entry["text"], sign), style=VERDICTS.get(entry["text"], "")) for entry in row))
     return rich
+
+
+def heading(table: dict[str, Any]) -> str:
+    unit = f", {table['unit']}" if table["unit"] else ""
+    return f"{table['number']}. {table['title']}{unit}"
 
 
 def plain_signs(text: str, sign: str) -> str:
@@ -82,10 +86,11 @@ def facts(document: dict[str, Any]) -> str:
         diverged = "'diverged': the loss stopped being finite, or ended above where it began. "
     unfinished = "" if document["complete"] else "Interrupted: some experiments are missing. "
     return (
-        f"{spread}{diverged}{unfinished}{data['name']}: {data['features']} features, {data['classes']} classes, "
-        f"{data['train']:,} rows to train, {data['validation']:,} to validate, {data['test']:,} to test; "
-        f"{settings['optimizer']}{schedule}, {settings['epochs']} epochs, batches of {settings['batch_size']}, {seeds}."
-    )
+        f"{unfinished}Data: {data['name']}, {data['features']} features, {data['classes']} classes, "
+        f"{data['train']:,} rows to train, {data['validation']:,} to validate, {data['test']:,} to test. Training: "
+        f"{settings['optimizer']}{schedule}, {settings['epochs']} epochs, batches of {settings['batch_size']}, {seeds}"
+        f". {spread}{diverged}"
+    ).strip()
 
 
 @contextmanager

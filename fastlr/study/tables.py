@@ -124,7 +124,7 @@ def best_entry(columns: list[str], rows: list[list[Entry]], lowest: bool = False
     if not entries:
         return None
     _, row, column, entry = (min if lowest else max)(entries, key=lambda found: found[0])
-    return row, column, entry
+    return row, column.replace("lr ", "rate "), entry
 
 
 def percent(value: float) -> str:
@@ -243,7 +243,8 @@ def throughput(grid: Sequence[Run], jobs: int) -> Table:
         columns,
         rows,
         "Rows that went forward and backward through the network and into an update, by seconds of training, without "
-        f"evaluation. Measured with {jobs} {'process' if jobs == 1 else 'processes'} at work.",
+        "evaluation. An update is the same arithmetic at any rate: what differs within a row is the clock's noise. "
+        f"Measured with {jobs} {'process' if jobs == 1 else 'processes'} at work.",
         finding,
         timed=True,
     )
@@ -279,7 +280,7 @@ def overfitting(grid: Sequence[Run]) -> Table:
     columns, rows = by_network(grid, entry)
     entries = [e for row in rows for e in row[1:] if "answer" in e]
     count = sum(e["answer"] == "yes" for e in entries)
-    finding = f"Yes in {count} of {len(entries)} combinations."
+    finding = f"{count or 'None'} of {len(entries)} combinations {'overfits' if count < 2 else 'overfit'}."
     if entries:
         worst = max(entries, key=lambda e: e["mean"])
         finding += f" The furthest that a validation loss ended above its own minimum is x{worst['mean']:.2f}."
@@ -289,7 +290,7 @@ def overfitting(grid: Sequence[Run]) -> Table:
         "x minimum, points",
         columns,
         rows,
-        "yes or no (seeds that do, of all): the final validation loss over its own minimum, then training minus test "
+        "Yes or no (seeds that do, of all): the final validation loss over its own minimum, then training minus test "
         f"accuracy in points. A run overfits if the first is above {OVERFIT:g} and the second positive; a "
         "combination, if most of its seeds do.",
         finding,
