@@ -36,6 +36,18 @@ def test_readme_examples_run():
             exec(compile(block, "README.md", "exec"), {})
 
 
+def test_readme_shows_pictures_that_are_there_and_small():
+    """python docs/make_pictures.py"""
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        shown = re.findall(r"!\[[^]]*\]\(([^)]+)\)", page.read_text())
+        assert shown or page.name != "README.md"
+        for name in shown:
+            picture = page.parent / name
+            assert 1_000 < picture.stat().st_size < 150_000, name
+            if picture.suffix == ".png":
+                assert picture.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+
+
 def test_public_names_are_what_the_package_shows():
     for name in ("AdamW", "SGD", "schedules", "kernels", "save", "load", "CheckpointError", "list_optimizers",
                  "create_optimizer", "set_num_threads", "get_num_threads", "show_config", "get_include"):
