@@ -6,7 +6,7 @@ import pytest
 
 from fastlr import cli
 
-QUICK = ["--steps", "40", "--repeats", "2", "--trial-steps", "20"]
+QUICK = ["--steps", "90", "--repeats", "2", "--trial-steps", "20"]
 
 
 def test_find_prints_a_table_and_draws(capsys, tmp_path):
@@ -19,6 +19,7 @@ def test_find_prints_a_table_and_draws(capsys, tmp_path):
     assert "█" in out
     for rule in ("steepest", "valley", "slide", "minimum", "middle", "trials", "bracket"):
         assert f"\n  {rule} " in out
+    assert max(map(len, out.splitlines())) <= 79
     assert 1e-4 < float(out.splitlines()[-1].removeprefix("lr = ")) < 1
     assert err == ""
     assert picture.read_bytes().startswith(b"\x89PNG")
@@ -32,7 +33,7 @@ def test_find_writes_json_the_same_each_time(capsys):
         documents.append(json.loads(capsys.readouterr().out))
     assert documents[0] == documents[1]
     assert documents[0]["problem"] == "digits, 64-16-10-relu, sgd"
-    assert len(documents[0]["lrs"]) == 40
+    assert len(documents[0]["lrs"]) == 90
     assert documents[0]["lr"] == documents[0]["suggestions"]["trials"]
 
 

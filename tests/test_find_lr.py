@@ -10,7 +10,7 @@ import pytest
 
 import fastlr
 from fastlr import schedules
-from fastlr.tuning import suggestions
+from fastlr.tuning import range_test, suggestions
 from fastlr.tuning.range_test import cycled
 
 sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
@@ -320,6 +320,32 @@ def test_too_high_a_start_is_told():
     with pytest.raises(ValueError, match="find_lr: the loss diverged at the rate .*: lower lr_min, which is 100"):
         fastlr.find_lr(fastlr.SGD(problem.w), problem.loss_and_grad, [0.0], lr_min=100, lr_max=1e4)
     assert problem.w.tolist() == [1, 1, 1, 1]
+
+
+def test_the_bracket_begins_where_a_tenth_of_the_fall_is_done_for_good():
+    """Whatever the noise before it; and there only, where the loss was above it at no rate, is lr_min too high."""
+    fall = np.r_[np.full(50, 2.0), np.linspace(2, 1, 40), np.linspace(1.2, 9, 10)]
+    fall[7] = 1.5                          # one lucky batch
+    found = range_test.RangeTest(RATES, [range_test.Sweep(2.0, fall, None, 100)], 0.0, [1.0])
+    assert fall[int(np.flatnonzero(found.bracket[0] == RATES)[0])] == pytest.approx(1.9, abs=0.03)
+    assert found.bracket == (RATES[54], RATES[89])
+    assert found.notes == []
+    early = range_test.RangeTest(RATES, [range_test.Sweep(2.0, fall - 0.5, None, 100)], 0.0, [1.0])
+    assert early.notes == ["the loss was falling at the lowest rate already, 1e-07: lower lr_min"]
+
+
+def test_a_sweep_ends_where_the_middle_repeat_broke():
+    losses = np.linspace(2, 1, 100)
+    sweeps = []
+    for stop in (40, 60, 90):
+        broken = losses.copy()
+        broken[stop:] = np.nan
+        sweeps.append(range_test.Sweep(2.0, broken, stop, stop + 1))
+    found = range_test.RangeTest(RATES, sweeps, 0.0, [1.0])
+    assert found.diverged_at == RATES[60]
+    assert np.isfinite(found.losses).sum() == 60
+    whole = range_test.Sweep(2.0, losses, None, 100)
+    assert range_test.RangeTest(RATES, [sweeps[0], whole, whole], 0.0, [1.0]).diverged_at is None
 
 
 def test_doubts_are_told():

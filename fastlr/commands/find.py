@@ -12,6 +12,8 @@ from . import Refusal, at_least_one, print_json
 
 LINE = "Find a learning rate: a range test and short trials on one of the study's networks."
 
+WIDTH = 72  # characters of the curve of the losses
+
 
 def declare(options: argparse.ArgumentParser) -> None:
     add = options.add_argument
@@ -53,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
         try:
             figure.savefig(out, dpi=150)
         except OSError as error:
-            raise Refusal(f"fastlr find: {error}", 2) from error
+            raise Refusal(f"fastlr find: --out {out}: {error.strerror or error}", 2) from error
     if arguments.json:
         print_json({"problem": what, **result.to_dict()})
     else:
@@ -99,9 +101,10 @@ def tell(result: Any, what: str) -> None:
     """What was found, as text."""
     print(f"{what}: {result.updates} updates, all undone")
     finite = [float(loss) for loss in result.smoothed if math.isfinite(loss)]
+    shown = [finite[k * len(finite) // min(WIDTH, len(finite))] for k in range(min(WIDTH, len(finite)))]
     low, high = min(finite), max(finite)
     top = min(high, low + 1.5 * abs(result.before - low)) if result.before > low else high    # (above it breaks)
-    line = "".join("▁▂▃▄▅▆▇█"[round(7 * (min(loss, top) - low) / ((top - low) or 1))] for loss in finite)
+    line = "".join("▁▂▃▄▅▆▇█"[round(7 * (min(loss, top) - low) / ((top - low) or 1))] for loss in shown)
     print(f"  {line}\n  loss after a step, lr {result.lrs[0]:.1e} to {result.lrs[len(finite) - 1]:.1e}; "
           f"from {result.before:.3g} down to {low:.3g} nats")
     print(f"  {'rule':10}{'lr':>10}   of the repeats")

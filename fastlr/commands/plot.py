@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
             axes.plot(t, rates)
             figure.savefig(out, dpi=150)
     except OSError as error:
-        raise Refusal(f"fastlr plot: {error}", 2) from error
+        raise Refusal(f"fastlr plot: --out {out}: {error.strerror or error}", 2) from error
     if arguments.json:
         print_json({"schedule": schedule.to_dict(), "steps": n, "t": t.tolist(), "rates": rates.tolist()})
     elif out is None:

@@ -45,7 +45,8 @@ class RangeTest:
     spread : dict of str to (float, float)
         The least and the greatest suggestion of the repeats taken one by one.
     bracket : (float, float)
-        For rates that move, as in `schedules.one_cycle`: from where a tenth of the fall was done, to the least loss.
+        For rates that move, as in `schedules.one_cycle`: from where a tenth of the fall was done for good, to the least
+        loss.
     trials : list of dict
         ``lr``, ``updates``, ``loss`` (mean of the later half of the trial, or the least validation loss; infinite if
         it diverged), as they were run.
@@ -82,7 +83,8 @@ class RangeTest:
         finite = self.smoothed[np.isfinite(self.smoothed)]
         least = int(finite.argmin())
         fall = self.before - finite[least]
-        began = int(np.argmax(finite <= self.before - fall / 10)) if fall > 0 else 0
+        above = np.flatnonzero(finite[: least + 1] > self.before - fall / 10)    # (of noise, the last)
+        began = int(above[-1]) + 1 if len(above) else 0
         self.bracket = (float(lrs[min(began, least)]), float(lrs[least]))
         noise = float(np.nanmedian(np.abs(np.diff(self.losses)))) / math.sqrt(2) if len(finite) > 2 else 0.0
         if fall <= 2 * noise:

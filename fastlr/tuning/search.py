@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import ctypes
 import faulthandler
 import math
@@ -9,7 +10,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
-from time import perf_counter
+from time import perf_counter, sleep
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -351,28 +352,41 @@ def alarmed(call: Callable[[], float], timeout: float, deadly: bool) -> float:
 
 
 def interrupted(call: Callable[[], float], timeout: float) -> float:
-    """In another thread than the main one, which no alarm reaches: while it runs Python."""
+    """In another thread than the main one, which no alarm reaches: while it runs Python.
+
+    An exception may come between any two instructions of this thread, so it is bare locks and flags that end it:
+    whatever of that is broken off can be done once more.
+    """
     raised = ctypes.pythonapi.PyThreadState_SetAsyncExc
-    thread, over = ctypes.c_ulong(threading.get_ident()), threading.Event()
+    thread = ctypes.c_ulong(threading.get_ident())
+    begun, over = _thread.allocate_lock(), _thread.allocate_lock()      # (a release is what they tell)
+    begun.acquire()
+    over.acquire()
+    gone: list[bool] = []
 
     def ring() -> None:
+        begun.acquire()
         pause = timeout
-        while not over.wait(pause):
+        while not over.acquire(timeout=pause):
             raised(thread, ctypes.py_object(Overdue))
             pause = AGAIN
+        gone.append(True)
 
-    ringer = threading.Thread(target=ring, daemon=True)
-    ringer.start()
+    _thread.start_new_thread(ring, ())
     try:
+        begun.release()
         return call()
     finally:
         while True:
             try:
-                over.set()
-                ringer.join()
+                for lock in (over, begun):
+                    if lock.locked():
+                        lock.release()
+                while not gone:
+                    sleep(1e-4)
                 raised(thread, None)     # (one that is on its way does not arrive)
                 break
-            except Overdue:
+            except (Overdue, RuntimeError):      # (somebody released it in between)
                 continue
 
 

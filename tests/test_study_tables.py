@@ -1,0 +1,308 @@
+"""The tables of a study, its CSV files and its pictures, number by number, from made-up runs whose numbers are known."""
+
+import csv
+import math
+import re
+import xml.etree.ElementTree as xml
+
+import numpy as np
+import pytest
+
+from fastlr.study import figures, page, record, report
+from fastlr.study.tables import tables
+
+NETWORKS, LRS, SEEDS = ("4-3-2-relu", "4-5-2-tanh"), (0.01, 0.1, 1.0), (0, 1, 2)
+SPLITS = ("train", "validation", "test")
+LADDER = (0.01, 0.1, 1.0, 10.0)
+WAYS = {"sgd, held": ["sgd", None], "sgd, cosine to 0": ["sgd", "cosine(1, steps=8)"], "adam": ["adam", None]}
+
+
+def trained(rng, network, lr, seed, optimizer="sgd", schedule=None, lost=False, reached=True):
+    """One run of four epochs, its losses and accuracies drawn; no two numbers are equal."""
+    curve = {f"{split}_loss": sorted(rng.uniform(0.1, 2, 5).tolist(), reverse=True) for split in SPLITS}
+    curve["validation_loss"][-1] = curve["validation_loss"][-2] * float(rng.uniform(0.9, 1.3))     # some overfit
+    curve |= {f"{split}_accuracy": rng.uniform(0.5 - 0.1 * k, 1 - 0.1 * k, 5).tolist() for k, split in enumerate(SPLITS)}
+    last = {name: None if lost else values[-1] for name, values in curve.items()}
+    updates = int(rng.integers(3, 9)) if reached and not lost else None
+    return {"network": network, "lr": lr, "seed": seed, "optimizer": optimizer, "epochs": 4, "batch_size": 16,
+            "target_loss": 0.2, "schedule": schedule, "followed": "...", "diverged": lost, "updates": 8,
+            "updates_to_target": updates, **last, "curve": curve,
+            "machine": {"train_seconds": float(rng.uniform(1, 2)),
+                        "seconds_to_target": None if updates is None else float(rng.uniform(0.1, 1))}}
+
+
+@pytest.fixture(scope="module")
+def document():
+    rng = np.random.default_rng(3)
+    grid = [trained(rng, network, lr, seed, lost=lr == 1.0 and network == NETWORKS[0] and seed != 1,
+                    reached=(lr, seed) not in [(0.01, 0), (0.01, 1)] and (network, lr) != (NETWORKS[1], 0.1))
+            for seed in SEEDS for network in NETWORKS for lr in LRS]
+    ladder = [trained(rng, f"4-3-2-{activation}", lr, seed, lost=lr == 10.0 and seed == 0)
+              for seed in SEEDS for activation in ("relu", "tanh") for lr in LADDER]
+    ways = [trained(rng, NETWORKS[0], lr, seed, *way, lost=(way[0], lr, seed) == ("adam", 1.0, 2))
+            for seed in SEEDS for way in list(WAYS.values())[1:] for lr in LRS]
+    descent = []
+    for seed in SEEDS:
+        for lr in LRS:
+            norms = rng.uniform(0.2, 3, 6).tolist()
+            reached = (lr, seed) != (0.01, 2) and lr != 1.0
+            descent.append({"network": NETWORKS[0], "lr": lr, "seed": seed, "target_norm": 0.1, "limit": 500,
+                            "updates": 10 * seed + 5 if reached else None, "norm": norms[-1], "train_loss": 1.0,
+                            "norms": norms, "machine": {"seconds": 0.25 + seed if reached else None}})
+    escape = [{"landscape": name, "lr": lr, "starts": 1000, "steps": 50, "noise": 2.0, "seed": 0, "optimizer": "sgd",
+               "schedule": None, "escaped": float(rng.uniform(0.2, 0.9)), "found": float(rng.uniform(0, 0.2)),
+               "lost": 0.125 if lr == 1.0 else 0.0, "points": [[0.1, 0.2], None]}
+              for name in ("double-well", "rastrigin") for lr in LRS]
+    memory = [{"network": NETWORKS[0], "lr": lr, "optimizer": optimizer, "batch_size": 16, "parameters": 1000,
+               "gradients": 1000, "state": state, "machine": {"peak": 50_000 + 100 * k}}
+              for optimizer, state in (("sgd", 0), ("adam", 2000)) for k, lr in enumerate(LRS)]
+    made = {
+        "complete": True, "done": 90, "planned": 90,
+        "settings": {"lrs": list(LRS), "networks": list(NETWORKS), "seeds": 3, "epochs": 4, "optimizer": "sgd",
+                     "schedule": None, "batch_size": 16, "target_loss": 0.2, "target_norm": 0.1, "ladder_epochs": 4,
+                     "further_seeds": 3},
+        "data": {"name": "made up", "features": 4, "classes": 2, "train": 32, "validation": 8, "test": 8},
+        "environment": {"fastlr": "0", "numpy": "0", "python": "3", "machine": "m", "system": "s", "jobs": 2},
+        "strategies": WAYS,
+        "experiments": {"grid": grid, "ladder": ladder, "strategies": ways, "descent": descent, "escape": escape,
+                        "memory": memory},
+    }
+    return made | {"tables": tables(made)}
+
+
+def entry(document, number, row, column):
+    table = document["tables"][number - 1]
+    return next(r for r in table["rows"] if r[0]["text"] == row)[table["columns"].index(column)]
+
+
+def kept(document, network, lr, experiment="grid"):
+    return [r for r in document["experiments"][experiment]
+            if (r["network"], r["lr"]) == (network, lr) and not r["diverged"]]
+
+
+def check(found, values):
+    """Mean, sample deviation and number."""
+    assert found["mean"] == pytest.approx(np.mean(values), rel=1e-12)
+    assert found["n"] == len(values)
+    if len(values) > 1:
+        assert found["spread"] == pytest.approx(np.std(values, ddof=1), rel=1e-12)
+    else:
+        assert found["spread"] is None
+
+
+@pytest.mark.parametrize(("number", "value"), [
+    (1, lambda run: 100 * run["test_accuracy"]),
+    (2, lambda run: run["machine"]["seconds_to_target"] and 1000 * run["machine"]["seconds_to_target"]),
+    (3, lambda run: run["updates_to_target"]),
+    (4, lambda run: 8 * 16 / run["machine"]["train_seconds"] / 1000),
+    (5, lambda run: run["curve"]["validation_loss"][-1] / min(run["curve"]["validation_loss"])),
+    (10, lambda run: run["test_loss"] - run["train_loss"]),
+])
+def test_an_entry_of_the_grid_is_that_of_its_own_runs(document, number, value):
+    for network in NETWORKS:
+        for lr in LRS:
+            found = entry(document, number, network, f"lr {lr:g}")
+            runs = kept(document, network, lr)
+            values = [v for v in map(value, runs) if v is not None]
+            if not values:
+                assert found == {"text": "not reached"}
+                continue
+            check(found, values)
+            assert (", 2 of 3 diverged" in found["text"]) == (len(runs) == 1)
+            assert (f"({len(values)} of {len(runs)})" in found["text"]) == (number in (2, 3) and len(values) < len(runs))
+
+
+def test_overfitting_is_a_risen_validation_loss_and_a_gap(document):
+    yes = 0
+    for network in NETWORKS:
+        for lr in LRS:
+            found, runs = entry(document, 5, network, f"lr {lr:g}"), kept(document, network, lr)
+            rises = [r["curve"]["validation_loss"][-1] / min(r["curve"]["validation_loss"]) for r in runs]
+            apart = [r["train_accuracy"] - r["test_accuracy"] for r in runs]
+            do = sum(rise > 1.05 and gap > 0 for rise, gap in zip(rises, apart, strict=True))
+            assert found["overfitting"] == do
+            assert found["answer"] == ("yes" if do > len(runs) / 2 else "no")
+            assert found["accuracy_gap"] == pytest.approx(100 * np.mean(apart))
+            assert f"{100 * np.mean(apart):+.1f}" in found["text"]
+            yes += found["answer"] == "yes"
+    assert 0 < yes < 6
+    assert document["tables"][4]["finding"].startswith(f"{yes} of 6 combinations overfit")
+
+
+def test_descent_counts_those_that_got_there(document):
+    found = entry(document, 6, NETWORKS[0], "lr 0.01")
+    check(found, [250.0, 1250.0])
+    assert found["updates"] == 10 and "(2 of 3); 10 updates" in found["text"]
+    lost = entry(document, 6, NETWORKS[0], "lr 1")
+    norms = [r["norm"] for r in document["experiments"]["descent"] if r["lr"] == 1.0]
+    assert lost["text"] == f"not reached, norm {np.mean(norms):.2g}"
+
+
+def test_escape_is_a_share_with_the_error_of_a_share(document):
+    for run in document["experiments"]["escape"]:
+        found = entry(document, 7, run["landscape"], f"lr {run['lr']:g}")
+        p = run["escaped"]
+        assert (found["mean"], found["found"], found["n"]) == (100 * p, 100 * run["found"], 1000)
+        assert found["spread"] == pytest.approx(100 * math.sqrt(p * (1 - p) / 1000))
+        assert f"global {100 * run['found']:.1f}" in found["text"]
+        assert ("12.5 lost" in found["text"]) == (run["lr"] == 1.0)
+    mean = np.mean([100 * run["escaped"] for run in document["experiments"]["escape"] if run["lr"] == 0.1])
+    assert f"{mean:.1f} % at 0.1" in document["tables"][6]["finding"]
+    assert "Not by" not in document["tables"][6]["method"]
+    asked = {**document, "settings": document["settings"] | {"optimizer": "lamb"}}
+    assert "Not by lamb" in tables(asked)[6]["method"]
+
+
+def test_memory_is_what_is_held(document):
+    rows = document["tables"][7]["rows"]
+    assert [row[2]["text"] for row in rows] == ["0 B", "8 B"]
+    assert [e["mean"] for e in rows[1][3:]] == [4000 / 1024] * 3
+    assert rows[1][4]["text"] == f"{4000 / 1024:,.1f}; peak {50_100 / 1024:,.1f}"
+    assert "does not depend on the rate in any row" in document["tables"][7]["finding"]
+    assert f"{100 * (50_200 / 50_000 - 1):.1f} %" in document["tables"][7]["finding"]
+
+
+def test_the_best_rate_of_an_activation_has_the_least_validation_loss(document):
+    for activation in ("relu", "tanh"):
+        means = {}
+        for lr in LADDER:
+            runs = [r for r in document["experiments"]["ladder"] if (r["network"], r["lr"]) == (f"4-3-2-{activation}", lr)]
+            means[lr] = math.inf if any(r["diverged"] for r in runs) else np.mean([r["validation_loss"] for r in runs])
+        best = min(means, key=means.get)
+        row = next(r for r in document["tables"][8]["rows"] if r[0]["text"] == activation)
+        assert row[1]["mean"] == best
+        check(row[2], [r["validation_loss"] for r in kept(document, f"4-3-2-{activation}", best, "ladder")])
+        check(row[3], [100 * r["test_accuracy"] for r in kept(document, f"4-3-2-{activation}", best, "ladder")])
+        close = [lr for lr in LADDER if means[lr] <= 1.25 * means[best]]
+        assert row[4]["text"] == f"{close[0]:g} to {close[-1]:g}"
+        assert row[5]["text"] == "10"
+
+
+def test_strategies_are_compared_at_the_same_rates(document):
+    pool = document["experiments"]["strategies"] + [r for r in document["experiments"]["grid"]
+                                                    if r["network"] == NETWORKS[0]]
+    for name, (optimizer, schedule) in WAYS.items():
+        losses = {}
+        for lr in LRS:
+            runs = [r for r in pool if (r["optimizer"], r["schedule"], r["lr"]) == (optimizer, schedule, lr)]
+            assert len(runs) == 3
+            check(entry(document, 11, name, f"lr {lr:g}"), [100 * r["test_accuracy"] for r in runs if not r["diverged"]])
+            losses[lr] = math.inf if any(r["diverged"] for r in runs) else np.mean([r["validation_loss"] for r in runs])
+        assert entry(document, 11, name, "best rate")["text"] == f"{min(losses, key=losses.get):g}"
+    assert [row[1]["text"] for row in document["tables"][10]["rows"]] == ["fixed", "decaying", "adaptive"]
+
+
+def test_findings_tell_the_extremes(document):
+    means = {(network, lr): np.mean([100 * r["test_accuracy"] for r in kept(document, network, lr)])
+             for network in NETWORKS for lr in LRS}
+    network, lr = max(means, key=means.get)
+    finding = document["tables"][0]["finding"]
+    assert finding.startswith(f"The highest is {means[network, lr]:.1f}") and f"{network} at rate {lr:g}." in finding
+    fewest = {(network, lr): np.mean(of) for network in NETWORKS for lr in LRS
+              if (of := [r["updates_to_target"] for r in kept(document, network, lr) if r["updates_to_target"]])}
+    network, lr = min(fewest, key=fewest.get)
+    assert f"{network} at rate {lr:g}." in document["tables"][2]["finding"]
+    assert "1 of 6 combinations never got there" in document["tables"][1]["finding"]
+
+
+# files
+
+
+def test_csv_files_have_each_number_in_its_own_column(document, tmp_path):
+    record.write_tables(tmp_path, document)
+    with (tmp_path / "table-01-accuracy.csv").open(newline="") as file:
+        head, *rows = csv.reader(file)
+    assert head[:5] == ["network", "lr 0.01", "lr 0.01 mean", "lr 0.01 spread", "lr 0.01 n"]
+    values = [100 * r["test_accuracy"] for r in kept(document, NETWORKS[0], 0.01)]
+    assert [float(x) for x in rows[0][2:5]] == pytest.approx([np.mean(values), np.std(values, ddof=1), 3])
+    found = [r for name in ("grid", "ladder", "strategies") for r in document["experiments"][name]]
+    with (tmp_path / "runs.csv").open(newline="") as file:
+        runs = list(csv.DictReader(file))
+    assert len(runs) == len(found)
+    for read, run in zip(runs, found, strict=True):
+        for name in ("network", "lr", "seed", "optimizer", "schedule", "updates", "diverged", "validation_loss", "test_accuracy"):
+            assert read[name] == ("" if run[name] is None else str(run[name])), name
+        assert float(read["train_seconds"]) == run["machine"]["train_seconds"]
+    with (tmp_path / "curves.csv").open(newline="") as file:
+        curves = list(csv.DictReader(file))
+    assert len(curves) == 5 * len(found)
+    for k, row in enumerate(curves):
+        run = found[k // 5]
+        assert (row["network"], float(row["lr"]), int(row["seed"]), int(row["epoch"])) == (
+            run["network"], run["lr"], run["seed"], k % 5)
+        assert (row["optimizer"], row["schedule"]) == (run["optimizer"], run["schedule"] or "")
+        for name, series in run["curve"].items():
+            assert float(row[name]) == series[k % 5]
+
+
+# pictures
+
+
+def points(panel, kind):
+    """The places of every line or circle of a class in an SVG."""
+    found = []
+    for element in xml.fromstring(panel).iter():
+        if element.get("class") == kind:
+            if element.get("points"):
+                found.append([tuple(map(float, pair.split(","))) for pair in element.get("points").split()])
+            else:
+                found.append((float(element.get("cx")), float(element.get("cy"))))
+    return found
+
+
+def test_curves_are_drawn_where_their_numbers_are(document):
+    grid = document["experiments"]["grid"]
+    panel = figures.learning(grid, 0.2)["panels"][1]
+    for k, lr in enumerate(LRS):
+        (line,) = points(panel, f"r{k} line")
+        series = [r["curve"]["train_loss"] for r in kept(document, NETWORKS[1], lr)]
+        mean = np.log10(np.mean(series, axis=0))
+        assert [x for x, _ in line] == pytest.approx(np.linspace(46, 318, 5), abs=0.06)      # from epoch 0 on
+        y = np.array([y for _, y in line])
+        slope = np.diff(y) / np.diff(mean)
+        assert slope == pytest.approx([slope[0]] * 4, rel=0.05) and slope[0] < 0             # straight in the logarithm
+        (band,) = points(panel, f"r{k} band")
+        assert len(band) == 10
+        assert (np.array([y for _, y in band[:5]]) <= y + 0.06).all()                        # the greatest is above
+
+
+def test_shades_put_the_better_at_the_bright_end(document):
+    for table in document["tables"]:
+        if table["name"] not in page.SHADED:
+            continue
+        less = page.SHADED[table["name"]][2]
+        shown = [(e["raw"]["mean"], e["shade"]) for row in page.shaded(table, document) for e in row if "shade" in e]
+        assert shown, table["name"]
+        best, worst = (min, max) if less else (max, min)
+        assert (best(shown, key=lambda s: s[0])[1], worst(shown, key=lambda s: s[0])[1]) == (19, 0)
+        ends = page.shades(table)
+        assert ends[0] == page.number(worst(s[0] for s in shown))
+        assert ends[1].startswith(page.number(best(s[0] for s in shown)))
+
+
+def test_a_heading_in_the_terminal_is_one_line_however_narrow_its_table(document, tmp_path):
+    with (tmp_path / "out.txt").open("w") as file:
+        report.print_tables(document, file)
+    text = (tmp_path / "out.txt").read_text()
+    for table in document["tables"]:
+        assert re.search(rf"^{table['number']}\. {re.escape(table['title'])}", text, re.MULTILINE)
+    assert "\x1b" not in text
+    assert text.index("Data: made up, 4 features") < text.index("Mean ± standard deviation over seeds.")
+
+
+def test_whatever_is_named_from_outside_is_text_in_the_page(document):
+    """Data, schedules and optimizers are named by the user: nothing of it may become markup."""
+    evil = "<b onclick='x'>&\"</b>"
+    hostile = {**document, "data": document["data"] | {"name": evil},
+               "strategies": {evil: ["sgd", None], "sgd, cosine to 0": ["sgd", "cosine(1, steps=8)"]}}
+    hostile["experiments"] = {name: [dict(run) for run in runs] for name, runs in document["experiments"].items()}
+    for run in hostile["experiments"]["grid"] + hostile["experiments"]["memory"]:
+        run["network"] = run["network"].replace("4-3", evil)
+    for run in hostile["experiments"]["memory"]:
+        run["optimizer"] = evil
+    hostile["tables"] = tables(hostile)
+    text = page.render(hostile)
+    assert "<b onclick" not in text
+    assert "&lt;b onclick=" in text
+    for svg in re.findall(r"<svg.*?</svg>", text, re.DOTALL):
+        xml.fromstring(svg)
