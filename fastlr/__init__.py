@@ -1,28 +1,45 @@
 """fastlr: optimizers and learning-rate schedules as compiled kernels that update arrays in place."""
 from typing import TYPE_CHECKING, Any
 
+from . import optimizers
 from . import schedules as schedules
 from ._core.threads import get_num_threads as get_num_threads
 from ._core.threads import set_num_threads as set_num_threads
-from .checkpoint import CheckpointError as CheckpointError
-from .checkpoint import load as load
-from .checkpoint import save as save
 from .configuration import get_include as get_include
 from .configuration import show_config as show_config
 from .optimizers import *
-from .schedules.plateau import Plateau as Plateau
-
-from . import kernels as kernels  # isort: skip  (it makes a function of every optimizer's rule)
-from ._core.capi import _C_API as _C_API  # isort: skip  (the table of include/fastlr/fastlr.h, which has those rules)
 
 if TYPE_CHECKING:
+    from . import kernels as kernels
+    from .checkpoint import CheckpointError as CheckpointError
+    from .checkpoint import load as load
+    from .checkpoint import save as save
     from .monitor import History as History
     from .monitor import diagnose as diagnose
+    from .optimizers.averages import EMA as EMA
+    from .optimizers.averages import SWA as SWA
+    from .optimizers.averages import WeightAverage as WeightAverage
+    from .optimizers.linesearch import LineSearch as LineSearch
+    from .optimizers.linesearch import line_search as line_search
+    from .optimizers.quasi_newton import LBFGS as LBFGS
+    from .optimizers.wrappers import SAM as SAM
+    from .optimizers.wrappers import GradientAccumulation as GradientAccumulation
+    from .optimizers.wrappers import GradientCentralization as GradientCentralization
+    from .optimizers.wrappers import Lookahead as Lookahead
+    from .schedules.plateau import Plateau as Plateau
     from .tuning import find_lr as find_lr
     from .tuning import tune_lr as tune_lr
 
-_LATER = {"find_lr": "tuning", "tune_lr": "tuning",      # imported at their first use
-          "History": "monitor", "diagnose": "monitor"}
+#: What is imported when it is first asked for, as most programs never ask: the module of each name.
+_LATER = {
+    "CheckpointError": "checkpoint", "load": "checkpoint", "save": "checkpoint",
+    "History": "monitor", "diagnose": "monitor",
+    "Plateau": "schedules.plateau",
+    "find_lr": "tuning", "tune_lr": "tuning",
+    "kernels": "kernels",
+    "_C_API": "_core.capi",            # the table of include/fastlr/fastlr.h
+    **{name: f"optimizers.{module}" for name, module in optimizers.LATER.items()},
+}
 
 
 def __getattr__(name: str) -> Any:
@@ -33,7 +50,8 @@ def __getattr__(name: str) -> Any:
     elif name in _LATER:
         from importlib import import_module
 
-        globals()[name] = getattr(import_module(f"fastlr.{_LATER[name]}"), name)
+        module = import_module(f"fastlr.{_LATER[name]}")
+        globals()[name] = module if name == _LATER[name] else getattr(module, name)
     else:
         raise AttributeError(f"module 'fastlr' has no attribute {name!r}")
     return globals()[name]

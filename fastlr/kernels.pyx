@@ -159,7 +159,8 @@ cdef class Kernel:
         raise ValueError(f"{who}: must be writable, got a read-only array")
 
 
-__all__ = sorted([name for name, rule in REGISTRY.items() if not (rule.reduces or rule.shared)])
+__all__ = sorted([name for name, rule in REGISTRY.items()
+                  if rule.__module__.startswith("fastlr.") and not (rule.reduces or rule.shared)])
 for name in __all__:
     globals()[name] = Kernel(REGISTRY[name])
 del name

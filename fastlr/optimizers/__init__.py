@@ -1,8 +1,11 @@
 """Every optimizer: a class per rule, with its formula, its source and its bounded defaults.
 
 Nothing here knows bytes, threads or instruction sets. A new optimizer is a rule in `rules.pxd`, a class here and a
-reference formula in the tests; lists, tests and tables follow.
+reference formula in the tests; lists, tests and tables follow. What goes around optimizers is in the modules that
+`LATER` names, and imported when it is asked for.
 """
+from typing import Any
+
 from .adaptive import (
     FTRL,
     MADGRAD,
@@ -13,7 +16,6 @@ from .adaptive import (
     RMSpropCenteredMomentum,
     RMSpropMomentum,
 )
-from .averages import EMA, SWA, WeightAverage
 from .base import Group, Optimizer, create_optimizer, list_optimizers
 from .factored import CAME, SM3, Adafactor, AdamMini
 from .gradient_descent import ASGD, QHM, SGD, SGDW, AggMo, Momentum, Nesterov, Rprop
@@ -29,7 +31,6 @@ from .learning_rate_free import (
     PolyakSGD,
     Prodigy,
 )
-from .line_search import LineSearch, line_search
 from .loss_scale import LossScale
 from .moments import (
     ADOPT,
@@ -52,12 +53,10 @@ from .moments import (
     Yogi,
 )
 from .projected import SGDP, AdamP
-from .quasi_newton import LBFGS
 from .reducing import LAMB, LARC, LARS, MARS, CautiousAdamW, CautiousLion, Fromage, NovoGrad, StableAdamW
 from .schedule_free import ScheduleFreeAdamW, ScheduleFreeRAdam, ScheduleFreeSGD
 from .sign import Lion, SignSGD, Signum, Tiger
 from .spectral import SOAP, Muon, Shampoo
-from .wrappers import SAM, GradientAccumulation, GradientCentralization, Lookahead
 
 __all__ = [
     "CAME",
@@ -74,7 +73,6 @@ __all__ = [
     "ScheduleFreeRAdam",
     "ScheduleFreeSGD",
     "Yogi",
-    "EMA",
     "SignSGD",
     "Signum",
     "Tiger",
@@ -109,15 +107,10 @@ __all__ = [
     "DoG",
     "DoWG",
     "Fromage",
-    "GradientAccumulation",
-    "GradientCentralization",
     "Group",
     "LAMB",
     "LARC",
     "LARS",
-    "LBFGS",
-    "LineSearch",
-    "Lookahead",
     "LossScale",
     "MARS",
     "MoMo",
@@ -134,14 +127,26 @@ __all__ = [
     "RMSpropCentered",
     "RMSpropCenteredMomentum",
     "RMSpropMomentum",
-    "SAM",
     "SM3",
     "SOAP",
-    "SWA",
     "Shampoo",
     "StableAdamW",
-    "WeightAverage",
     "create_optimizer",
-    "line_search",
     "list_optimizers",
 ]
+
+LATER = {
+    "EMA": "averages", "SWA": "averages", "WeightAverage": "averages",
+    "LineSearch": "linesearch", "line_search": "linesearch",
+    "LBFGS": "quasi_newton",
+    "SAM": "wrappers", "GradientAccumulation": "wrappers", "GradientCentralization": "wrappers",
+    "Lookahead": "wrappers",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in LATER:
+        raise AttributeError(f"module 'fastlr.optimizers' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"fastlr.optimizers.{LATER[name]}"), name)

@@ -10,7 +10,7 @@ import numpy as np
 from .._core.blend import blend
 from .._core.tensors import Array, Tensor
 from .base import Optimizer
-from .line_search import natural
+from .linesearch import natural
 from .resumable import Act, Resumable, bound, flat, give, innermost, tensors_of
 from .wrappers import shown
 

@@ -1,7 +1,6 @@
 """What every optimizer shares: binding parameters, owning state, taking a step, saving and loading."""
 from __future__ import annotations
 
-import copy
 import fnmatch
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import inf, nan
@@ -16,7 +15,7 @@ from .._core.plan import Plan, accumulate, step_rows
 from .._core.tensors import STORAGES, Tensor, bind, named, per_tensor, refuse_shared, set_scale, set_shadow, split
 from .._core.threads import get_num_threads
 from ..schedules import Schedule, from_dict
-from .declaration import Bounded, Choice, Hyper, Start, nearest, within
+from .declaration import DECLARED, Bounded, Choice, Hyper, Start, nearest, within
 from .loss_scale import LossScale
 from .stages import STAGES, Stages
 
@@ -174,11 +173,12 @@ class Optimizer:
         cls.conventions, cls.folds = dict(conventions or {}), folds
         if family:                     # (what optimizers derive from is none itself)
             return
-        declared = {name: value for base in reversed(cls.__mro__) for name, value in vars(base).items()}
-        cls.starts = {name: value for name, value in declared.items() if isinstance(value, Start)}
-        cls.choices = {name: value for name, value in declared.items() if isinstance(value, Choice)}
-        cls.hypers = {name: value for name, value in declared.items()
-                      if isinstance(value, Bounded) and name not in cls.starts}
+        # (one look at each attribute, as there are seventy classes of a hundred at every import)
+        every = {name: value for base in reversed(cls.__mro__) for name, value in vars(base).items()}
+        declared = [(name, value) for name, value in every.items() if type(value) in DECLARED]
+        cls.starts = {name: value for name, value in declared if type(value) is Start}
+        cls.choices = {name: value for name, value in declared if type(value) is Choice}
+        cls.hypers = {name: value for name, value in declared if type(value) is Bounded}
         # (the struct of the same name says which of them are its own, and in which order; `_` fills an empty one)
         cls._rules = {name: cls._opened(name) for name in (rule or cls.__name__, *cls.conventions.values())}
         cls._rule, fields, counts, cls.reduces, cls.placed = cls._rules[rule or cls.__name__]
@@ -675,7 +675,9 @@ class Optimizer:
                     raise ValueError(f"{who}: {name} was a function ({saved[name]['callable']}), which is not saved; "
                                      f"set opt.{name} to it before loading")
                 if keeps_state(value):
-                    stateful: Any = copy.deepcopy(value)
+                    from copy import deepcopy
+
+                    stateful: Any = deepcopy(value)
                     stateful.load_state_dict(saved[name]["state"])       # refuses before anything changes
             elif isinstance(value, Mapping):
                 value = from_dict(value)

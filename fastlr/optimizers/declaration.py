@@ -90,6 +90,10 @@ class Choice:
         raise ValueError(f"{who}: {self.name} must be one of {', '.join(map(repr, self.given))}, got {value!r}{close}")
 
 
+#: What stands in a class body.
+DECLARED = frozenset({Bounded, Start, Choice})
+
+
 def one_of(*given: Any, check: Callable[[Any], Any] | None = None) -> Any:
     """Declare what is chosen once: the first is the default."""
     return Choice(given[0], given, check)

@@ -11,7 +11,7 @@ from .._core.tensors import Array, Tensor, values
 from ..schedules import Schedule, from_dict
 from .base import keeps_state, spelled
 from .declaration import Bounded, Hyper
-from .line_search import MOST_EVALUATIONS, Trial, armijo, check_conditions, natural, number, strong_wolfe
+from .linesearch import MOST_EVALUATIONS, Trial, armijo, check_conditions, natural, number, strong_wolfe
 from .resumable import Act, Resumable, bound, gradients
 
 Closure = Callable[[], tuple[Any, Any]]

@@ -1,9 +1,6 @@
 """What one pass does around the rule: the keywords that every optimizer has alike, checked once."""
-from __future__ import annotations
-
-from dataclasses import dataclass, fields
 from math import inf
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 POSITIVE = ("clip_value", "clip_norm", "clip_tensor_norm", "clip_adaptive", "clip_adaptive_eps", "clip_zscore")
 CHOICES = {
@@ -13,8 +10,7 @@ CHOICES = {
 }
 
 
-@dataclass(frozen=True)
-class Stages:
+class Stages(NamedTuple):
     """See `Optimizer`, which says what each of them does."""
 
     clip_value: float | None = None
@@ -65,7 +61,7 @@ class Stages:
         return next((name for name in options if getattr(self, name) is not None), "")
 
 
-STAGES = tuple(field.name for field in fields(Stages))
+STAGES = Stages._fields
 
 
 def number(value: Any, who: str, name: str) -> float | None:

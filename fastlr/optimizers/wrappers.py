@@ -10,7 +10,7 @@ import numpy as np
 from .._core.blend import blend
 from .._core.tensors import Array, Tensor
 from .base import Optimizer
-from .line_search import natural
+from .linesearch import natural
 from .quasi_newton import LBFGS
 from .resumable import Act, Resumable, checked, flat, give, innermost, tensors_of
 

@@ -1,0 +1,64 @@
+"""`import fastlr` brings what a training step needs, and the rest when it is asked for."""
+import subprocess
+import sys
+
+import pytest
+
+import fastlr
+
+#: Of the standard library, beside what NumPy brings.
+NEEDED = {"atexit", "threading", "zlib"}
+
+
+def run(code):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
+def test_what_is_rarely_asked_for_is_imported_then():
+    code = """
+import sys
+import numpy
+before = set(sys.modules)
+import fastlr
+print(*sorted(set(sys.modules) - before))
+"""
+    found = set(run(code).split())
+    later = {f"fastlr.{module}" for module in fastlr._LATER.values()}
+    assert later and not later & found
+    assert {name for name in found if not name.startswith("fastlr") and "cython" not in name} <= NEEDED
+
+
+@pytest.mark.parametrize("name", sorted(fastlr._LATER))
+def test_each_name_is_there_at_first_use(name):
+    module = f"fastlr.{fastlr._LATER[name]}"
+    if name == fastlr._LATER[name]:
+        assert getattr(fastlr, name) is sys.modules[module]
+    else:
+        assert getattr(fastlr, name) is getattr(sys.modules.get(module) or __import__(module, fromlist=[""]), name)
+    assert name in dir(fastlr)
+
+
+def test_a_name_that_is_not_there():
+    for module in (fastlr, fastlr.optimizers):
+        with pytest.raises(AttributeError, match=rf"module '{module.__name__}' has no attribute 'nothing'"):
+            module.nothing  # noqa: B018
+
+
+def test_the_c_door_opens_without_anything_else():
+    """PyCapsule_Import asks the module for the attribute, as C programs do."""
+    assert run("""
+import ctypes
+door = ctypes.pythonapi.PyCapsule_Import
+door.restype, door.argtypes = ctypes.c_void_p, (ctypes.c_char_p, ctypes.c_int)
+print(door(b"fastlr._C_API", 0) is not None)
+""").strip() == "True"
+
+
+def test_the_functional_door_is_that_of_the_package_s_own_rules():
+    """A class of one's own, made before it is asked for, adds no function to it."""
+    assert run("""
+import fastlr
+class Own(fastlr.AdamW, slots=("m", "v"), decay="decoupled", rule="AdamW"):
+    pass
+print("own" in fastlr.list_optimizers(), "own" in fastlr.kernels.__all__, "adamw" in fastlr.kernels.__all__)
+""").split() == ["True", "False", "True"]
