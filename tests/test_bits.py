@@ -40,6 +40,25 @@ def test_threads_and_cuts_and_batching_do_not_matter(cls, dtype):
         assert run(cls, arrays(dtype, EDGES), threads=threads) == want
 
 
+@every_separate
+def test_tensors_that_missed_different_steps_know_nothing_of_each_other(cls):
+    """At the last steps all are of one age, and what each remembers is of other rates."""
+    hyper = {"lr": fastlr.schedules.exponential(0.01, 0.3), "clip_tensor_norm": 0.5}
+    gaps = [{1}, {7}, {2}, {1}, {5}, {0}, set()]
+    grads = [arrays(np.float32, [(8, 8)] * len(gaps), seed) for seed in range(10)]
+    params = arrays(np.float32, [(8, 8)] * len(gaps), 10)
+    alone = [p.copy() for p in params]
+    together = cls(params, **hyper)
+    for t, g in enumerate(grads):
+        together.step([None if t in gap else x for gap, x in zip(gaps, g, strict=True)])
+    for k, (p, gap) in enumerate(zip(alone, gaps, strict=True)):
+        opt = cls([p], **hyper)
+        for t, g in enumerate(grads):
+            opt.step([None if t in gap else g[k]])
+        assert bits([p]) == bits([params[k]])
+        assert bits(opt.state["0"].values()) == bits(together.state[str(k)].values())
+
+
 @every_bitwise
 @every_dtype
 def test_alignment_does_not_matter(cls, dtype):

@@ -15,7 +15,7 @@ from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport calloc, free, qsort
 from libc.math cimport INFINITY, NAN, sqrt
-from libc.string cimport memset
+from libc.string cimport memcmp, memcpy, memset
 from fastlr._kernels.sweep cimport (
     BFLOAT16, FLOAT16, FLOAT32, FLOAT64, GROUP, MOST_DIMENSIONS, MOST_FIELDS, MOST_SLOTS, MOST_SUMS, Gradient, Instant,
     Job, Opened, Piece, Run, Share, Span, Storage, Sum, TILE, Units, Walk,
@@ -89,8 +89,10 @@ cdef class Plan:
     cdef Extent* zeroed                # gradients that this step zeroes, by address
     cdef char** clean                  # per tensor: a gradient address that was found to overlap nothing
     cdef Instant* instants             # per kind; per tensor where the rule has scalars of its own for each
-    cdef Instant* alike                # then per kind here
+    cdef Instant* alike                # per kind, before a rule adds what it remembers or sums
     cdef int* kind_of                  # of each tensor
+    cdef Py_ssize_t* first_of          # of each kind: the first tensor in this step
+    cdef double* before                # ... and what it remembered before
     cdef Kind* kinds
     cdef int kind_count
     cdef Piece* pieces
@@ -99,7 +101,9 @@ cdef class Plan:
     cdef double** memory               # what the rule remembers of each tensor beside its slots
     cdef double* shared                # ... and of all of them
     cdef object shared_array
-    cdef bint each                     # whether every tensor has scalars of its own
+    cdef bint each                     # whether every tensor has scalars of its own, from its sums
+    cdef bint remembers                # whether an instant takes something from those before it
+    cdef bint apart                    # whether in the latest step tensors of a kind remembered different things
     cdef Py_ssize_t* edges
     cdef Py_ssize_t chunks
     cdef int64_t* missed               # per tensor
@@ -145,7 +149,7 @@ cdef class Plan:
         self.gauge_chunk = <Run>PyCapsule_GetPointer(door.gauger, "fastlr.run")
         self.touch_chunk = <Run>PyCapsule_GetPointer(door.toucher, "fastlr.run")
         self.weigh_touched = <Run>PyCapsule_GetPointer(door.row_weigher, "fastlr.run")
-        self.each = self.rule.memories + self.rule.shared + self.rule.sums > 0
+        self.each, self.remembers = self.rule.sums > 0, self.rule.memories + self.rule.shared > 0
         self.shared_array = shared     # (float64, the rule's own numbers for all tensors)
         self.who, self.names, self.width = who, names, <int>len(names)
         self.terms = Terms(self.rule, self.width - self.rule.fields, names.index("weight_decay"), DECAYS[decay],
@@ -209,7 +213,11 @@ cdef class Plan:
         self.in_order = <bint*>self.block(n, sizeof(bint))
         self.clean = <char**>self.block(n, sizeof(char*))
         self.instants = <Instant*>self.block(n, sizeof(Instant))
-        self.alike = <Instant*>self.block(n, sizeof(Instant)) if self.each else self.instants
+        self.alike = self.instants
+        if self.each or self.remembers:
+            self.alike = <Instant*>self.block(n, sizeof(Instant))
+        self.first_of = <Py_ssize_t*>self.block(n, sizeof(Py_ssize_t))
+        self.before = <double*>self.block(n * self.rule.memories, sizeof(double))
         self.kind_of = <int*>self.block(n, sizeof(int))
         self.memory = <double**>self.block(n, sizeof(double*))
         self.kinds = <Kind*>self.block(n, sizeof(Kind))
@@ -367,21 +375,45 @@ cdef class Plan:
                 self.t + 1 - kind.missed, grad_scale)
 
     cdef void single_out(self, double loss) noexcept:
-        """Give each tensor scalars of its own."""
+        """Begin with what each kind knows; its own copy for each tensor whose sums will add to it."""
         cdef Py_ssize_t i
         cdef double peak = 0
         for i in range(self.kind_count):
             peak = max(peak, self.alike[i].now.lr)
-        for i in range(self.count):
-            self.instants[i] = self.alike[self.kind_of[i]]
-            self.instants[i].now.loss, self.instants[i].now.peak = loss, peak
+        for i in range(self.kind_count):
+            self.alike[i].now.loss, self.alike[i].now.peak = loss, peak
+        for i in range(self.count if self.each else self.kind_count):
+            self.instants[i] = self.alike[self.kind_of[i] if self.each else i]
+        for i in range(self.count if self.apart else 0):
+            self.spans[i].instant = self.kind_of[i]
+        self.apart = False
 
     cdef void recall(self, const Gradient* gradients) noexcept:
-        """What each tensor's instant takes from those before it."""
-        cdef Py_ssize_t i
+        """What instants take from those before them: once for all tensors of a kind that remember the same."""
+        cdef Py_ssize_t i, first, size = self.rule.memories * sizeof(double)
+        cdef int k, own = self.kind_count
+        for k in range(self.kind_count):
+            self.first_of[k] = -1
         for i in range(self.count):
-            if gradients[i].g != NULL:
-                self.rule.recall(self.instants[i].hyper, &self.instants[i].now, self.memory[i], self.shared)
+            if gradients[i].g == NULL:
+                continue
+            k = self.kind_of[i]
+            first = self.first_of[k]
+            if first >= 0 and memcmp(self.before + k * self.rule.memories, self.memory[i], size) == 0:
+                memcpy(self.memory[i], self.memory[first], size)
+                if self.each:
+                    self.instants[i].now = self.instants[first].now
+                continue
+            if first < 0:
+                self.first_of[k] = i
+                memcpy(self.before + k * self.rule.memories, self.memory[i], size)
+            elif not self.each:
+                # (room for it is that of a tensor of its kind; the kind's own instant has changed already)
+                self.instants[own], self.instants[own].now = self.instants[k], self.alike[k].now
+                self.spans[i].instant, self.apart = own, True
+                own += 1
+            k = self.spans[i].instant
+            self.rule.recall(self.instants[k].hyper, &self.instants[k].now, self.memory[i], self.shared)
 
     cdef int gauge(self, Job* job) except -1:
         """A reducing rule's first go, and what it finds."""
@@ -575,7 +607,7 @@ cdef class Plan:
         self.begin()
         try:
             self.ready(&job, gradients, grad_scale, zero_grads)
-            if self.each:
+            if self.each or self.remembers:
                 self.single_out(loss)
             if self.measures:
                 if self.clip_adaptive < INFINITY:
@@ -587,7 +619,7 @@ cdef class Plan:
                     if zero_grads:
                         self.zero(gradients is None)
                     return
-            if self.each:
+            if self.remembers:
                 self.recall(job.gradients)
             if self.rule.sums:
                 self.gauge(&job)
