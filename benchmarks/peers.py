@@ -143,21 +143,25 @@ def compiled() -> ctypes.CDLL:
             flags = [*CFLAGS, "-shared", "-fPIC", "-pthread"]
             subprocess.run(["cc", *flags, source, "-o", out, "-lm"], check=True)
             library.append(ctypes.CDLL(out))
-        kinds = [ctypes.c_long, ctypes.c_long, *[ctypes.c_void_p] * 4, ctypes.c_int]
-        library[0].stream.argtypes = kinds
+        kinds = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_int]
+        library[0].stream.argtypes = [*kinds, ctypes.c_int]
         library[0].adamw.argtypes = [*kinds, ctypes.c_long, *[ctypes.c_double] * 5]
     return library[0]
 
 
-def c_arguments(params: Arrays, grads: Arrays, threads: int) -> tuple[Any, ...]:
-    moments = [[np.zeros_like(p) for p in params] for _ in range(2)]
-    tables = [np.array([x.ctypes.data for x in arrays], np.uintp) for arrays in (params, grads, *moments)]
-    alive = (tables, moments, params, grads)
-    return alive, (len(params), params[0].size, *[table.ctypes.data for table in tables], threads)
+def c_arguments(arrays: list[Arrays], threads: int) -> tuple[Any, ...]:
+    """What keeps the tables alive, and what C is given: gradients first, then what is written."""
+    tables = [np.array([x.ctypes.data for x in of_one], np.uintp) for of_one in arrays]
+    table = np.array([t.ctypes.data for t in tables], np.uintp)
+    return (table, tables, arrays), (len(arrays[0]), arrays[0][0].size, table.ctypes.data, threads)
+
+
+def moments(params: Arrays) -> list[Arrays]:
+    return [[np.zeros_like(p) for p in params] for _ in range(2)]
 
 
 def c_restrict(params: Arrays, grads: Arrays, threads: int) -> Step:
-    adamw, (alive, fixed), t = compiled().adamw, c_arguments(params, grads, threads), 0
+    adamw, (alive, fixed), t = compiled().adamw, c_arguments([grads, params, *moments(params)], threads), 0
 
     def step(alive: Any = alive) -> None:
         nonlocal t
@@ -167,9 +171,14 @@ def c_restrict(params: Arrays, grads: Arrays, threads: int) -> Step:
     return step
 
 
+def bytes_only(arrays: list[Arrays], threads: int) -> Step:
+    """Reads the first arrays, reads and writes the others, and leaves their values."""
+    stream, (alive, fixed) = compiled().stream, c_arguments(arrays, threads)
+    return lambda alive=alive: stream(*fixed, len(arrays) - 1)
+
+
 def roof(params: Arrays, grads: Arrays, threads: int) -> Step:
-    stream, (alive, fixed) = compiled().stream, c_arguments(params, grads, threads)
-    return lambda alive=alive: stream(*fixed)
+    return bytes_only([grads, params, *moments(params)], threads)
 
 
 #: In the order of the rounds.

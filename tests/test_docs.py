@@ -1,11 +1,13 @@
 """Every example runs, and what README says of the code is so."""
 import doctest
 import importlib
+import importlib.util
 import pkgutil
 import re
 from pathlib import Path
 
 import pytest
+from registry import OPTIMIZERS
 
 import fastlr
 
@@ -57,6 +59,18 @@ def test_public_names_are_what_the_package_shows():
 def test_stubs_name_every_kernel():
     stub = (ROOT / "fastlr" / "kernels.pyi").read_text()
     assert sorted(re.findall(r"^(\w+): Kernel$", stub, re.MULTILINE)) == fastlr.kernels.__all__
+
+
+def test_every_optimizer_is_benchmarked():
+    spec = importlib.util.spec_from_file_location("arrays", ROOT / "benchmarks" / "benchmarks" / "arrays.py")
+    arrays = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(arrays)
+    kinds = {name: [cls.__name__ for cls in OPTIMIZERS if test(cls)] for name, test in (
+        ("ELEMENTWISE", lambda cls: cls.kind != "matrix" and not cls.reduces),
+        ("REDUCING", lambda cls: cls.kind != "matrix" and cls.reduces),
+        ("MATRICES", lambda cls: cls.kind == "matrix"))}
+    for name, classes in kinds.items():
+        assert sorted(getattr(arrays, name)) == sorted(classes)      # (append it there)
 
 
 def test_the_catalogue_is_current_and_knows_every_source():

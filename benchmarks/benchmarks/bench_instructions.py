@@ -1,7 +1,8 @@
 """Instructions that valgrind counts inside a sweep: the same digits in every run, whatever else runs.
 
-Only what is inside the compiled rule is counted (`--toggle-collect` on its symbol, a dump after each call),
-and two numbers of elements are subtracted, so neither the interpreter nor a call's own cost is in the figure.
+Elementwise rules only: others call theirs tile by tile, after a sum. Only what is inside the compiled rule is counted
+(`--toggle-collect` on its symbol, a dump after each call), and two numbers of elements are subtracted, so neither the
+interpreter nor a call's own cost is in the figure.
 It is the AVX2 door's, as valgrind does not run AVX-512. Another compiler or flag moves it; noise does not.
 """
 import os
@@ -14,7 +15,9 @@ from pathlib import Path
 
 import fastlr
 
-NAMES = ["SGD", "Momentum", "Nesterov", "AdaGrad", "AdaDelta", "RMSprop", "Adam", "AMSGrad", "AdamW"]
+from .arrays import ELEMENTWISE
+
+NAMES = [name for name in ELEMENTWISE if hasattr(fastlr, name)]        # (of the commit that is measured)
 DTYPES = ["float32", "float64"]
 SMALL, LARGE = 8192, 24576                        # each is one call of the rule
 MOVE = "*_kernels_2v3_move"
@@ -48,7 +51,7 @@ def counts():
 
 
 class Instructions:
-    params = (NAMES, DTYPES)
+    params = (ELEMENTWISE, DTYPES)
     param_names = ("optimizer", "dtype")
     unit = "instructions"
     timeout = 300
@@ -59,8 +62,8 @@ class Instructions:
     setup_cache.timeout = 300
 
     def setup(self, cache, name, dtype):
-        if not cache:
-            raise NotImplementedError("needs valgrind")
+        if (name, dtype) not in cache:
+            raise NotImplementedError("needs valgrind, and the optimizer")
 
     def track_instructions_per_element(self, cache, name, dtype):
         return cache[name, dtype]

@@ -1,7 +1,7 @@
 """Memory: of a process that takes steps, and of an optimizer's state."""
 import fastlr
 
-from .arrays import normal, stepped
+from .arrays import NAMES, named, normal, stepped
 
 
 class Peak:
@@ -20,12 +20,12 @@ class Peak:
 class State:
     """Bytes of state per float32 parameter; fewer is better."""
 
-    params = ["SGD", "Momentum", "Nesterov", "AdaGrad", "AdaDelta", "RMSprop", "Adam", "AMSGrad", "AdamW"]
+    params = NAMES
     param_names = ("optimizer",)
     unit = "bytes"
 
     def track_state_bytes_per_parameter(self, name):
-        opt = getattr(fastlr, name)(normal(4, 250))
+        opt = named(name)(normal(4, (10, 25)))
         return sum(array.nbytes for slots in opt.state.values() for array in slots.values()) / 1000
 
     track_state_bytes_per_parameter.version = "1"

@@ -3,9 +3,8 @@ import os
 
 import fastlr
 
-from .arrays import stepped
+from .arrays import ELEMENTWISE, MATRICES, NAMES, REDUCING, stepped, stepping
 
-NAMES = ["SGD", "Momentum", "Nesterov", "AdaGrad", "AdaDelta", "RMSprop", "Adam", "AMSGrad", "AdamW"]
 SHAPES = {"1 x 64": (1, 64), "500 x 64": (500, 64), "500 x 1024": (500, 1024), "100 x 16384": (100, 16384),
           "1 x 200000": (1, 200_000), "1 x 10000000": (1, 10_000_000)}
 
@@ -29,17 +28,51 @@ class Shapes:
 
 
 class Optimizers:
-    """Every rule, 200,000 float32, gradients bound, on one thread."""
+    """Every rule that goes by elements, 200,000 float32, gradients bound, on one thread."""
 
-    params = NAMES
+    params = ELEMENTWISE + REDUCING
     param_names = ("optimizer",)
 
     def setup(self, name):
         fastlr.set_num_threads(1)
-        self.opt, self.grads = stepped(getattr(fastlr, name), 1, 200_000)
+        self.step = stepping(name, 1, 200_000)
 
     def time_step(self, name):
-        self.opt.step()
+        self.step()
+
+    time_step.version = "1"
+
+
+class Matrices:
+    """Those that see whole matrices: eight of 128 x 128 float32, on one thread."""
+
+    params = MATRICES
+    param_names = ("optimizer",)
+    timeout = 120
+
+    def setup(self, name):
+        fastlr.set_num_threads(1)
+        self.step = stepping(name, 8, (128, 128))
+
+    def time_step(self, name):
+        self.step()
+
+    time_step.version = "1"
+
+
+class Small:
+    """Every optimizer over 500 tensors of 8 x 8 float32: what a tensor costs beside its elements."""
+
+    params = NAMES
+    param_names = ("optimizer",)
+    timeout = 120
+
+    def setup(self, name):
+        fastlr.set_num_threads(1)
+        self.step = stepping(name, 500, (8, 8))
+
+    def time_step(self, name):
+        self.step()
 
     time_step.version = "1"
 
