@@ -1,10 +1,16 @@
 """Rules that see whole matrices: against the paper's notation, cut and gathered every way, and what peers get wrong."""
+import hashlib
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import reference_matrix as reference
 from registry import BITWISE, MATRIX, arrays, bits, every_matrix, full, other_value, snapshot
 
 import fastlr
+from fastlr._core.cpu import supports
 from fastlr.optimizers.spectral import COEFFICIENTS, adjusted, orthogonalized
 
 OWN = [cls for cls in MATRIX if cls in BITWISE]
@@ -234,30 +240,153 @@ def test_a_side_that_is_too_long_is_left_as_it_is():
     assert apart(p, want) < 1e-10
 
 
+# Steps that fail on the way
+
+def failing(monkeypatch, where, name, error, after):
+    """Let a function raise at its `after`-th call."""
+    real, calls = getattr(where, name), []
+
+    def fails(*arguments, **keywords):
+        calls.append(name)
+        if len(calls) == after:
+            raise error
+        return real(*arguments, **keywords)
+
+    monkeypatch.setattr(where, name, fails)
+    return calls
+
+
+@pytest.mark.parametrize(("cls", "where", "name", "after"), [
+    (fastlr.Muon, fastlr.optimizers.spectral, "orthogonalized", 2),
+    (fastlr.Shampoo, np.linalg, "eigh", 3),
+    (fastlr.SOAP, np.linalg, "eigh", 3),
+    (fastlr.SOAP, np.linalg, "qr", 4),
+], ids=["muon", "shampoo", "soap-eigh", "soap-qr"])
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), MemoryError(), np.linalg.LinAlgError("no convergence")], ids=repr)
+def test_a_step_that_fails_on_the_way_changes_nothing(monkeypatch, cls, where, name, after, error):
+    """The second matrix fails: what comes before it, and what is small, has not moved. The next step goes on."""
+    shapes = [(90, 80), (6, 5), (11,), (70, 200)]
+    params = arrays(np.float32, shapes)
+    keywords = {"lr": 0.01, "clip_zscore": 2.0, "clip_zscore_warmup": 2, "ema_decay": 0.9}
+    keywords |= {"every": 1} if cls is fastlr.SOAP else {}
+    opt = cls(params, **keywords)
+    again = [p.copy() for p in params]
+    other = cls(again, **keywords)
+    warm = 1 if name == "qr" else 0
+    for t in range(4):
+        grads = arrays(np.float32, shapes, seed=t)
+        if t == warm:
+            before = snapshot(opt, params), opt.norms, opt.grad_norm
+            with monkeypatch.context() as patched:
+                calls = failing(patched, where, name, error, after)
+                with pytest.raises(type(error)):
+                    opt.step([g.copy() for g in grads], zero_grads=True)
+                assert len(calls) == after
+            assert (snapshot(opt, params), opt.norms, opt.grad_norm) == before
+        opt.step(grads)
+        other.step(grads)
+    assert all(apart(p, q) < 1e-4 for p, q in zip(params, again, strict=True))       # (BLAS: not bit for bit)
+
+
+@every_borrower
+def test_numpys_warnings_are_not_raised_half_way(cls):
+    """An infinite gradient is propagated, as by every rule, whatever NumPy is told to do of it."""
+    shapes = [(70, 80), (4, 3), (90, 70)]
+    params, grads = arrays(np.float32, shapes), arrays(np.float32, shapes, seed=1)
+    grads[2][0, 0] = np.inf
+    opt = cls(params)
+    with np.errstate(all="raise"):
+        for _ in range(2):
+            opt.step(grads)
+    assert np.isnan(params[2]).any()
+    assert np.isfinite(params[0]).all()
+
+
+# Small matrices of Muon's, which are evened out without NumPy
+
+SMALL = [(8, 8), (1, 9), (9, 1), (3, 40), (40, 3), (17, 16), (16, 33), (30, 59), (64, 64), (2, 3, 5)]
+
+
+@pytest.mark.parametrize("shape", [*SMALL, (3, 1000), (65, 64), (300, 20)], ids=str)
+@pytest.mark.parametrize(("dtype", "bound"), [(np.float32, 5e-4), (np.float64, 1e-10)])
+def test_muons_step_is_its_polynomial_of_singular_values(shape, dtype, bound):
+    p, g = arrays(dtype, [shape] * 2)
+    flat = g.astype(np.float64).reshape(of_two_axes(shape))
+    for name, chosen in COEFFICIENTS.items():
+        want = reference.polynomial_of_singular_values(flat / np.linalg.norm(flat), turns(chosen, 6))
+        q = np.zeros_like(p)
+        fastlr.Muon([q], lr=1.0, adjust="none", weight_decay=0.0, coefficients=name, steps=6).step([g])
+        assert apart(-q.astype(np.float64).reshape(flat.shape), want) < bound
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_no_bit_of_small_matrices_depends_on_threads_neighbours_or_layout(dtype):
+    shapes = SMALL * 8
+    results = set()
+    for threads in (1, 2, 3):
+        fastlr.set_num_threads(threads)
+        params = arrays(dtype, shapes)
+        opt = fastlr.Muon(params)
+        for t in range(3):
+            opt.step(arrays(dtype, shapes, seed=t))
+        results.add(b"".join(bits(params)))
+    assert len(results) == 1
+    for laid in (np.asfortranarray, lambda a: np.repeat(a, 2, axis=0)[::2]):
+        alone = [laid(p) for p in arrays(dtype, shapes)]
+        for k, p in enumerate(alone):
+            opt = fastlr.Muon([p])
+            for t in range(3):
+                opt.step([laid(arrays(dtype, shapes, seed=t)[k])])
+        assert b"".join(np.ascontiguousarray(p).tobytes() for p in alone) in results
+
+
+def digest():
+    found = b""
+    for dtype in (np.float32, np.float64):
+        params = arrays(dtype, SMALL)
+        opt = fastlr.Muon(params, steps=3)
+        for t in range(3):
+            opt.step(arrays(dtype, SMALL, seed=t))
+        found += b"".join(bits(params))
+    return hashlib.sha256(found).hexdigest()
+
+
+def test_no_bit_of_small_matrices_depends_on_the_instruction_set():
+    found = set()
+    for level in [level for level in ("baseline", "v3", "v4") if supports(level)]:
+        code = "import sys; sys.path.insert(0, sys.argv[1]); import test_matrix; print(test_matrix.digest())"
+        found.add(subprocess.run([sys.executable, "-c", code, os.path.dirname(__file__)], check=True, text=True,
+                                 capture_output=True, env={**os.environ, "FASTLR_ISA": level}).stdout)
+    assert len(found) == 1
+
+
 # Muon's iteration
+
+def turns(chosen, steps):
+    return [chosen[min(k, len(chosen) - 1)] for k in range(steps)]
+
 
 @pytest.mark.parametrize("shape", [(8, 8), (5, 40), (40, 5), (1, 9), (9, 1), (30, 59)], ids=str)
 @pytest.mark.parametrize("name", COEFFICIENTS)
 def test_the_iteration_is_its_polynomial_of_singular_values(shape, name):
     x, = arrays(np.float64, [shape])
     x /= np.linalg.norm(x)
-    chosen = COEFFICIENTS[name]
-    turns = [chosen[min(k, len(chosen) - 1)] for k in range(7)]
-    want = reference.polynomial_of_singular_values(x, turns)
-    assert apart(orthogonalized(x, chosen, 7), want) < 1e-9
-    assert apart(orthogonalized(x.astype(np.float32), chosen, 7), want) < 2e-3
+    given = turns(COEFFICIENTS[name], 7)
+    want = reference.polynomial_of_singular_values(x, given)
+    assert apart(orthogonalized(x.copy(), given), want) < 1e-9
+    assert apart(orthogonalized(x.astype(np.float32), given), want) < 2e-3
 
 
 def test_what_the_presets_do_to_singular_values():
     x, = arrays(np.float64, [(30, 40)])
     x /= np.linalg.norm(x)
-    low, high = zip(*((s.min(), s.max()) for s in (np.linalg.svd(orthogonalized(x, c, 5), compute_uv=False)
+    low, high = zip(*((s.min(), s.max()) for s in (np.linalg.svd(orthogonalized(x.copy(), turns(c, 5)), compute_uv=False)
                                                    for c in COEFFICIENTS.values())), strict=True)
     found = dict(zip(COEFFICIENTS, zip(low, high, strict=True), strict=True))
     assert 0.6 < found["original"][0] < 0.8 < 1.1 < found["original"][1] < 1.2         # (near one, on purpose not at it)
     assert 0.95 < found["quintic"][0] < found["quintic"][1] < 1.05
     assert 0.85 < found["polar_express"][0] < found["polar_express"][1] < 1.15
-    assert apart(orthogonalized(x, COEFFICIENTS["exact"], 40), np.linalg.svd(x, full_matrices=False)[0]
+    assert apart(orthogonalized(x.copy(), COEFFICIENTS["exact"] * 40), np.linalg.svd(x, full_matrices=False)[0]
                  @ np.linalg.svd(x, full_matrices=False)[2]) < 1e-12
 
 

@@ -16,13 +16,21 @@ cdef class Director:
     cdef list blocks                       # all other memory
     cdef void* scratch                     # a large tensor's gradient and parameter, where they must be gathered
     cdef size_t scratch_size
+    cdef void* updates                     # Muon's, of large matrices, until all are made
+    cdef size_t updates_size
     cdef const void* acts
     cdef int[16] at                        # where hyper-parameters stand in a group's values
     cdef bint added, capped, scaled        # Adafactor: epsilon added to squares; lr capped; times the parameter's RMS
-    cdef bint nesterov, uncorrected        # of AdamP and SGDP; AdamP: epsilon beside sqrt(v) itself
+    cdef bint nesterov, uncorrected        # of AdamP, SGDP and Muon; AdamP: epsilon beside sqrt(v) itself
+    cdef bint calls                        # whether any tensor does
+    cdef bint debiased                     # Muon
+    cdef double* turns
+    cdef int turn_count
     cdef size_t room(self, Py_ssize_t number, Py_ssize_t size) except? 0
     cdef size_t held(self, tensor, slot) except? 0
     cdef int lay_out(self, Sheet* s, tensor, int route) except -1
     cdef int move(self, Job* job, Run run_chunk, const double* values, int width, const int64_t* missed,
                   int64_t t) except -1
-    cdef object called(self, Py_ssize_t i, Job* job, Run run_chunk, const double* values, int width, int64_t t)
+    cdef object evened(self, void* context, Sheet* s)
+    cdef object called(self, void* context, Py_ssize_t i, const double* values, int width)
+    cdef int taken(self, Sheet* s, object made, Job* job, Run run_chunk) except -1

@@ -1,4 +1,4 @@
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from .tensors import Tensor
@@ -17,4 +17,7 @@ class Director:
         scaled: bool = False,
         nesterov: bool = False,
         uncorrected: bool = False,
+        debiased: bool = False,
+        turns: Sequence[tuple[float, float, float]] = (),
+        adjust: Sequence[float] = (),
     ) -> None: ...

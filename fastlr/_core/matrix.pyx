@@ -4,18 +4,22 @@
 The plan checks, measures and clips gradients, as for every rule; then a director makes each tensor's update and gives
 it to the same sweep that applies gradients. Tensors are cut into patches by their shape alone; sums of patches are
 added in order: no bit depends on threads. Small tensors go through all phases in one thread, several threads at a
-time; a large one phase by phase, its patches shared out. What needs products of matrices calls back ("call") and
-leaves them to NumPy's BLAS, whose bits are its own affair.
+time; a large one phase by phase, its patches shared out. What needs products of large matrices calls back ("call",
+"muon") and leaves them to NumPy's BLAS, whose bits are its own affair.
+
+What calls back may fail: memory, an interrupt, a decomposition that does not converge. So all updates that are made
+there are made, and held, before the first of them is written; what is written after that cannot fail.
 """
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from cpython.memoryview cimport PyMemoryView_FromMemory
 from libc.math cimport INFINITY, expm1, log, pow, sqrt
 from libc.stdint cimport int64_t
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 from fastlr._kernels.patch cimport (
-    ADAM, ALIGNED, ALIGN_ADAM, ALIGN_SGD, CLIPPED, CONFIDENCE, CONFIDENT, CONFIDENT_ROOTED, COVERED, FACTORED, GATHER,
-    GATHER_P, MINI, PROJECTED_ADAM, PROJECTED_SGD, ROOTED, SECOND, SQUARES, TALL, WEIGH_P, Acts, Patch, Task,
+    ADAM, ALIGNED, ALIGN_ADAM, ALIGN_SGD, CLIPPED, CONFIDENCE, CONFIDENT, CONFIDENT_ROOTED, COVERED, EVENED, FACTORED,
+    GATHER, GATHER_P, LEAN, MINI, MOVED, PROJECTED_ADAM, PROJECTED_SGD, ROOTED, SCALED, SECOND, SQUARES, TALL, WEIGH_P,
+    Acts, Patch, Task, is_few,
 )
 from fastlr._kernels.sweep cimport FLOAT32, FLOAT64, Gradient, Instant, Job, Piece, Run, Span
 from fastlr._core cimport pool
@@ -25,7 +29,7 @@ from fastlr._core.plan cimport CHUNK
 import numpy as np
 
 cdef extern from *:
-    enum: PyBUF_READ
+    enum: PyBUF_READ, PyBUF_WRITE
 
 cdef enum:
     WHOLE = 4096               # tensors of so many elements go through all phases in one thread
@@ -35,16 +39,17 @@ cdef enum:
 
 cdef enum Route:
     ADAFACTOR, ADAFACTOR_VECTOR, CAME, CAME_VECTOR, SM3,       # (these sum by column, too)
-    ADAM_MINI, ADAMW, ADAMP, SGDP, CALL
+    ADAM_MINI, ADAMW, ADAMP, SGDP, MUON, CALL
 
 ROUTES = {"adafactor": ADAFACTOR, "adafactor_vector": ADAFACTOR_VECTOR, "came": CAME, "came_vector": CAME_VECTOR,
-          "sm3": SM3, "adammini": ADAM_MINI, "adamw": ADAMW, "adamp": ADAMP, "sgdp": SGDP, "call": CALL}
+          "sm3": SM3, "adammini": ADAM_MINI, "adamw": ADAMW, "adamp": ADAMP, "sgdp": SGDP, "muon": MUON, "call": CALL}
 
 cdef enum Name:
-    BETA2_DECAY, BETA1, BETA2, BETA3, EPS, EPS1, EPS2, CLIP, MOMENTUM, FALLBACK_SCALE, DAMPENING, DELTA, WD_RATIO, NAMES
+    BETA2_DECAY, BETA1, BETA2, BETA3, EPS, EPS1, EPS2, CLIP, MOMENTUM, FALLBACK_SCALE, DAMPENING, DELTA, WD_RATIO
+    NORM_EPS, NAMES
 
 NAMED = ["beta2_decay", "beta1", "beta2", "beta3", "eps", "eps1", "eps2", "clip", "momentum", "fallback_scale",
-         "dampening", "delta", "wd_ratio"]
+         "dampening", "delta", "wd_ratio", "norm_eps"]
 
 cdef struct Sheet:
     # One tensor as matrices.
@@ -66,7 +71,8 @@ cdef struct Sheet:
     double* sums
     char* r                    # factors of this step (doubles for SM3, else in the precision of the rule)
     char* c
-    bint small, weighs_p, projects
+    double adjust              # of Muon's learning rate
+    bint small, calls, weighs_p, projects
     # this step's
     bint active, staged_g, staged_p
     char* g
@@ -85,7 +91,7 @@ cdef struct Context:
     Py_ssize_t* ends
     Sheet* one                 # the large tensor and its phase
     int phase
-    bint added, capped, scaled, nesterov, uncorrected
+    bint added, capped, scaled, nesterov, uncorrected, debiased
 
 
 cdef inline double hyper(const Context* x, const Sheet* s, Name name) noexcept nogil:
@@ -309,6 +315,9 @@ cdef void fold(const Context* x, Sheet* s, int phase) noexcept nogil:
             put(s, s.r, i, s.patch.debias1 / (sqrt(s.R[i]) * s.patch.debias2 + hyper(x, s, EPS)))
     if (s.route == ADAMP or s.route == SGDP) and phase == 0:
         project(x, s)
+    if s.route == MUON and phase == 0:
+        rms = sqrt(total(s, 0))
+        s.patch.by = 1 / (rms + hyper(x, s, NORM_EPS) if x.debiased else larger(rms, hyper(x, s, NORM_EPS)))
 
 cdef void prime(const Context* x, Sheet* s) noexcept nogil:
     """The scalars of a tensor's step."""
@@ -330,6 +339,14 @@ cdef void prime(const Context* x, Sheet* s) noexcept nogil:
         least_of_rows(s)
     elif s.route == SGDP:
         patch.beta, patch.add = hyper(x, s, MOMENTUM), 1 - hyper(x, s, DAMPENING)
+    elif s.route == MUON:
+        patch.beta = hyper(x, s, MOMENTUM)
+        patch.share_m = patch.beta if x.nesterov else 1
+        patch.share_g = 1 - patch.beta if x.nesterov else 0
+        if x.debiased:
+            patch.share_m *= debias(patch.beta, s.t + x.nesterov)
+            patch.share_g *= debias(patch.beta, s.t)
+        s.instant.now.lr = s.given.now.lr * s.adjust
     else:
         patch.beta, patch.keep, patch.add = hyper(x, s, BETA1), hyper(x, s, BETA2), 1 - hyper(x, s, BETA2)
         patch.eps = hyper(x, s, EPS)
@@ -349,6 +366,7 @@ cdef void whole(void* context, Py_ssize_t chunk) noexcept nogil:
     cdef const Context* x = <const Context*>context
     cdef double[WHOLE] g
     cdef double[WHOLE] p
+    cdef double[WHOLE] v
     cdef Py_ssize_t k, u
     cdef int phase
     cdef Sheet* s
@@ -361,6 +379,8 @@ cdef void whole(void* context, Py_ssize_t chunk) noexcept nogil:
             s.g = <char*>g
         if s.staged_p:
             s.p = <char*>p
+        if s.route == MUON:
+            s.v = <char*>v
         prime(x, s)
         for phase in range(s.phases):
             for u in range(s.units):
@@ -392,11 +412,30 @@ cdef void place(Sheet* s, char* scratch) noexcept nogil:
         s.p = scratch
 
 
+cdef int grow(void** memory, size_t* size, size_t need) except -1:
+    """Let memory be of at least that size; what it held is lost."""
+    if need > size[0]:
+        free(memory[0])
+        size[0] = 0
+        memory[0] = malloc(need)
+        if memory[0] == NULL:
+            raise MemoryError
+        size[0] = need
+    return 0
+
+
 cdef class Director:
-    """Makes the updates of `tensors`, each by its route; `call(i, g, hyper, t)` makes those of route "call"."""
+    """Makes the updates of `tensors`, each by its route.
+
+    `call(i, g, hyper, t)` makes those of route "call": an array, a factor of the learning rate, and what is to be
+    remembered, by slot; it changes nothing itself. Large matrices of route "muon": `call(u, into)`, where `into` is
+    an array for what is made of u. `turns` are the coefficients of Muon's iteration, `adjust` its factor of the
+    learning rate, per tensor.
+    """
 
     def __cinit__(self, acting, list tensors, list routes, tuple names, call=None, *, bint added=False,
-                  bint capped=False, bint scaled=False, bint nesterov=False, bint uncorrected=False):
+                  bint capped=False, bint scaled=False, bint nesterov=False, bint uncorrected=False,
+                  bint debiased=False, turns=(), adjust=()):
         cdef Py_ssize_t i, most = 0, partial = 0, filled = 0, chunks = 0, smalls = 0
         cdef Sheet* s
         cdef double* shared
@@ -404,7 +443,10 @@ cdef class Director:
         self.blocks, self.tensors, self.names, self.routes, self.call = [], tensors, names, routes, call
         self.acts = PyCapsule_GetPointer(acting, "fastlr.acts")
         self.added, self.capped, self.scaled = added, capped, scaled
-        self.nesterov, self.uncorrected = nesterov, uncorrected
+        self.nesterov, self.uncorrected, self.debiased = nesterov, uncorrected, debiased
+        self.turns, self.turn_count = <double*><size_t>self.room(3 * len(turns), 8), <int>len(turns)
+        for i, triple in enumerate(turns):
+            self.turns[3 * i], self.turns[3 * i + 1], self.turns[3 * i + 2] = triple
         self.count = len(tensors)
         for n in range(<int>NAMES):
             self.at[n] = names.index(NAMED[n]) if NAMED[n] in names else -1
@@ -416,6 +458,8 @@ cdef class Director:
         for i, tensor in enumerate(tensors):
             s = &self.sheets[i]
             self.lay_out(s, tensor, ROUTES[routes[i]])
+            s.adjust = adjust[i] if adjust else 1
+            self.calls |= s.calls
             most = max(most, s.size)
             if not s.small and s.col == NULL and s.route < ADAM_MINI:
                 partial = max(partial, s.batch * s.blocks * s.cols)
@@ -424,7 +468,7 @@ cdef class Director:
             s = &self.sheets[i]
             if s.col == NULL and s.route < ADAM_MINI:
                 s.col = shared
-            if s.small and s.route != CALL:
+            if s.small and not s.calls:
                 self.order[smalls] = i
                 smalls += 1
                 filled += s.size
@@ -443,6 +487,7 @@ cdef class Director:
         free(self.order)
         free(self.ends)
         free(self.scratch)
+        free(self.updates)
 
     cdef size_t room(self, Py_ssize_t number, Py_ssize_t size) except? 0:
         """Memory that lives as long as this, zeroed."""
@@ -465,7 +510,8 @@ cdef class Director:
         cdef tuple shape = tensor.sheet
         s.route, s.wide, s.size = <Route>route, tensor.wide, tensor.array.size
         s.batch, s.rows, s.cols = shape
-        s.small = s.size <= WHOLE
+        s.small = s.size <= WHOLE and (route != MUON or is_few(s.rows, s.cols))
+        s.calls = route == CALL or (route == MUON and not s.small)
         s.piece_cols = min(s.cols, <Py_ssize_t>(CHUNK if s.rows == 1 else LONG))
         s.piece_cols = max(s.piece_cols, 1)
         s.pieces = max((s.cols + s.piece_cols - 1) // s.piece_cols, 1)
@@ -512,6 +558,8 @@ cdef class Director:
             s.task, s.phases = [ALIGN_ADAM, PROJECTED_ADAM, ADAM, ADAM], 2
             if route == SGDP:
                 s.task[0], s.task[1] = ALIGN_SGD, PROJECTED_SGD
+        elif route == MUON:
+            s.task, s.phases = [LEAN, EVENED if s.small else SCALED, MOVED, MOVED], 3
         else:
             s.task, s.phases = [ADAM, ADAM, ADAM, ADAM], 1
         s.weighs_p = self.scaled and (route == ADAFACTOR or route == ADAFACTOR_VECTOR)
@@ -527,12 +575,13 @@ cdef class Director:
         cdef Span* span
         cdef Gradient* gradient
         cdef Py_ssize_t i, k
-        cdef size_t item, most = 0
+        cdef size_t item, need, most = 0, held = 0
         cdef int phase
         cdef unsigned int mode
+        cdef list made = []
         x.acts, x.job, x.sheets, x.at = <const Acts*>self.acts, job, self.sheets, self.at
         x.order, x.ends, x.added, x.capped, x.scaled = self.order, self.ends, self.added, self.capped, self.scaled
-        x.nesterov, x.uncorrected = self.nesterov, self.uncorrected
+        x.nesterov, x.uncorrected, x.debiased = self.nesterov, self.uncorrected, self.debiased
         for i in range(self.count):
             s, span, gradient = &x.sheets[i], &job.spans[i], &job.gradients[i]
             s.active = gradient.g != NULL
@@ -543,24 +592,37 @@ cdef class Director:
             s.instant = s.given
             s.instant.scale, s.instant.clip, s.instant.couple, s.instant.staged = 1, INFINITY, 0, False
             s.values, s.t = values + <int>self.tensors[i].group * width, t + 1 - missed[i]
-            s.staged_g = s.given.staged or span.shrink != 1 or gradient.walk != NULL \
+            s.staged_g = s.given.staged or span.shrink != 1 or gradient.walk != NULL or span.unit != NULL \
                 or gradient.stored != (FLOAT64 if s.wide else FLOAT32)
             s.staged_p = (s.weighs_p or s.projects or s.given.couple != 0) \
                 and (span.walk != NULL or span.stored != (FLOAT64 if s.wide else FLOAT32))
             s.g, s.p = <char*>gradient.g, span.p
             s.patch.span, s.patch.gradient, s.patch.job = span, gradient, job
-            if not s.small or s.route == CALL:
-                most = max(most, <size_t>s.size * item * (<size_t>s.staged_g + <size_t>s.staged_p))
-        if most > self.scratch_size:
-            free(self.scratch)
-            self.scratch, self.scratch_size = malloc(most), most
-            if self.scratch == NULL:
-                self.scratch_size = 0
-                raise MemoryError
+            s.patch.turns, s.patch.turn_count = self.turns, self.turn_count
+            if not s.small or s.calls:
+                need = <size_t>s.size * item
+                most = max(most, need * (<size_t>s.staged_g + <size_t>s.staged_p + <size_t>(s.route == MUON)))
+                held += need if s.route == MUON else 0
+        grow(&self.scratch, &self.scratch_size, most)
+        grow(&self.updates, &self.updates_size, held)
         pool.prepare()
+        if self.calls:
+            held = 0
+            with np.errstate(all="ignore"):
+                for i in range(self.count):
+                    s = &x.sheets[i]
+                    if s.calls and s.active and s.size:
+                        s.v = <char*>self.updates + held if s.route == MUON else NULL
+                        held += <size_t>s.size * (8 if s.wide else 4) if s.route == MUON else 0
+                        made.append(self.evened(&x, s) if s.route == MUON else self.called(&x, i, values, width))
+        # From here on, nothing fails.
+        k = 0
         for i in range(self.count):
-            if x.sheets[i].route == CALL and x.sheets[i].active and x.sheets[i].size:
-                self.called(i, job, run_chunk, values, width, t)
+            s = &x.sheets[i]
+            if s.calls and s.active and s.size:
+                if s.route == CALL:
+                    self.taken(s, made[k], job, run_chunk)
+                k += 1
         with nogil:
             if self.whole_elements < TOGETHER:
                 for k in range(self.whole_chunks):
@@ -569,56 +631,98 @@ cdef class Director:
                 pool.run(whole, &x, self.whole_chunks)
             for i in range(self.count):
                 s = &x.sheets[i]
-                if s.small or not s.active or s.route == CALL:
+                if s.small or not s.active or s.route == CALL or s.size == 0:
                     continue
                 place(s, <char*>self.scratch)
-                x.one = s
                 mode = x.acts.enter()
-                prime(&x, s)
-                for phase in range(s.phases):
-                    x.phase = phase
+                x.one = s
+                if s.route == MUON:
+                    if s.staged_g:
+                        pool.run(gather_part, &x, s.units)
+                    x.phase = 2
                     pool.run(part, &x, s.units)
-                    fold(&x, s, phase)
+                else:
+                    prime(&x, s)
+                    for phase in range(s.phases):
+                        x.phase = phase
+                        pool.run(part, &x, s.units)
+                        fold(&x, s, phase)
                 x.acts.leave(mode)
         return 0
 
-    cdef object called(self, Py_ssize_t i, Job* job, Run run_chunk, const double* values, int width, int64_t t):
-        """One tensor whose update is made elsewhere, as an array and a factor of the learning rate."""
+    cdef object evened(self, void* context, Sheet* s):
+        """Make the update of one large matrix of Muon's; it is held where the tensor's `v` is."""
+        cdef Context* x = <Context*>context
+        cdef char* into = s.v
+        cdef Py_ssize_t size = s.size * (8 if s.wide else 4)
+        cdef int phase
+        cdef unsigned int mode
+        place(s, <char*>self.scratch)
+        s.v = <char*>self.scratch + size * (<Py_ssize_t>s.staged_g + <Py_ssize_t>s.staged_p)
+        mode = x.acts.enter()
+        x.one = s
+        with nogil:
+            prime(x, s)
+            for phase in range(2):
+                x.phase = phase
+                pool.run(part, x, s.units)
+                fold(x, s, phase)
+        x.acts.leave(mode)
+        shape, dtype = (s.rows, s.cols), np.float64 if s.wide else np.float32
+        u = np.frombuffer(PyMemoryView_FromMemory(s.v, size, PyBUF_WRITE), dtype).reshape(shape)
+        out = np.frombuffer(PyMemoryView_FromMemory(into, size, PyBUF_WRITE), dtype).reshape(shape)
+        s.v = into
+        self.call(u, out)
+        return None
+
+    cdef object called(self, void* context, Py_ssize_t i, const double* values, int width):
+        """The update of one tensor, made elsewhere, and what is to be remembered: addresses, and who owns them."""
+        cdef Context* x = <Context*>context
         cdef Sheet* s = &self.sheets[i]
-        cdef Context x
-        cdef Job own = job[0]
-        cdef Gradient gradient
-        cdef Span span = job.spans[i]
-        cdef Seen seen
-        cdef Piece* pieces = <Piece*>self.pieces
-        cdef Py_ssize_t* edges
-        cdef Py_ssize_t k = 0, start = 0
+        cdef Seen seen, into
+        cdef Py_ssize_t k
         tensor = self.tensors[i]
         dtype = np.float64 if s.wide else np.float32
         place(s, <char*>self.scratch)
         if s.staged_g:
-            x.acts, x.one = <const Acts*>self.acts, s
+            x.one = s
             with nogil:
-                pool.run(gather_part, &x, s.units)
+                pool.run(gather_part, x, s.units)
         g = np.frombuffer(PyMemoryView_FromMemory(s.g, s.size * (8 if s.wide else 4), PyBUF_READ), dtype)
         given = {name: values[<int>tensor.group * width + k] for k, name in enumerate(self.names)}
-        update, by = self.call(i, g.reshape(tensor.sheet[1:]), given, s.t)
-        update = np.ascontiguousarray(update, dtype)
-        look(update, &seen)
-        edges = <Py_ssize_t*>(pieces + s.size // CHUNK + 2)
-        k = 0
+        update, by, memory = self.call(i, g.reshape(tensor.sheet[1:]), given, s.t)
+        owners, moves = [np.ascontiguousarray(update, dtype)], []
+        look(owners[0], &seen)
+        s.v = seen.data
+        s.instant.now.lr = s.given.now.lr * <double>by
+        for slot, array in memory.items():
+            owners.append(np.ascontiguousarray(array, tensor.matrices[slot].dtype).reshape(tensor.matrices[slot].shape))
+            look(owners[len(owners) - 1], &seen)
+            look(tensor.matrices[slot], &into)
+            moves.append((<size_t>into.data, <size_t>seen.data, <size_t>tensor.matrices[slot].nbytes))
+        return owners, moves
+
+    cdef int taken(self, Sheet* s, object made, Job* job, Run run_chunk) except -1:
+        """Let one tensor remember and move by what was made elsewhere."""
+        cdef Job own = job[0]
+        cdef Gradient gradient
+        cdef Span span = s.patch.span[0]
+        cdef Piece* pieces = <Piece*>self.pieces
+        cdef Py_ssize_t* edges = <Py_ssize_t*>(pieces + s.size // CHUNK + 2)
+        cdef Py_ssize_t k = 0, start = 0
+        cdef size_t to, source, size
+        for to, source, size in made[1]:
+            memcpy(<void*>to, <const void*>source, size)
         while start < s.size:
             pieces[k] = Piece(start, min(<Py_ssize_t>CHUNK, s.size - start), 0)
             start += pieces[k].size
             edges[k] = k
             k += 1
         edges[k] = k
-        s.instant.now.lr = s.given.now.lr * <double>by
-        gradient.g, gradient.stored, gradient.walk, gradient.measured = seen.data, FLOAT64 if s.wide else FLOAT32, \
-            NULL, NULL
-        span.shrink, span.instant = 1, 0
+        gradient.g, gradient.stored, gradient.walk, gradient.measured = s.v, FLOAT64 if s.wide else FLOAT32, NULL, NULL
+        span.shrink, span.instant, span.unit = 1, 0, NULL
         own.spans, own.gradients, own.instants, own.pieces, own.edges = &span, &gradient, &s.instant, pieces, edges
         own.zero_grads = False
         with nogil:
             pool.run(run_chunk, &own, k)
-        return None
+        return 0

@@ -170,9 +170,6 @@ cdef class Plan:
         self.mark_extents()
         self.cut()
         self.zeros = <double*>self.block(self.count, sizeof(double))
-        if self.clip_adaptive < INFINITY and director is not None:
-            raise ValueError(f"{who}: clip_adaptive is for rules that go element by element; use clip_norm or "
-                             f"clip_tensor_norm")
         if self.clip_adaptive < INFINITY:
             cut_units(self, stages.clip_adaptive_axis)
         self.stale = True
@@ -609,6 +606,8 @@ cdef class Plan:
             self.ready(&job, gradients, grad_scale, zero_grads)
             if self.each or self.remembers:
                 self.single_out(loss)
+            if self.director is not None:              # (which may fail)
+                norms = self.grad_norm, self.norm_count, self.norm_mean, self.norm_variance
             if self.measures:
                 if self.clip_adaptive < INFINITY:
                     self.run(self.units_chunk, &job, self.unit_items)
@@ -626,7 +625,11 @@ cdef class Plan:
             if self.director is None:
                 self.run(self.run_chunk, &job, self.chunks)
             else:
-                self.director.move(&job, self.run_chunk, self.values, self.width, self.missed, self.t)
+                try:
+                    self.director.move(&job, self.run_chunk, self.values, self.width, self.missed, self.t)
+                except BaseException:
+                    self.grad_norm, self.norm_count, self.norm_mean, self.norm_variance = norms
+                    raise
                 if zero_grads:
                     self.zero(gradients is None)
             self.t += 1

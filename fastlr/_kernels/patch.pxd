@@ -6,6 +6,8 @@ cdef enum:
     TALL = 64              # the most blocks of rows a matrix is cut into: each keeps a sum per column
     ALIGNED = 4            # sums by row of ALIGN_ADAM and ALIGN_SGD
     SPREAD = 2048          # elements of an update that are made at a time, in cache, and then applied
+    SIDE = 16              # columns of a product of small matrices that are made at a time
+    FEW = 32768            # elements that the iteration of one small matrix may take, with all that it makes
 
 cdef enum Task:
     # What may be done to a patch.
@@ -27,6 +29,10 @@ cdef enum Task:
     ALIGN_SGD,             # m <- beta * m + add * g; likewise
     PROJECTED_ADAM,        # apply that update u, or u - r * p
     PROJECTED_SGD,
+    LEAN,                  # v = share_m * (m as it will be) + share_g * g; sum[0] = squares of v
+    SCALED,                # v <- v * by
+    EVENED,                # v <- what the iteration makes of v * by, a whole matrix
+    MOVED,                 # m <- beta * m + (1 - beta) * g; apply v
     TASKS
 
 cdef struct Patch:
@@ -42,8 +48,10 @@ cdef struct Patch:
     double* row                        # a sum per row, at every row_step-th place; a sum per column
     double* col
     Py_ssize_t row_step
-    double keep, add, beta, eps, most, by, debias1, debias2
+    double keep, add, beta, eps, most, by, debias1, debias2, share_m, share_g
     bint nesterov, projects
+    const double* turns                # Muon's: a, b, c of each turn
+    int turn_count
     double[2] sum
     const Span* span
     const Gradient* gradient
@@ -51,6 +59,17 @@ cdef struct Patch:
     const Job* job
 
 ctypedef void (*Act)(void* nothing, Patch* patch) noexcept nogil     # (its first argument has a type, no value)
+
+cdef inline Py_ssize_t padded(Py_ssize_t n) noexcept nogil:
+    """The columns in which a small matrix is multiplied."""
+    return (n + SIDE - 1) // SIDE * SIDE
+
+cdef inline bint is_few(Py_ssize_t rows, Py_ssize_t cols) noexcept nogil:
+    """Whether the iteration of a matrix is made at once, in one thread's own memory."""
+    cdef Py_ssize_t n = rows if rows < cols else cols, m = cols if rows < cols else rows
+    cdef Py_ssize_t wide = padded(m), square = padded(n), lines = (n + 3) // 4 * 4
+    return 2 * lines * wide + m * square + 3 * lines * square <= FEW
+
 
 cdef struct Acts:
     Act[2] task[TASKS]     # [0] float32, [1] float64

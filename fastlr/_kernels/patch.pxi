@@ -8,8 +8,9 @@
 
 from libc.math cimport INFINITY, sqrt
 from fastlr._kernels.patch cimport (
-    ADAM, ALIGNED, ALIGN_ADAM, ALIGN_SGD, CLIPPED, CONFIDENCE, CONFIDENT, CONFIDENT_ROOTED, COVERED, FACTORED, GATHER,
-    GATHER_P, MINI, PROJECTED_ADAM, PROJECTED_SGD, ROOTED, SECOND, SPREAD, SQUARES, WEIGH_P, Act, Acts, Patch,
+    ADAM, ALIGNED, ALIGN_ADAM, ALIGN_SGD, CLIPPED, CONFIDENCE, CONFIDENT, CONFIDENT_ROOTED, COVERED, EVENED, FACTORED,
+    FEW, GATHER, GATHER_P, LEAN, MINI, MOVED, PROJECTED_ADAM, PROJECTED_SGD, ROOTED, SCALED, SECOND, SIDE, SPREAD,
+    SQUARES, WEIGH_P, Act, Acts, Patch, padded,
 )
 
 cdef double squared(const real* restrict x, Py_ssize_t size) noexcept nogil:
@@ -139,6 +140,7 @@ cdef void give(Patch* s, const void* u, Py_ssize_t start, Py_ssize_t n, Py_ssize
         s.job.sweep[s.span.wide](s.instant.hyper, &s.instant.now, s.span.p + start * itemsize, u, slot, n)
         return
     job, span, instant = s.job[0], s.span[0], s.instant[0]
+    span.unit = NULL               # (adaptive clipping was of the gradient)
     gradient.g = <const char*>u - start * itemsize
     gradient.stored, gradient.walk, gradient.measured = FLOAT64 if span.wide else FLOAT32, NULL, NULL
     span.shrink, span.instant = 1, 0
@@ -171,16 +173,31 @@ cdef void rooted_mean_row(real* restrict u, const real* restrict g, const real* 
         m[j] = beta * m[j] + rest * (g[j] / root(v[j]) * by)
         u[j] = m[j]
 
+cdef inline double larger_or_nan(double x, double most) noexcept nogil:
+    return x if (x > most) | (x != x) else most        # (no branch: several at a time)
+
 cdef void covered_row(real* restrict u, const real* restrict g, const double* restrict old, double* restrict new,
                       double row, double* largest, double eps, Py_ssize_t n) noexcept nogil:
-    cdef Py_ssize_t j
-    cdef double nu, most = largest[0]
+    # (a loop each, or the search for the largest keeps roots from being taken several at a time)
+    cdef double[SPREAD] nu
+    cdef double[LANES] lane
+    cdef Py_ssize_t i, j, whole = n // LANES * LANES
     for j in range(n):
-        nu = (row if row < old[j] else old[j]) + <double>g[j] * <double>g[j]
-        new[j] = nu if nu > new[j] or nu != nu else new[j]
-        most = nu if nu > most or nu != nu else most
-        u[j] = <real>(<double>g[j] / sqrt(nu + eps)) if nu != 0 else <real>0
-    largest[0] = most
+        nu[j] = (row if row < old[j] else old[j]) + <double>g[j] * <double>g[j]
+    for j in range(n):
+        u[j] = <real>(<double>g[j] / sqrt(nu[j] + eps)) if nu[j] != 0 else <real>0
+    for j in range(n):
+        new[j] = larger_or_nan(nu[j], new[j])
+    if whole:
+        for j in range(LANES):
+            lane[j] = 0
+        for i in range(n // LANES):
+            for j in range(LANES):
+                lane[j] = larger_or_nan(nu[i * LANES + j], lane[j])
+        for j in range(LANES):
+            largest[0] = larger_or_nan(lane[j], largest[0])
+    for j in range(whole, n):
+        largest[0] = larger_or_nan(nu[j], largest[0])
 
 cdef void smooth_row(real* restrict u, real* restrict m, real beta, real rest, Py_ssize_t n) noexcept nogil:
     cdef Py_ssize_t j
@@ -413,6 +430,9 @@ cdef void act_align_sgd(real* typed, Patch* s) noexcept nogil:
     align(typed, s, False)
 
 
+include "polar.pxi"
+
+
 # Gathering: what does not lie in memory as it is computed
 
 cdef void bring(real* typed, Patch* s, void* into, Gradient gradient, Instant instant, double shrink) noexcept nogil:
@@ -425,6 +445,7 @@ cdef void bring(real* typed, Patch* s, void* into, Gradient gradient, Instant in
     memset(&span, 0, sizeof(Span))
     span.stored = FLOAT64 if s.span.wide else FLOAT32
     span.wide, span.shrink = s.span.wide, shrink
+    span.unit, span.units, span.run, span.staged = s.span.unit, s.span.units, s.span.run, s.span.unit != NULL
     instant.now.lr, instant.now.keep, instant.own, instant.couple = -1, 1, 0, 0
     edges[0], edges[1] = 0, 1
     job.spans, job.gradients, job.instants, job.pieces, job.edges = &span, &gradient, &instant, &piece, edges
@@ -485,6 +506,10 @@ acts.task[<int>ALIGN_ADAM] = [<Act>&act_align_adam[float], <Act>&act_align_adam[
 acts.task[<int>ALIGN_SGD] = [<Act>&act_align_sgd[float], <Act>&act_align_sgd[double]]
 acts.task[<int>PROJECTED_ADAM] = [<Act>&act_projected_adam[float], <Act>&act_projected_adam[double]]
 acts.task[<int>PROJECTED_SGD] = [<Act>&act_projected_sgd[float], <Act>&act_projected_sgd[double]]
+acts.task[<int>LEAN] = [<Act>&act_lean[float], <Act>&act_lean[double]]
+acts.task[<int>SCALED] = [<Act>&act_scaled[float], <Act>&act_scaled[double]]
+acts.task[<int>EVENED] = [<Act>&act_evened[float], <Act>&act_evened[double]]
+acts.task[<int>MOVED] = [<Act>&act_moved[float], <Act>&act_moved[double]]
 acts.enter, acts.leave = &fastlr_enter, &fastlr_leave
 
 acting = PyCapsule_New(&acts, "fastlr.acts", NULL)

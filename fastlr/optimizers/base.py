@@ -85,8 +85,8 @@ class Optimizer:
         scaled down where its norm reaches clip_adaptive * max(norm of the unit's parameters, clip_adaptive_eps), to
         that. Units lie along axis 0 (rows of a weight laid out as in torch; timm's ``adaptive_clip_grad``) or -1
         (columns, as in JAX; ``optax.adaptive_grad_clip``, which of three axes takes the last two together); an array
-        of fewer than two axes is one. Not for rules that move whole matrices. Costs one more read of parameters and
-        gradients; the norms of `clip_norm` and of `opt.grad_norm` are then those it leaves.
+        of fewer than two axes is one. Costs one more read of parameters and gradients; the norms of `clip_norm` and of
+        `opt.grad_norm` are then those it leaves.
     clip_norm
         Scales all gradients down together where their Euclidean norm is larger, by clip_norm / (norm + 1e-6), as
         torch's ``clip_grad_norm_``. Measured in one more read of the gradients; `opt.grad_norm` then has the norm.

@@ -60,7 +60,7 @@ class Adafactor(Matrix, decay="decoupled", conventions=dict.fromkeys(("paper", "
         lead = tensor.array.shape[:-2] if self.convention == "torch" else ()
         return {"R": ((*lead, rows), True), "C": ((*lead, cols), True)}
 
-    def _flags(self) -> dict[str, bool]:
+    def _flags(self) -> dict[str, Any]:
         return {"added": self.convention != "torch", "capped": self.convention != "optax",
                 "scaled": self.scale_parameter}
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from .._core.dispatch import door
 from .._core.matrix import Director
-from .._core.tensors import Array, Tensor, per_tensor
+from .._core.tensors import Tensor, per_tensor
 from .base import Group, Optimizer
 from .declaration import Hyper, one_of
 
@@ -80,11 +80,11 @@ class Matrix(Optimizer, family=True):
     def _begin(self, tensor: Tensor, route: str) -> None:
         """Fill what does not begin at zero."""
 
-    def _flags(self) -> dict[str, bool]:
+    def _flags(self) -> dict[str, Any]:
         return {}
 
-    def _update(self, i: int, g: Array, hyper: dict[str, float], t: int) -> tuple[Array, float]:
-        """The update of tensor `i` by gradient `g` at its step t = 1, 2, ..., and a factor of the learning rate."""
+    def _update(self, *given: Any) -> Any:
+        """What the director calls for routes "call" and "muon"; see there."""
         raise NotImplementedError
 
 
@@ -122,6 +122,7 @@ class WithFallback(Matrix, family=True):
     """A rule for matrices alone: of two axes or more, the first by the others. AdamW moves what is none."""
 
     fallback: Any = one_of("adamw", None, check=refuse_other_names)
+    route: ClassVar[str] = "call"
 
     def _routed(self, tensors: list[Tensor]) -> list[str]:
         who = type(self).__name__
@@ -132,7 +133,7 @@ class WithFallback(Matrix, family=True):
             if tensor.array.ndim < 2 and self.fallback is None:
                 raise ValueError(f"{who}: {tensor.name!r} has shape {tensor.array.shape}, and this moves matrices; "
                                  f"leave fallback='adamw' for AdamW to move it")
-            routes.append("adamw" if falls or tensor.array.ndim < 2 else "call")
+            routes.append("adamw" if falls or tensor.array.ndim < 2 else self.route)
         return routes
 
     def _slots(self, tensor: Tensor, route: str) -> Slots:

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import sqrt
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -44,27 +44,29 @@ def count_of_steps(steps: Any) -> int:
     return steps
 
 
-def orthogonalized(x: Array, coefficients: Sequence[tuple[float, float, float]], steps: int) -> Array:
-    """What `steps` of the iteration make of x, whose singular values are at most 1: they come near 1."""
+def orthogonalized(x: Array, turns: Sequence[tuple[float, float, float]], out: Array | None = None) -> Array:
+    """What the iteration makes of x, whose singular values are at most 1: they come near 1. It may use x up."""
+    out = np.empty_like(x) if out is None else out
     if x.shape[0] > x.shape[1]:
-        return orthogonalized(x.T, coefficients, steps).T
-    turns = [coefficients[min(k, len(coefficients) - 1)] for k in range(steps)]
+        return orthogonalized(x.T, turns, out.T).T
     wide = x.shape[1] >= WIDE * x.shape[0]
     diagonal = slice(None, None, x.shape[0] + 1)
     gram = x @ x.T                                      # (NumPy sees a matrix by its transpose: half the work)
     through: Array | None = None
     for k, (a, b, c) in enumerate(turns):
+        last = k + 1 == len(turns)
         step = gram @ gram.T
         step *= x.dtype.type(c)
         step += gram * x.dtype.type(b)
         step.reshape(-1)[diagonal] += x.dtype.type(a)
         if wide:               # all factors are polynomials of one symmetric matrix, and change places
             through = step if through is None else through @ step
-            gram = gram if k + 1 == steps else gram @ (step @ step.T)
+            gram = gram if last else gram @ (step @ step.T)
         else:
-            x = step @ x
-            gram = gram if k + 1 == steps else x @ x.T
-    return x if through is None else through @ x
+            np.matmul(step, x, out=out)
+            x, out = out, x
+            gram = gram if last else x @ x.T
+    return x if through is None else np.matmul(through, x, out=out)
 
 
 class Muon(WithFallback, decay="decoupled", conventions=dict.fromkeys(("torch", "optax"), "Muon")):
@@ -88,11 +90,15 @@ class Muon(WithFallback, decay="decoupled", conventions=dict.fromkeys(("torch", 
     the learning rate; so is what ``fallback={"embedding": True}`` names. ``fallback=None`` refuses what is no matrix.
     A tensor of more than two axes is one matrix, the first axis by all others.
 
-    The iteration runs in the precision of the rule, in NumPy's BLAS, whose bits may depend on its threads and CPU;
-    nothing else does. As ``torch.optim.Muon`` with ``adjust="original"``, which iterates in bfloat16, moves matrices
-    alone and whose weight_decay is 0.1; as Keras', whose momentum is not averaged (which the norm cancels).
-    ``convention="optax"``: as ``optax.contrib.muon`` of the transposed matrix, which corrects m and u for their start
-    and adds :math:`\epsilon_n` to the norm.
+    The iteration runs in the precision of the rule. Matrices of up to about 64 x 64 are evened out by fastlr itself,
+    many at a time and with the same bits everywhere; larger ones by NumPy's BLAS, whose bits may depend on its threads
+    and CPU. So that a step that fails (no memory, an interrupt) changes nothing, the updates of all larger matrices are
+    held until the last is made: as much memory as their `m`.
+
+    As ``torch.optim.Muon`` with ``adjust="original"``, which iterates in bfloat16, moves matrices alone and whose
+    weight_decay is 0.1; as Keras', whose momentum is not averaged (which the norm cancels). ``convention="optax"``: as
+    ``optax.contrib.muon`` of the transposed matrix, which corrects m and u for their start and adds
+    :math:`\epsilon_n` to the norm.
 
     >>> import numpy as np, fastlr
     >>> p = np.zeros((2, 2))
@@ -113,34 +119,22 @@ class Muon(WithFallback, decay="decoupled", conventions=dict.fromkeys(("torch", 
     steps: int = one_of(5, check=count_of_steps)
     adjust: str = one_of("match_rms_adamw", "original", "spectral", "none")
     nesterov: bool = one_of(True, False)
+    route: ClassVar[str] = "muon"
 
     def _matrix_slots(self, tensor: Tensor) -> Slots:
         return {"m": (tensor.array.shape, False)}
 
-    def _update(self, i: int, g: Array, hyper: dict[str, float], t: int) -> tuple[Array, float]:
-        real = g.dtype.type
-        beta = hyper["momentum"]
-        m = self._tensors[i].matrices["m"].reshape(g.shape)
-        u = g * real(1 - beta)
-        m *= real(beta)
-        m += u
-        if self.convention == "optax":
-            if self.nesterov:
-                u /= real(1 - beta**t)
-                u += m * real(beta / (1 - beta ** (t + 1)))
-            else:
-                u = m / real(1 - beta**t)
-            norm = float(np.linalg.norm(u)) + hyper["norm_eps"]
-        else:
-            if self.nesterov:
-                u += m * real(beta)
-            else:
-                np.copyto(u, m)
-            norm = max(float(np.linalg.norm(u)), hyper["norm_eps"])
-        u /= real(norm)
-        chosen = self.coefficients
-        return orthogonalized(u, COEFFICIENTS[chosen] if isinstance(chosen, str) else chosen, self.steps), \
-            adjusted(self.adjust, *g.shape)
+    def _flags(self) -> dict[str, Any]:
+        chosen = COEFFICIENTS[self.coefficients] if isinstance(self.coefficients, str) else self.coefficients
+        self._turns = [chosen[min(k, len(chosen) - 1)] for k in range(self.steps)]
+        return {"nesterov": self.nesterov, "debiased": self.convention == "optax", "turns": self._turns,
+                "adjust": [adjusted(self.adjust, *tensor.sheet[1:]) if route == "muon" and tensor.array.size else 1.0
+                           for tensor, route in zip(self._tensors, self._routes, strict=True)]}
+
+    def _update(self, u: Array, into: Array) -> None:
+        made = orthogonalized(u, self._turns, into)
+        if not np.may_share_memory(made, into):
+            np.copyto(into, made)
 
 
 def adjusted(how: str, rows: int, cols: int) -> float:
@@ -173,7 +167,9 @@ class Shampoo(WithFallback, decay="coupled"):
     Keras have none.
 
     What is no matrix is moved by AdamW, as in Muon, with `beta1`, `beta2`, `eps`. Products and roots are NumPy's BLAS
-    and LAPACK, whose bits may depend on their threads and CPU.
+    and LAPACK, whose bits may depend on their threads and CPU. So that a step that fails (a decomposition that does not
+    converge, an interrupt) changes nothing, what it makes is held until all is made: for its time, as much memory again
+    as state and matrices.
 
     >>> import numpy as np, fastlr
     >>> p = np.zeros((2, 2))
@@ -196,20 +192,20 @@ class Shampoo(WithFallback, decay="coupled"):
         return {slot: ((n, n), False) for slot, n in (("L", rows), ("R", cols), ("PL", rows), ("PR", cols))
                 if n <= self.largest}
 
-    def _update(self, i: int, g: Array, hyper: dict[str, float], t: int) -> tuple[Array, float]:
-        memory = self._tensors[i].matrices
+    def _update(self, i: int, g: Array, hyper: dict[str, float], t: int) -> tuple[Array, float, dict[str, Array]]:
+        memory, new = self._tensors[i].matrices, dict[str, Array]()
         power = -0.25 if "L" in memory and "R" in memory else -0.5
-        update = g
-        for statistic, root, product in (("L", "PL", g @ g.T), ("R", "PR", g.T @ g)):
+        for statistic, root, factor in (("L", "PL", g), ("R", "PR", g.T)):
             if statistic in memory:
-                memory[statistic] += product
+                new[statistic] = memory[statistic] + factor @ factor.T
                 if (t - 1) % self.every == 0:
-                    memory[root][...] = root_of(memory[statistic], hyper["matrix_eps"], power)
+                    new[root] = root_of(new[statistic], hyper["matrix_eps"], power)
+        update = g
         if "L" in memory:
-            update = memory["PL"] @ update
+            update = new.get("PL", memory["PL"]) @ update
         if "R" in memory:
-            update = update @ memory["PR"]
-        return update, 1.0
+            update = update @ new.get("PR", memory["PR"])
+        return update, 1.0, new
 
 
 class SOAP(WithFallback, decay="decoupled"):
@@ -231,7 +227,7 @@ class SOAP(WithFallback, decay="decoupled"):
     Keras have none.
 
     What is no matrix is moved by AdamW, as in Muon. Products and decompositions are NumPy's BLAS and LAPACK, whose bits
-    may depend on their threads and CPU.
+    may depend on their threads and CPU. What a step makes is held until all is made, as in Shampoo.
 
     >>> import numpy as np, fastlr
     >>> p = np.zeros((2, 2))
@@ -259,34 +255,34 @@ class SOAP(WithFallback, decay="decoupled"):
                           if n <= self.largest}
         return {"m": (tensor.array.shape, False), "v": (tensor.array.shape, False), **squares}
 
-    def _update(self, i: int, g: Array, hyper: dict[str, float], t: int) -> tuple[Array, float]:
-        memory, real = self._tensors[i].matrices, g.dtype.type
-        m, v = memory["m"].reshape(g.shape), memory["v"].reshape(g.shape)
+    def _update(self, i: int, g: Array, hyper: dict[str, float], t: int) -> tuple[Array, float, dict[str, Array]]:
+        memory, real, new = self._tensors[i].matrices, g.dtype.type, dict[str, Array]()
         update, factor = np.zeros_like(g), 1.0
-        beta1, beta2 = hyper["beta1"], hyper["beta2"]
+        beta1, beta2, beta = hyper["beta1"], hyper["beta2"], hyper["shampoo_beta"]
+        v = memory["v"].reshape(g.shape)
         if t > 1:
-            m *= real(beta1)
+            m = memory["m"].reshape(g.shape) * real(beta1)
             m += g * real(1 - beta1)
-            v *= real(beta2)
+            v = v * real(beta2)
             v += turned(g, memory) ** 2 * real(1 - beta2)
+            new |= {"m": m, "v": v}
             factor = sqrt(1 - beta2 ** (t - 1)) / (1 - beta1 ** (t - 1))
             update = turned(turned(m, memory) / (np.sqrt(v) + real(hyper["eps"])), memory, back=True)
-        beta = hyper["shampoo_beta"]
-        for axis, (side, basis, product) in enumerate((("L", "QL", g @ g.T), ("R", "QR", g.T @ g))):
+        for axis, (side, basis, rows) in enumerate((("L", "QL", g), ("R", "QR", g.T))):
             if side not in memory:
                 continue
-            memory[side] *= real(beta)
-            memory[side] += product * real(1 - beta)
-            if not np.isfinite(memory[side]).all():
-                memory[basis].fill(np.nan)
+            new[side] = mean = memory[side] * real(beta)
+            mean += rows @ rows.T * real(1 - beta)
+            if not np.isfinite(mean).all():
+                new[basis] = np.full_like(mean, np.nan)
             elif t == 1:
-                memory[basis][...] = np.linalg.eigh(memory[side])[1][:, ::-1]
+                new[basis] = np.linalg.eigh(mean)[1][:, ::-1]
             elif (t - 1) % self.every == 0:
-                towards = memory[side] @ memory[basis]
+                towards = mean @ memory[basis]
                 order = np.argsort(-(memory[basis] * towards).sum(axis=0), kind="stable")
-                v[...] = np.take(v, order, axis=axis)
-                memory[basis][...] = np.linalg.qr(towards[:, order])[0]
-        return update, factor
+                new["v"] = v = np.take(v, order, axis=axis)
+                new[basis] = np.linalg.qr(towards[:, order])[0]
+        return update, factor, new
 
 
 def turned(x: Array, memory: dict[str, Array], back: bool = False) -> Array:
