@@ -24,7 +24,7 @@ Batch = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]
 
 #: ours: (torch's, whether there is a bar)
 PEERS = {"Adam": ("SparseAdam", True), "AdaGrad": ("Adagrad", True), "SGD": ("SGD", False), "RMSprop": (None, False),
-         "Momentum": (None, False)}
+         "Momentum": (None, False), "RowwiseAdaGrad": ("Adagrad", False)}
 
 
 def batches(length: int, skewed: bool) -> list[Batch]:

@@ -23,15 +23,17 @@ else:
     torch.set_num_threads(1)           # its tensors here are tiny, and its threads spin
 
 
-# `import timm` brings all its models and with them torchvision; its schedulers and optimizers need torch alone: packages
-# without their __init__.py are enough (installed with `pip install --no-deps timm`).
-found = find_spec("timm")
-if found and find_spec("torchvision") is None:
-    for name in ("timm", "timm.optim", "timm.utils"):
-        package = ModuleType(name)
-        package.__path__ = [path + name[4:].replace(".", "/") for path in found.submodule_search_locations]
-        package.__spec__ = ModuleSpec(name, None, is_package=True)
-        sys.modules.setdefault(name, package)
+# `import timm` brings all its models and with them torchvision, `import torchrec` FBGEMM for one CUDA; their schedulers and
+# optimizers need torch alone: packages without their __init__.py are enough (installed with `pip install --no-deps`).
+for package, needs, names in (("timm", "torchvision", ("timm", "timm.optim", "timm.utils")),
+                              ("torchrec", "fbgemm_gpu", ("torchrec", "torchrec.optim"))):
+    found = find_spec(package)
+    if found and find_spec(needs) is None:
+        for name in names:
+            bare = ModuleType(name)
+            bare.__path__ = [path + name[len(package):].replace(".", "/") for path in found.submodule_search_locations]
+            bare.__spec__ = ModuleSpec(name, None, is_package=True)
+            sys.modules.setdefault(name, bare)
 
 
 @pytest.fixture(autouse=True)

@@ -93,6 +93,10 @@ def AdamP(w, g, t, s, *, lr, beta1, beta2, eps, delta, wd_ratio, nesterov=False,
     u = m / (1 - beta1**t) / (np.sqrt(s["v"] / (1 - beta2**t)) + eps)
     q, ratio = projected(w, g, u, delta, wd_ratio, eps)
     return (1 - shrink * ratio) * w - lr * q
+def RowwiseAdaGrad(x, g, t, s, *, lr, lr_decay, eps):
+    rows = g.reshape(g.shape[0] if g.ndim else 1, -1)
+    s["s"] = s.get("s", 0) + (rows**2).mean(axis=1)
+    return x - lr / (1 + (t - 1) * lr_decay) * (rows / (np.sqrt(s["s"]) + eps)[:, None]).reshape(x.shape)
 
 
 def AdamW(w, g, t, s, *, lr, beta1, beta2, eps):

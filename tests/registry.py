@@ -20,6 +20,8 @@ RULES = [cls for cls in OPTIMIZERS if cls.kind != "matrix"]
 BITWISE = [cls for cls in OPTIMIZERS if not issubclass(cls, WithFallback)]
 # Rules whose step takes an element's gradient alone, so that each element may have a learning rate of its own.
 UNPLACED = [cls for cls in RULES if not cls.placed]
+# Those that move some rows of a table alone.
+BY_ROWS = [*UNPLACED, fastlr.RowwiseAdaGrad]
 ELEMENTWISE = [cls for cls in RULES if not (cls.reduces or cls.shared)]
 # Rules in which no tensor knows of the others.
 SEPARATE = [cls for cls in OPTIMIZERS if not cls.shared]
@@ -46,6 +48,7 @@ every_optimizer = pytest.mark.parametrize("cls", OPTIMIZERS, ids=lambda cls: cls
 every_elementwise = pytest.mark.parametrize("cls", ELEMENTWISE, ids=lambda cls: cls.__name__)
 every_separate = pytest.mark.parametrize("cls", SEPARATE, ids=lambda cls: cls.__name__)
 every_unplaced = pytest.mark.parametrize("cls", UNPLACED, ids=lambda cls: cls.__name__)
+every_by_rows = pytest.mark.parametrize("cls", BY_ROWS, ids=lambda cls: cls.__name__)
 every_bitwise = pytest.mark.parametrize("cls", BITWISE, ids=lambda cls: cls.__name__)
 every_matrix = pytest.mark.parametrize("cls", MATRIX, ids=lambda cls: cls.__name__)
 every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.__name__)

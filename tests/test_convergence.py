@@ -21,7 +21,7 @@ RATES = {
     "RAdamW": SIZED,
     "AdaBound": {"scaled quadratic": 1e-5, "rosenbrock": 1e-5, "breast cancer": 0.01},     # (in the end 100 times that)
     "DAdaptLion": {"scaled quadratic": 0.1, "rosenbrock": 0.1, "breast cancer": 1.0},      # (steps of one size to the end)
-    "AdaGrad": 1.0, "FTRL": 1.0, "Adafactor": 1.0, "LARS": 1.0,
+    "AdaGrad": 1.0, "RowwiseAdaGrad": 1.0, "FTRL": 1.0, "Adafactor": 1.0, "LARS": 1.0,
     "Adam": 0.1, "AdamW": 0.1, "AMSGrad": 0.1, "AdaMax": 0.1, "LaProp": 0.1, "QHAdam": 0.1, "AdamP": 0.1, "Adan": 0.1,
     "Grams": 0.1, "DiffGrad": 0.1, "ADOPT": 0.1, "AdEMAMix": 0.1, "ScheduleFreeAdamW": 0.1, "ScheduleFreeRAdam": 0.1,
     "LAMB": 0.1, "CautiousAdamW": 0.1, "StableAdamW": 0.1, "Fromage": 0.1, "Shampoo": 0.1, "CAME": 0.1, "AdamMini": 0.1,

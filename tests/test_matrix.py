@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 import reference_matrix as reference
-from registry import BITWISE, MATRIX, arrays, bits, every_matrix, full, other_value, snapshot
+from registry import BITWISE, BY_ROWS, MATRIX, arrays, bits, every_matrix, full, other_value, snapshot
 
 import fastlr
 from fastlr._core.cpu import supports
@@ -488,10 +488,30 @@ def test_sm3_keeps_no_mean_it_was_not_made_for():
     assert opt.momentum == 0
 
 
-@every_matrix
+@pytest.mark.parametrize("cls", [cls for cls in MATRIX if cls not in BY_ROWS], ids=lambda cls: cls.__name__)
 def test_rows_alone_are_refused(cls):
     with pytest.raises(TypeError, match=f"{cls.__name__}: step_rows is for elementwise rules"):
         cls({"w": np.zeros((4, 3))}).step_rows("w", np.array([1]), np.ones((1, 3)))
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (4, 1), (3, 4), (2, 3, 4)], ids=str)
+def test_a_row_of_adagrad_is_an_index_of_the_first_axis(shape):
+    p, *grads = arrays(np.float64, [shape] * 4)
+    p = np.array(p)
+    want, memory = p.copy(), {"s": 0.25}
+    opt = fastlr.RowwiseAdaGrad([p], lr=0.1, initial_accumulator_value=0.25)
+    assert opt.state["0"]["s"].shape == (shape[:1] or (1,))
+    for t, g in enumerate(grads, 1):
+        opt.step([np.array(g)])
+        want = reference.RowwiseAdaGrad(want, np.array(g), t, memory, lr=0.1, lr_decay=0.0, eps=1e-10)
+    assert apart(p, want) < 1e-14
+    np.testing.assert_allclose(opt.state["0"]["s"], memory["s"], rtol=1e-14)
+    if shape in ((3,), (4, 1)):                    # (rows of one element: AdaGrad)
+        q = arrays(np.float64, [shape])[0]
+        plain = fastlr.AdaGrad([q], lr=0.1, initial_accumulator_value=0.25)
+        for g in grads:
+            plain.step([g])
+        assert apart(p, q) < 1e-14
 
 
 def test_blocks_of_adam_mini():
@@ -678,6 +698,8 @@ def test_a_factored_state_takes_rows_and_columns_only():
         assert sum(array.size for array in opt.state["0"].values()) == most
     opt = fastlr.AdamMini([np.zeros(shape, np.float32)])
     assert opt.state["0"]["v"].size == 1000
+    opt = fastlr.RowwiseAdaGrad([np.zeros(shape, np.float32)])
+    assert [slot.nbytes for slot in opt.state["0"].values()] == [4 * 1000]
 
 
 def test_the_machine_epsilon_is_that_of_each_tensor():
@@ -735,7 +757,8 @@ def test_a_badly_scaled_quadratic(cls):
     rng = np.random.default_rng(0)
     curvature = np.outer(np.logspace(-1, 1, 8), np.logspace(-1, 1, 6))
     w = rng.normal(size=(8, 6))
-    lr = {"Adafactor": 0.05, "CAME": 0.01, "SM3": 0.3, "Shampoo": 1.0, "SGDP": 0.02}.get(cls.__name__, 0.03)
+    lr = {"Adafactor": 0.05, "CAME": 0.01, "SM3": 0.3, "RowwiseAdaGrad": 1.0, "Shampoo": 1.0,
+          "SGDP": 0.02}.get(cls.__name__, 0.03)
     opt = cls([w], lr=fastlr.schedules.linear(lr, steps=1500), weight_decay=0.0)
     first = 0.5 * (curvature * (w - 1) ** 2).sum()     # (a minimum that is not 0: Adafactor's steps are relative to w)
     for _ in range(1500):
@@ -748,7 +771,7 @@ def test_rosenbrocks_valley(cls):
     """Rosenbrock's function of each pair of a matrix' columns; its minimum is 1 everywhere."""
     w = np.tile([-1.2, 1.0], (3, 2))
     lr = {"Adafactor": 0.02, "CAME": 0.002, "SGDP": 2e-4}.get(cls.__name__, 0.02)
-    lr = {"SM3": 2.0, "Shampoo": 1.0}.get(cls.__name__, fastlr.schedules.linear(lr, steps=4000))
+    lr = {"SM3": 2.0, "RowwiseAdaGrad": 0.5, "Shampoo": 1.0}.get(cls.__name__, fastlr.schedules.linear(lr, steps=4000))
     opt = cls([w], lr=lr, weight_decay=0.0)
     for _ in range(4000):
         x, y = w[:, ::2], w[:, 1::2]

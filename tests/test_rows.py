@@ -5,7 +5,18 @@ import ml_dtypes
 import numpy as np
 import pytest
 import reference
-from registry import BEGINS, arrays, bits, every_dtype, every_unplaced, everything_changed, full, snapshot
+import reference_matrix
+from registry import (
+    BEGINS,
+    arrays,
+    bits,
+    every_by_rows,
+    every_dtype,
+    every_unplaced,
+    everything_changed,
+    full,
+    snapshot,
+)
 
 import fastlr
 from fastlr import schedules
@@ -38,7 +49,7 @@ def summed(rows, grads):
 
 # What moves
 
-@every_unplaced
+@every_by_rows
 @every_dtype
 @pytest.mark.parametrize("width", [(), (1,), (5,), (4, 3), (300,), (2, 280)])
 def test_all_rows_in_any_order_are_a_step(cls, dtype, width):
@@ -84,6 +95,24 @@ def test_touched_rows_move_lazily_by_the_sum_of_their_gradients(cls):
     assert opt.t == 3
 
 
+@pytest.mark.parametrize("shape", [(ROWS,), (ROWS, 1), (ROWS, WIDTH), (ROWS, 3, 301)], ids=str)
+def test_a_sum_for_each_row_grows_where_it_is_touched(shape):
+    table, = arrays(np.float64, [shape])
+    want, sums = table.copy(), np.full(ROWS, 0.125)
+    opt = fastlr.RowwiseAdaGrad({"table": table}, lr=0.1, lr_decay=0.5, eps=0.03, initial_accumulator_value=0.125)
+    for t, (rows, grads) in enumerate(batches(given=30, shape=shape[1:]), 1):
+        opt.step_rows("table", rows, grads)
+        touched, g = summed(rows, grads)
+        memory = {"s": sums[touched]}
+        want[touched] = reference_matrix.RowwiseAdaGrad(want[touched], g, t, memory, lr=0.1, lr_decay=0.5, eps=0.03)
+        sums[touched] = memory["s"]
+        # (a few operations of 2**-53 each; sums of squares are of positive numbers)
+        np.testing.assert_allclose(table, want, rtol=1e-12, atol=1e-13)
+        np.testing.assert_allclose(opt.state["table"]["s"], sums, rtol=1e-13)
+        assert (opt.state["table"]["s"] == 0.125).sum() == ROWS - np.unique(np.concatenate(
+            [rows for rows, _ in batches(given=30, shape=shape[1:])[:t]])).size
+
+
 @pytest.mark.parametrize("width", [8, 301])
 def test_duplicates_are_added_in_the_order_in_which_they_come(width):
     rng = np.random.default_rng(3)
@@ -97,7 +126,7 @@ def test_duplicates_are_added_in_the_order_in_which_they_come(width):
     assert bits([tables[0]]) != bits([tables[1]])
 
 
-@every_unplaced
+@every_by_rows
 def test_the_bits_are_the_same_for_any_threads_and_layout(cls):
     shape = (30, 24)
     given = batches(np.float32, rows=600, shape=shape, given=400)
@@ -138,10 +167,10 @@ def test_many_rows_that_collide():
 # Storage
 
 @pytest.mark.parametrize("kind", [np.float16, ml_dtypes.bfloat16, np.float32])
-@pytest.mark.parametrize("state", ["float32", "float16", "bfloat16", "int8"])
+@pytest.mark.parametrize(("state", "width"), [("float32", 33), ("float16", 3), ("bfloat16", 301), ("int8", 320)])
 @pytest.mark.parametrize("rounding", ["nearest", "stochastic"])
-def test_all_rows_are_a_step_in_any_storage(kind, state, rounding):
-    table = arrays(np.float32, [(80, 320)])[0].astype(kind)
+def test_all_rows_are_a_step_in_any_storage(kind, state, width, rounding):
+    table = arrays(np.float32, [(80, width)])[0].astype(kind)
     other = table.copy()
     common = {"state_dtype": state, "rounding": rounding, "seed": 5, "ema_decay": 0.5}
     opt, dense = fastlr.AdamW({"table": table}, **common), fastlr.AdamW({"table": other}, **common)
@@ -154,14 +183,19 @@ def test_all_rows_are_a_step_in_any_storage(kind, state, rounding):
     assert bits(opt.state["table"].values()) == bits(dense.state["table"].values())
 
 
-def test_rows_of_an_odd_width_round_by_random_bits_of_their_own():
-    table = np.ones((512, 3), ml_dtypes.bfloat16)
-    fastlr.SGD({"table": table}, lr=1.0, rounding="stochastic").step_rows(
-        "table", np.arange(512), np.full((512, 3), 2.0**-10, np.float32))
-    down = table.astype(np.float32) < 1            # (a quarter of a step of 2**-8 below 1)
-    assert 0.19 < down.mean() < 0.31
-    assert abs(np.corrcoef(down[:-1, 2], down[1:, 0])[0, 1]) < 0.2
-    assert abs(np.corrcoef(down[:, 0], down[:, 2])[0, 1]) < 0.2
+@pytest.mark.parametrize("kind", [np.float16, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("decay", ["coupled", "decoupled"])
+def test_rows_with_a_sum_each_are_a_step_in_16_bits(kind, decay):
+    table = arrays(np.float32, [(80, 301)])[0].astype(kind)
+    other = table.copy()
+    common = {"rounding": "stochastic", "seed": 5, "weight_decay": 0.1, "decay": decay, "lr": 0.1}
+    opt, dense = (fastlr.RowwiseAdaGrad({"table": x}, **common) for x in (table, other))
+    for t in range(3):
+        g = arrays(np.float32, [table.shape], 10 + t)[0].astype(kind)
+        rows = np.random.default_rng(t).permutation(80)
+        opt.step_rows("table", rows, g[rows])
+        dense.step({"table": g})
+    assert bits([table, opt.state["table"]["s"]]) == bits([other, dense.state["table"]["s"]])
 
 
 def test_sums_of_16_bit_gradients_are_not_16_bit_sums():
@@ -262,6 +296,28 @@ def test_tables_alone_end_their_step_when_told():
     assert opt._plan.missed_steps() == dense._plan.missed_steps() == [0, 3, 0]
 
 
+@pytest.mark.parametrize("cls", [fastlr.Adam, fastlr.NAdam, fastlr.RowwiseAdaGrad], ids=lambda cls: cls.__name__)
+def test_who_is_how_old_in_any_order_of_steps(cls):
+    """Rows ahead of the step, gradients left out and given again: as if ages were found anew for each step."""
+    params, others = model(), model()
+    rng = np.random.default_rng(4)
+    hyper = {"lr_decay": 0.3} if "lr_decay" in cls.hypers else {}
+    opt, anew = cls(params, 0.1, **hyper), cls(others, 0.1, **hyper)
+    for _ in range(60):
+        for name in ("a", "b"):
+            for _ in range(rng.integers(0, 3)):
+                g = rng.normal(size=(1, *params[name].shape[1:]))
+                row = [int(rng.integers(0, len(params[name])))]
+                opt.step_rows(name, row, g)
+                anew.step_rows(name, row, g)
+        grads = {name: rng.normal(size=p.shape) if rng.random() < 0.5 else None for name, p in params.items()}
+        anew._plan.set_clock(anew.t, anew._plan.missed_steps())
+        opt.step(grads)
+        anew.step(grads)
+        assert bits(params.values()) == bits(others.values())
+        assert opt._plan.missed_steps() == anew._plan.missed_steps()
+
+
 def test_an_update_of_no_row_is_an_update():
     table, other = np.ones((4, 2)), np.ones((4, 2))
     opt, dense = fastlr.Adam({"table": table}, 0.1), fastlr.Adam({"table": other}, 0.1)
@@ -274,7 +330,7 @@ def test_an_update_of_no_row_is_an_update():
     assert bits([table[[0, 2, 3]]]) == bits([np.ones((3, 2))])
 
 
-@every_unplaced
+@every_by_rows
 @pytest.mark.parametrize("within", [False, True], ids=["between steps", "within a step"])
 @pytest.mark.parametrize("how", ["state_dict", "file"])
 def test_resuming_is_exact(cls, within, how, tmp_path):

@@ -9,7 +9,7 @@ from .arrays import normal
 class Rows:
     """10,000 rows of a 1,000,000 x 64 float32 table, on one thread."""
 
-    params = (["SGD", "AdaGrad", "Adam"], ["uniform", "skewed"])
+    params = (["SGD", "AdaGrad", "Adam", "RowwiseAdaGrad"], ["uniform", "skewed"])
     param_names = ("optimizer", "indices")
     timeout = 120
 

@@ -1,6 +1,7 @@
 # cython: language_level=3
 from libc.stdint cimport int64_t
-from fastlr._kernels.sweep cimport Job, Run
+from fastlr._kernels.rows cimport Rows
+from fastlr._kernels.sweep cimport Instant, Job, Run
 
 cdef struct Sheet
 
@@ -32,5 +33,6 @@ cdef class Director:
     cdef int move(self, Job* job, Run run_chunk, const double* values, int width, const int64_t* missed,
                   int64_t t) except -1
     cdef object evened(self, void* context, Sheet* s)
+    cdef int aim_rows(self, Py_ssize_t i, Rows* job, Instant* now, const double* values, int64_t t) except -1
     cdef object called(self, void* context, Py_ssize_t i, const double* values, int width)
     cdef int taken(self, Sheet* s, object made, Job* job, Run run_chunk) except -1

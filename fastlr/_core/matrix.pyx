@@ -18,9 +18,10 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 from fastlr._kernels.patch cimport (
     ADAM, ALIGNED, ALIGN_ADAM, ALIGN_SGD, CLIPPED, CONFIDENCE, CONFIDENT, CONFIDENT_ROOTED, COVERED, EVENED, FACTORED,
-    GATHER, GATHER_P, LEAN, MINI, MOVED, PROJECTED_ADAM, PROJECTED_SGD, ROOTED, SCALED, SECOND, SQUARES, TALL, WEIGH_P,
-    Acts, Patch, Task, is_few,
+    GATHER, GATHER_P, LEAN, MINI, MOVED, PROJECTED_ADAM, PROJECTED_SGD, ROOTED, ROWWISE, SCALED, SECOND, SQUARES, TALL,
+    WEIGH_P, Acts, Patch, Task, is_few,
 )
+from fastlr._kernels.rows cimport Rows
 from fastlr._kernels.sweep cimport FLOAT32, FLOAT64, Gradient, Instant, Job, Piece, Run, Span
 from fastlr._core cimport pool
 from fastlr._core.arrays cimport Seen, look
@@ -39,17 +40,18 @@ cdef enum:
 
 cdef enum Route:
     ADAFACTOR, ADAFACTOR_VECTOR, CAME, CAME_VECTOR, SM3,       # (these sum by column, too)
-    ADAM_MINI, ADAMW, ADAMP, SGDP, MUON, CALL
+    ADAM_MINI, BY_ROW, ADAMW, ADAMP, SGDP, MUON, CALL
 
 ROUTES = {"adafactor": ADAFACTOR, "adafactor_vector": ADAFACTOR_VECTOR, "came": CAME, "came_vector": CAME_VECTOR,
-          "sm3": SM3, "adammini": ADAM_MINI, "adamw": ADAMW, "adamp": ADAMP, "sgdp": SGDP, "muon": MUON, "call": CALL}
+          "sm3": SM3, "adammini": ADAM_MINI, "by_row": BY_ROW, "adamw": ADAMW, "adamp": ADAMP, "sgdp": SGDP,
+          "muon": MUON, "call": CALL}
 
 cdef enum Name:
     BETA2_DECAY, BETA1, BETA2, BETA3, EPS, EPS1, EPS2, CLIP, MOMENTUM, FALLBACK_SCALE, DAMPENING, DELTA, WD_RATIO
-    NORM_EPS, NAMES
+    LR_DECAY, NORM_EPS, NAMES
 
 NAMED = ["beta2_decay", "beta1", "beta2", "beta3", "eps", "eps1", "eps2", "clip", "momentum", "fallback_scale",
-         "dampening", "delta", "wd_ratio", "norm_eps"]
+         "dampening", "delta", "wd_ratio", "lr_decay", "norm_eps"]
 
 cdef struct Sheet:
     # One tensor as matrices.
@@ -347,6 +349,9 @@ cdef void prime(const Context* x, Sheet* s) noexcept nogil:
             patch.share_m *= debias(patch.beta, s.t + x.nesterov)
             patch.share_g *= debias(patch.beta, s.t)
         s.instant.now.lr = s.given.now.lr * s.adjust
+    elif s.route == BY_ROW:
+        patch.eps = hyper(x, s, EPS)
+        s.instant.now.lr /= 1 + <double>(s.t - 1) * hyper(x, s, LR_DECAY)
     else:
         patch.beta, patch.keep, patch.add = hyper(x, s, BETA1), hyper(x, s, BETA2), 1 - hyper(x, s, BETA2)
         patch.eps = hyper(x, s, EPS)
@@ -516,6 +521,9 @@ cdef class Director:
         s.piece_cols = max(s.piece_cols, 1)
         s.pieces = max((s.cols + s.piece_cols - 1) // s.piece_cols, 1)
         s.block_rows = max(CHUNK // s.piece_cols, 16, (s.rows + TALL - 1) // TALL)
+        if route == BY_ROW:                        # (whole rows, in order)
+            s.piece_cols, s.pieces = max(s.cols, 1), 1
+            s.block_rows = max(CHUNK // s.piece_cols, 1)
         s.blocks = max((s.rows + s.block_rows - 1) // s.block_rows, 1)
         s.units, s.terms = s.batch * s.blocks * s.pieces, 1
         s.sums = <double*><size_t>self.room(2 * s.units, 8)
@@ -560,6 +568,9 @@ cdef class Director:
                 s.task[0], s.task[1] = ALIGN_SGD, PROJECTED_SGD
         elif route == MUON:
             s.task, s.phases = [LEAN, EVENED if s.small else SCALED, MOVED, MOVED], 3
+        elif route == BY_ROW:
+            s.r = <char*>self.held(tensor, "s")
+            s.task, s.phases = [ROWWISE, ADAM, ADAM, ADAM], 1
         else:
             s.task, s.phases = [ADAM, ADAM, ADAM, ADAM], 1
         s.weighs_p = self.scaled and (route == ADAFACTOR or route == ADAFACTOR_VECTOR)
@@ -674,6 +685,12 @@ cdef class Director:
         s.v = into
         self.call(u, out)
         return None
+
+    cdef int aim_rows(self, Py_ssize_t i, Rows* job, Instant* now, const double* values, int64_t t) except -1:
+        """What a step over rows of tensor i needs beside gradients, at its update t."""
+        job.totals, job.eps = self.sheets[i].r, values[self.at[<int>EPS]]
+        now.now.lr /= 1 + <double>(t - 1) * values[self.at[<int>LR_DECAY]]
+        return 0
 
     cdef object called(self, void* context, Py_ssize_t i, const double* values, int width):
         """The update of one tensor, made elsewhere, and what is to be remembered: addresses, and who owns them."""

@@ -18,7 +18,7 @@ from libc.math cimport INFINITY, NAN, sqrt
 from libc.string cimport memcmp, memcpy, memset
 from fastlr._kernels.sweep cimport (
     BFLOAT16, FLOAT16, FLOAT32, FLOAT64, GROUP, MOST_DIMENSIONS, MOST_FIELDS, MOST_SLOTS, MOST_SUMS, Gradient, Instant,
-    Job, Opened, Piece, Run, Share, Span, Storage, Sum, TILE, Units, Walk,
+    Job, Opened, Piece, Run, Share, Span, Storage, Sum, TILE, Units, Walk, left_of,
 )
 from fastlr._kernels.rows cimport Rows, Stream
 from fastlr._core cimport pool
@@ -116,13 +116,15 @@ cdef class Plan:
     cdef Share* shares
     cdef double* left                  # of each unit's gradient
     cdef double* zeros                 # per tensor: 0, or NaN if its gradient is not finite
+    cdef double* unit_squares          # per tensor: what they leave of its squares
     cdef Py_ssize_t unit_items
+    cdef bint units_alone              # whether no other stage needs to know what they leave
     cdef double clip_norm, clip_tensor_norm, clip_zscore, clip_zscore_alpha, clip_adaptive, clip_adaptive_eps
     cdef int64_t clip_zscore_warmup
     cdef str nonfinite
     cdef bint measures, stochastic
     cdef uint64_t seed
-    cdef bint stale, stepping, evaluating
+    cdef bint stale, aged, stepping, evaluating    # aged: since the sorting, some tensor's missed steps changed
     cdef dict sources                  # (group, index) -> schedule or callable
     cdef list held                     # this step's gradients
     cdef list bound_arrays
@@ -170,6 +172,9 @@ cdef class Plan:
         self.mark_extents()
         self.cut()
         self.zeros = <double*>self.block(self.count, sizeof(double))
+        self.units_alone = min(self.clip_norm, self.clip_tensor_norm, self.clip_zscore) == INFINITY \
+            and self.nonfinite == "propagate" and not self.rule.sums and director is None
+        self.unit_squares = <double*>self.block(self.count, sizeof(double))
         if self.clip_adaptive < INFINITY:
             cut_units(self, stages.clip_adaptive_axis)
         self.stale = True
@@ -360,8 +365,20 @@ cdef class Plan:
                 seen[key] = len(seen)
             self.kind_of[i] = seen[key]
             self.spans[i].instant = <int>i if self.each else self.kind_of[i]
-        self.kind_count, self.stale = <int>len(seen), False
+        self.kind_count, self.stale, self.aged = <int>len(seen), False, False
         return 0
+
+    cdef bint misplaced(self, const Gradient* gradients) noexcept:
+        """Whether a tensor that matters to this step is of another age than its kind's others."""
+        cdef Py_ssize_t i
+        cdef bint same = True
+        for i in range(self.count):
+            if self.missed[i] != self.kinds[self.kind_of[i]].missed:
+                if gradients[i].g != NULL or self.each:
+                    return True
+                same = False
+        self.aged = not same
+        return False
 
     cdef void fix_instants(self, double grad_scale) noexcept:
         cdef int k
@@ -608,7 +625,9 @@ cdef class Plan:
                 self.single_out(loss)
             if self.director is not None:              # (which may fail)
                 norms = self.grad_norm, self.norm_count, self.norm_mean, self.norm_variance
-            if self.measures:
+            if self.clip_adaptive < INFINITY and self.units_alone:
+                measure_units(self, &job)
+            elif self.measures:
                 if self.clip_adaptive < INFINITY:
                     self.run(self.units_chunk, &job, self.unit_items)
                 else:
@@ -632,12 +651,14 @@ cdef class Plan:
                     raise
                 if zero_grads:
                     self.zero(gradients is None)
+            if job.unit_squares != NULL:
+                self.grad_norm = norm_of_units(self)
             self.t += 1
             self.folded = 0
             for i in range(self.count):
                 if job.gradients[i].g == NULL:
                     self.missed[i] += 1
-                    self.stale = True
+                    self.aged = True
         finally:
             self.held = None
             self.end()
@@ -663,7 +684,7 @@ cdef class Plan:
                 self.evaluate()
             finally:
                 self.evaluating = False
-        if self.stale:
+        if self.stale or (self.aged and self.misplaced(job.gradients)):
             self.sort_into_kinds()
         self.fix_instants(grad_scale)
         job.spans, job.instants, job.pieces, job.edges = self.spans, self.instants, self.pieces, self.edges
@@ -671,6 +692,7 @@ cdef class Plan:
         job.gauge[0], job.gauge[1], job.terms = self.rule.gauge[0], self.rule.gauge[1], self.gauged
         job.gathers = self.rule.gathers
         job.fused = &self.rule.fused[0]
+        job.unit_squares = NULL
         job.zero_grads, job.units, job.shares = zero_grads, self.units, self.shares
         job.sums, job.stochastic = self.sums, self.stochastic
         job.key = (self.seed + 1) * <uint64_t>0x9e3779b97f4a7c15 + <uint64_t>self.t * <uint64_t>0xbf58476d1ce4e5b9

@@ -42,6 +42,8 @@ def step_rows(Plan plan, Py_ssize_t i, rows, gradient, double grad_scale, bint e
         age = plan.t - plan.missed[i]
         fix(&now, &plan.terms, plan.values + <int>tensor.group * plan.width, tensor.factor, tensor.decays, age + 1,
             grad_scale)
+        if plan.director is not None:
+            plan.director.aim_rows(i, &job, &now, plan.values + <int>tensor.group * plan.width, age + 1)
         job.row, job.begin, job.source = plan.touched.row, plan.touched.begin, plan.touched.source
         job.count, job.instant, job.shrink = plan.touched.count, &now, 1
         job.together = max(1, ROWS_CHUNK // max(1, job.width))
@@ -62,7 +64,7 @@ def step_rows(Plan plan, Py_ssize_t i, rows, gradient, double grad_scale, bint e
             plan.t += 1
             for k in range(plan.count):
                 plan.missed[k] += 1
-        plan.stale = plan.stale or not (ends_step and plan.count == 1)
+        plan.aged = True
     finally:
         free(sums)
         plan.held = None

@@ -15,7 +15,8 @@ cdef int cut_units(Plan plan, int axis) except -1:
         # (elements alone are columns of one row; a unit that is all of the tensor is a run)
         if s.run == 1 and axis == 0:
             s.units = s.size
-        items += units_of(s, NULL, 0, &shares)
+        if not in_place(plan, s):
+            items += units_of(s, NULL, 0, &shares)
     plan.units = <Units*>plan.block(items, sizeof(Units))
     plan.shares = <Share*>plan.block(shares, sizeof(Share))
     items = shares = 0
@@ -27,9 +28,14 @@ cdef int cut_units(Plan plan, int axis) except -1:
         s = &plan.spans[i]
         s.unit = plan.left + n
         n += s.units
-        items += units_of(s, plan.units + items, <int>i, &shares)
+        if not in_place(plan, s):
+            items += units_of(s, plan.units + items, <int>i, &shares)
     plan.unit_items = items
     return 0
+
+cdef inline bint in_place(Plan plan, const Span* s) noexcept:
+    """Whether a tensor's units are measured as it moves, while it is in cache: nothing else has to know of them."""
+    return plan.units_alone and s.size <= CHUNK
 
 cdef Py_ssize_t slice_of(const Span* s) noexcept:
     """How much of a unit is measured at a time: elements, or rows of a tile of columns."""
@@ -61,12 +67,14 @@ cdef inline Py_ssize_t least_size(Py_ssize_t x, Py_ssize_t y) noexcept:
 cdef int judge_units(Plan plan) except -1:
     """Fix what is left of each unit, and what that leaves of each tensor's squares (in `shrink`)."""
     cdef Py_ssize_t i, k, slices, unit, at_ = 0
-    cdef double g, p, zero, most, left
+    cdef double g, p, left
     cdef Span* s
     for i in range(plan.count):
         s = &plan.spans[i]
         s.shrink, plan.zeros[i], slices = 0, 0, 0
         if s.size == 0:
+            continue
+        if in_place(plan, s):
             continue
         k = slice_of(s)
         slices = (s.size // s.units + k - 1) // k
@@ -76,12 +84,30 @@ cdef int judge_units(Plan plan) except -1:
                 g += plan.shares[at_ + k * s.units + unit].gradient
                 p += plan.shares[at_ + k * s.units + unit].parameter
                 plan.zeros[i] += plan.shares[at_ + k * s.units + unit].zero
-            most = plan.clip_adaptive * max(sqrt(p), plan.clip_adaptive_eps)
-            left = 1 if sqrt(g) < most else most / max(sqrt(g), 1e-6)
+            left = left_of(g, p, plan.clip_adaptive, plan.clip_adaptive_eps)
             s.unit[unit] = left
             s.shrink += left * left * g
         at_ += slices * s.units
     return 0
+
+
+cdef int measure_units(Plan plan, Job* job) except -1:
+    """Clip by units where nothing else is measured; those that are in place do that when they move."""
+    cdef Py_ssize_t i
+    if plan.unit_items:
+        plan.run(plan.units_chunk, job, plan.unit_items)
+    judge_units(plan)
+    for i in range(plan.count):
+        plan.unit_squares[i], plan.spans[i].shrink = plan.spans[i].shrink, 1
+    job.unit_squares, job.unit_most, job.unit_least = plan.unit_squares, plan.clip_adaptive, plan.clip_adaptive_eps
+    return 0
+
+cdef double norm_of_units(Plan plan) noexcept:
+    cdef Py_ssize_t i
+    cdef double total = 0
+    for i in range(plan.count):
+        total += plan.unit_squares[i]
+    return sqrt(total)
 
 
 def accumulate(Plan plan, list gradients, double grad_scale, bint zero_grads, shares):

@@ -1,6 +1,8 @@
 # Sums over a tensor: of its gradient's squares (for clipping, and whether it is finite), and of the terms of a reducing
-# rule. They are the same for any cut and layout: sixteen lanes of doubles a tile, folded in one order, tiles in order,
-# pieces in order, over the elements as they stand in the array's own order. Included by every door.
+# rule. They are the same for any cut and layout: sixteen lanes of doubles, folded in one order after each tile (terms)
+# or piece (squares), pieces in order, over the elements as they stand in the array's own order. Squares of float32 are
+# exact in double, and each is rounded at most 2048 times on its way through a piece of 32768: of 40 million, their norm
+# is within 2e-13 of the true one at the worst, and usually within 1e-15. Included by every door.
 
 cdef enum:
     LANES = 16
@@ -51,12 +53,12 @@ cdef void gauge_elements(Rule h, Now now, const real* restrict p, const real* re
         totals[k] += folded(lane)
 
 cdef inline double folded(double* lane) noexcept nogil:
-    cdef Py_ssize_t i, j = LANES // 2
-    while j > 0:
-        for i in range(j):
-            lane[i] += lane[i + j]
-        j //= 2
-    return lane[0]
+    cdef int j
+    for j in range(LANES // 2):
+        lane[j] = lane[j] + lane[j + LANES // 2]
+    for j in range(LANES // 4):
+        lane[j] = lane[j] + lane[j + LANES // 4]
+    return (lane[0] + lane[2]) + (lane[1] + lane[3])
 
 
 cdef void gauge_piece(const Job* job, const Span* s, const Gradient* gradient, const Instant* now, const Piece* piece,
@@ -99,51 +101,101 @@ cdef void gauge_pieces(void* context, Py_ssize_t chunk) noexcept nogil:
 
 # Gradients alone
 
-cdef void weigh_tile(const real* restrict g, Sum* total, const Instant* now, Py_ssize_t size) noexcept nogil:
-    cdef real[TILE] x
-    cdef real[LANES] odd
-    cdef double[TILE] square
+cdef extern from *:
+    """
+    /* Sums read one stream and wait for it: asked for 64 lines ahead it comes twice as fast. */
+    #if defined(__GNUC__) || defined(__clang__)
+    #define fastlr_coming(x) __builtin_prefetch(x, 0, 3)
+    #elif defined(_M_X64)
+    #define fastlr_coming(x) _mm_prefetch((const char *)(x), _MM_HINT_T0)
+    #else
+    #define fastlr_coming(x) ((void)0)
+    #endif
+    """
+    void fastlr_coming(const void* x) noexcept nogil
+
+cdef enum:
+    COMING = 4096          # bytes
+
+cdef struct Lanes:
+    # A sum under way: squares, and what tells whether all is finite.
+    double[LANES] square
+    double[LANES] odd
+    bint single            # squares tell
+
+cdef inline void weigh_nothing(Lanes* lanes) noexcept nogil:
+    memset(lanes, 0, sizeof(Lanes))
+
+cdef inline void weigh_total(Sum* out, Lanes* lanes) noexcept nogil:
+    out.squares = folded(lanes.square)
+    out.zero = folded(lanes.odd)
+    if lanes.single:                   # (squares of float32 do not overflow: NaN comes from NaN and infinity alone)
+        out.zero = out.squares - out.squares
+
+cdef void weigh_tile(const real* restrict g, Lanes* lanes, const Instant* now, Py_ssize_t size) noexcept nogil:
+    """Add the squares of up to TILE elements as they are scaled and clipped."""
+    if real is float:
+        if now.clip == <double>INFINITY:
+            lanes.single = True
+            weigh_floats(g, lanes.square, <float>now.scale, size)
+            return
+    weigh_clipped(g, lanes.square, lanes.odd, <real>now.scale, <real>now.clip, size)
+
+cdef void weigh_floats(const float* restrict g, double* restrict into, float scale, Py_ssize_t size) noexcept nogil:
     cdef double[LANES] lane
-    cdef Py_ssize_t i, j, whole = (size + LANES - 1) // LANES * LANES
-    cdef real scale = <real>now.scale, most = <real>now.clip
-    for i in range(size):
-        x[i] = g[i] * scale
-    for i in range(size, whole):
-        x[i] = 0
+    cdef Py_ssize_t i, j, whole = size // LANES * LANES
+    cdef float x
     for j in range(LANES):
-        odd[j], lane[j] = 0, 0
-    for i in range(whole // LANES):
+        lane[j] = into[j]
+    for i in range(size // LANES):
+        fastlr_coming(<const char*>(g + i * LANES) + COMING)
         for j in range(LANES):
-            odd[j] = odd[j] + (x[i * LANES + j] - x[i * LANES + j])    # 0, or NaN from NaN and infinity
-    for i in range(whole):
-        x[i] = clipped(x[i], most)
-    for i in range(whole):
-        square[i] = <double>x[i] * <double>x[i]
-    for i in range(whole // LANES):
+            x = g[i * LANES + j] * scale
+            lane[j] = lane[j] + <double>x * <double>x
+    for j in range(LANES):
+        into[j] = lane[j]
+    for i in range(whole, size):
+        x = g[i] * scale
+        into[i - whole] = into[i - whole] + <double>x * <double>x
+
+cdef void weigh_clipped(const real* restrict g, double* restrict into, double* restrict odd, real scale, real most,
+                        Py_ssize_t size) noexcept nogil:
+    cdef double[LANES] lane
+    cdef double[LANES] strange
+    cdef Py_ssize_t i, j, whole = size // LANES * LANES
+    cdef real x
+    for j in range(LANES):
+        lane[j], strange[j] = into[j], odd[j]
+    for i in range(size // LANES):
         for j in range(LANES):
-            lane[j] = lane[j] + square[i * LANES + j]
-    j = LANES // 2
-    while j > 0:
-        for i in range(j):
-            lane[i] += lane[i + j]
-            odd[i] = odd[i] + odd[i + j]
-        j //= 2
-    total.squares += lane[0]
-    total.zero += <double>odd[0]
+            x = g[i * LANES + j] * scale
+            strange[j] = strange[j] + <double>(x - x)      # 0, or NaN from NaN and infinity
+            x = clipped(x, most)
+            lane[j] = lane[j] + <double>x * <double>x
+    for j in range(LANES):
+        into[j], odd[j] = lane[j], strange[j]
+    for i in range(whole, size):
+        x = g[i] * scale
+        odd[i - whole] = odd[i - whole] + <double>(x - x)
+        x = clipped(x, most)
+        into[i - whole] = into[i - whole] + <double>x * <double>x
 
 cdef void weigh_piece(Sum* total, const Gradient* gradient, const Instant* now, Py_ssize_t start, Py_ssize_t size,
                       real* also_typed) noexcept nogil:
     cdef uint64_t[TILE] raw
     cdef real[TILE] scratch
     cdef const real* g
+    cdef Lanes lanes
     cdef Py_ssize_t i = start, n
+    weigh_nothing(&lanes)
     while i < start + size:
         n = start + size - i
         if n > TILE:
             n = TILE
         g = fetch(scratch, raw, <char*>gradient.g, gradient.measured, NULL, gradient.stored, i, n)
-        weigh_tile(g, total, now, n)
+        weigh_tile(g, &lanes, now, n)
         i += n
+    weigh_total(total, &lanes)
 
 cdef void weigh(void* context, Py_ssize_t chunk) noexcept nogil:
     """Measure the gradients of one chunk."""

@@ -23,6 +23,7 @@ cdef enum Task:
     CONFIDENT,             # apply m * r * c
     CONFIDENT_ROOTED,      # m likewise of the update with v; apply m
     COVERED,               # SM3: apply g / sqrt(least + g * g), or a mean of it; the largest by row and column
+    ROWWISE,               # AdaGrad with a sum per row, r: r <- r + mean of squares; apply g / (sqrt(r) + eps)
     MINI,                  # m <- beta * m + (1 - beta) * g; apply m * r
     ADAM,                  # Adam's update: m, v, apply
     ALIGN_ADAM,            # m, v; sums by row of g * g, p * p, g * p and p * u, if u, Adam's update, may be projected

@@ -9,8 +9,8 @@
 from libc.math cimport INFINITY, sqrt
 from fastlr._kernels.patch cimport (
     ADAM, ALIGNED, ALIGN_ADAM, ALIGN_SGD, CLIPPED, CONFIDENCE, CONFIDENT, CONFIDENT_ROOTED, COVERED, EVENED, FACTORED,
-    FEW, GATHER, GATHER_P, LEAN, MINI, MOVED, PROJECTED_ADAM, PROJECTED_SGD, ROOTED, SCALED, SECOND, SIDE, SPREAD,
-    SQUARES, WEIGH_P, Act, Acts, Patch, padded,
+    FEW, GATHER, GATHER_P, LEAN, MINI, MOVED, PROJECTED_ADAM, PROJECTED_SGD, ROOTED, ROWWISE, SCALED, SECOND, SIDE,
+    SPREAD, SQUARES, WEIGH_P, Act, Acts, Patch, padded,
 )
 
 cdef double squared(const real* restrict x, Py_ssize_t size) noexcept nogil:
@@ -152,7 +152,8 @@ cdef void give(Patch* s, const void* u, Py_ssize_t start, Py_ssize_t n, Py_ssize
 
 cdef enum Made:
     # How the update of a row comes about.
-    BY_FACTORS, BY_ROOT, BY_MEAN, BY_ROOTED_MEAN, BY_COVER, BY_BLOCK, BY_ADAM, BY_ADAM_PROJECTED, BY_SGD_PROJECTED
+    BY_FACTORS, BY_ROOT, BY_MEAN, BY_ROOTED_MEAN, BY_COVER, BY_BLOCK, BY_ROW, BY_ADAM, BY_ADAM_PROJECTED,
+    BY_SGD_PROJECTED
 
 cdef void rooted_row(real* restrict u, const real* restrict g, const real* restrict v, real most,
                      Py_ssize_t n) noexcept nogil:
@@ -211,6 +212,33 @@ cdef void block_row(real* restrict u, const real* restrict g, real* restrict m, 
     for j in range(n):
         m[j] = beta * m[j] + rest * g[j]
         u[j] = m[j] * r
+
+cdef inline real grown(real total, double squares, double size) noexcept nogil:
+    return <real>(<double>total + squares / size)
+
+cdef inline real slowed(real total, double eps) noexcept nogil:
+    return <real>(1 / (sqrt(<double>total) + eps))
+
+cdef void slowed_row(real* u, const real* g, real rate, Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t j
+    for j in range(n):
+        u[j] = g[j] * rate
+
+cdef double squared_row(const real* g, Py_ssize_t size) noexcept nogil:
+    # (as `row_rate` meets it: tile by tile)
+    cdef double total = 0
+    cdef Py_ssize_t i = 0
+    while i < size:
+        total += squared(g + i, size - i if size - i < TILE else TILE)
+        i += TILE
+    return total
+
+cdef void slowed_rows_of_one(real* restrict u, const real* restrict g, real* restrict total, double eps,
+                             Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t j
+    for j in range(n):
+        total[j] = grown(total[j], <double>g[j] * <double>g[j], 1)
+        u[j] = g[j] * slowed(total[j], eps)
 
 cdef void adam_row(real* restrict u, const real* restrict g, real* restrict m, real* restrict v, real beta, real rest,
                    real keep, real add, real debias1, real debias2, real eps, Py_ssize_t n) noexcept nogil:
@@ -279,6 +307,10 @@ cdef void made_row(real* u, Patch* s, Made how, Py_ssize_t i, Py_ssize_t j, Py_s
         way_row(u, s, how == BY_ADAM_PROJECTED, k, n)
         if s.projects:
             tangential_row(u, <const real*>s.p + k, (<const real*>s.r)[i], n)
+    elif how == BY_ROW:
+        if j == 0:
+            (<real*>s.r)[i] = grown((<real*>s.r)[i], squared_row(g, s.cols), <double>s.cols)
+        slowed_row(u, g, slowed((<real*>s.r)[i], s.eps), n)
     else:
         adam_row(u, g, <real*>s.m + k, <real*>s.v + k, <real>s.beta, <real>(1 - s.beta), <real>s.keep, <real>s.add,
                  <real>s.debias1, <real>s.debias2, <real>s.eps, n)
@@ -328,6 +360,18 @@ cdef void act_covered(real* typed, Patch* s) noexcept nogil:
 
 cdef void act_mini(real* typed, Patch* s) noexcept nogil:
     apply(typed, s, BY_BLOCK)
+
+cdef void act_rowwise(real* typed, Patch* s) noexcept nogil:
+    cdef real[SPREAD] u
+    cdef Py_ssize_t i = 0, n
+    if s.cols > 1:
+        apply(typed, s, BY_ROW)
+        return
+    while i < s.rows:                              # (a vector: rows of one element)
+        n = s.rows - i if s.rows - i < SPREAD else SPREAD
+        slowed_rows_of_one(u, <const real*>s.g + i, <real*>s.r + i, s.eps, n)
+        give(s, u, s.start + i, n, sizeof(real))
+        i += n
 
 cdef void act_adam(real* typed, Patch* s) noexcept nogil:
     apply(typed, s, BY_ADAM)
@@ -500,6 +544,7 @@ acts.task[<int>CONFIDENCE] = [<Act>&act_confidence[float], <Act>&act_confidence[
 acts.task[<int>CONFIDENT] = [<Act>&act_confident[float], <Act>&act_confident[double]]
 acts.task[<int>CONFIDENT_ROOTED] = [<Act>&act_confident_rooted[float], <Act>&act_confident_rooted[double]]
 acts.task[<int>COVERED] = [<Act>&act_covered[float], <Act>&act_covered[double]]
+acts.task[<int>ROWWISE] = [<Act>&act_rowwise[float], <Act>&act_rowwise[double]]
 acts.task[<int>MINI] = [<Act>&act_mini[float], <Act>&act_mini[double]]
 acts.task[<int>ADAM] = [<Act>&act_adam[float], <Act>&act_adam[double]]
 acts.task[<int>ALIGN_ADAM] = [<Act>&act_align_adam[float], <Act>&act_align_adam[double]]

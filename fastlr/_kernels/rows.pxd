@@ -25,6 +25,8 @@ cdef struct Rows:
     Sum* sums                          # of each chunk, where gradients are measured
     double shrink                      # what clipping by norm leaves
     int slots, wide
+    char* totals           # a rule with a number per row: the sums of squares' means, in its precision; or NULL
+    double eps             # ... and its epsilon
     bint staged                        # whether p or a slot is stored otherwise than it is computed
     bint stochastic
     uint64_t key, salt

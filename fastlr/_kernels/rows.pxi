@@ -27,6 +27,34 @@ cdef const real* summed(real* restrict total, real* scratch, uint64_t* raw, cons
             total[i] = total[i] + more[i]
     return total
 
+cdef const real* staged_row(real* out, real* scratch, const real* p, uint64_t* raw, const Rows* job, Py_ssize_t k,
+                            Py_ssize_t start, Py_ssize_t size) noexcept nogil:
+    """A tile of the gradient of the k-th row as the rule sees it."""
+    cdef const real* g = summed(out, scratch, raw, job, k, start, size)
+    if job.instant.staged or job.shrink != 1:
+        before(out, g, p, job.instant, job.shrink, size)
+        g = out
+    return g
+
+cdef real row_rate(const Rows* job, Py_ssize_t k, real* also_typed) noexcept nogil:
+    """Add the k-th row's gradient to what is remembered of the row; what that makes of its learning rate."""
+    cdef uint64_t[TILE] raw
+    cdef real[TILE] scratch_p
+    cdef real[TILE] scratch_g
+    cdef real[TILE] more
+    cdef double squares = 0
+    cdef const real* p = NULL
+    cdef real* total = <real*>job.totals + job.row[k]
+    cdef Py_ssize_t i = 0, n
+    while i < job.width:
+        n = job.width - i if job.width - i < TILE else TILE
+        if job.instant.couple != 0:
+            p = fetch_row(scratch_p, raw, &job.p, job.row[k], NULL, i, n)
+        squares += squared(staged_row(scratch_g, more, p, raw, job, k, i, n), n)
+        i += n
+    total[0] = grown(total[0], squares, <double>job.width)
+    return slowed(total[0], job.eps)
+
 cdef void row_tiles(const Rows* job, Py_ssize_t k, real* also_typed) noexcept nogil:
     cdef uint64_t[TILE] raw
     cdef real[TILE] scratch_p
@@ -40,23 +68,26 @@ cdef void row_tiles(const Rows* job, Py_ssize_t k, real* also_typed) noexcept no
     cdef const real* g
     cdef const Instant* now = job.instant
     cdef int64_t row = job.row[k]
-    cdef int64_t element = row * (job.width + job.width % 2)     # (random bits come in pairs)
+    cdef int64_t element = row * job.width
     cdef Py_ssize_t i = 0, n
+    cdef real rate = 1
     cdef int j
+    if job.totals != NULL:
+        rate = row_rate(job, k, also_typed)
     for j in range(MOST_SLOTS):
         slot[j] = scale[j] = NULL
     while i < job.width:
         n = job.width - i
         if n > TILE:
             n = TILE
-        g = summed(scratch_g, moved, raw, job, k, i, n)
         p = fetch_row(scratch_p, raw, &job.p, row, NULL, i, n)
+        g = staged_row(scratch_g, moved, p, raw, job, k, i, n)
         for j in range(job.slots):
             if job.slot_scale[j] != NULL:
                 scale[j] = job.slot_scale[j] + (row * job.width + i) // GROUP
             slot[j] = fetch_row(scratch[j], raw, &job.slot[j], row, scale[j], i, n)
-        if now.staged or job.shrink != 1:
-            before(scratch_g, g, p, now, job.shrink, n)
+        if job.totals != NULL:
+            slowed_row(scratch_g, g, rate, n)
             g = scratch_g
         if job.scale.first != NULL:
             memset(moved, 0, n * sizeof(real))
@@ -94,8 +125,9 @@ cdef void put_row(const real* tile, uint64_t* raw, const Stream* stream, int64_t
 cdef inline bint straight(const Rows* job) noexcept nogil:
     """Whether the rule can go over rows where they lie."""
     cdef int j
-    if job.staged or job.instant.staged or job.shrink != 1 or job.p.walk != NULL or job.g.walk != NULL \
-            or job.scale.first != NULL or job.ema.first != NULL or job.g.stored != (FLOAT64 if job.wide else FLOAT32):
+    if job.totals != NULL or job.staged or job.instant.staged or job.shrink != 1 or job.p.walk != NULL \
+            or job.g.walk != NULL or job.scale.first != NULL or job.ema.first != NULL \
+            or job.g.stored != (FLOAT64 if job.wide else FLOAT32):
         return False
     for j in range(job.slots):
         if job.slot[j].walk != NULL:
@@ -127,7 +159,7 @@ cdef void touch(void* context, Py_ssize_t chunk) noexcept nogil:
             row_tiles(job, k, <float*>NULL)
     fastlr_leave(mode)
 
-cdef void weigh_row(const Rows* job, Py_ssize_t k, Sum* sum_, real* also_typed) noexcept nogil:
+cdef void weigh_row(const Rows* job, Py_ssize_t k, Lanes* lanes, real* also_typed) noexcept nogil:
     cdef uint64_t[TILE] raw
     cdef real[TILE] total
     cdef real[TILE] scratch
@@ -136,7 +168,7 @@ cdef void weigh_row(const Rows* job, Py_ssize_t k, Sum* sum_, real* also_typed) 
         n = job.width - i
         if n > TILE:
             n = TILE
-        weigh_tile(summed(total, scratch, raw, job, k, i, n), sum_, job.instant, n)
+        weigh_tile(summed(total, scratch, raw, job, k, i, n), lanes, job.instant, n)
         i += n
 
 cdef void weigh_touched(void* context, Py_ssize_t chunk) noexcept nogil:
@@ -144,15 +176,16 @@ cdef void weigh_touched(void* context, Py_ssize_t chunk) noexcept nogil:
     cdef const Rows* job = <const Rows*>context
     cdef unsigned int mode = fastlr_enter()
     cdef Py_ssize_t k, start = chunk * job.together, behind = start + job.together
-    cdef Sum* sum_ = &job.sums[chunk]
-    sum_.squares, sum_.zero = 0, 0
+    cdef Lanes lanes
+    weigh_nothing(&lanes)
     if behind > job.count:
         behind = job.count
     for k in range(start, behind):
         if job.wide:
-            weigh_row(job, k, sum_, <double*>NULL)
+            weigh_row(job, k, &lanes, <double*>NULL)
         else:
-            weigh_row(job, k, sum_, <float*>NULL)
+            weigh_row(job, k, &lanes, <float*>NULL)
+    weigh_total(&job.sums[chunk], &lanes)
     fastlr_leave(mode)
 
 

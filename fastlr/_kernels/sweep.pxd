@@ -1,5 +1,6 @@
 # cython: language_level=3
 """What crosses the wall between the plan (compiled once) and a door (compiled per instruction set): plain C."""
+from libc.math cimport sqrt
 from libc.stdint cimport int64_t, uint64_t
 from fastlr.element cimport Now
 
@@ -138,5 +139,15 @@ cdef struct Job:
     Sum* sums              # per piece
     Units* units           # to be measured, one a chunk
     Share* shares
+    double* unit_squares   # what units leave of each tensor's squares, where they are measured as it moves; or NULL
+    double unit_most, unit_least       # the clip_adaptive of those, and its epsilon
+
+cdef inline double left_of(double gradient, double parameter, double most, double least) noexcept nogil:
+    # What adaptive clipping leaves of a unit, by the squares of its gradient and parameter: most * max(|p|, least) /
+    # max(|g|, 1e-6), if that is less than 1. (NaN stays.)
+    cdef double left
+    parameter = least * least if least * least > parameter else parameter
+    left = most * sqrt(parameter / (1e-12 if 1e-12 > gradient else gradient))
+    return 1 if left >= 1 else left
 
 ctypedef void (*Run)(void* job, Py_ssize_t chunk) noexcept nogil

@@ -19,7 +19,7 @@ from fastlr.rules cimport (
 from fastlr._kernels.sweep cimport (
     BFLOAT16, FLOAT16, FLOAT32, FLOAT64, GROUP, MOST_DIMENSIONS, MOST_SLOTS, MOST_SUMS, SIGNED8, TILE, UNSIGNED8,
     Storage, At, Conclude, Gauge, Recall, Settle, Sweep, Opened, Walk, Span, Instant, Piece, Gradient, Sum, Units,
-    Share, Job,
+    Share, Job, left_of,
 )
 
 cdef extern from *:
@@ -355,6 +355,8 @@ cdef void run(void* context, Py_ssize_t chunk) noexcept nogil:
         if gradient.g == NULL:
             continue
         now = &job.instants[s.instant]
+        if job.unit_squares != NULL and piece.size == s.size:
+            weigh_alone(job, piece, now)
         if direct(s, gradient, now):
             bytes = piece.start * (8 if s.wide else 4)
             for i in range(MOST_SLOTS):

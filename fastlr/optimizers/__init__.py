@@ -17,7 +17,7 @@ from .adaptive import (
     RMSpropMomentum,
 )
 from .base import Group, Optimizer, create_optimizer, list_optimizers
-from .factored import CAME, SM3, Adafactor, AdamMini
+from .factored import CAME, SM3, Adafactor, AdamMini, RowwiseAdaGrad
 from .gradient_descent import ASGD, QHM, SGD, SGDW, AggMo, Momentum, Nesterov, Rprop
 from .learning_rate_free import (
     DAdaptAdaGrad,
@@ -127,6 +127,7 @@ __all__ = [
     "RMSpropCentered",
     "RMSpropCenteredMomentum",
     "RMSpropMomentum",
+    "RowwiseAdaGrad",
     "SM3",
     "SOAP",
     "Shampoo",
