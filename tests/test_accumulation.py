@@ -129,3 +129,14 @@ def test_bad_gradients_are_refused_as_in_a_step():
         with pytest.raises(ValueError, match=says):
             opt.accumulate(grads, grad_scale=scale)
     assert snapshot(opt, [p]) == before
+
+
+def test_a_group_that_comes_between_parts_changes_nothing_of_them():
+    p, q = (np.ones(4, np.float32) for _ in range(2))
+    opt = fastlr.Momentum({"p": p}, nonfinite="skip")
+    opt.step({"p": np.full(4, np.nan, np.float32)})
+    opt.accumulate({"p": np.ones(4, np.float32)})
+    before = opt.state_dict()["state"]["p"]["m"]
+    opt.add_group({"q": q})
+    assert (opt.state_dict()["folded"], opt.skipped, opt.t) == (1, 1, 0)
+    np.testing.assert_array_equal(opt.state["p"]["m"], before)

@@ -12,6 +12,67 @@ import fastlr
 SHAPES = [(3, 4), (), (700,), (40_000,)]
 
 
+# The norm
+
+@every_dtype
+@pytest.mark.parametrize("clip_value", [None, 0.7])
+@pytest.mark.parametrize("scale", [1.0, 3.0, 1e-12, 1e12])
+def test_the_norm_is_that_of_scaled_and_clipped_gradients(dtype, clip_value, scale):
+    shapes = [(3, 5), (17,), (33_000,), ()]
+    params, grads = arrays(dtype, shapes), [g * dtype(scale) for g in arrays(dtype, shapes, 1)]
+    opt = fastlr.SGD(params, clip_norm=1e30, clip_value=clip_value)
+    opt.step(grads, grad_scale=scale)
+    given = np.concatenate([(g * dtype(1 / scale)).astype(np.float64).ravel() for g in grads])
+    if clip_value is not None:
+        given = given.clip(-float(dtype(clip_value)), float(dtype(clip_value)))
+    # (2048 additions in a lane of a piece, each of 2**-53 at most; a root halves what they lose)
+    assert opt.grad_norm == pytest.approx(np.linalg.norm(given), rel=2e-13)
+
+
+@every_dtype
+@pytest.mark.parametrize("clip_value", [None, 0.7])
+def test_the_norm_has_the_same_bits_for_any_threads_and_layout(dtype, clip_value):
+    shapes, norms = [(70, 900), (300, 7), (5, 3, 401)], set()
+    grads = arrays(dtype, shapes, 1)
+    for threads in (1, 2, 5):
+        for laid in (np.ascontiguousarray, np.asfortranarray, lambda a: np.repeat(a, 2, axis=-1)[..., ::2]):
+            for params in (arrays(dtype, shapes), [np.asfortranarray(p) for p in arrays(dtype, shapes)]):
+                fastlr.set_num_threads(threads)
+                opt = fastlr.SGD(params, clip_norm=1e30, clip_value=clip_value)
+                opt.step([laid(g) for g in grads], grad_scale=3.0)
+                norms.add(opt.grad_norm)
+    assert len(norms) == 1
+
+
+@pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("clip_value", [None, 0.7])
+@pytest.mark.parametrize("where", [0, 15, 16, 256, 32_767, 32_768, 40_000])
+@every_dtype
+def test_what_is_not_finite_is_found_anywhere(dtype, where, clip_value, odd):
+    params, grads = arrays(dtype, [(5,), (40_001,)]), arrays(dtype, [(5,), (40_001,)], 1)
+    grads[1][where] = odd
+    for policy in ("skip", "raise"):
+        opt = fastlr.SGD(params, nonfinite=policy, clip_value=clip_value)
+        before = snapshot(opt, params)
+        if policy == "skip":
+            opt.step(grads)
+            assert opt.skipped == 1
+        else:
+            with pytest.raises(FloatingPointError, match=re.escape("grads[1]: holds NaN or infinity at t = 0")):
+                opt.step(grads)
+        assert snapshot(opt, params) == before
+
+
+def test_squares_that_float32_cannot_hold_are_added():
+    for size in (1e30, 1e-30):
+        p, g = np.zeros(1000, np.float32), np.full(1000, size, np.float32)
+        opt = fastlr.SGD([p], lr=1.0, clip_norm=1.0, nonfinite="raise")
+        opt.step([g])
+        assert opt.grad_norm == pytest.approx(float(np.float32(size)) * 1000**0.5, rel=1e-13)
+        # (three roundings of 2**-24)
+        assert np.linalg.norm(p.astype(np.float64)) == pytest.approx(min(1.0, opt.grad_norm), rel=3 * 2**-24 + 1e-6)
+
+
 # By the norms of past steps
 
 def zclip(norms, z, alpha, warmup):
@@ -246,17 +307,38 @@ def test_adaptive_clipping_has_the_same_bits_for_any_threads_layout_and_copy(dty
     assert steps(2, twice, np.ascontiguousarray, None) == wanted
 
 
+@every_dtype
+@pytest.mark.parametrize("axis", [0, -1])
+@pytest.mark.parametrize("scale", [1.0, 8.0])
+def test_units_measured_as_they_move_are_units_measured_before(dtype, axis, scale):
+    """Small tensors are measured in place unless something else needs to know, as a check of all gradients does."""
+    shapes = [*UNITS, (40, 700), (700, 40), (9, 9, 9), (300, 300)]
+    found = []
+    for nonfinite in ("propagate", "skip"):
+        params = arrays(dtype, shapes)
+        opt = fastlr.AdamW(params, clip_adaptive=0.01, clip_adaptive_axis=axis, nonfinite=nonfinite)
+        for t in range(2):
+            opt.step([None if k == 1 else g for k, g in enumerate(arrays(dtype, shapes, t + 1))], grad_scale=scale)
+        found.append((bits(params), opt.grad_norm))
+    assert found[0][0] == found[1][0]
+    assert found[0][1] == pytest.approx(found[1][1], rel=1e-14)      # (units' squares are added in another order)
+
+
+@every_dtype
+@pytest.mark.parametrize("clip_value", [None, 0.5])
 @pytest.mark.parametrize("odd", [np.nan, np.inf])
-def test_adaptive_clipping_finds_what_is_not_finite(odd):
+def test_adaptive_clipping_finds_what_is_not_finite(odd, clip_value, dtype):
     for shape in ((300, 5), (5, 300)):
         for axis in (0, -1):
-            p, g = np.ones(shape), np.ones(shape)
+            p, g = np.ones(shape, dtype), np.ones(shape, dtype)
             g[2, 3] = odd
-            opt = fastlr.SGD({"w": p}, clip_adaptive=0.1, clip_adaptive_axis=axis, nonfinite="raise")
+            opt = fastlr.SGD({"w": p}, clip_adaptive=0.1, clip_adaptive_axis=axis, clip_value=clip_value,
+                             nonfinite="raise")
             with pytest.raises(FloatingPointError, match=re.escape("grads['w']: holds NaN or infinity at t = 0")):
                 opt.step({"w": g})
             assert (p == 1).all()
-            opt = fastlr.SGD({"w": p}, clip_adaptive=0.1, clip_adaptive_axis=axis, nonfinite="skip")
+            opt = fastlr.SGD({"w": p}, clip_adaptive=0.1, clip_adaptive_axis=axis, clip_value=clip_value,
+                             nonfinite="skip")
             opt.step({"w": g})
             assert (opt.skipped, (p == 1).all()) == (1, True)
 

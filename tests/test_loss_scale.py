@@ -59,13 +59,25 @@ def test_the_scale_stays_a_positive_finite_float32():
     assert scale.value == 2.0**-126
     for _ in range(300):
         scale.update(overflow=False)
-    assert scale.value == 2.0**127           # its double is no float32
+    assert scale.value == 2.0**126           # the inverse of its double is flushed to zero in float32
+    p = np.zeros(2, np.float32)
+    fastlr.SGD(p, lr=1.0, nonfinite="skip").step(np.full(2, 2.0**126, np.float32), grad_scale=scale)
+    assert p.tolist() == [-1, -1]
     odd = fastlr.LossScale(init=3.0, growth=1.1, interval=1)
     want = np.float32(3)
     for _ in range(50):
         odd.update(overflow=False)
         want = np.float32(float(want) * 1.1)
     assert odd.value == float(odd) == want
+
+
+def test_it_grows_after_good_steps_in_a_row():
+    scale = fastlr.LossScale(init=8.0, interval=3)
+    seen = []
+    for overflow in (False, False, True, False, False, True, False, False, False, False, False, False):
+        scale.update(overflow)
+        seen.append((scale.value, scale.streak))
+    assert seen == [(8, 1), (8, 2), (4, 0), (4, 1), (4, 2), (2, 0), (2, 1), (2, 2), (4, 0), (4, 1), (4, 2), (8, 0)]
 
 
 def test_several_optimizers_share_a_scale():

@@ -453,6 +453,37 @@ def test_a_grad_scale_that_is_no_scale_is_refused(scale):
     assert (p == 1).all()
 
 
+@pytest.mark.parametrize("how", ["step", "step_rows", "accumulate"])
+@pytest.mark.parametrize(("dtype", "scale", "error", "says"), [
+    (np.float32, 1e-39, ValueError, "must be in [2.94e-39, 8.51e+37], where its inverse is a normal number, got 1e-39"),
+    (np.float32, 2.0**127, ValueError, "must be in [2.94e-39, 8.51e+37], where its inverse is a normal number, got 1.7"),
+    (np.float64, 1e-320, ValueError, "must be in [5.56e-309, 4.49e+307], where its inverse is a normal number, got 1e-320"),
+    (np.float64, -1.0, ValueError, "must be positive and finite, got -1.0"),
+    (np.float64, "2", TypeError, "must be a number, got '2'"),
+    (np.float64, None, TypeError, "must be a number, got None"),
+    (np.float64, True, TypeError, "must be a number, got True"),
+])
+def test_a_scale_without_an_inverse_is_refused(how, dtype, scale, error, says):
+    p, g = arrays(dtype, [(3, 2)] * 2)
+    opt = fastlr.Momentum({"w": p})
+    before = snapshot(opt, [p])
+    arguments = ("w", [0, 1, 2], g) if how == "step_rows" else ({"w": g},)
+    with pytest.raises(error, match=re.escape(f"Momentum: grad_scale {says}")):
+        getattr(opt, how)(*arguments, grad_scale=scale)
+    assert snapshot(opt, [p]) == before
+    getattr(opt, how)(*arguments, grad_scale=2.0**126 if dtype == np.float32 else 1e300)
+
+
+def test_a_storage_may_be_named_by_its_type():
+    for dtype, stored in ((np.float16, "float16"), (np.dtype("float64"), "float64"), (np.float32, "float32")):
+        assert fastlr.Adam(np.zeros(3, np.float32), state_dtype=dtype).state["0"]["m"].dtype == stored
+    with pytest.raises(ValueError, match="Adam: state_dtype must be one of float32, .* or int8, got 'int64'"):
+        fastlr.Adam(np.zeros(3, np.float32), state_dtype=int)
+    with pytest.raises(ValueError, match="SM3: state_dtype must be 'float32' or 'float64', .*, got 'float16'"):
+        fastlr.SM3(np.zeros(3, np.float32), state_dtype=np.float16)
+
+
+
 READ_ONLY = np.zeros(3)
 READ_ONLY.flags.writeable = False
 SHARED = np.zeros(6)

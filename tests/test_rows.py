@@ -131,7 +131,7 @@ def test_the_bits_are_the_same_for_any_threads_and_layout(cls):
     shape = (30, 24)
     given = batches(np.float32, rows=600, shape=shape, given=400)
     table, = arrays(np.float32, [(600, *shape)])
-    hyper = everything_changed(cls)
+    hyper = everything_changed(cls) | {"ema_decay": 0.75}
     wanted = stepped(cls, table.copy(), given, **hyper)
     for threads in (2, 5):
         assert stepped(cls, table.copy(), given, threads, **hyper) == wanted
@@ -224,6 +224,21 @@ def test_a_table_is_clipped_by_the_norm_of_its_summed_gradient(dtype):
     assert bits([table]) == bits([other])
 
 
+@every_dtype
+@pytest.mark.parametrize("clip_value", [None, 0.7])
+@pytest.mark.parametrize("width", [1, 17, 256, 700])
+def test_the_norm_is_of_all_elements(dtype, clip_value, width):
+    (rows, grads), = batches(dtype, 1, shape=(width,))
+    table, = arrays(dtype, [(ROWS, width)])
+    opt = fastlr.SGD({"table": table}, clip_tensor_norm=1e30, clip_value=clip_value)
+    opt.step_rows("table", rows, grads, grad_scale=4.0)
+    total = summed(rows, grads)[1].astype(np.float64) / 4
+    if clip_value is not None:
+        total = total.clip(-clip_value, clip_value)
+    # (at most 40 x 700 / 16 additions in a lane, and the value that is clipped is a float32)
+    assert opt.grad_norm == pytest.approx(np.linalg.norm(total), rel=1e-12 if clip_value is None else 1e-7)
+
+
 def test_the_norm_has_the_same_bits_for_any_threads():
     (rows, grads), = batches(np.float32, 1, 2000, (64,), 5000)
     norms = set()
@@ -296,6 +311,26 @@ def test_tables_alone_end_their_step_when_told():
     assert opt._plan.missed_steps() == dense._plan.missed_steps() == [0, 3, 0]
 
 
+@every_by_rows
+@pytest.mark.parametrize("kind", [np.float64, ml_dtypes.bfloat16], ids=["float64", "bfloat16"])
+def test_updates_within_a_step_are_as_those_of_a_table_alone(cls, kind):
+    """Each counts for bias correction and has random bits of its own."""
+    params = {"a": np.ones((8, 3), kind), "w": np.ones(3)}
+    alone = {"a": np.ones((8, 3), kind)}
+    common = everything_changed(cls) | {"rounding": "stochastic"}
+    opt, other = cls(params, **common), cls(alone, **common)
+    rng = np.random.default_rng(2)
+    for _ in range(3):
+        for _ in range(3):
+            rows, grads = rng.integers(0, 8, 5), rng.normal(size=(5, 3)).astype(kind)
+            opt.step_rows("a", rows, grads)
+            other.step_rows("a", rows, grads)
+        opt.step({"a": None, "w": np.ones(3)})
+        assert bits([params["a"], *opt.state["a"].values()]) == bits([alone["a"], *other.state["a"].values()])
+    assert opt.t == 3
+    assert other.t == 9
+
+
 @pytest.mark.parametrize("cls", [fastlr.Adam, fastlr.NAdam, fastlr.RowwiseAdaGrad], ids=lambda cls: cls.__name__)
 def test_who_is_how_old_in_any_order_of_steps(cls):
     """Rows ahead of the step, gradients left out and given again: as if ages were found anew for each step."""
@@ -316,6 +351,18 @@ def test_who_is_how_old_in_any_order_of_steps(cls):
         anew.step(grads)
         assert bits(params.values()) == bits(others.values())
         assert opt._plan.missed_steps() == anew._plan.missed_steps()
+
+
+def test_a_skipped_step_does_not_hide_who_is_how_old():
+    params, others = model(), model()
+    opt, anew = fastlr.Adam(params, 0.1, nonfinite="skip"), fastlr.Adam(others, 0.1, nonfinite="skip")
+    full, bad = {name: np.full(p.shape, 0.5) for name, p in params.items()}, np.full(3, np.nan)
+    for grads in (full, full | {"a": None}, full | {"a": None, "w": bad}, full):
+        anew._plan.set_clock(anew.t, anew._plan.missed_steps())
+        opt.step(grads)
+        anew.step(grads)
+        assert bits(params.values()) == bits(others.values())
+    assert (opt.t, opt.skipped) == (3, 1)
 
 
 def test_an_update_of_no_row_is_an_update():

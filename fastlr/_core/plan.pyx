@@ -14,6 +14,7 @@ from cython cimport final
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport calloc, free, qsort
+from libc.float cimport DBL_MAX, DBL_MIN, FLT_MAX, FLT_MIN
 from libc.math cimport INFINITY, NAN, sqrt
 from libc.string cimport memcmp, memcpy, memset
 from fastlr._kernels.sweep cimport (
@@ -134,6 +135,7 @@ cdef class Plan:
     cdef readonly tuple names
     cdef readonly list tensors
     cdef readonly Py_ssize_t count, elements
+    cdef double least_scale, most_scale    # of gradients: their inverses are in the precision of every rule
     cdef public object grad_norm       # of the latest step, where it was measured
     cdef public int64_t t, skipped
     cdef public int64_t folded         # gradients into the moments since the latest step
@@ -203,6 +205,7 @@ cdef class Plan:
         cdef Span* s
         cdef Py_ssize_t* lengths
         cdef Py_ssize_t all_axes = sum([max(tensor.array.ndim, 1) for tensor in self.tensors])
+        self.least_scale, self.most_scale = 1 / DBL_MAX, 1 / DBL_MIN
         self.spans = <Span*>self.block(n, sizeof(Span))
         self.gradients = <Gradient*>self.block(n, sizeof(Gradient))
         self.bound = <Gradient*>self.block(n, sizeof(Gradient))
@@ -233,6 +236,8 @@ cdef class Plan:
             s.staged = s.stored != (FLOAT64 if s.wide else FLOAT32)
             s.salt = <uint64_t>crc32(tensor.name.encode("utf-8", "surrogatepass")) * 8
             self.elements += s.size
+            if not s.wide:
+                self.least_scale, self.most_scale = 1 / <double>FLT_MAX, 1 / <double>FLT_MIN
             self.first_axis[i], self.ndims[i] = a, seen.ndim
             for k in range(seen.ndim):
                 self.axes[a + k], self.shapes[a + k] = tensor.axes[k], seen.shape[k]
@@ -614,13 +619,28 @@ cdef class Plan:
         self.stepping = False
         return 0
 
-    def step(self, list gradients, double grad_scale, bint zero_grads, double loss=NAN):
+    cdef double scale_of(self, grad_scale) except? -1:
+        cdef double x
+        if isinstance(grad_scale, bool):
+            raise TypeError(f"{self.who}: grad_scale must be a number, got {grad_scale}")
+        try:
+            x = grad_scale
+        except TypeError:
+            raise TypeError(f"{self.who}: grad_scale must be a number, got {grad_scale!r}") from None
+        if not 0 < x < INFINITY:
+            raise ValueError(f"{self.who}: grad_scale must be positive and finite, got {x}")
+        if not self.least_scale <= x <= self.most_scale:
+            raise ValueError(f"{self.who}: grad_scale must be in [{self.least_scale:.3g}, {self.most_scale:.3g}], where "
+                             f"its inverse is a normal number, got {x}")
+        return x
+
+    def step(self, list gradients, grad_scale, bint zero_grads, double loss=NAN):
         """One update of everything; `gradients` in the order of the tensors, or None for those bound."""
         cdef Job job
         cdef Py_ssize_t i
         self.begin()
         try:
-            self.ready(&job, gradients, grad_scale, zero_grads)
+            self.ready(&job, gradients, self.scale_of(grad_scale), zero_grads)
             if self.each or self.remembers:
                 self.single_out(loss)
             if self.director is not None:              # (which may fail)
@@ -665,8 +685,6 @@ cdef class Plan:
 
     cdef int ready(self, Job* job, list gradients, double grad_scale, bint zero_grads) except -1:
         """All of a step that comes before its first pass over memory."""
-        if not 0 < grad_scale < INFINITY:
-            raise ValueError(f"{self.who}: grad_scale must be positive and finite, got {grad_scale}")
         if gradients is not None:
             self.held = self.counted(gradients)
             self.aim(self.gradients, OF_STEP, self.held, zero_grads)

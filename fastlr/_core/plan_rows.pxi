@@ -10,7 +10,7 @@ cdef void by_rows(Stream* stream, Walk* walk, const Seen* seen) noexcept:
         stream.walk = walk
 
 
-def step_rows(Plan plan, Py_ssize_t i, rows, gradient, double grad_scale, bint ends_step):
+def step_rows(Plan plan, Py_ssize_t i, rows, gradient, grad_scale, bint ends_step):
     """One update of some rows of tensor i by gradient[k] for rows[k]; all is checked before the first write."""
     cdef Rows job
     cdef Instant now
@@ -18,10 +18,9 @@ def step_rows(Plan plan, Py_ssize_t i, rows, gradient, double grad_scale, bint e
     cdef Py_ssize_t[(4 + MOST_SLOTS) * 2 * MOST_DIMENSIONS] lengths
     cdef Py_ssize_t k, chunks
     cdef int64_t age
+    cdef double scale = plan.scale_of(grad_scale)
     cdef Sum* sums = NULL
     cdef str spoken = f"{plan.who}: step_rows({plan.tensors[i].name!r})"
-    if not 0 < grad_scale < INFINITY:
-        raise ValueError(f"{plan.who}: grad_scale must be positive and finite, got {grad_scale}")
     plan.begin()
     try:
         for k in range(4 + MOST_SLOTS):
@@ -41,7 +40,7 @@ def step_rows(Plan plan, Py_ssize_t i, rows, gradient, double grad_scale, bint e
         tensor = plan.tensors[i]
         age = plan.t - plan.missed[i]
         fix(&now, &plan.terms, plan.values + <int>tensor.group * plan.width, tensor.factor, tensor.decays, age + 1,
-            grad_scale)
+            scale)
         if plan.director is not None:
             plan.director.aim_rows(i, &job, &now, plan.values + <int>tensor.group * plan.width, age + 1)
         job.row, job.begin, job.source = plan.touched.row, plan.touched.begin, plan.touched.source

@@ -110,7 +110,7 @@ cdef double norm_of_units(Plan plan) noexcept:
     return sqrt(total)
 
 
-def accumulate(Plan plan, list gradients, double grad_scale, bint zero_grads, shares):
+def accumulate(Plan plan, list gradients, grad_scale, bint zero_grads, shares):
     """Fold one more gradient into the moments; `shares` says of a group's values and freshness what slot k takes."""
     cdef Job job
     cdef int k, kind, power
@@ -118,7 +118,7 @@ def accumulate(Plan plan, list gradients, double grad_scale, bint zero_grads, sh
     cdef Instant* now
     plan.begin()
     try:
-        plan.ready(&job, gradients, grad_scale, zero_grads)
+        plan.ready(&job, gradients, plan.scale_of(grad_scale), zero_grads)
         for kind in range(plan.kind_count):
             now = &plan.instants[kind]
             now.couple = 0

@@ -229,6 +229,11 @@ def per_tensor(value: Any, tensors: Sequence[Tensor], who: str, what: str) -> li
     return [value] * len(tensors)
 
 
+def named_dtype(value: Any) -> Any:
+    """A storage that is given as NumPy's type, by its name; all else as it is."""
+    return np.dtype(value).name if isinstance(value, type | np.dtype) else value
+
+
 def set_scale(tensor: Tensor, value: Any, who: str) -> None:
     """A learning-rate factor: a number, or an array of the parameter's shape."""
     if value is None:

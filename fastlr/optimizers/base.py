@@ -12,7 +12,18 @@ from .._core.arena import Arena
 from .._core.dispatch import door, isa
 from .._core.matrix import Director
 from .._core.plan import Plan, accumulate, step_rows
-from .._core.tensors import STORAGES, Tensor, bind, named, per_tensor, refuse_shared, set_scale, set_shadow, split
+from .._core.tensors import (
+    STORAGES,
+    Tensor,
+    bind,
+    named,
+    named_dtype,
+    per_tensor,
+    refuse_shared,
+    set_scale,
+    set_shadow,
+    split,
+)
 from .._core.threads import get_num_threads
 from ..schedules import Schedule, from_dict
 from .declaration import DECLARED, Bounded, Choice, Hyper, Start, nearest, within
@@ -230,6 +241,7 @@ class Optimizer:
             raise ValueError(f"{who}: dtype must be 'bfloat16', which says what uint16 arrays hold, got {dtype!r}")
         if master not in (None, "split"):
             raise ValueError(f"{who}: master must be 'split' or None, got {master!r}")
+        state_dtype = named_dtype(state_dtype)
         self._state_dtype, self._dtype, self._shadow, self._master = state_dtype, dtype, shadow, master
         # (groups of 8-bit states, too, belong to elements in the array's own order, and so do sums)
         self._permuted = self._stages.permuted and state_dtype in (None, *STORAGES) and not self.reduces

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-LARGEST = float(np.finfo(np.float32).max)
+LARGEST = 2.0**126                     # (whose inverse is the smallest float32 that is not flushed to zero)
 SMALLEST = float(np.finfo(np.float32).tiny)
 
 
@@ -29,8 +29,8 @@ class LossScale:
     512.0 2
     1024.0 3
 
-    The sequence of scales is that of ``torch.amp.GradScaler`` (a float32 at each step; one that would not be finite
-    is not taken), but it never falls below the smallest normal float32, where torch's reaches zero.
+    The sequence of scales is that of ``torch.amp.GradScaler`` (a float32 at each step), but it never falls below the
+    smallest normal float32, where torch's reaches zero, and never grows beyond 2**126, whose inverse that is.
     Micikevicius et al. 2018, https://arxiv.org/abs/1710.03740.
 
     Parameters

@@ -9,7 +9,7 @@ import numpy as np
 
 from .._core.dispatch import door
 from .._core.matrix import Director
-from .._core.tensors import Tensor, per_tensor
+from .._core.tensors import Tensor, named_dtype, per_tensor
 from .base import Group, Optimizer
 from .declaration import Hyper, one_of
 
@@ -35,7 +35,7 @@ class Matrix(Optimizer, family=True):
 
     def __init__(self, params: Any, lr: Hyper | None = None, **keywords: Any) -> None:
         who = type(self).__name__
-        for name, dtype in enumerate_dtypes(keywords.get("state_dtype")):
+        for name, dtype in enumerate_dtypes(named_dtype(keywords.get("state_dtype"))):
             if dtype not in (None, "float32", "float64"):
                 raise ValueError(f"{who}: state_dtype{name} must be 'float32' or 'float64', as sums over rows and "
                                  f"columns need, got {dtype!r}")
