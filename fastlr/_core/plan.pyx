@@ -630,8 +630,8 @@ cdef class Plan:
         if not 0 < x < INFINITY:
             raise ValueError(f"{self.who}: grad_scale must be positive and finite, got {x}")
         if not self.least_scale <= x <= self.most_scale:
-            raise ValueError(f"{self.who}: grad_scale must be in [{self.least_scale:.3g}, {self.most_scale:.3g}], where "
-                             f"its inverse is a normal number, got {x}")
+            raise ValueError(f"{self.who}: grad_scale must be in [{self.least_scale:.3g}, {self.most_scale:.3g}], "
+                             f"where its inverse is a normal number, got {x}")
         return x
 
     def step(self, list gradients, grad_scale, bint zero_grads, double loss=NAN):

@@ -218,8 +218,8 @@ class RowwiseAdaGrad(Matrix):
     one element reaches its row.
 
     Mudigere et al. 2022, https://arxiv.org/abs/2104.05158 ("row-wise sparse AdaGrad"). As ``torchrec``'s
-    ``RowWiseAdagrad`` and FBGEMM's ``EXACT_ROWWISE_ADAGRAD`` (duplicates are summed before they are squared), which take
-    matrices alone; FBGEMM has no `lr_decay`. torch, optax and Keras have no such rule.
+    ``RowWiseAdagrad`` and FBGEMM's ``EXACT_ROWWISE_ADAGRAD`` (duplicates are summed before they are squared), which
+    take matrices alone; FBGEMM has no `lr_decay`. torch, optax and Keras have no such rule.
 
     >>> import numpy as np, fastlr
     >>> table = np.zeros((1000, 2))
