@@ -5,7 +5,8 @@
 """
 from fastlr.element cimport Now, real
 from fastlr.rules cimport (
-    LAMB, LARC, LARS, MARS, SGD, AdaDelta, AdaGrad, Adam, AdamW, Adan, AMSGrad, CautiousAdamW, CautiousAdamWMean,
+    LAMB, LAMBOutside, LAMBUncorrected, LARC, LARS, MARS, SGD,
+    AdaDelta, AdaGrad, Adam, AdamW, Adan, AMSGrad, CautiousAdamW, CautiousAdamWMean,
     CautiousLion, CautiousLionMean, Fromage, MARSFromZero, Momentum, NAdam, Nesterov, NovoGrad, RMSprop,
     RMSpropCentered, RMSpropCenteredMomentum, RMSpropMomentum, StableAdamW,
     AdaBelief, AdaBound, AdEMAMix, ADOPT, DiffGrad, FTRL, Grams, Lion, MADGRAD, ScheduleFreeAdamW, ScheduleFreeRAdam,
@@ -13,5 +14,8 @@ from fastlr.rules cimport (
     AdaMax, AggMo, ASGD, LaProp, QHAdam, QHM, RAdam, Rprop, SignSGD, Signum,
     DAdaptAdaGrad, DAdaptAdam, DAdaptAdamDebiased, DAdaptLion, DAdaptSGD, DoG, DoWG, MoMo, MoMoAdam, PolyakSGD, Prodigy,
     ProdigyDebiased,
+    AdaGradInside, AdamHat, AdamWHat, AdaMaxOutside, AdanComplement, ADOPTWider, AMSGradCorrected, AMSGradHat,
+    AMSGradPlain, MomentumInside, NAdamConstant, NesterovInside, RAdamCorrected, RMSpropCenteredInside,
+    RMSpropCenteredMomentumInside, RMSpropInside, RMSpropMomentumInside, RpropLate,
     Rule, at, conclude, gauge, memories, recall, settle, shared_memories, slots, sums, update,
 )

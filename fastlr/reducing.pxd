@@ -7,7 +7,7 @@ in double; `<rule>_conclude` has those of all tensors together, for what they sh
 element. Sums are made in doubles, in an order that depends on sizes alone.
 """
 from libc.math cimport sqrt
-from fastlr.element cimport Now, larger, real, root, sign
+from fastlr.element cimport Now, larger, real, root, sign, smaller
 
 
 cdef inline double squared(real x) noexcept nogil:
@@ -202,10 +202,21 @@ cdef inline void stable_adamw(StableAdamW h, Now now, real* p, real m, real v) n
 cdef struct LAMB:
     double beta1, beta2, eps, weight_decay
 
-cdef inline real lamb_step(LAMB h, Now now, real p, real m, real v) noexcept nogil:
+cdef struct LAMBOutside:               # weight decay is no part of r: Keras
+    double beta1, beta2, eps, weight_decay
+
+cdef struct LAMBUncorrected:           # r of uncorrected means, its ratio bounded and then corrected: pytorch_optimizer
+    double beta1, beta2, eps, weight_decay
+
+ctypedef fused AnyLAMB:
+    LAMB
+    LAMBOutside
+    LAMBUncorrected
+
+cdef inline real lamb_step(AnyLAMB h, Now now, real p, real m, real v) noexcept nogil:
     return <real>now.debias1 * m / (root(v) * <real>now.debias2 + <real>h.eps) + <real>now.decay * p
 
-cdef inline void lamb_gauge(LAMB h, Now now, real p, real g, real* m, real* v, double* terms) noexcept nogil:
+cdef inline void lamb_gauge(AnyLAMB h, Now now, real p, real g, real* m, real* v, double* terms) noexcept nogil:
     """Moments move; the squares of the parameter and of its step."""
     cdef real r
     m[0] = <real>h.beta1 * m[0] + <real>(1 - h.beta1) * g
@@ -214,10 +225,14 @@ cdef inline void lamb_gauge(LAMB h, Now now, real p, real g, real* m, real* v, d
     terms[0] = <double>p * <double>p
     terms[1] = <double>r * <double>r
 
-cdef inline void lamb_settle(LAMB h, Now* now, const double* sums) noexcept nogil:
+cdef inline void lamb_settle(AnyLAMB h, Now* now, const double* sums) noexcept nogil:
     """The trust ratio; 1 where a norm is 0."""
     cdef double ratio = sqrt(sums[0]) / sqrt(sums[1]) if sums[0] > 0 and sums[1] > 0 else 1
+    if AnyLAMB is LAMBUncorrected:
+        if sums[0] > 0 and sums[1] > 0:
+            ratio = smaller(sqrt(sums[0]), 10) / (sqrt(sums[1]) + h.eps)
+        ratio = ratio * now.extra[1]
     now.extra[0] = now.lr * ratio
 
-cdef inline void lamb(LAMB h, Now now, real* p, real m, real v) noexcept nogil:
+cdef inline void lamb(AnyLAMB h, Now now, real* p, real m, real v) noexcept nogil:
     p[0] = p[0] - <real>now.extra[0] * lamb_step(h, now, p[0], m, v)

@@ -10,6 +10,9 @@ said). This room knows nothing of arrays, threads or storage; whoever includes i
 
 Hyper-parameters are double. What does not depend on the element is computed in double and then cast, because
 `1 - beta` on a C float is a C double, which would drag a whole float32 loop into double precision.
+
+Where another library has a rule otherwise, its form is a rule, too, of the same fields and slots (`AdamHat`: Keras'
+Adam); both share their functions (of `AnyAdam`), and differ in the scalars that `at` and `recall` find.
 """
 from libc.math cimport NAN, exp, expm1, expm1l, fmax, log, logl, pow, sqrt
 from libc.stdint cimport int64_t
@@ -27,7 +30,8 @@ from fastlr.learning_rate_free cimport (
     polyak_recall, polyak_settle, prodigy, prodigy_conclude, prodigy_gauge, prodigy_recall, prodigy_settle,
 )
 from fastlr.reducing cimport (
-    LAMB, LARC, LARS, MARS, CautiousAdamW, CautiousAdamWMean, CautiousLion, CautiousLionMean, Fromage, MARSFromZero,
+    LAMB, LAMBOutside, LAMBUncorrected, LARC, LARS, MARS, AnyLAMB,
+    CautiousAdamW, CautiousAdamWMean, CautiousLion, CautiousLionMean, Fromage, MARSFromZero,
     NovoGrad, StableAdamW,
     cautious_adamw, cautious_adamw_gauge, cautious_lion, cautious_lion_gauge, cautious_settle, fromage, fromage_gauge,
     fromage_settle, lamb, lamb_gauge, lamb_settle, larc, larc_settle, lars, lars_settle, mars, mars_gauge, mars_settle,
@@ -80,8 +84,15 @@ cdef inline void lion(Lion h, Now now, real* p, real g, real* m) noexcept nogil:
 cdef struct Momentum:
     double momentum, dampening
 
-cdef inline void momentum(Momentum h, Now now, real* p, real g, real* m) noexcept nogil:
-    m[0] = <real>h.momentum * m[0] + <real>(1 - h.dampening * (1 - now.fresh)) * g
+cdef struct MomentumInside:            # the learning rate in the velocity: Keras
+    double momentum, dampening
+
+ctypedef fused AnyMomentum:
+    Momentum
+    MomentumInside
+
+cdef inline void momentum(AnyMomentum h, Now now, real* p, real g, real* m) noexcept nogil:
+    m[0] = <real>h.momentum * m[0] + <real>(now.extra[0] * (1 - h.dampening * (1 - now.fresh))) * g
     p[0] = p[0] - <real>now.lr * m[0]
 
 
@@ -90,7 +101,16 @@ cdef inline void momentum(Momentum h, Now now, real* p, real g, real* m) noexcep
 cdef struct Nesterov:
     double momentum
 
-cdef inline void nesterov(Nesterov h, Now now, real* p, real g, real* m) noexcept nogil:
+cdef struct NesterovInside:            # Keras
+    double momentum
+
+ctypedef fused AnyNesterov:
+    Nesterov
+    NesterovInside
+
+cdef inline void nesterov(AnyNesterov h, Now now, real* p, real g, real* m) noexcept nogil:
+    if AnyNesterov is NesterovInside:
+        g = <real>now.extra[0] * g
     m[0] = <real>h.momentum * m[0] + g
     p[0] = p[0] - <real>now.lr * (g + <real>h.momentum * m[0])
 
@@ -140,15 +160,39 @@ cdef inline void rprop(Rprop h, Now now, real* p, real g, real* g_prev, real* s)
     g_prev[0] = <real>0 if turn < <real>0 else g
     p[0] = p[0] - s[0] * sign(g_prev[0])
 
+cdef struct RpropLate:                 # each step one update late: optax; g_prev is the step to come
+    double eta_minus, eta_plus, step_min, step_max
+
+cdef inline void rprop_late(RpropLate h, Now now, real* p, real g, real* g_prev, real* s) noexcept nogil:
+    cdef real turn = sign(g) * sign(g_prev[0])
+    cdef real size = s[0] if now.fresh == 0 else <real>now.lr
+    cdef real moved = size * (<real>h.eta_plus if turn > <real>0 else <real>h.eta_minus)
+    moved = smaller(larger(moved, <real>h.step_min), <real>h.step_max)
+    s[0] = moved if magnitude(turn) > <real>0 else size
+    p[0] = p[0] - (<real>0 if turn < <real>0 else g_prev[0])
+    g_prev[0] = <real>0 if turn < <real>0 else s[0] * sign(g)
+
 
 # AdaGrad -- Duchi, Hazan & Singer 2011, jmlr.org/papers/v12/duchi11a
 
 cdef struct AdaGrad:
     double lr_decay, eps
 
-cdef inline void adagrad(AdaGrad h, Now now, real* p, real g, real* s) noexcept nogil:
+cdef struct AdaGradInside:             # epsilon inside the root: optax, Keras
+    double lr_decay, eps
+
+ctypedef fused AnyAdaGrad:
+    AdaGrad
+    AdaGradInside
+
+cdef inline void adagrad(AnyAdaGrad h, Now now, real* p, real g, real* s) noexcept nogil:
+    cdef real below
     s[0] = s[0] + g * g
-    p[0] = p[0] - <real>now.lr * g / (root(s[0]) + <real>h.eps)
+    if AnyAdaGrad is AdaGrad:
+        p[0] = p[0] - <real>now.lr * g / (root(s[0]) + <real>h.eps)
+    else:                              # (what has had no gradient stays, also without an epsilon)
+        below = root(s[0] + <real>h.eps)
+        p[0] = p[0] - <real>now.lr * g / (below if below > <real>0 else <real>1)
 
 
 # FTRL-Proximal -- McMahan et al. 2013, doi:10.1145/2487575.2488200; 1 / rate is the one of its own update
@@ -212,37 +256,87 @@ cdef inline void adadelta(AdaDelta h, Now now, real* p, real g, real* v, real* u
 
 # RMSprop -- Tieleman & Hinton 2012, Coursera lecture 6.5; centered and with momentum: Graves 2013, arXiv:1308.0850
 
+# `Inside`: epsilon inside the root, and the learning rate in the velocity, as optax, Keras and TensorFlow
+
 cdef struct RMSprop:
     double alpha, eps
 
-cdef inline void rmsprop(RMSprop h, Now now, real* p, real g, real* v) noexcept nogil:
+cdef struct RMSpropInside:
+    double alpha, eps
+
+ctypedef fused AnyRMSprop:
+    RMSprop
+    RMSpropInside
+
+cdef inline void rmsprop(AnyRMSprop h, Now now, real* p, real g, real* v) noexcept nogil:
     v[0] = <real>h.alpha * v[0] + <real>(1 - h.alpha) * (g * g)
-    p[0] = p[0] - <real>now.lr * g / (root(v[0]) + <real>h.eps)
+    p[0] = p[0] - <real>now.lr * g / root_beside(now, v[0])
+
+cdef inline real root_beside(Now now, real x) noexcept nogil:
+    """With epsilon inside or outside."""
+    return root(x + <real>now.extra[0]) + <real>now.extra[1]
 
 cdef struct RMSpropCentered:
     double alpha, eps
 
-cdef inline void rmsprop_centered(RMSpropCentered h, Now now, real* p, real g, real* v, real* a) noexcept nogil:
+cdef struct RMSpropCenteredInside:
+    double alpha, eps
+
+ctypedef fused AnyRMSpropCentered:
+    RMSpropCentered
+    RMSpropCenteredInside
+
+cdef inline void rmsprop_centered(AnyRMSpropCentered h, Now now, real* p, real g, real* v, real* a) noexcept nogil:
     v[0] = <real>h.alpha * v[0] + <real>(1 - h.alpha) * (g * g)
     a[0] = <real>h.alpha * a[0] + <real>(1 - h.alpha) * g
-    p[0] = p[0] - <real>now.lr * g / (root(larger(v[0] - a[0] * a[0], <real>0)) + <real>h.eps)
+    p[0] = p[0] - <real>now.lr * g / root_beside(now, larger(v[0] - a[0] * a[0], <real>0))
 
 cdef struct RMSpropMomentum:
     double alpha, eps, momentum
 
-cdef inline void rmsprop_momentum(RMSpropMomentum h, Now now, real* p, real g, real* v, real* m) noexcept nogil:
+cdef struct RMSpropMomentumInside:
+    double alpha, eps, momentum
+
+ctypedef fused AnyRMSpropMomentum:
+    RMSpropMomentum
+    RMSpropMomentumInside
+
+cdef inline void rmsprop_momentum(AnyRMSpropMomentum h, Now now, real* p, real g, real* v, real* m) noexcept nogil:
     v[0] = <real>h.alpha * v[0] + <real>(1 - h.alpha) * (g * g)
-    m[0] = <real>h.momentum * m[0] + g / (root(v[0]) + <real>h.eps)
+    m[0] = <real>h.momentum * m[0] + <real>now.extra[2] * g / root_beside(now, v[0])
     p[0] = p[0] - <real>now.lr * m[0]
 
 cdef struct RMSpropCenteredMomentum:
     double alpha, eps, momentum
 
-cdef inline void rmsprop_centered_momentum(RMSpropCenteredMomentum h, Now now, real* p, real g,
+cdef struct RMSpropCenteredMomentumInside:
+    double alpha, eps, momentum
+
+ctypedef fused AnyRMSpropCenteredMomentum:
+    RMSpropCenteredMomentum
+    RMSpropCenteredMomentumInside
+
+ctypedef fused EveryRMSprop:
+    RMSprop
+    RMSpropInside
+    RMSpropCentered
+    RMSpropCenteredInside
+    RMSpropMomentum
+    RMSpropMomentumInside
+    RMSpropCenteredMomentum
+    RMSpropCenteredMomentumInside
+
+ctypedef fused InsideRoot:
+    RMSpropInside
+    RMSpropCenteredInside
+    RMSpropMomentumInside
+    RMSpropCenteredMomentumInside
+
+cdef inline void rmsprop_centered_momentum(AnyRMSpropCenteredMomentum h, Now now, real* p, real g,
                                            real* v, real* a, real* m) noexcept nogil:
     v[0] = <real>h.alpha * v[0] + <real>(1 - h.alpha) * (g * g)
     a[0] = <real>h.alpha * a[0] + <real>(1 - h.alpha) * g
-    m[0] = <real>h.momentum * m[0] + g / (root(larger(v[0] - a[0] * a[0], <real>0)) + <real>h.eps)
+    m[0] = <real>h.momentum * m[0] + <real>now.extra[2] * g / root_beside(now, larger(v[0] - a[0] * a[0], <real>0))
     p[0] = p[0] - <real>now.lr * m[0]
 
 
@@ -251,7 +345,14 @@ cdef inline void rmsprop_centered_momentum(RMSpropCenteredMomentum h, Now now, r
 cdef struct Adam:
     double beta1, beta2, eps
 
-cdef inline void adam(Adam h, Now now, real* p, real g, real* m, real* v) noexcept nogil:
+cdef struct AdamHat:                   # epsilon beside the uncorrected root, "epsilon hat" in the paper: Keras
+    double beta1, beta2, eps
+
+ctypedef fused AnyAdam:
+    Adam
+    AdamHat
+
+cdef inline void adam(AnyAdam h, Now now, real* p, real g, real* m, real* v) noexcept nogil:
     m[0] = <real>h.beta1 * m[0] + <real>(1 - h.beta1) * g
     v[0] = <real>h.beta2 * v[0] + <real>(1 - h.beta2) * (g * g)
     p[0] = p[0] - <real>(now.lr * now.debias1) * m[0] / (root(v[0]) * <real>now.debias2 + <real>h.eps)
@@ -262,10 +363,28 @@ cdef inline void adam(Adam h, Now now, real* p, real g, real* m, real* v) noexce
 cdef struct AMSGrad:
     double beta1, beta2, eps
 
-cdef inline void amsgrad(AMSGrad h, Now now, real* p, real g, real* m, real* v, real* vmax) noexcept nogil:
+cdef struct AMSGradHat:                # Keras, as its Adam
+    double beta1, beta2, eps
+
+cdef struct AMSGradCorrected:          # the largest of the corrected mean squares: optax
+    double beta1, beta2, eps
+
+cdef struct AMSGradPlain:              # nothing is corrected: the paper
+    double beta1, beta2, eps
+
+ctypedef fused AnyAMSGrad:
+    AMSGrad
+    AMSGradHat
+    AMSGradCorrected
+    AMSGradPlain
+
+cdef inline void amsgrad(AnyAMSGrad h, Now now, real* p, real g, real* m, real* v, real* vmax) noexcept nogil:
     m[0] = <real>h.beta1 * m[0] + <real>(1 - h.beta1) * g
     v[0] = <real>h.beta2 * v[0] + <real>(1 - h.beta2) * (g * g)
-    vmax[0] = larger(vmax[0], v[0])
+    if AnyAMSGrad is AMSGradCorrected:
+        vmax[0] = larger(vmax[0], <real>now.extra[0] * v[0])
+    else:
+        vmax[0] = larger(vmax[0], v[0])
     p[0] = p[0] - <real>(now.lr * now.debias1) * m[0] / (root(vmax[0]) * <real>now.debias2 + <real>h.eps)
 
 
@@ -274,7 +393,14 @@ cdef inline void amsgrad(AMSGrad h, Now now, real* p, real g, real* m, real* v, 
 cdef struct AdamW:
     double beta1, beta2, eps, weight_decay
 
-cdef inline void adamw(AdamW h, Now now, real* p, real g, real* m, real* v) noexcept nogil:
+cdef struct AdamWHat:                  # Keras, as its Adam
+    double beta1, beta2, eps, weight_decay
+
+ctypedef fused AnyAdamW:
+    AdamW
+    AdamWHat
+
+cdef inline void adamw(AnyAdamW h, Now now, real* p, real g, real* m, real* v) noexcept nogil:
     p[0] = <real>now.keep * p[0]
     adam(Adam(h.beta1, h.beta2, h.eps), now, p, g, m, v)
 
@@ -284,10 +410,21 @@ cdef inline void adamw(AdamW h, Now now, real* p, real g, real* m, real* v) noex
 cdef struct AdaMax:
     double beta1, beta2, eps
 
-cdef inline void adamax(AdaMax h, Now now, real* p, real g, real* m, real* u) noexcept nogil:
+cdef struct AdaMaxOutside:             # epsilon beside the largest, no part of it: Keras
+    double beta1, beta2, eps
+
+ctypedef fused AnyAdaMax:
+    AdaMax
+    AdaMaxOutside
+
+cdef inline void adamax(AnyAdaMax h, Now now, real* p, real g, real* m, real* u) noexcept nogil:
     m[0] = <real>h.beta1 * m[0] + <real>(1 - h.beta1) * g
-    u[0] = larger(<real>h.beta2 * u[0], magnitude(g) + <real>h.eps)
-    p[0] = p[0] - <real>(now.lr * now.debias1) * m[0] / u[0]
+    if AnyAdaMax is AdaMax:
+        u[0] = larger(<real>h.beta2 * u[0], magnitude(g) + <real>h.eps)
+        p[0] = p[0] - <real>(now.lr * now.debias1) * m[0] / u[0]
+    else:
+        u[0] = larger(<real>h.beta2 * u[0], magnitude(g))
+        p[0] = p[0] - <real>(now.lr * now.debias1) * m[0] / (u[0] + <real>h.eps)
 
 
 # LaProp -- Ziyin, Wang & Ueda 2020, arXiv:2002.04839
@@ -319,6 +456,13 @@ cdef inline void qhadam(QHAdam h, Now now, real* p, real g, real* m, real* v) no
 cdef struct RAdam:
     double beta1, beta2, eps
 
+cdef struct RAdamCorrected:            # epsilon beside the corrected root: optax
+    double beta1, beta2, eps
+
+ctypedef fused AnyRAdam:
+    RAdam
+    RAdamCorrected
+
 cdef inline double rectification(double beta2, int64_t t, double least) noexcept nogil:
     """The variance of an adaptive rate at update t against that of one long since started, or 0: not tractable."""
     # (long double, where there is one: the difference loses as many digits as 1 - beta2 has zeros)
@@ -328,10 +472,10 @@ cdef inline double rectification(double beta2, int64_t t, double least) noexcept
         return 0
     return sqrt(<double>((length - 4) * (length - 2) * endless / ((endless - 4) * (endless - 2) * length)))
 
-cdef inline void radam(RAdam h, Now now, real* p, real g, real* m, real* v) noexcept nogil:
+cdef inline void radam(AnyRAdam h, Now now, real* p, real g, real* m, real* v) noexcept nogil:
     m[0] = <real>h.beta1 * m[0] + <real>(1 - h.beta1) * g
     v[0] = <real>h.beta2 * v[0] + <real>(1 - h.beta2) * (g * g)
-    p[0] = p[0] - <real>now.extra[0] * m[0] / (root(v[0]) + <real>h.eps if now.extra[1] != 0 else <real>1)
+    p[0] = p[0] - <real>now.extra[0] * m[0] / (root(v[0]) + <real>now.extra[2] if now.extra[1] != 0 else <real>1)
 
 
 # NAdam -- Dozat 2016, openreview.net/forum?id=OM0jvwB8jIp57ZJjtNEZ; mu grows as in torch
@@ -339,16 +483,24 @@ cdef inline void radam(RAdam h, Now now, real* p, real g, real* m, real* v) noex
 cdef struct NAdam:
     double beta1, beta2, eps, momentum_decay
 
-cdef inline void nadam_recall(NAdam h, Now* now, double* mu_product) noexcept nogil:
+cdef struct NAdamConstant:             # mu is beta1 from the start: optax
+    double beta1, beta2, eps, momentum_decay
+
+ctypedef fused AnyNAdam:
+    NAdam
+    NAdamConstant
+
+cdef inline void nadam_recall(AnyNAdam h, Now* now, double* mu_product) noexcept nogil:
     """The instant's two step sizes, of the gradient and of `m`; remembers the product of all mu up to t."""
-    cdef double mu, coming
-    mu = h.beta1 * (1 - 0.5 * pow(0.96, now.t * h.momentum_decay))
-    coming = h.beta1 * (1 - 0.5 * pow(0.96, (now.t + 1) * h.momentum_decay))
+    cdef double mu = h.beta1, coming = h.beta1
+    if AnyNAdam is NAdam:
+        mu = h.beta1 * (1 - 0.5 * pow(0.96, now.t * h.momentum_decay))
+        coming = h.beta1 * (1 - 0.5 * pow(0.96, (now.t + 1) * h.momentum_decay))
     mu_product[0] = mu if now.fresh else mu_product[0] * mu
     now.extra[0] = now.lr * (1 - mu) / (1 - mu_product[0])
     now.extra[1] = now.lr * coming / (1 - mu_product[0] * coming)
 
-cdef inline void nadam(NAdam h, Now now, real* p, real g, real* m, real* v) noexcept nogil:
+cdef inline void nadam(AnyNAdam h, Now now, real* p, real g, real* m, real* v) noexcept nogil:
     m[0] = <real>h.beta1 * m[0] + <real>(1 - h.beta1) * g
     v[0] = <real>h.beta2 * v[0] + <real>(1 - h.beta2) * (g * g)
     p[0] = p[0] - (<real>now.extra[0] * g + <real>now.extra[1] * m[0]) \
@@ -360,14 +512,22 @@ cdef inline void nadam(NAdam h, Now now, real* p, real g, real* m, real* v) noex
 cdef struct Adan:
     double beta1, beta2, beta3, eps, weight_decay
 
-cdef inline void adan(Adan h, Now now, real* p, real g, real* m, real* v, real* n, real* g_before) noexcept nogil:
+cdef struct AdanComplement:            # 1 - beta2 for beta2 as a factor, epsilon inside the root, too: optax
+    double beta1, beta2, beta3, eps, weight_decay
+
+ctypedef fused AnyAdan:
+    Adan
+    AdanComplement
+
+cdef inline void adan(AnyAdan h, Now now, real* p, real g, real* m, real* v, real* n, real* g_before) noexcept nogil:
     cdef real d = <real>(1 - now.fresh) * (g - g_before[0])
-    cdef real u = g + <real>h.beta2 * d
+    cdef real u = g + <real>now.extra[2] * d
     m[0] = <real>h.beta1 * m[0] + <real>(1 - h.beta1) * g
     v[0] = <real>h.beta2 * v[0] + <real>(1 - h.beta2) * d
     n[0] = <real>h.beta3 * n[0] + <real>(1 - h.beta3) * (u * u)
     g_before[0] = g
-    u = (<real>now.debias1 * m[0] + <real>now.extra[0] * v[0]) / (root(n[0]) * <real>now.extra[1] + <real>h.eps)
+    u = (<real>now.debias1 * m[0] + <real>now.extra[0] * v[0]) \
+        / (root(n[0] + <real>now.extra[3]) * <real>now.extra[1] + <real>h.eps)
     p[0] = (p[0] - <real>now.lr * u) / <real>(1 + now.lr * now.decay)
 
 
@@ -436,7 +596,14 @@ cdef inline void diffgrad(DiffGrad h, Now now, real* p, real g, real* m, real* v
 cdef struct ADOPT:
     double beta1, beta2, clip_exponent, eps
 
-cdef inline void adopt(ADOPT h, Now now, real* p, real g, real* m, real* v) noexcept nogil:
+cdef struct ADOPTWider:                # clipped by the power of t, not of t - 1: pytorch_optimizer
+    double beta1, beta2, clip_exponent, eps
+
+ctypedef fused AnyADOPT:
+    ADOPT
+    ADOPTWider
+
+cdef inline void adopt(AnyADOPT h, Now now, real* p, real g, real* m, real* v) noexcept nogil:
     # (at the first update the bound is 0: nothing moves, and v is the square)
     cdef real step = bounded(g / larger(<real>h.eps, root(v[0])), <real>now.extra[0])
     m[0] = <real>h.beta1 * m[0] + <real>(1 - h.beta1) * step
@@ -516,28 +683,45 @@ ctypedef fused Rule:
     Signum
     Lion
     Momentum
+    MomentumInside
     Nesterov
+    NesterovInside
     QHM
     AggMo
     ASGD
     Rprop
+    RpropLate
     AdaGrad
+    AdaGradInside
     FTRL
     MADGRAD
     AdaDelta
     RMSprop
+    RMSpropInside
     RMSpropCentered
+    RMSpropCenteredInside
     RMSpropMomentum
+    RMSpropMomentumInside
     RMSpropCenteredMomentum
+    RMSpropCenteredMomentumInside
     Adam
+    AdamHat
     AMSGrad
+    AMSGradHat
+    AMSGradCorrected
+    AMSGradPlain
     AdamW
+    AdamWHat
     AdaMax
+    AdaMaxOutside
     LaProp
     QHAdam
     RAdam
+    RAdamCorrected
     NAdam
+    NAdamConstant
     Adan
+    AdanComplement
     Fromage
     LARS
     LARC
@@ -555,11 +739,14 @@ ctypedef fused Rule:
     AdaBound
     DiffGrad
     ADOPT
+    ADOPTWider
     AdEMAMix
     ScheduleFreeSGD
     ScheduleFreeAdamW
     ScheduleFreeRAdam
     LAMB
+    LAMBOutside
+    LAMBUncorrected
     PolyakSGD
     MoMo
     MoMoAdam
@@ -581,16 +768,24 @@ ctypedef fused NoSlot:
 
 ctypedef fused TwoSlots:
     Rprop
+    RpropLate
     AdaMax
+    AdaMaxOutside
     LaProp
     QHAdam
     RAdam
+    RAdamCorrected
     AdaDelta
     RMSpropCentered
+    RMSpropCenteredInside
     RMSpropMomentum
+    RMSpropMomentumInside
     Adam
+    AdamHat
     AdamW
+    AdamWHat
     NAdam
+    NAdamConstant
     CautiousAdamW
     CautiousAdamWMean
     StableAdamW
@@ -600,9 +795,12 @@ ctypedef fused TwoSlots:
     Grams
     AdaBound
     ADOPT
+    ADOPTWider
     ScheduleFreeAdamW
     ScheduleFreeRAdam
     LAMB
+    LAMBOutside
+    LAMBUncorrected
     MoMoAdam
     DAdaptSGD
     DAdaptLion
@@ -610,30 +808,42 @@ ctypedef fused TwoSlots:
 ctypedef fused ThreeSlots:
     AggMo
     RMSpropCenteredMomentum
+    RMSpropCenteredMomentumInside
     MARS
     MARSFromZero
     DAdaptAdaGrad
     DAdaptAdam
     DAdaptAdamDebiased
     AMSGrad
+    AMSGradHat
+    AMSGradCorrected
+    AMSGradPlain
     MADGRAD
     DiffGrad
     AdEMAMix
 
 ctypedef fused FourSlots:
     Adan
+    AdanComplement
     Prodigy
     ProdigyDebiased
 
 ctypedef fused Debiased:           # beta1 and beta2 are corrected for their start at zero
     AdaMax
+    AdaMaxOutside
     LaProp
     QHAdam
     RAdam
+    RAdamCorrected
     Adam
+    AdamHat
     AMSGrad
+    AMSGradHat
+    AMSGradCorrected
     AdamW
+    AdamWHat
     NAdam
+    NAdamConstant
     CautiousAdamW
     CautiousAdamWMean
     MARS
@@ -648,6 +858,8 @@ ctypedef fused Debiased:           # beta1 and beta2 are corrected for their sta
     ScheduleFreeAdamW
     ScheduleFreeRAdam
     LAMB
+    LAMBOutside
+    LAMBUncorrected
     MoMoAdam
     DAdaptAdamDebiased
     ProdigyDebiased
@@ -660,6 +872,7 @@ ctypedef fused Decaying:           # multiplies what weight decay leaves itself;
     MARS
     MARSFromZero
     AdamW
+    AdamWHat
 
 ctypedef fused Inner:              # decoupled weight decay is a term of the step: now.decay
     Adan
@@ -686,7 +899,9 @@ ctypedef fused Inner:              # decoupled weight decay is a term of the ste
 ctypedef fused Placed:             # the step depends on where the parameter stands, not on its gradient alone
     ASGD
     Rprop
+    RpropLate
     Adan
+    AdanComplement
     Fromage
     LARS
     LARC
@@ -704,6 +919,8 @@ ctypedef fused Placed:             # the step depends on where the parameter sta
     ScheduleFreeAdamW
     ScheduleFreeRAdam
     LAMB
+    LAMBOutside
+    LAMBUncorrected
     PolyakSGD
     MoMo
     MoMoAdam
@@ -730,6 +947,8 @@ ctypedef fused Reducing:           # sums over a tensor before it moves (see red
     MARSFromZero
     StableAdamW
     LAMB
+    LAMBOutside
+    LAMBUncorrected
     PolyakSGD
     MoMo
     MoMoAdam
@@ -748,6 +967,8 @@ ctypedef fused Gathering:          # ... in that first pass its slots move, and 
     CautiousAdamWMean
     StableAdamW
     LAMB
+    LAMBOutside
+    LAMBUncorrected
     MoMo
     MoMoAdam
     DoG
@@ -777,39 +998,41 @@ cdef inline void update(Rule h, Now now, real* p, real g, real* a, real* b, real
         asgd(h, now, p, g, a)
     elif Rule is Rprop:
         rprop(h, now, p, g, a, b)
-    elif Rule is AdaMax:
+    elif Rule is RpropLate:
+        rprop_late(h, now, p, g, a, b)
+    elif Rule in AnyAdaMax:
         adamax(h, now, p, g, a, b)
     elif Rule is LaProp:
         laprop(h, now, p, g, a, b)
     elif Rule is QHAdam:
         qhadam(h, now, p, g, a, b)
-    elif Rule is RAdam:
+    elif Rule in AnyRAdam:
         radam(h, now, p, g, a, b)
-    elif Rule is Momentum:
+    elif Rule in AnyMomentum:
         momentum(h, now, p, g, a)
-    elif Rule is Nesterov:
+    elif Rule in AnyNesterov:
         nesterov(h, now, p, g, a)
-    elif Rule is AdaGrad:
+    elif Rule in AnyAdaGrad:
         adagrad(h, now, p, g, a)
     elif Rule is AdaDelta:
         adadelta(h, now, p, g, a, b)
-    elif Rule is RMSprop:
+    elif Rule in AnyRMSprop:
         rmsprop(h, now, p, g, a)
-    elif Rule is RMSpropCentered:
+    elif Rule in AnyRMSpropCentered:
         rmsprop_centered(h, now, p, g, a, b)
-    elif Rule is RMSpropMomentum:
+    elif Rule in AnyRMSpropMomentum:
         rmsprop_momentum(h, now, p, g, a, b)
-    elif Rule is RMSpropCenteredMomentum:
+    elif Rule in AnyRMSpropCenteredMomentum:
         rmsprop_centered_momentum(h, now, p, g, a, b, c)
-    elif Rule is Adam:
+    elif Rule in AnyAdam:
         adam(h, now, p, g, a, b)
-    elif Rule is AMSGrad:
+    elif Rule in AnyAMSGrad:
         amsgrad(h, now, p, g, a, b, c)
-    elif Rule is AdamW:
+    elif Rule in AnyAdamW:
         adamw(h, now, p, g, a, b)
-    elif Rule is NAdam:
+    elif Rule in AnyNAdam:
         nadam(h, now, p, g, a, b)
-    elif Rule is Adan:
+    elif Rule in AnyAdan:
         adan(h, now, p, g, a, b, c, d)
     elif Rule is Fromage:
         fromage(now, p, g)
@@ -843,7 +1066,7 @@ cdef inline void update(Rule h, Now now, real* p, real g, real* a, real* b, real
         adabound(h, now, p, g, a, b)
     elif Rule is DiffGrad:
         diffgrad(h, now, p, g, a, b, c)
-    elif Rule is ADOPT:
+    elif Rule in AnyADOPT:
         adopt(h, now, p, g, a, b)
     elif Rule is AdEMAMix:
         ademamix(h, now, p, g, a, b, c)
@@ -853,7 +1076,7 @@ cdef inline void update(Rule h, Now now, real* p, real g, real* a, real* b, real
         schedulefreeadamw(h, now, p, g, a, b)
     elif Rule is ScheduleFreeRAdam:
         schedulefreeradam(h, now, p, g, a, b)
-    elif Rule is LAMB:
+    elif Rule in AnyLAMB:
         lamb(h, now, p, a[0], b[0])
     elif Rule is PolyakSGD:
         polyak(now, p, g)
@@ -901,13 +1124,32 @@ cdef inline Now at(Rule h, double lr, int64_t t) noexcept nogil:
         now.extra[k] = 0
     if Rule in Debiased:
         now.debias1, now.debias2 = debias(h.beta1, t), sqrt(debias(h.beta2, t))
-    if Rule is Adan:
+    if Rule is AdamHat or Rule is AdamWHat or Rule is AMSGradHat:
+        # (what corrects the root, above the line)
+        now.debias1, now.debias2 = now.debias1 / now.debias2, 1
+    if Rule is AMSGradCorrected:
+        now.extra[0], now.debias2 = debias(h.beta2, t), 1
+    if Rule in AnyAdan:
         now.debias1 = debias(h.beta1, t)
-        now.extra[0], now.extra[1] = h.beta2 * debias(h.beta2, t), sqrt(debias(h.beta3, t))
+        now.extra[2] = h.beta2 if Rule is Adan else 1 - h.beta2
+        now.extra[0], now.extra[1] = now.extra[2] * debias(h.beta2, t), sqrt(debias(h.beta3, t))
+        now.extra[3] = 0 if Rule is Adan else h.eps / debias(h.beta3, t)
+    if Rule in AnyMomentum or Rule in AnyNesterov:
+        now.extra[0] = 1
+    if Rule in EveryRMSprop:
+        now.extra[0] = h.eps if Rule in InsideRoot else 0
+        now.extra[1], now.extra[2] = h.eps - now.extra[0], 1
+    if Rule is RMSpropMomentumInside or Rule is RMSpropCenteredMomentumInside:
+        now.extra[2], now.lr = lr, 1
+    if Rule is MomentumInside or Rule is NesterovInside:
+        now.extra[0], now.lr = lr, 1
+    if Rule is LAMBUncorrected:
+        now.extra[1], now.debias1, now.debias2 = now.debias1, 1, 1
     if Rule is QHAdam:
         now.extra[0], now.extra[1] = h.nu1 * now.debias1, h.nu2 * debias(h.beta2, t)
-    if Rule is RAdam:
+    if Rule in AnyRAdam:
         now.extra[1] = rectification(h.beta2, t, 5)
+        now.extra[2] = h.eps if Rule is RAdam else h.eps / now.debias2
         now.extra[0] = lr * now.debias1 * (now.extra[1] / now.debias2 if now.extra[1] != 0 else 1)
     if Rule is ASGD:
         now.lr = lr / pow(1 + h.lambd * lr * (t - 1), h.alpha)
@@ -918,15 +1160,15 @@ cdef inline Now at(Rule h, double lr, int64_t t) noexcept nogil:
         now.extra[0] = lr * now.debias1 / now.debias2
         now.extra[1] = lr * h.final_scale / (1 + 1 / (h.gamma * t))
         now.extra[2] = lr * h.final_scale * (1 + 1 / (h.gamma * t))
-    if Rule is ADOPT:
-        now.extra[0] = pow(t - 1, h.clip_exponent) if t > 1 else 0
+    if Rule in AnyADOPT:
+        now.extra[0] = pow(t - 1 if Rule is ADOPT else t, h.clip_exponent) if t > 1 else 0
         now.extra[1], now.extra[2] = h.beta2 if t > 1 else 0, 1 - h.beta2 if t > 1 else 1
     if Rule is AdEMAMix:
         now.extra[0] = h.alpha * (t / h.alpha_warmup if t < h.alpha_warmup else 1)
         now.extra[1] = grown(h.beta1, h.beta3, t / h.beta3_warmup) if t < h.beta3_warmup else h.beta3
-    if Rule is AdaGrad:
+    if Rule in AnyAdaGrad:
         now.lr = lr / (1 + (t - 1) * h.lr_decay)
-    if Rule in Decaying:
+    if Rule in Decaying or Rule is AdanComplement or Rule is LAMBOutside or Rule is LAMBUncorrected:
         now.keep = 1 - lr * h.weight_decay
     if Rule in Inner:
         now.decay = h.weight_decay
@@ -938,7 +1180,7 @@ cdef inline Now at(Rule h, double lr, int64_t t) noexcept nogil:
 
 cdef inline int memories(Rule h) noexcept nogil:
     """How many numbers of each tensor."""
-    if Rule is NAdam or Rule is NovoGrad or Rule is FTRL:
+    if Rule in AnyNAdam or Rule is NovoGrad or Rule is FTRL:
         return 1
     elif Rule is ScheduleFreeSGD or Rule is ScheduleFreeAdamW or Rule is ScheduleFreeRAdam:
         return 3
@@ -962,7 +1204,7 @@ cdef inline int shared_memories(Rule h) noexcept nogil:
 cdef inline void recall(Rule h, Now* now, double* memory, const double* shared) noexcept nogil:
     """What an instant takes from those before it, ahead of any element."""
     cdef double rectified
-    if Rule is NAdam:
+    if Rule in AnyNAdam:
         nadam_recall(h, now, memory)
     elif Rule is PolyakSGD or Rule is MoMo or Rule is MoMoAdam:
         polyak_recall(now)
@@ -995,7 +1237,7 @@ cdef inline int sums(Rule h) noexcept nogil:
     """How many terms of an element are summed."""
     if Rule is MoMo or Rule is MoMoAdam or Rule is DoG or Rule is DoWG or Rule is DAdaptSGD or Rule is DAdaptAdaGrad:
         return 3
-    elif Rule is LAMB or Rule is LARS or Rule is LARC or Rule is Fromage:
+    elif Rule in AnyLAMB or Rule is LARS or Rule is LARC or Rule is Fromage:
         return 2
     elif Rule is DAdaptAdam or Rule is DAdaptAdamDebiased or Rule is DAdaptLion or Rule is Prodigy \
             or Rule is ProdigyDebiased:
@@ -1022,7 +1264,7 @@ cdef inline void gauge(Rule h, Now now, real p, real g, real* a, real* b, real* 
         mars_gauge(h, now, g, c[0], terms)
     elif Rule is StableAdamW:
         stable_adamw_gauge(h, now, g, a, b, terms)
-    elif Rule is LAMB:
+    elif Rule in AnyLAMB:
         lamb_gauge(h, now, p, g, a, b, terms)
     elif Rule is PolyakSGD:
         polyak_gauge(now, g, terms)
@@ -1083,7 +1325,7 @@ cdef inline void settle(Rule h, Now* now, double* memory, const double* shared, 
         mars_settle(now, sums)
     elif Rule is StableAdamW:
         stable_adamw_settle(now, sums, size)
-    elif Rule is LAMB:
+    elif Rule in AnyLAMB:
         lamb_settle(h, now, sums)
     elif Rule is PolyakSGD or Rule is MoMo or Rule is MoMoAdam:
         polyak_settle(now, shared)

@@ -64,6 +64,8 @@ def fastlr_trail(cls, hyper, **keywords):
 # Ours, and theirs given all hyper-parameters of ours: where both mean the same. `lr` may be a schedule.
 SAMES = {
     "sgd": (fastlr.SGD, lambda h: optax.sgd(h["lr"])),
+    "signsgd": (fastlr.SignSGD, lambda h: optax.sign_sgd(h["lr"])),
+    "signum": (fastlr.Signum, lambda h: optax.signum(h["lr"], beta=h["momentum"])),
     "momentum": (fastlr.Momentum, lambda h: optax.sgd(h["lr"], momentum=h["momentum"])),
     "nesterov": (fastlr.Nesterov, lambda h: optax.sgd(h["lr"], momentum=h["momentum"], nesterov=True)),
     "adadelta": (fastlr.AdaDelta, lambda h: optax.adadelta(h["lr"], rho=h["rho"], eps=h["eps"])),

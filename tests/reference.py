@@ -70,6 +70,30 @@ def Nesterov(theta, g, t, m, *, lr, momentum, see=unseen):
     return see(0, theta - lr * (g + momentum * m)), m
 
 
+def MomentumInside(theta, g, t, v, *, lr, momentum, dampening, see=unseen):
+    v = see(1, lr * g if t == 1 else momentum * v + lr * (1 - dampening) * g)
+    return see(0, theta - v), v
+
+
+def NesterovInside(theta, g, t, v, *, lr, momentum, see=unseen):
+    v = see(1, momentum * v + lr * g)
+    return see(0, theta - (momentum * v + lr * g)), v
+
+
+def RpropLate(theta, g, t, coming, delta, *, lr, eta_minus, eta_plus, step_min, step_max, see=unseen):
+    delta = lr * np.ones_like(g) if t == 1 else delta
+    turn = np.sign(g * coming)
+    theta = see(0, theta - np.where(turn < 0, 0, coming))
+    factor = np.where(turn > 0, eta_plus, eta_minus)
+    delta = see(2, np.where(turn == 0, delta, np.clip(delta * factor, step_min, step_max)))
+    return theta, see(1, np.where(turn < 0, 0, delta * np.sign(g))), delta
+
+
+def AdaGradInside(theta, g, t, s, *, lr, lr_decay, eps, see=unseen):
+    s = see(1, s + g**2)
+    return see(0, theta - lr / (1 + (t - 1) * lr_decay) * g / np.sqrt(s + eps)), s
+
+
 def AdaGrad(theta, g, t, s, *, lr, lr_decay, eps, see=unseen):
     s = see(1, s + g**2)
     return see(0, theta - lr / (1 + (t - 1) * lr_decay) * g / (np.sqrt(s) + eps)), s
@@ -125,11 +149,67 @@ def RMSpropCenteredMomentum(theta, g, t, n, gbar, delta, *, lr, alpha, eps, mome
     return see(0, theta - lr * delta), n, gbar, delta
 
 
+def RMSpropInside(theta, g, t, v, *, lr, alpha, eps, see=unseen):
+    v = see(1, alpha * v + (1 - alpha) * g**2)
+    return see(0, theta - lr * g / np.sqrt(v + eps)), v
+
+
+def RMSpropCenteredInside(theta, g, t, n, gbar, *, lr, alpha, eps, see=unseen):
+    n = see(1, alpha * n + (1 - alpha) * g**2)
+    gbar = see(2, alpha * gbar + (1 - alpha) * g)
+    return see(0, theta - lr * g / np.sqrt(n - gbar**2 + eps)), n, gbar
+
+
+def RMSpropMomentumInside(theta, g, t, n, delta, *, lr, alpha, eps, momentum, see=unseen):
+    n = see(1, alpha * n + (1 - alpha) * g**2)
+    delta = see(2, momentum * delta + lr * g / np.sqrt(n + eps))
+    return see(0, theta - delta), n, delta
+
+
+def RMSpropCenteredMomentumInside(theta, g, t, n, gbar, delta, *, lr, alpha, eps, momentum, see=unseen):
+    n = see(1, alpha * n + (1 - alpha) * g**2)
+    gbar = see(2, alpha * gbar + (1 - alpha) * g)
+    delta = see(3, momentum * delta + lr * g / np.sqrt(n - gbar**2 + eps))
+    return see(0, theta - delta), n, gbar, delta
+
+
 def Adam(theta, g, t, m, v, *, lr, beta1, beta2, eps, see=unseen):
     m = see(1, beta1 * m + (1 - beta1) * g)
     v = see(2, beta2 * v + (1 - beta2) * g**2)
     m_hat, v_hat = m / (1 - beta1**t), v / (1 - beta2**t)
     return see(0, theta - lr * m_hat / (np.sqrt(v_hat) + eps)), m, v
+
+
+def AdamHat(theta, g, t, m, v, *, lr, beta1, beta2, eps, see=unseen):
+    m = see(1, beta1 * m + (1 - beta1) * g)
+    v = see(2, beta2 * v + (1 - beta2) * g**2)
+    alpha = lr * np.sqrt(1 - beta2**t) / (1 - beta1**t)
+    return see(0, theta - alpha * m / (np.sqrt(v) + eps)), m, v
+
+
+AdamWHat = AdamHat
+
+
+def AMSGradHat(theta, g, t, m, v, v_hat, *, lr, beta1, beta2, eps, see=unseen):
+    m = see(1, beta1 * m + (1 - beta1) * g)
+    v = see(2, beta2 * v + (1 - beta2) * g**2)
+    v_hat = see(3, np.maximum(v_hat, v))
+    alpha = lr * np.sqrt(1 - beta2**t) / (1 - beta1**t)
+    return see(0, theta - alpha * m / (np.sqrt(v_hat) + eps)), m, v, v_hat
+
+
+def AMSGradCorrected(theta, g, t, m, v, v_max, *, lr, beta1, beta2, eps, see=unseen):
+    m = see(1, beta1 * m + (1 - beta1) * g)
+    v = see(2, beta2 * v + (1 - beta2) * g**2)
+    v_max = see(3, np.maximum(v_max, v / (1 - beta2**t)))
+    return see(0, theta - lr * m / (1 - beta1**t) / (np.sqrt(v_max) + eps)), m, v, v_max
+
+
+def AMSGradPlain(theta, g, t, m, v, v_hat, *, lr, beta1, beta2, eps, see=unseen):
+    m = see(1, beta1 * m + (1 - beta1) * g)
+    v = see(2, beta2 * v + (1 - beta2) * g**2)
+    v_hat = see(3, np.maximum(v_hat, v))
+    return see(0, theta - lr * m / (np.sqrt(v_hat) + eps)), m, v, v_hat
 
 
 def AMSGrad(theta, g, t, m, v, v_max, *, lr, beta1, beta2, eps, see=unseen):
@@ -147,6 +227,12 @@ def AdaMax(theta, g, t, m, u, *, lr, beta1, beta2, eps, see=unseen):
     m = see(1, beta1 * m + (1 - beta1) * g)
     u = see(2, np.maximum(beta2 * u, abs(g) + eps))
     return see(0, theta - lr / (1 - beta1**t) * m / u), m, u
+
+
+def AdaMaxOutside(theta, g, t, m, u, *, lr, beta1, beta2, eps, see=unseen):
+    m = see(1, beta1 * m + (1 - beta1) * g)
+    u = see(2, np.maximum(beta2 * u, abs(g)))
+    return see(0, theta - lr * m / ((1 - beta1**t) * (u + eps))), m, u
 
 
 def LaProp(theta, g, t, m, n, *, lr, beta1, beta2, eps, see=unseen):
@@ -176,6 +262,17 @@ def RAdam(theta, g, t, m, v, *, lr, beta1, beta2, eps, see=unseen):
 RAdamW = RAdam
 
 
+def RAdamCorrected(theta, g, t, m, v, *, lr, beta1, beta2, eps, see=unseen):
+    m = see(1, beta1 * m + (1 - beta1) * g)
+    v = see(2, beta2 * v + (1 - beta2) * g**2)
+    m_hat, v_hat, ro_inf = m / (1 - beta1**t), v / (1 - beta2**t), 2 / (1 - beta2) - 1
+    ro = ro_inf - 2 * t * beta2**t / (1 - beta2**t)
+    if ro < 5:
+        return see(0, theta - lr * m_hat), m, v
+    r = np.sqrt((ro - 4) * (ro - 2) * ro_inf / ((ro_inf - 4) * (ro_inf - 2) * ro))
+    return see(0, theta - lr * r * m_hat / (np.sqrt(v_hat) + eps)), m, v
+
+
 def NAdam(theta, g, t, m, v, mu_product=1, *, lr, beta1, beta2, eps, momentum_decay, see=unseen):
     mu, mu_next = (beta1 * (1 - 0.5 * np.asarray(0.96, theta.dtype) ** (k * momentum_decay)) for k in (t, t + 1))
     mu_product = see(3, mu if t == 1 else mu * mu_product)
@@ -188,6 +285,14 @@ def NAdam(theta, g, t, m, v, mu_product=1, *, lr, beta1, beta2, eps, momentum_de
 NAdamW = NAdam
 
 
+def NAdamConstant(theta, g, t, m, v, power=1, *, lr, beta1, beta2, eps, momentum_decay, see=unseen):
+    m = see(1, beta1 * m + (1 - beta1) * g)
+    v = see(2, beta2 * v + (1 - beta2) * g**2)
+    m_hat = beta1 * m / (1 - beta1**(t + 1)) + (1 - beta1) * g / (1 - beta1**t)
+    theta = see(0, theta - lr * m_hat / (np.sqrt(v / (1 - beta2**t)) + eps))
+    return theta, m, v, see(3, beta1 if t == 1 else beta1 * power)
+
+
 def Adan(theta, g, t, m, v, n, g_before, *, lr, beta1, beta2, beta3, eps, inner=0, see=unseen):
     d = 0 * g if t == 1 else g - g_before
     m = see(1, beta1 * m + (1 - beta1) * g)
@@ -196,6 +301,15 @@ def Adan(theta, g, t, m, v, n, g_before, *, lr, beta1, beta2, beta3, eps, inner=
     eta = lr / (np.sqrt(n / (1 - beta3**t)) + eps)
     theta = (theta - eta * (m / (1 - beta1**t) + beta2 * v / (1 - beta2**t))) / (1 + lr * inner)
     return see(0, theta), m, v, n, see(4, g)
+
+
+def AdanComplement(theta, g, t, m, v, n, g_before, *, lr, beta1, beta2, beta3, eps, see=unseen):
+    d = 0 * g if t == 1 else g - g_before
+    m = see(1, beta1 * m + (1 - beta1) * g)
+    v = see(2, beta2 * v + (1 - beta2) * d)
+    n = see(3, beta3 * n + (1 - beta3) * (g + (1 - beta2) * d)**2)
+    u = m / (1 - beta1**t) + (1 - beta2) * v / (1 - beta2**t)
+    return see(0, theta - lr * u / (np.sqrt(n / (1 - beta3**t) + eps) + eps)), m, v, n, see(4, g)
 
 
 def norm(x):
@@ -233,6 +347,23 @@ def masked(u, g):
     return np.where(phi, u, 0) * (g.size / (phi.sum() + np.longdouble(1)))
 
 
+def masked_by_mean(u, g):
+    phi = u * g > 0
+    return np.where(phi, u, 0) / np.maximum(phi.mean(dtype=np.longdouble), np.longdouble(1e-3))
+
+
+def CautiousLionMean(theta, g, t, m, *, lr, beta1, beta2, see=unseen):
+    u = np.sign(beta1 * m + (1 - beta1) * g)
+    return see(0, theta - lr * masked_by_mean(u, g)), see(1, beta2 * m + (1 - beta2) * g)
+
+
+def CautiousAdamWMean(theta, g, t, m, v, *, lr, beta1, beta2, eps, see=unseen):
+    m = see(1, beta1 * m + (1 - beta1) * g)
+    v = see(2, beta2 * v + (1 - beta2) * g**2)
+    u = m / (1 - beta1**t) / (np.sqrt(v / (1 - beta2**t)) + eps)
+    return see(0, theta - lr * masked_by_mean(u, g)), m, v
+
+
 def CautiousLion(theta, g, t, m, *, lr, beta1, beta2, see=unseen):
     u = np.sign(beta1 * m + (1 - beta1) * g)
     return see(0, theta - lr * masked(u, g)), see(1, beta2 * m + (1 - beta2) * g)
@@ -247,6 +378,15 @@ def CautiousAdamW(theta, g, t, m, v, *, lr, beta1, beta2, eps, see=unseen):
 
 def MARS(x, g, t, m, v, g_before, *, lr, beta1, beta2, gamma, eps, see=unseen):
     c = g if t == 1 else g + gamma * beta1 / (1 - beta1) * (g - g_before)
+    c = c / max(1, norm(c))
+    m = see(1, beta1 * m + (1 - beta1) * c)
+    v = see(2, beta2 * v + (1 - beta2) * c**2)
+    x = x - lr * m / (1 - beta1**t) / (np.sqrt(v / (1 - beta2**t)) + eps)
+    return see(0, x), m, v, see(3, g)
+
+
+def MARSFromZero(x, g, t, m, v, g_before, *, lr, beta1, beta2, gamma, eps, see=unseen):
+    c = g + gamma * beta1 / (1 - beta1) * (g - g_before)
     c = c / max(1, norm(c))
     m = see(1, beta1 * m + (1 - beta1) * c)
     v = see(2, beta2 * v + (1 - beta2) * c**2)
@@ -299,6 +439,14 @@ def ADOPT(theta, g, t, m, v, *, lr, beta1, beta2, clip_exponent, eps, see=unseen
     if t == 1:
         return see(0, theta), see(1, m), see(2, g**2)
     c = np.asarray(t - 1, theta.dtype)**clip_exponent
+    m = see(1, beta1 * m + (1 - beta1) * np.clip(g / np.maximum(np.sqrt(v), eps), -c, c))
+    return see(0, theta - lr * m), m, see(2, beta2 * v + (1 - beta2) * g**2)
+
+
+def ADOPTWider(theta, g, t, m, v, *, lr, beta1, beta2, clip_exponent, eps, see=unseen):
+    if t == 1:
+        return see(0, theta), see(1, m), see(2, g**2)
+    c = np.asarray(t, theta.dtype)**clip_exponent
     m = see(1, beta1 * m + (1 - beta1) * np.clip(g / np.maximum(np.sqrt(v), eps), -c, c))
     return see(0, theta - lr * m), m, see(2, beta2 * v + (1 - beta2) * g**2)
 
@@ -357,6 +505,22 @@ def LAMB(theta, g, t, m, v, *, lr, beta1, beta2, eps, inner=0, see=unseen):
     r = m / (1 - beta1**t) / (np.sqrt(v / (1 - beta2**t)) + eps) + inner * theta
     size, length = np.sqrt((theta**2).sum()), np.sqrt((r**2).sum())
     return see(0, theta - lr * (size / length if size * length > 0 else 1) * r), m, v
+
+
+def LAMBOutside(theta, g, t, m, v, *, lr, beta1, beta2, eps, see=unseen):
+    m = see(1, beta1 * m + (1 - beta1) * g)
+    v = see(2, beta2 * v + (1 - beta2) * g**2)
+    update = m / (1 - beta1**t) / (np.sqrt(v / (1 - beta2**t)) + eps)
+    w_norm, g_norm = norm(theta), norm(update)
+    return see(0, theta - (w_norm / g_norm if w_norm * g_norm > 0 else 1) * lr * update), m, v
+
+
+def LAMBUncorrected(theta, g, t, m, v, *, lr, beta1, beta2, eps, see=unseen):
+    m = see(1, beta1 * m + (1 - beta1) * g)
+    v = see(2, beta2 * v + (1 - beta2) * g**2)
+    r = m / (np.sqrt(v) + eps)
+    ratio = min(norm(theta), 10) / (norm(r) + eps) if norm(theta) * norm(r) > 0 else 1
+    return see(0, theta - lr / (1 - beta1**t) * ratio * r), m, v
 
 
 def PolyakSGD(x, g, t, gamma, *, lr, f_min, eps, loss, see=unseen):
@@ -426,6 +590,11 @@ def DAdaptAdam(x, g, t, m, v, s, d, N, *, lr, beta1, beta2, eps, d0, inner=0, se
     return see(0, x), m, v, s, see(4, max(d, N / ((1 - b) * abs(s).sum()))), N
 
 
+def DAdaptAdamDebiased(x, g, t, *memory, lr, beta1, beta2, inner=0, **hyper):
+    return DAdaptAdam(x, g, t, *memory, lr=lr * np.sqrt(1 - beta2**t) / (1 - beta1**t), beta1=beta1, beta2=beta2,
+                      inner=inner, **hyper)
+
+
 def DAdaptLion(x, g, t, m, s, d, N, *, lr, beta1, beta2, d0, inner=0, see=unseen):
     d, b = d0 if t == 1 else d, np.sqrt(beta2)
     u = np.sign(beta1 * m + (1 - beta1) * g)
@@ -446,9 +615,13 @@ def Prodigy(x, g, t, m, v, s, x0, d, r, *, lr, beta1, beta2, eps, d0, d_coef, in
     return see(0, x - d * lr * inner * x - d * lr * m / (np.sqrt(v) + d_next * eps)), m, v, s, x0, d_next, r
 
 
+def ProdigyDebiased(x, g, t, *memory, lr, beta1, beta2, **hyper):
+    return Prodigy(x, g, t, *memory, lr=lr * np.sqrt(1 - beta2**t) / (1 - beta1**t), beta1=beta1, beta2=beta2, **hyper)
+
+
 # Those that have decoupled weight decay as a term of their step.
 INNER = {"Adan", "DAdaptAdaGrad", "DAdaptAdam", "DAdaptLion", "DAdaptSGD", "DoG", "DoWG", "MoMo", "MoMoAdam", "Prodigy",
-         "LAMB", "LARC", "LARS", "NovoGrad", "StableAdamW", "ScheduleFreeSGD", "ScheduleFreeAdamW",
+         "LAMB", "LARC", "LARS", "NovoGrad", "DAdaptAdamDebiased", "ProdigyDebiased", "StableAdamW", "ScheduleFreeSGD", "ScheduleFreeAdamW",
          "ScheduleFreeRAdam"}
 
 

@@ -44,6 +44,11 @@ every_rule = pytest.mark.parametrize("cls", RULES, ids=lambda cls: cls.__name__)
 # Which update is the first to move anything, where it is not the first.
 BEGINS = {"ADOPT": 2, "ScheduleFreeRAdam": 5}
 
+# Conventions that are not a class's own.
+CONVENTIONS = [(cls, name) for cls in RULES for name in list(cls.conventions)[1:]]
+every_convention = pytest.mark.parametrize(("cls", "convention"), [
+    pytest.param(cls, name, id=f"{cls.__name__}-{name}") for cls, name in CONVENTIONS])
+
 every_optimizer = pytest.mark.parametrize("cls", OPTIMIZERS, ids=lambda cls: cls.__name__)
 every_elementwise = pytest.mark.parametrize("cls", ELEMENTWISE, ids=lambda cls: cls.__name__)
 every_separate = pytest.mark.parametrize("cls", SEPARATE, ids=lambda cls: cls.__name__)
@@ -82,9 +87,10 @@ def arrays(dtype, shapes, seed=0):
     return [rng.normal(size=shape).astype(dtype) for shape in shapes]
 
 
-def full(cls, hyper):
+def full(cls, hyper, convention=None):
     """All hyper-parameters of an optimizer, given some."""
-    return {name: bound.default for name, bound in cls.hypers.items()} | hyper
+    theirs = cls.conventions[convention].defaults if convention else {}
+    return {name: theirs.get(name, bound.default) for name, bound in cls.hypers.items()} | hyper
 
 
 def operands(opt, name="0"):

@@ -78,8 +78,11 @@ def follows(cls, dtype, hyper, steps=24, **keywords):
     """
     p, = arrays(dtype, [SIZE])
     opt = cls([p], **hyper, **keywords)
-    decay = keywords.get("decay") or cls.decay_mode
-    values = {name: np.longdouble(value) for name, value in full(cls, hyper).items()}
+    convention = keywords.get("convention")
+    whose = cls.conventions.get(convention)
+    named = whose.rule if whose else cls.__name__
+    decay = keywords.get("decay") or (whose.decay if whose else None) or cls.decay_mode
+    values = {name: np.longdouble(value) for name, value in full(cls, hyper, convention).items()}
     worst = 0.0
     # (what is subtracted from the gradient adds to the sizes with the other sign)
     names = [*cls.slots, *cls.memory, *cls.shared]
@@ -110,8 +113,8 @@ def follows(cls, dtype, hyper, steps=24, **keywords):
                 store[k] = value
                 return stored[k]
             # (a decay that is a term of the step adds to the sizes with the other sign, too)
-            share = -rule_decay if store is sizes and cls.__name__ in reference.INNER else rule_decay
-            reference.step(cls.__name__, decay, theta, gradient, t, slots, values | {"weight_decay": share}, see)
+            share = -rule_decay if store is sizes and named in reference.INNER else rule_decay
+            reference.step(named, decay, theta, gradient, t, slots, values | {"weight_decay": share}, see)
         ill = condition(cls, dict(zip(names, after[1:], strict=True)))
         for k, got in enumerate(after):
             if k > len(names) - len(cls.shared):       # (sums over all elements, which may cancel)
@@ -173,7 +176,7 @@ def test_an_element_does_not_know_its_position(cls, dtype):
 
 def test_every_rule_is_declared_and_every_declaration_has_a_rule_and_a_reference():
     assert set(door.rule.__signatures__) == {rule for cls in RULES for rule in cls._rules}
-    assert all(callable(getattr(reference, cls.__name__)) for cls in RULES)
+    assert all(callable(getattr(reference, name)) for cls in RULES for name in (cls.__name__, *cls._rules))
 
 
 @every_rule

@@ -2,10 +2,12 @@
 from __future__ import annotations
 
 from .base import Optimizer
-from .declaration import Hyper, start, within
+from .declaration import Hyper, start, theirs, within
 
 
-class AdaGrad(Optimizer, slots=("s",)):
+class AdaGrad(Optimizer, slots=("s",), conventions={
+        "torch": "AdaGrad", "optax": theirs("AdaGradInside", eps=1e-7, initial_accumulator_value=0.1),
+        "keras": theirs("AdaGradInside", "decoupled", lr=1e-3, eps=1e-7, initial_accumulator_value=0.1)}):
     r"""Gradients over the root of the sum of all their squares: what moved much moves less.
 
     .. math::
@@ -13,8 +15,11 @@ class AdaGrad(Optimizer, slots=("s",)):
         p \leftarrow p - \frac{\eta}{1 + (t - 1) \delta} \frac{g}{\sqrt{s} + \epsilon}
 
     with `lr_decay` :math:`\delta`, t = 1 at the first update. State `s`, which begins at `initial_accumulator_value`.
-    Duchi, Hazan & Singer 2011, https://jmlr.org/papers/v12/duchi11a.html. As ``torch.optim.Adagrad``; optax and Keras
-    have epsilon inside the root and begin at 0.1.
+    Duchi, Hazan & Singer 2011, https://jmlr.org/papers/v12/duchi11a.html. As ``torch.optim.Adagrad``, where a step
+    cannot be longer than lr.
+
+    ``convention="optax"`` and ``"keras"``: epsilon is inside the root, :math:`g / \sqrt{s + \epsilon}`, and 1e-7; `s`
+    begins at 0.1. With Keras, lr is 0.001 and weight decay decoupled.
 
     >>> import numpy as np, fastlr
     >>> p = np.array([1.0, 1.0])
@@ -29,7 +34,9 @@ class AdaGrad(Optimizer, slots=("s",)):
     initial_accumulator_value: float = start("s", 0.0)
 
 
-class AdaDelta(Optimizer, slots=("v", "u")):
+class AdaDelta(Optimizer, slots=("v", "u"), conventions={
+        "torch": "AdaDelta", "optax": "AdaDelta",
+        "keras": theirs("AdaDelta", "decoupled", lr=1e-3, rho=0.95, eps=1e-7)}):
     r"""Steps in the units of the parameter: the root mean square of past steps over that of gradients.
 
     .. math::
@@ -38,7 +45,8 @@ class AdaDelta(Optimizer, slots=("v", "u")):
         u \leftarrow \rho u + (1 - \rho) d^2, \quad p \leftarrow p - \eta d
 
     State `v` (gradients) and `u` (steps). Zeiler 2012, https://arxiv.org/abs/1212.5701, where :math:`\eta = 1`. As
-    ``torch.optim.Adadelta`` and ``optax.adadelta``; Keras has other defaults (lr 0.001, rho 0.95, eps 1e-7).
+    ``torch.optim.Adadelta`` and ``optax.adadelta`` (which ascends if it is given no rate); ``convention="keras"`` has
+    other defaults: lr 0.001, rho 0.95, eps 1e-7, and decoupled weight decay.
 
     >>> import numpy as np, fastlr
     >>> p = np.array([1.0])
@@ -52,13 +60,20 @@ class AdaDelta(Optimizer, slots=("v", "u")):
     eps: Hyper = within(1e-6)
 
 
-class RMSprop(Optimizer, slots=("v",)):
+class RMSprop(Optimizer, slots=("v",), conventions={
+        "torch": "RMSprop", "optax": theirs("RMSpropInside", alpha=0.9),
+        "keras": theirs("RMSpropInside", "decoupled", lr=1e-3, alpha=0.9, eps=1e-7),
+        "timm": theirs("RMSpropInside", alpha=0.9, eps=1e-10, initial_scale=1.0)}):
     r"""Gradients over their running root mean square.
 
     .. math:: v \leftarrow \alpha v + (1 - \alpha) g^2, \qquad p \leftarrow p - \eta \frac{g}{\sqrt{v} + \epsilon}
 
-    State `v`. Tieleman & Hinton 2012, Coursera lecture 6.5. As ``torch.optim.RMSprop`` (epsilon outside the root);
-    optax (unless ``eps_in_sqrt=False``) and Keras have it inside, and alpha 0.9.
+    State `v`, which begins at `initial_scale`. Tieleman & Hinton 2012, Coursera lecture 6.5. As
+    ``torch.optim.RMSprop``, epsilon outside the root.
+
+    The other conventions have it inside, :math:`g / \sqrt{v + \epsilon}`, and alpha 0.9. ``"optax"``: as
+    ``optax.rmsprop`` unless ``eps_in_sqrt=False``. ``"keras"``: lr 0.001, eps 1e-7, and weight decay is decoupled.
+    ``"timm"``: as its ``RMSpropTF``, TensorFlow 1's, where eps is 1e-10 and `v` begins at 1.
 
     >>> import numpy as np, fastlr
     >>> p = np.array([1.0])
@@ -70,9 +85,13 @@ class RMSprop(Optimizer, slots=("v",)):
     lr: Hyper = within(1e-2)
     alpha: Hyper = within(0.99, 0, 1)
     eps: Hyper = within(1e-8)
+    initial_scale: Hyper = start("v", 0.0)
 
 
-class RMSpropCentered(RMSprop, slots=("v", "a")):
+class RMSpropCentered(RMSprop, slots=("v", "a"), conventions={
+        "torch": "RMSpropCentered", "optax": theirs("RMSpropCenteredInside", alpha=0.9),
+        "keras": theirs("RMSpropCenteredInside", "decoupled", lr=1e-3, alpha=0.9, eps=1e-7),
+        "timm": theirs("RMSpropCenteredInside", alpha=0.9, eps=1e-10, initial_scale=1.0)}):
     r"""RMSprop over the running standard deviation: the mean gradient is taken out of the mean square.
 
     .. math::
@@ -80,7 +99,8 @@ class RMSpropCentered(RMSprop, slots=("v", "a")):
         p \leftarrow p - \eta \frac{g}{\sqrt{\max(v - a^2, 0)} + \epsilon}
 
     State `v` and `a`. Graves 2013, https://arxiv.org/abs/1308.0850. As ``torch.optim.RMSprop(centered=True)``, but
-    where rounding makes v - a^2 negative, torch gets NaN and this gets 0.
+    where rounding makes v - a^2 negative, torch gets NaN and this gets 0. Conventions as in `RMSprop`:
+    :math:`g / \sqrt{\max(v - a^2, 0) + \epsilon}`.
 
     >>> import numpy as np, fastlr
     >>> p = np.array([1.0])
@@ -90,7 +110,10 @@ class RMSpropCentered(RMSprop, slots=("v", "a")):
     """
 
 
-class RMSpropMomentum(RMSprop, slots=("v", "m")):
+class RMSpropMomentum(RMSprop, slots=("v", "m"), conventions={
+        "torch": "RMSpropMomentum", "optax": theirs("RMSpropMomentumInside", alpha=0.9),
+        "keras": theirs("RMSpropMomentumInside", "decoupled", lr=1e-3, alpha=0.9, eps=1e-7),
+        "timm": theirs("RMSpropMomentumInside", alpha=0.9, eps=1e-10, initial_scale=1.0)}):
     r"""RMSprop whose steps add up in a velocity.
 
     .. math::
@@ -98,7 +121,10 @@ class RMSpropMomentum(RMSprop, slots=("v", "m")):
         p \leftarrow p - \eta m
 
     State `v` and `m`. Graves 2013, https://arxiv.org/abs/1308.0850. As ``torch.optim.RMSprop(momentum=)``: the
-    learning rate is outside the velocity, optax and Keras have it inside.
+    learning rate is outside the velocity.
+
+    Conventions as in `RMSprop`, each with the learning rate inside the velocity, too:
+    :math:`m \leftarrow \mu m + \eta g / \sqrt{v + \epsilon}` and :math:`p \leftarrow p - m`.
 
     >>> import numpy as np, fastlr
     >>> p = np.array([1.0])
@@ -112,7 +138,10 @@ class RMSpropMomentum(RMSprop, slots=("v", "m")):
     momentum: Hyper = within(0.9, 0, 1)
 
 
-class RMSpropCenteredMomentum(RMSpropMomentum, slots=("v", "a", "m")):
+class RMSpropCenteredMomentum(RMSpropMomentum, slots=("v", "a", "m"), conventions={
+        "torch": "RMSpropCenteredMomentum", "optax": theirs("RMSpropCenteredMomentumInside", alpha=0.9),
+        "keras": theirs("RMSpropCenteredMomentumInside", "decoupled", lr=1e-3, alpha=0.9, eps=1e-7),
+        "timm": theirs("RMSpropCenteredMomentumInside", alpha=0.9, eps=1e-10, initial_scale=1.0)}):
     r"""Centered RMSprop whose steps add up in a velocity.
 
     .. math::
@@ -120,7 +149,8 @@ class RMSpropCenteredMomentum(RMSpropMomentum, slots=("v", "a", "m")):
         m \leftarrow \mu m + \frac{g}{\sqrt{\max(v - a^2, 0)} + \epsilon}, \quad p \leftarrow p - \eta m
 
     State `v`, `a` and `m`. Graves 2013, https://arxiv.org/abs/1308.0850, equations 38-45 without the learning rate
-    in the velocity. As ``torch.optim.RMSprop(centered=True, momentum=)``.
+    in the velocity. As ``torch.optim.RMSprop(centered=True, momentum=)``. Conventions as in `RMSpropMomentum`,
+    which have the learning rate in the velocity, as the paper.
 
     >>> import numpy as np, fastlr
     >>> p = np.array([1.0])

@@ -26,7 +26,7 @@ from .._core.tensors import (
 )
 from .._core.threads import get_num_threads
 from ..schedules import Schedule, from_dict
-from .declaration import DECLARED, Bounded, Choice, Hyper, Start, nearest, within
+from .declaration import DECLARED, Bounded, Choice, Hyper, Start, Theirs, nearest, within
 from .loss_scale import LossScale
 from .stages import STAGES, Stages
 
@@ -146,7 +146,9 @@ class Optimizer:
     maximize
         Ascend instead of descend.
     convention
-        "torch", "optax", "keras" or "paper", where they differ: the class says in what, and which is the default.
+        "torch", "optax", "keras", "paper" or whose else, where they differ: the rule as they have it, with their
+        defaults of hyper-parameters and their mode of weight decay, unless you give others. The class says in what
+        they differ and which is the default; a state knows its own, and loads into no other.
 
     Raises
     ------
@@ -161,7 +163,8 @@ class Optimizer:
     reduces: ClassVar[bool] = False            # whether it sums over a tensor before it moves it
     placed: ClassVar[bool] = False             # whether its step depends on where the parameter stands
     needs_loss: ClassVar[bool] = False         # whether a step is given the loss, too
-    conventions: ClassVar[dict[str, str]] = {}     # which rule is whose, where peers differ; the first is the default
+    #: Whose rule is which, where peers differ; the first is the default.
+    conventions: ClassVar[dict[str, Theirs]] = {}
     #: What `accumulate` adds to each slot: its share of which power of a gradient; None where a rule needs the whole.
     folds: ClassVar[Folds | None] = None
     decay_mode: ClassVar[str] = "coupled"
@@ -171,6 +174,7 @@ class Optimizer:
     __signature__: ClassVar[Any]
     _rules: ClassVar[dict[str, Any]]
     _rule: ClassVar[Any]
+    _default_rule: ClassVar[str]
     _fields: ClassVar[tuple[str, ...]]
 
     lr: Hyper = within(1e-3)
@@ -178,10 +182,12 @@ class Optimizer:
 
     def __init_subclass__(cls, slots: tuple[str, ...] = (), memory: tuple[str, ...] = (),
                           shared: tuple[str, ...] = (), decay: str = "coupled", rule: str | None = None,
-                          conventions: Mapping[str, str] | None = None, family: bool = False,
+                          conventions: Mapping[str, str | Theirs] | None = None, family: bool = False,
                           folds: Folds | None = None) -> None:
         cls.slots, cls.memory, cls.shared, cls.decay_mode = slots, memory, shared, decay
-        cls.conventions, cls.folds = dict(conventions or {}), folds
+        cls.conventions = {name: Theirs(whose) if isinstance(whose, str) else whose
+                           for name, whose in (conventions or {}).items()}
+        cls.folds = folds
         if family:                     # (what optimizers derive from is none itself)
             return
         # (one look at each attribute, as there are seventy classes of a hundred at every import)
@@ -191,12 +197,18 @@ class Optimizer:
         cls.choices = {name: value for name, value in declared if type(value) is Choice}
         cls.hypers = {name: value for name, value in declared if type(value) is Bounded}
         # (the struct of the same name says which of them are its own, and in which order; `_` fills an empty one)
-        cls._rules = {name: cls._opened(name) for name in (rule or cls.__name__, *cls.conventions.values())}
-        cls._rule, fields, counts, cls.reduces, cls.placed = cls._rules[rule or cls.__name__]
+        named = [rule or cls.__name__, *(whose.rule for whose in cls.conventions.values())]
+        cls._rules = {name: cls._opened(name) for name in named}
+        cls._default_rule = named[0]
+        cls._rule, fields, counts, cls.reduces, cls.placed = cls._rules[named[0]]
         numbers = len(slots), len(memory), len(shared)
         if any(rule[2] != numbers or list(rule[1]) != list(fields) for rule in cls._rules.values()):
             raise TypeError(f"{cls.__name__}: declares {numbers} slots, numbers of a tensor and of all; its rules have "
                             f"{counts}, or differ in their fields")
+        declarations: dict[str, Bounded | Choice] = {**cls.hypers, **cls.starts, **cls.choices}
+        for name, whose in cls.conventions.items():
+            for key, value in whose.defaults.items():
+                declarations[key].checked(value, f"{cls.__name__}, convention {name!r}")
         cls._fields = tuple(name for name in ("lr", "weight_decay") if name not in fields) + tuple(fields)
         order = {name: k for k, name in enumerate(("lr", *fields, "weight_decay"))}
         cls.hypers = dict(sorted(cls.hypers.items(), key=lambda item: order[item[0]]))
@@ -224,19 +236,23 @@ class Optimizer:
                              f"{nearest(str(convention), self.conventions)}")
         #: Whose rule this is where peers differ, or None.
         self.convention = convention or next(iter(self.conventions), None)
+        self._whose = self.conventions[self.convention] if self.convention else Theirs(self._default_rule)
+        theirs = self._whose.defaults
         if lr is not None:
             hyper["lr"] = lr
         self._stages = Stages(**{name: hyper.pop(name) for name in STAGES if name in hyper})
-        self._chosen = {name: choice.checked(hyper.pop(name, choice.default), who)
+        self._chosen = {name: choice.checked(hyper.pop(name, theirs.get(name, choice.default)), who)
                         for name, choice in self.choices.items()}
-        starts = {name: slot.checked(hyper.pop(name, slot.default), who) for name, slot in self.starts.items()}
+        starts = {name: slot.checked(hyper.pop(name, theirs.get(name, slot.default)), who)
+                  for name, slot in self.starts.items()}
         self._start = {self.starts[name].slot: float(value) for name, value in starts.items()}  # type: ignore[arg-type]
-        defaults: dict[str, Hyper] = {name: bound.default for name, bound in self.hypers.items()}
-        self._defaults = defaults | self._checked(hyper)
+        self._declared: dict[str, Hyper] = {name: bound.default for name, bound in self.hypers.items()}
+        self._declared |= {name: value for name, value in theirs.items() if name in self.hypers}
+        self._defaults = self._declared | self._checked(hyper)
         self._stages.check(who)
         if decay not in (None, "coupled", "decoupled", "independent"):
             raise ValueError(f"{who}: decay must be 'coupled', 'decoupled' or 'independent', got {decay!r}")
-        self._decay = decay or self.decay_mode
+        self._decay = decay or self._whose.decay or self.decay_mode
         if dtype not in (None, "bfloat16"):
             raise ValueError(f"{who}: dtype must be 'bfloat16', which says what uint16 arrays hold, got {dtype!r}")
         if master not in (None, "split"):
@@ -307,9 +323,8 @@ class Optimizer:
             tensor.decays = decays is None or bool(decays)
         bounds = [(0.0, inf) if name == "_" else (self.hypers[name].low, self.hypers[name].high)
                   for name in self._fields]
-        rule = self._rules[self.conventions[self.convention]][0] if self.convention else self._rule
-        plan = Plan(who, rule, door, self._fields, bounds, tensors, len(groups), self._shared, self._stages,
-                    self._decay, self._director(tensors))
+        plan = Plan(who, self._rules[self._whose.rule][0], door, self._fields, bounds, tensors, len(groups),
+                    self._shared, self._stages, self._decay, self._director(tensors))
         for group in groups:
             for name, value in group._values.items():
                 plan.assign(group._index, self._fields.index(name), value)
@@ -533,7 +548,7 @@ class Optimizer:
         """
         who = type(self).__name__
         folds = type(self).folds
-        if folds is None:
+        if folds is None or not self._whose.folds:
             known = ", ".join(cls.__name__ for cls in REGISTRY.values() if cls.folds is not None)
             raise TypeError(f"{who}: accumulate needs a rule that sees gradients through its moments alone ({known}); "
                             f"accumulate the gradients themselves")
@@ -703,8 +718,8 @@ class Optimizer:
     def __repr__(self) -> str:
         plan = self._plan
         changed = [f"{name}={group._values[name]!r}" + (f" in groups[{group._index}]" if len(self.groups) > 1 else "")
-                   for group in self.groups for name, bound in self.hypers.items()
-                   if group._values[name] != bound.default]
+                   for group in self.groups for name, default in self._declared.items()
+                   if group._values[name] != default]
         if self.convention != next(iter(self.conventions), None):
             changed.append(f"convention={self.convention!r}")
         stored = sum(array.nbytes for slots in self.state.values() for array in slots.values())

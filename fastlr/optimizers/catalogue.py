@@ -4,6 +4,7 @@ from __future__ import annotations
 import inspect
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from .base import REGISTRY, Optimizer
@@ -16,6 +17,15 @@ differ are in each class's docstring: `help(fastlr.AdamW)`.
 
 | optimizer | formula | state | bytes per parameter | weight decay | conventions |
 |---|---|---|---|---|---|
+"""
+CONVENTIONS = """
+## Conventions
+
+Where libraries differ, `convention=` has the rule as each of them has it: by another formula, by other defaults, or by
+another mode of weight decay. The first of a row above is the class as it is; these are the others.
+
+| optimizer | what differs | defaults | weight decay |
+|---|---|---|---|
 """
 NAME = r"[A-Z][\w'-]+"
 AUTHORS = re.compile(rf"({NAME}(?:(?:, {NAME})* & {NAME}| et al\.)? (?:19|20)\d\d)")
@@ -39,9 +49,24 @@ def row(cls: type[Optimizer]) -> str:
                               ", ".join(cls.conventions)]) + " |"
 
 
+def differences(cls: type[Optimizer]) -> Iterator[str]:
+    """A line for each convention that is not the class's own."""
+    for name in list(cls.conventions)[1:]:
+        whose = cls.conventions[name]
+        defaults = ", ".join(f"{key} {value:g}" for key, value in whose.defaults.items())
+        matrix = getattr(cls, "kind", "elementwise") == "matrix"
+        differs = [what for what, does in (("formula", matrix or whose.rule != cls._default_rule),
+                                           ("defaults", not matrix and whose.rule == cls._default_rule and defaults))
+                   if does]
+        yield "| " + " | ".join([f'`{cls.__name__}(convention="{name}")`', ", ".join(differs) or "nothing", defaults,
+                                 whose.decay or cls.decay_mode]) + " |"
+
+
 def catalogue() -> str:
     """The whole page."""
-    return HEAD + "\n".join(row(REGISTRY[name]) for name in sorted(REGISTRY)) + "\n"
+    classes = [REGISTRY[name] for name in sorted(REGISTRY)]
+    return HEAD + "\n".join(map(row, classes)) + "\n" + CONVENTIONS \
+        + "\n".join(line for cls in classes for line in differences(cls)) + "\n"
 
 
 if __name__ == "__main__":

@@ -58,6 +58,16 @@ class Start(Bounded):
         self.slot = slot
 
 
+class Theirs:
+    """A rule as somebody else has it: which one moves, how it decays, and the defaults that are not the class's."""
+
+    __slots__ = ("decay", "defaults", "folds", "rule")
+
+    def __init__(self, rule: str, decay: str | None = None, folds: bool = True,
+                 defaults: dict[str, Any] | None = None) -> None:
+        self.rule, self.decay, self.folds, self.defaults = rule, decay, folds, defaults or {}
+
+
 class Choice:
     """What an optimizer is told once, when it is made: one of `given`, or what `check` takes and gives back."""
 
@@ -92,6 +102,14 @@ class Choice:
 
 #: What stands in a class body.
 DECLARED = frozenset({Bounded, Start, Choice})
+
+
+def theirs(rule: str, decay: str | None = None, folds: bool = True, **defaults: Any) -> Theirs:
+    """Declare a convention: its rule, and what it has by default otherwise than the class.
+
+    Not `folds`: where the class's shares of an accumulated gradient are not this rule's.
+    """
+    return Theirs(rule, decay, folds, defaults)
 
 
 def one_of(*given: Any, check: Callable[[Any], Any] | None = None) -> Any:

@@ -2,16 +2,16 @@
 from __future__ import annotations
 
 from .base import Optimizer
-from .declaration import Hyper, within
+from .declaration import Hyper, theirs, within
 
 
-class SGD(Optimizer):
+class SGD(Optimizer, conventions={"torch": "SGD", "optax": "SGD", "keras": theirs("SGD", "decoupled", lr=0.01)}):
     r"""Each parameter moves against its gradient.
 
     .. math:: p \leftarrow p - \eta g
 
     No state. Robbins & Monro 1951, https://doi.org/10.1214/aoms/1177729586. As ``torch.optim.SGD`` without
-    momentum, ``optax.sgd`` and ``keras.optimizers.SGD``.
+    momentum, ``optax.sgd`` and ``keras.optimizers.SGD``; ``convention="keras"``: lr 0.01, weight decay decoupled.
 
     >>> import numpy as np, fastlr
     >>> p = np.array([1.0, 2.0])
@@ -27,15 +27,19 @@ def of_sum(h: dict[str, float], fresh: bool) -> dict[str, tuple[int, float]]:
     return {"m": (1, (1 if fresh else 1 - h["dampening"]) / h["momentum"])}
 
 
-class Momentum(Optimizer, slots=("m",), folds=of_sum):
+class Momentum(Optimizer, slots=("m",), folds=of_sum, conventions={
+        "torch": "Momentum", "optax": "Momentum",
+        "keras": theirs("MomentumInside", "decoupled", folds=False, lr=0.01)}):
     r"""The heavy ball: gradients add up in a velocity, and the parameter follows it.
 
     .. math:: m \leftarrow \mu m + (1 - d) g, \qquad p \leftarrow p - \eta m
 
     with momentum :math:`\mu` and dampening :math:`d`, which the first gradient of a parameter escapes. State `m`.
     Polyak 1964, https://doi.org/10.1016/0041-5553(64)90137-5. As ``torch.optim.SGD(momentum=, dampening=)`` and, at
-    dampening 0, ``optax.sgd(momentum=)``. The learning rate is outside the velocity; Keras has it inside, which
-    differs as soon as the learning rate changes.
+    dampening 0, ``optax.sgd(momentum=)``: a learning rate that changes acts on the whole velocity at once.
+
+    ``convention="keras"``: the learning rate is inside the velocity, :math:`m \leftarrow \mu m + \eta (1 - d) g` and
+    :math:`p \leftarrow p - m`, so that past gradients keep the rate of their time; lr is 0.01, weight decay decoupled.
 
     >>> import numpy as np, fastlr
     >>> p = np.array([1.0])
@@ -50,14 +54,18 @@ class Momentum(Optimizer, slots=("m",), folds=of_sum):
     dampening: Hyper = within(0.0, 0, 1)
 
 
-class Nesterov(Optimizer, slots=("m",)):
+class Nesterov(Optimizer, slots=("m",), conventions={
+        "torch": "Nesterov", "optax": "Nesterov", "keras": theirs("NesterovInside", "decoupled", lr=0.01)}):
     r"""The heavy ball, looking ahead: the parameter moves by the velocity it will have next.
 
     .. math:: m \leftarrow \mu m + g, \qquad p \leftarrow p - \eta (g + \mu m)
 
     State `m`. Nesterov 1983, in the form of Sutskever et al. 2013,
     https://proceedings.mlr.press/v28/sutskever13.html. As ``torch.optim.SGD(nesterov=True)`` and
-    ``optax.sgd(nesterov=True)``; Keras has the learning rate inside the velocity.
+    ``optax.sgd(nesterov=True)``.
+
+    ``convention="keras"``: the learning rate is inside the velocity, :math:`m \leftarrow \mu m + \eta g` and
+    :math:`p \leftarrow p - (\eta g + \mu m)`; lr is 0.01 and weight decay decoupled.
 
     >>> import numpy as np, fastlr
     >>> p = np.array([1.0])
@@ -151,7 +159,7 @@ class ASGD(Optimizer, slots=("ax",)):
     t0: Hyper = within(1e6)
 
 
-class Rprop(Optimizer, slots=("g_prev", "s")):
+class Rprop(Optimizer, slots=("g_prev", "s"), conventions={"torch": "Rprop", "optax": "RpropLate"}):
     r"""Each element has a step of its own, which grows while its gradient keeps its sign and shrinks where it turns.
 
     .. math::
@@ -160,8 +168,10 @@ class Rprop(Optimizer, slots=("g_prev", "s")):
 
     with :math:`\eta^+` where :math:`g g_{t-1} > 0` and :math:`\eta^-` where it is negative: there the element stays for
     one update. State `g_prev` and `s`, which begins at the learning rate; later the learning rate plays no part.
-    For full batches. Riedmiller & Braun 1993, https://doi.org/10.1109/ICNN.1993.298623. As ``torch.optim.Rprop``;
-    ``optax.rprop`` applies each step one update late.
+    For full batches. Riedmiller & Braun 1993, https://doi.org/10.1109/ICNN.1993.298623. As ``torch.optim.Rprop``.
+
+    ``convention="optax"``: each step is applied one update late, and not at all if the sign turns until then; the first
+    moves nothing. `g_prev` is then the step to come. That is what ``optax.rprop`` does; no paper has it.
 
     >>> import numpy as np, fastlr
     >>> p = np.array([1.0])

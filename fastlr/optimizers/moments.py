@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from .base import Optimizer
-from .declaration import Hyper, start, within
+from .declaration import Hyper, start, theirs, within
 
 
 def of_means(h: dict[str, float], fresh: bool) -> dict[str, tuple[int, float]]:
@@ -10,7 +10,8 @@ def of_means(h: dict[str, float], fresh: bool) -> dict[str, tuple[int, float]]:
     return {"m": (1, (1 - h["beta1"]) / h["beta1"]), "v": (2, (1 - h["beta2"]) / h["beta2"])}
 
 
-class Adam(Optimizer, slots=("m", "v"), folds=of_means):
+class Adam(Optimizer, slots=("m", "v"), folds=of_means, conventions={
+        "torch": "Adam", "optax": "Adam", "keras": theirs("AdamHat", "decoupled", eps=1e-7)}):
     r"""The mean of past gradients over their root mean square, both corrected for their start at zero.
 
     .. math::
@@ -18,8 +19,15 @@ class Adam(Optimizer, slots=("m", "v"), folds=of_means):
         p \leftarrow p - \eta \frac{m / (1 - \beta_1^t)}{\sqrt{v / (1 - \beta_2^t)} + \epsilon}
 
     State `m` and `v`. Kingma & Ba 2015, https://arxiv.org/abs/1412.6980, algorithm 1. As ``torch.optim.Adam`` and
-    ``optax.adam``, epsilon beside the corrected root; Keras has it beside the uncorrected one, with default 1e-7.
-    `weight_decay` is coupled, as in torch; in Keras it is decoupled.
+    ``optax.adam`` (with ``eps_root=0``): epsilon beside the corrected root, so that it weighs the same at every step.
+
+    ``convention="keras"``: epsilon beside the uncorrected root, the paper's "epsilon hat",
+
+    .. math::
+        p \leftarrow p - \eta \frac{\sqrt{1 - \beta_2^t}}{1 - \beta_1^t} \frac{m}{\sqrt{v} + \hat\epsilon}
+
+    where it weighs :math:`1 / \sqrt{1 - \beta_2}` times as much at the first step; it is 1e-7, and weight decay is
+    decoupled.
 
     >>> import numpy as np, fastlr
     >>> p = np.array([1.0, 1.0])
@@ -33,16 +41,22 @@ class Adam(Optimizer, slots=("m", "v"), folds=of_means):
     eps: Hyper = within(1e-8)
 
 
-class AMSGrad(Adam, slots=("m", "v", "vmax"), folds=of_means):
+class AMSGrad(Adam, slots=("m", "v", "vmax"), folds=of_means, conventions={
+        "torch": "AMSGrad", "optax": "AMSGradCorrected",
+        "keras": theirs("AMSGradHat", "decoupled", eps=1e-7), "paper": "AMSGradPlain"}):
     r"""Adam that never forgets the largest mean square an element has had.
 
     .. math::
         v_{\max} \leftarrow \max(v_{\max}, v), \quad
         p \leftarrow p - \eta \frac{m / (1 - \beta_1^t)}{\sqrt{v_{\max} / (1 - \beta_2^t)} + \epsilon}
 
-    with m and v as in Adam. State `m`, `v` and `vmax`. Reddi, Kale & Kumar 2018, https://arxiv.org/abs/1904.09237,
-    which corrects neither moment. As ``torch.optim.Adam(amsgrad=True)`` and Keras; optax takes the maximum of the
-    corrected mean square.
+    with m and v as in Adam. State `m`, `v` and `vmax`. Reddi, Kale & Kumar 2018, https://arxiv.org/abs/1904.09237. As
+    ``torch.optim.Adam(amsgrad=True)``.
+
+    ``convention="optax"``: the maximum of the corrected mean square, :math:`v_{\max} \leftarrow \max(v_{\max},
+    v / (1 - \beta_2^t))`, where a large first gradient stays for good. ``"keras"``: epsilon, its default and weight
+    decay as in Keras' `Adam`. ``"paper"``: neither moment is corrected, :math:`p \leftarrow p - \eta m /
+    (\sqrt{v_{\max}} + \epsilon)`.
 
     >>> import numpy as np, fastlr
     >>> p = np.array([1.0])
@@ -52,14 +66,19 @@ class AMSGrad(Adam, slots=("m", "v", "vmax"), folds=of_means):
     """
 
 
-class AdamW(Adam, slots=("m", "v"), decay="decoupled", folds=of_means):
+class AdamW(Adam, slots=("m", "v"), decay="decoupled", folds=of_means, conventions={
+        "torch": "AdamW", "optax": theirs("AdamW", weight_decay=1e-4),
+        "keras": theirs("AdamWHat", eps=1e-7, weight_decay=4e-3)}):
     r"""Adam, and apart from it each parameter shrinks by lr * weight_decay.
 
     .. math:: p \leftarrow (1 - \eta \lambda) p, \quad \text{then Adam}
 
     State `m` and `v`. Loshchilov & Hutter 2019, https://arxiv.org/abs/1711.05101, with their schedule multiplier
-    inside :math:`\eta`. As ``torch.optim.AdamW``, with its default weight_decay 0.01; ``optax.adamw`` is the same up to
-    rounding, with default 1e-4; Keras' default is 0.004. ``decay="independent"`` shrinks by weight_decay alone.
+    inside :math:`\eta`. As ``torch.optim.AdamW``, with its default weight_decay 0.01. ``decay="independent"`` shrinks
+    by weight_decay alone.
+
+    ``convention="optax"``: the same up to rounding, with weight_decay 1e-4. ``"keras"``: epsilon beside the uncorrected
+    root, as in Keras' `Adam`, and 1e-7; weight_decay 0.004.
 
     >>> import numpy as np, fastlr
     >>> p = np.array([1.0])
@@ -71,7 +90,9 @@ class AdamW(Adam, slots=("m", "v"), decay="decoupled", folds=of_means):
     weight_decay: Hyper = within(0.01)
 
 
-class NAdam(Adam, slots=("m", "v"), memory=("mu_product",)):
+class NAdam(Adam, slots=("m", "v"), memory=("mu_product",), conventions={
+        "torch": "NAdam", "optax": "NAdamConstant",
+        "keras": theirs("NAdam", "decoupled", lr=1e-3, eps=1e-7, momentum_decay=1.0)}):
     r"""Adam with Nesterov's momentum: it looks one step ahead, by a momentum that grows towards beta1.
 
     .. math::
@@ -81,8 +102,10 @@ class NAdam(Adam, slots=("m", "v"), memory=("mu_product",)):
         \left( \sqrt{v / (1 - \beta_2^t)} + \epsilon \right)
 
     with m and v as in Adam and :math:`\psi` = `momentum_decay`. State `m`, `v`, and of each tensor `mu_product`. Dozat
-    2016, https://openreview.net/forum?id=OM0jvwB8jIp57ZJjtNEZ. As ``torch.optim.NAdam``, with its default lr; Keras has
-    momentum_decay = 1; ``optax.nadam`` has no schedule of mu.
+    2016, https://openreview.net/forum?id=OM0jvwB8jIp57ZJjtNEZ. As ``torch.optim.NAdam``, with its defaults.
+
+    ``convention="optax"``: there is no schedule, :math:`\mu_t = \beta_1` from the start, and momentum_decay has no say.
+    ``"keras"``: momentum_decay is 1, lr 0.001, eps 1e-7, and weight decay decoupled.
 
     >>> import numpy as np, fastlr
     >>> p = np.array([1.0])
@@ -95,7 +118,8 @@ class NAdam(Adam, slots=("m", "v"), memory=("mu_product",)):
     momentum_decay: Hyper = within(4e-3)
 
 
-class Adan(Optimizer, slots=("m", "v", "n", "g_prev"), decay="decoupled"):
+class Adan(Optimizer, slots=("m", "v", "n", "g_prev"), decay="decoupled",
+           conventions={"pytorch-optimizer": "Adan", "optax": "AdanComplement"}):
     r"""Nesterov's momentum by the difference of gradients.
 
     .. math::
@@ -107,7 +131,11 @@ class Adan(Optimizer, slots=("m", "v", "n", "g_prev"), decay="decoupled"):
 
     where d = 0 at the first step. State `m`, `v`, `n` and the gradient before, `g_prev`. Xie et al.
     2023, https://arxiv.org/abs/2208.06677, with each beta what the paper calls 1 - beta. As ``pytorch_optimizer.Adan``,
-    the authors' code; ``optax.adan`` multiplies d and v by 1 - beta2 instead.
+    the authors' code and the paper.
+
+    ``convention="optax"``: where :math:`\beta_2` is a factor, of d and of v, there is :math:`1 - \beta_2`; the root is
+    :math:`\sqrt{n / (1 - \beta_3^t) + \epsilon} + \epsilon` (optax' eps_root and eps, of the same default), and weight
+    decay is as in `AdamW`.
 
     >>> import numpy as np, fastlr
     >>> p = np.array([1.0])
@@ -122,14 +150,15 @@ class Adan(Optimizer, slots=("m", "v", "n", "g_prev"), decay="decoupled"):
     eps: Hyper = within(1e-8)
 
 
-class NAdamW(NAdam, slots=("m", "v"), memory=("mu_product",), decay="decoupled", rule="NAdam"):
+class NAdamW(NAdam, slots=("m", "v"), memory=("mu_product",), decay="decoupled", rule="NAdam",
+             conventions={"torch": "NAdam", "optax": theirs("NAdamConstant", weight_decay=1e-4)}):
     r"""NAdam, and apart from it each parameter shrinks by lr * weight_decay.
 
     .. math:: p \leftarrow (1 - \eta \lambda) p, \quad \text{then NAdam}
 
     State `m`, `v`, and of each tensor `mu_product`. Dozat 2016 with the decay of Loshchilov & Hutter 2019,
-    https://arxiv.org/abs/1711.05101. As ``torch.optim.NAdam(decoupled_weight_decay=True)``; timm's NAdamW has no
-    schedule of mu.
+    https://arxiv.org/abs/1711.05101. As ``torch.optim.NAdam(decoupled_weight_decay=True)``. ``convention="optax"``: no
+    schedule of mu, and weight_decay 1e-4.
 
     >>> import numpy as np, fastlr
     >>> p = np.array([1.0])
@@ -141,7 +170,8 @@ class NAdamW(NAdam, slots=("m", "v"), memory=("mu_product",), decay="decoupled",
     weight_decay: Hyper = within(0.01)
 
 
-class AdaMax(Adam, slots=("m", "u")):
+class AdaMax(Adam, slots=("m", "u"), conventions={
+        "torch": "AdaMax", "optax": "AdaMax", "keras": theirs("AdaMaxOutside", "decoupled", lr=1e-3, eps=1e-7)}):
     r"""Adam by the largest gradient that an element remembers, in place of a mean square.
 
     .. math::
@@ -149,7 +179,10 @@ class AdaMax(Adam, slots=("m", "u")):
         p \leftarrow p - \frac{\eta}{1 - \beta_1^t} \frac{m}{u}
 
     State `m` and `u`. Kingma & Ba 2015, https://arxiv.org/abs/1412.6980, section 7.1. As ``torch.optim.Adamax`` and
-    ``optax.adamax``; Keras adds epsilon to u where it divides.
+    ``optax.adamax``.
+
+    ``convention="keras"``: epsilon is no part of u, :math:`u \leftarrow \max(\beta_2 u, |g|)`, but is added to it where
+    it divides; lr is 0.001, eps 1e-7 and weight decay decoupled.
 
     >>> import numpy as np, fastlr
     >>> p = np.array([1.0, 1.0])
@@ -206,7 +239,7 @@ class QHAdam(Adam, slots=("m", "v")):
     nu2: Hyper = within(1.0, 0, 1 + 2**-52)
 
 
-class RAdam(Adam, slots=("m", "v")):
+class RAdam(Adam, slots=("m", "v"), conventions={"torch": "RAdam", "optax": "RAdamCorrected"}):
     r"""Adam that rectifies the variance of its rate: momentum alone until there are enough gradients to divide by.
 
     .. math::
@@ -216,7 +249,8 @@ class RAdam(Adam, slots=("m", "v")):
         \begin{cases} r \sqrt{1 - \beta_2^t} / (\sqrt{v} + \epsilon) & \rho > 5 \\ 1 & \text{else} \end{cases}
 
     with m and v as in Adam. State `m` and `v`. Liu et al. 2020, https://arxiv.org/abs/1908.03265. As
-    ``torch.optim.RAdam``, epsilon beside the uncorrected root; ``optax.radam`` has it beside the corrected one.
+    ``torch.optim.RAdam``, epsilon beside the uncorrected root. ``convention="optax"``: beside the corrected one,
+    :math:`r / (\sqrt{v / (1 - \beta_2^t)} + \epsilon)`, with the same threshold.
 
     >>> import numpy as np, fastlr
     >>> p = np.array([1.0])
@@ -226,13 +260,14 @@ class RAdam(Adam, slots=("m", "v")):
     """
 
 
-class RAdamW(RAdam, slots=("m", "v"), decay="decoupled", rule="RAdam"):
+class RAdamW(RAdam, slots=("m", "v"), decay="decoupled", rule="RAdam",
+             conventions={"torch": "RAdam", "optax": "RAdamCorrected"}):
     r"""RAdam, and apart from it each parameter shrinks by lr * weight_decay.
 
     .. math:: p \leftarrow (1 - \eta \lambda) p, \quad \text{then RAdam}
 
     State `m` and `v`. Liu et al. 2020 with the decay of Loshchilov & Hutter 2019, https://arxiv.org/abs/1711.05101. As
-    ``torch.optim.RAdam(decoupled_weight_decay=True)``.
+    ``torch.optim.RAdam(decoupled_weight_decay=True)``. Conventions as in `RAdam`.
 
     >>> import numpy as np, fastlr
     >>> p = np.array([1.0])
@@ -357,7 +392,8 @@ class DiffGrad(Adam, slots=("m", "v", "g_prev")):
     """
 
 
-class ADOPT(Optimizer, slots=("m", "v")):
+class ADOPT(Optimizer, slots=("m", "v"), conventions={
+        "optax": "ADOPT", "pytorch-optimizer": "ADOPTWider", "timm": theirs("ADOPT", clip_exponent=0.333)}):
     r"""Divide by the mean square of the gradients before, then let the quotient gather momentum.
 
     .. math::
@@ -366,8 +402,9 @@ class ADOPT(Optimizer, slots=("m", "v")):
         v \leftarrow \beta_2 v + (1 - \beta_2) g^2
 
     with c = `clip_exponent`. The first update only sets v to the square: nothing moves. State `m` and `v`. Taniguchi et
-    al. 2024, https://arxiv.org/abs/2411.02853, algorithm 2. As ``optax.contrib.adopt`` and the authors' code;
-    ``pytorch_optimizer.ADOPT`` clips by t**c, and timm by (t - 1)**(1/3).
+    al. 2024, https://arxiv.org/abs/2411.02853, algorithm 2. As ``optax.contrib.adopt`` and the authors' code.
+
+    ``convention="pytorch-optimizer"``: clipped by :math:`t^c`. ``"timm"``: c is 0.333.
 
     >>> import numpy as np, fastlr
     >>> p = np.array([1.0])

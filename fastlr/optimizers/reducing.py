@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from .base import Optimizer
-from .declaration import Hyper, within
+from .declaration import Hyper, theirs, within
 from .moments import Adam, AdamW
 
 
@@ -72,7 +72,8 @@ class LARC(Optimizer, slots=("m",), decay="decoupled"):
     eps: Hyper = within(1e-8)
 
 
-class NovoGrad(Optimizer, slots=("m",), memory=("v",), decay="decoupled"):
+class NovoGrad(Optimizer, slots=("m",), memory=("v",), decay="decoupled", conventions={
+        "pytorch-optimizer": "NovoGrad", "optax": theirs("NovoGrad", beta1=0.9, beta2=0.25, eps=1e-6)}):
     r"""Momentum of gradients that are divided by the root mean square of their tensor's norm.
 
     .. math::
@@ -80,8 +81,8 @@ class NovoGrad(Optimizer, slots=("m",), memory=("v",), decay="decoupled"):
         m \leftarrow \beta_1 m + \frac{g}{\sqrt{v} + \epsilon} + \lambda p, \quad p \leftarrow p - \eta m
 
     where :math:`v = \|g\|^2` at the first step. State `m`, and of each tensor the number `v`. Ginsburg et al. 2019,
-    https://arxiv.org/abs/1905.11286, with its betas. As ``pytorch_optimizer.NovoGrad`` and ``optax.novograd``,
-    whose default betas are 0.9 and 0.25.
+    https://arxiv.org/abs/1905.11286, with its betas. As ``pytorch_optimizer.NovoGrad`` and ``optax.novograd``; with
+    ``convention="optax"`` beta1 is 0.9, beta2 0.25 and eps 1e-6.
 
     >>> import numpy as np, fastlr
     >>> p = np.array([3.0, 4.0])
@@ -190,7 +191,9 @@ class StableAdamW(Adam, slots=("m", "v"), decay="decoupled"):
     weight_decay: Hyper = within(0.01)
 
 
-class LAMB(Adam, slots=("m", "v"), decay="decoupled"):
+class LAMB(Adam, slots=("m", "v"), decay="decoupled", conventions={
+        "paper": "LAMB", "optax": theirs("LAMB", eps=1e-6), "keras": theirs("LAMBOutside", eps=1e-7),
+        "pytorch-optimizer": theirs("LAMBUncorrected", eps=1e-6)}):
     r"""AdamW's step, of each tensor as long as the learning rate times the tensor itself.
 
     .. math::
@@ -198,9 +201,11 @@ class LAMB(Adam, slots=("m", "v"), decay="decoupled"):
         p \leftarrow p - \eta \frac{\|p\|}{\|r\|} r
 
     with m and v as in Adam, and 1 for the ratio where a norm is 0. State `m` and `v`. You et al. 2020,
-    https://arxiv.org/abs/1904.00962, with phi the identity. As ``optax.lamb`` but for its default eps 1e-6; Keras
-    leaves weight decay out of r; pytorch-optimizer corrects the moments after the ratio, so that its first step is 10
-    times as long.
+    https://arxiv.org/abs/1904.00962, with phi the identity. As ``optax.lamb``; with ``convention="optax"`` eps is 1e-6.
+
+    ``"keras"``: weight decay is no part of r, but as in `AdamW`; eps is 1e-7. ``"pytorch-optimizer"``: the same decay,
+    eps 1e-6, and r of uncorrected moments, whose ratio :math:`\min(\|p\|, 10) / (\|r\| + \epsilon)` is then divided by
+    :math:`1 - \beta_1^t`, which makes the first step :math:`1 / (1 - \beta_1)` times as long.
 
     >>> import numpy as np, fastlr
     >>> p = np.array([3.0, 4.0])

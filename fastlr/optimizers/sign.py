@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from .base import Optimizer
-from .declaration import Hyper, within
+from .declaration import Hyper, theirs, within
 
 
 class SignSGD(Optimizer):
@@ -60,7 +60,8 @@ class Tiger(Signum, slots=("m",), decay="decoupled", rule="Signum"):
     weight_decay: Hyper = within(0.01)
 
 
-class Lion(Optimizer, slots=("m",), decay="decoupled"):
+class Lion(Optimizer, slots=("m",), decay="decoupled", conventions={
+        "paper": "Lion", "optax": theirs("Lion", weight_decay=1e-3), "keras": theirs("Lion", lr=1e-3)}):
     r"""The sign of momentum that remembers longer than it is looked at.
 
     .. math::
@@ -68,9 +69,9 @@ class Lion(Optimizer, slots=("m",), decay="decoupled"):
         m \leftarrow \beta_2 m + (1 - \beta_2) g
 
     with sign(0) = 0. State `m`. Chen et al. 2023, https://arxiv.org/abs/2302.06675, algorithm 2, with its default lr
-    1e-4, a tenth of Adam's; weight decay then wants to be ten times as strong. As ``optax.lion``, whose weight_decay is
-    1e-3 by default, ``pytorch_optimizer.Lion`` and Keras, whose lr is 1e-3. DeepSpeed's moves an element by lr even
-    where momentum and gradient are 0.
+    1e-4, a tenth of Adam's; weight decay then wants to be ten times as strong. As ``pytorch_optimizer.Lion``,
+    ``optax.lion`` (``convention="optax"``: weight_decay 1e-3) and Keras (``"keras"``: lr 1e-3). DeepSpeed's moves an
+    element by lr even where momentum and gradient are 0.
 
     >>> import numpy as np, fastlr
     >>> p = np.array([1.0, 1.0, 1.0])
