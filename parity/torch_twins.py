@@ -91,7 +91,8 @@ SLOTS = {
 FOLLOWS = {"step", "eta", "mu"}
 
 # Hyper-parameters of ours that torch's twin has not.
-LACKS = {("Rprop", "weight_decay")}
+LACKS = {("Rprop", "weight_decay")} | {(f"RMSprop{form}", "initial_scale")
+                                       for form in ("", "Centered", "Momentum", "CenteredMomentum")}
 
 # torch's ASGD computes the rates of its next update at the end of the last one, so that what is set between the two acts
 # later; its lambd acts both at once (on p) and later (on the rate), so that it cannot be set on the way and compared.
