@@ -10,7 +10,7 @@ from fastlr.rules cimport (
     CautiousLion, CautiousLionMean, Fromage, MARSFromZero, Momentum, NAdam, Nesterov, NovoGrad, RMSprop,
     RMSpropCentered, RMSpropCenteredMomentum, RMSpropMomentum, StableAdamW,
     AdaBelief, AdaBound, AdEMAMix, ADOPT, DiffGrad, FTRL, Grams, Lion, MADGRAD, ScheduleFreeAdamW, ScheduleFreeRAdam,
-    ScheduleFreeSGD, Yogi,
+    ScheduleFreeSGD, Sophia, SophiaAdded, SophiaDebiased, Yogi,
     AdaMax, AggMo, ASGD, LaProp, QHAdam, QHM, RAdam, Rprop, SignSGD, Signum,
     DAdaptAdaGrad, DAdaptAdam, DAdaptAdamDebiased, DAdaptLion, DAdaptSGD, DoG, DoWG, MoMo, MoMoAdam, PolyakSGD, Prodigy,
     ProdigyDebiased,

@@ -48,5 +48,6 @@ sgd: Kernel
 sgdw: Kernel
 signsgd: Kernel
 signum: Kernel
+sophia: Kernel
 tiger: Kernel
 yogi: Kernel

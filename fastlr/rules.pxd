@@ -611,6 +611,33 @@ cdef inline void adopt(AnyADOPT h, Now now, real* p, real g, real* m, real* v) n
     p[0] = p[0] - <real>now.lr * m[0]
 
 
+# Sophia -- Liu et al. 2023, arXiv:2305.14342; the curvature moves where an estimate is given, before the step.
+# `Added` is as the authors' code, `Debiased` corrects m for its start
+
+cdef struct Sophia:
+    double beta1, beta2, rho, eps
+
+cdef struct SophiaAdded:
+    double beta1, beta2, rho, eps
+
+cdef struct SophiaDebiased:
+    double beta1, beta2, rho, eps
+
+ctypedef fused OfSophia:
+    Sophia
+    SophiaAdded
+    SophiaDebiased
+
+cdef inline void sophia(OfSophia h, Now now, real* p, real g, real* m, real hess) noexcept nogil:
+    cdef real curvature
+    m[0] = <real>h.beta1 * m[0] + <real>(1 - h.beta1) * g
+    if OfSophia is SophiaAdded:
+        curvature = <real>h.rho * larger(hess, <real>0) + <real>h.eps
+    else:
+        curvature = larger(<real>h.rho * hess, <real>h.eps)
+    p[0] = p[0] - <real>now.lr * bounded(<real>now.debias1 * m[0] / curvature, <real>1)
+
+
 # AdEMAMix -- Pagliardini, Ablin & Grangier 2024, arXiv:2409.03137
 
 cdef struct AdEMAMix:
@@ -741,6 +768,9 @@ ctypedef fused Rule:
     ADOPT
     ADOPTWider
     AdEMAMix
+    Sophia
+    SophiaAdded
+    SophiaDebiased
     ScheduleFreeSGD
     ScheduleFreeAdamW
     ScheduleFreeRAdam
@@ -796,6 +826,9 @@ ctypedef fused TwoSlots:
     AdaBound
     ADOPT
     ADOPTWider
+    Sophia
+    SophiaAdded
+    SophiaDebiased
     ScheduleFreeAdamW
     ScheduleFreeRAdam
     LAMB
@@ -855,6 +888,7 @@ ctypedef fused Debiased:           # beta1 and beta2 are corrected for their sta
     AdaBound
     DiffGrad
     AdEMAMix
+    SophiaDebiased
     ScheduleFreeAdamW
     ScheduleFreeRAdam
     LAMB
@@ -1068,6 +1102,8 @@ cdef inline void update(Rule h, Now now, real* p, real g, real* a, real* b, real
         diffgrad(h, now, p, g, a, b, c)
     elif Rule in AnyADOPT:
         adopt(h, now, p, g, a, b)
+    elif Rule is Sophia or Rule is SophiaAdded or Rule is SophiaDebiased:
+        sophia(h, now, p, g, a, b[0])
     elif Rule is AdEMAMix:
         ademamix(h, now, p, g, a, b, c)
     elif Rule is ScheduleFreeSGD:

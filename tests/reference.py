@@ -451,6 +451,15 @@ def ADOPTWider(theta, g, t, m, v, *, lr, beta1, beta2, clip_exponent, eps, see=u
     return see(0, theta - lr * m), m, see(2, beta2 * v + (1 - beta2) * g**2)
 
 
+def clip(z, rho):
+    return np.minimum(np.maximum(z, -rho), rho)
+
+
+def Sophia(theta, g, t, m, h, *, lr, beta1, beta2, rho, eps, see=unseen):
+    m, h = see(1, beta1 * m + (1 - beta1) * g), see(2, h)
+    return see(0, theta - lr * clip(m / np.maximum(rho * h, eps), 1)), m, h
+
+
 def AdEMAMix(theta, g, t, m1, nu, m2, *, lr, beta1, beta2, beta3, alpha, alpha_warmup, beta3_warmup, eps, see=unseen):
     if t < alpha_warmup:
         alpha = alpha * t / alpha_warmup
@@ -629,6 +638,8 @@ def step(name, decay, theta, g, t, slots, hyper, see=unseen):
     """One step with weight decay in one of its modes; returns (theta, *slots)."""
     hyper = dict(hyper)
     lr, weight_decay = hyper["lr"], hyper.pop("weight_decay")
+    if decay == "corrected":           # (AdamC: gamma**2 / gamma_max)
+        decay, weight_decay = "decoupled", weight_decay * lr / hyper.pop("lr_max")
     if decay == "coupled":
         g = g + weight_decay * theta
     elif decay == "decoupled" and name in INNER:

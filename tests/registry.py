@@ -7,6 +7,7 @@ import pytest
 
 import fastlr
 from fastlr.optimizers.base import REGISTRY
+from fastlr.optimizers.curvature import Sophia
 from fastlr.optimizers.learning_rate_free import WithLoss
 from fastlr.optimizers.matrix import WithFallback
 
@@ -40,6 +41,23 @@ def given_a_loss(step):
 if not hasattr(WithLoss.step, "__wrapped__"):
     WithLoss.step = given_a_loss(WithLoss.step)
 
+def without_a_curvature(step):
+    """Likewise for what needs a curvature: h stays as it is."""
+    @functools.wraps(step)
+    def stepped(self, *arguments, **keywords):
+        if keywords.get("curvature") is None:
+            keywords.pop("curvature", None)
+            return getattr(fastlr.Optimizer, step.__name__)(self, *arguments, **keywords)
+        return step(self, *arguments, **keywords)
+    return stepped
+
+
+if not hasattr(Sophia.step, "__wrapped__"):
+    Sophia.step, Sophia.step_rows = without_a_curvature(Sophia.step), without_a_curvature(Sophia.step_rows)
+
+# Slots that no gradient moves, but what is given beside it.
+GIVEN = {Sophia: "h"}
+
 every_rule = pytest.mark.parametrize("cls", RULES, ids=lambda cls: cls.__name__)
 # Which update is the first to move anything, where it is not the first.
 BEGINS = {"ADOPT": 2, "ScheduleFreeRAdam": 5}
@@ -57,7 +75,7 @@ every_by_rows = pytest.mark.parametrize("cls", BY_ROWS, ids=lambda cls: cls.__na
 every_bitwise = pytest.mark.parametrize("cls", BITWISE, ids=lambda cls: cls.__name__)
 every_matrix = pytest.mark.parametrize("cls", MATRIX, ids=lambda cls: cls.__name__)
 every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.__name__)
-every_decay = pytest.mark.parametrize("decay", ["coupled", "decoupled", "independent"])
+every_decay = pytest.mark.parametrize("decay", ["coupled", "decoupled", "independent", "corrected"])
 
 
 def other_value(bound):

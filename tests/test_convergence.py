@@ -25,7 +25,7 @@ RATES = {
     "Adam": 0.1, "AdamW": 0.1, "AMSGrad": 0.1, "AdaMax": 0.1, "LaProp": 0.1, "QHAdam": 0.1, "AdamP": 0.1, "Adan": 0.1,
     "Grams": 0.1, "DiffGrad": 0.1, "ADOPT": 0.1, "AdEMAMix": 0.1, "ScheduleFreeAdamW": 0.1, "ScheduleFreeRAdam": 0.1,
     "LAMB": 0.1, "CautiousAdamW": 0.1, "StableAdamW": 0.1, "Fromage": 0.1, "Shampoo": 0.1, "CAME": 0.1, "AdamMini": 0.1,
-    "SignSGD": 0.01, "Signum": 0.01, "Tiger": 0.01, "Lion": 0.01, "CautiousLion": 0.01, "Muon": 0.01,
+    "SignSGD": 0.01, "Signum": 0.01, "Tiger": 0.01, "Lion": 0.01, "Sophia": 0.01, "CautiousLion": 0.01, "Muon": 0.01,
 }
 
 

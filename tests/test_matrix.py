@@ -7,7 +7,18 @@ import sys
 import numpy as np
 import pytest
 import reference_matrix as reference
-from registry import BITWISE, BY_ROWS, MATRIX, arrays, bits, every_matrix, full, other_value, snapshot
+from registry import (
+    BITWISE,
+    BY_ROWS,
+    MATRIX,
+    arrays,
+    bits,
+    every_decay,
+    every_matrix,
+    full,
+    other_value,
+    snapshot,
+)
 
 import fastlr
 from fastlr._core.cpu import supports
@@ -94,22 +105,23 @@ def test_float32_steps_are_the_papers_to_float32s_precision(cls):
 
 
 @every_matrix
-@pytest.mark.parametrize("decay", ["coupled", "decoupled", "independent"])
+@every_decay
 def test_decay_is_around_the_rule(cls, decay):
     p, g = arrays(np.float64, [(6, 6)] * 2)
     q = p.copy()
-    opt = cls([p], lr=0.01, weight_decay=0.3, decay=decay)
+    opt = cls([p], lr=0.01, weight_decay=0.3, decay=decay, **{"lr_max": 0.04} if decay == "corrected" else {})
     memory, hyper = {}, full(cls, {"lr": 0.01})
+    shrink = 0.3 * {"coupled": 0, "decoupled": 0.01, "independent": 1, "corrected": 0.01**2 / 0.04}[decay]
     for t in range(1, 5):
         opt.step([g])
         if decay == "coupled":
             q = paper(cls, q, g + 0.3 * q, t, memory, hyper)
         elif cls is fastlr.Adafactor:              # (its step is relative to the parameter as it was)
-            q = paper(cls, q, g, t, memory, hyper) - (0.01 if decay == "decoupled" else 1) * 0.3 * q
+            q = paper(cls, q, g, t, memory, hyper) - shrink * q
         elif cls in PROJECTED:                     # (what is left of decay depends on the projection)
-            q = paper(cls, q, g, t, memory, hyper | {"shrink": (0.01 if decay == "decoupled" else 1) * 0.3})
+            q = paper(cls, q, g, t, memory, hyper | {"shrink": shrink})
         else:
-            q = paper(cls, q * (1 - (0.01 if decay == "decoupled" else 1) * 0.3), g, t, memory, hyper)
+            q = paper(cls, q * (1 - shrink), g, t, memory, hyper)
     assert apart(p, q) < SAME.get(cls, 1e-13)
 
 

@@ -9,6 +9,7 @@ from registry import (
     OPTIMIZERS,
     arrays,
     bits,
+    every_decay,
     every_dtype,
     every_optimizer,
     every_separate,
@@ -235,7 +236,7 @@ def test_hyper_parameters_can_be_set_between_steps():
 
 
 @every_separate
-@pytest.mark.parametrize("decay", ["coupled", "decoupled", "independent"])
+@every_decay
 def test_decay_mask_spares_what_it_names(cls, decay):
     a, b, ga, gb = arrays(np.float64, [(3,), (3,)] * 2)
     one, two = a.copy(), b.copy()
@@ -265,7 +266,7 @@ def test_lr_scale_per_element_is_refused_where_it_would_mean_nothing(cls):
 
 @every_unplaced
 @every_dtype
-@pytest.mark.parametrize("decay", ["coupled", "decoupled", "independent"])
+@every_decay
 def test_lr_scale_per_element_is_a_learning_rate_per_element(cls, dtype, decay):
     shape = (6, 5)
     p, g = arrays(dtype, [shape] * 2)
@@ -307,8 +308,10 @@ def test_optimizers_are_listed_and_created_by_name():
         cls = type(fastlr.create_optimizer(name.upper(), np.zeros(2), lr=0.5))
         assert cls is getattr(fastlr, cls.__name__)
         assert cls.__name__.lower() == name
-    with pytest.raises(ValueError, match=r"create_optimizer: no optimizer 'adamww'; did you mean 'adamw'\?"):
-        fastlr.create_optimizer("adamww", np.zeros(2))
+    assert type(fastlr.create_optimizer("LBFGS", np.zeros(2), history=3)) is fastlr.LBFGS
+    for wrong, near in (("adamww", "adamw"), ("l-bfgs", "lbfgs")):
+        with pytest.raises(ValueError, match=rf"create_optimizer: no optimizer '{wrong}'; did you mean '{near}'\?"):
+            fastlr.create_optimizer(wrong, np.zeros(2))
 
 
 @every_optimizer
@@ -522,7 +525,7 @@ def test_interleaved_parameters_do_not_share_memory():
 @pytest.mark.parametrize(("keywords", "error", "says"), [
     ({"betas": (0.9, 0.99)}, TypeError, "AdamW: unknown keyword 'betas'; did you mean 'beta2'?"),
     ({"nonsense": 1}, TypeError, "(hyper-parameters: lr, beta1, beta2, eps, weight_decay)"),
-    ({"decay": "l2"}, ValueError, "AdamW: decay must be 'coupled', 'decoupled' or 'independent', got 'l2'"),
+    ({"decay": "l2"}, ValueError, "AdamW: decay must be 'coupled', 'decoupled', 'independent' or 'corrected', got 'l2'"),
     ({"clip_value": 0.0}, ValueError, "AdamW: clip_value must be positive and finite, got 0.0"),
     ({"lr_scale": {"x": 2.0}}, ValueError, "AdamW: lr_scale names no parameter: 'x'"),
     ({"lr_scale": [1.0, 2.0]}, ValueError, "AdamW: lr_scale: expected 1 entries, one per parameter, got 2"),

@@ -4,6 +4,7 @@ import pytest
 import reference
 from registry import (
     DTYPES,
+    GIVEN,
     LOSS,
     RULES,
     arrays,
@@ -36,13 +37,13 @@ TELLING = {fastlr.LARC: {"lr": 1.0}, fastlr.MoMoAdam: {"lr": 100.0}, fastlr.DAda
            fastlr.PolyakSGD: {"lr": 0.03}, fastlr.MoMo: {"lr": 0.03}}
 # Values of hyper-parameters that weigh within a dozen steps, where three times the default would not.
 WEIGHS = {("ASGD", "t0"): 3.0, ("Rprop", "step_min"): 0.009, ("Rprop", "step_max"): 0.011,
-          ("ADOPT", "eps"): 1.0, ("AdEMAMix", "alpha_warmup"): 50.0, ("AdEMAMix", "beta3_warmup"): 50.0,
+          ("ADOPT", "eps"): 1.0, ("Sophia", "eps"): 3.0, ("AdEMAMix", "alpha_warmup"): 50.0, ("AdEMAMix", "beta3_warmup"): 50.0,
           ("ScheduleFreeSGD", "warmup_steps"): 8.0, ("ScheduleFreeAdamW", "warmup_steps"): 8.0}
 # What must be set for another to weigh: how much a larger rate counts, where all are the same, and where 0 is passed.
 BESIDE = {"weight_lr_power": {"warmup_steps": 8.0}, "l1": {"lr": 1.0}}
 # Rules by signs, bounds and maxima, in which a hyper-parameter may leave an element as it is for a while.
 COARSE = {fastlr.SignSGD, fastlr.Signum, fastlr.Tiger, fastlr.Rprop, fastlr.AdaMax, fastlr.Lion, fastlr.FTRL,
-          fastlr.ADOPT, fastlr.CautiousLion, fastlr.DAdaptLion}
+          fastlr.ADOPT, fastlr.CautiousLion, fastlr.DAdaptLion, fastlr.Sophia}
 # Rates, where 0.02 is none: AdaDelta's is a factor, LARS multiplies it by 0.001.
 RATES = {fastlr.AdaDelta: 1.0, fastlr.LARS: 20.0}
 RATES |= {cls: 1.0 for cls in RULES if "d" in cls.shared or ("x0" in cls.slots and cls.reduces)}      # they find it
@@ -78,6 +79,8 @@ def follows(cls, dtype, hyper, steps=24, **keywords):
     """
     p, = arrays(dtype, [SIZE])
     opt = cls([p], **hyper, **keywords)
+    if cls in GIVEN:                   # (of both signs)
+        opt.state["0"][GIVEN[cls]][...] = 100 * arrays(dtype, [SIZE], seed=99)[0]
     convention = keywords.get("convention")
     whose = cls.conventions.get(convention)
     named = whose.rule if whose else cls.__name__
@@ -89,6 +92,8 @@ def follows(cls, dtype, hyper, steps=24, **keywords):
     added = [lambda x, sign=-1 if (cls, slot) in DESCENDING or slot == "x0" else 1: sign * abs(x) for slot in names]
     if cls.needs_loss:
         values["loss"] = np.longdouble(LOSS)
+    if "lr_max" in keywords:
+        values["lr_max"] = np.longdouble(keywords["lr_max"])
     for t in range(1, steps + 1):
         g, = arrays(dtype, [SIZE], seed=t)
         before = stored_by(opt, p)
@@ -140,7 +145,8 @@ def test_follows_its_paper_within_4_ulp(cls, hyper, dtype):
 @every_dtype
 @every_decay
 def test_weight_decay_follows_its_mode_within_4_ulp(cls, dtype, decay):
-    assert follows(cls, dtype, {"weight_decay": 0.25}, decay=decay) <= allowed(cls)
+    most = {"lr_max": 4 * cls.hypers["lr"].default} if decay == "corrected" else {}
+    assert follows(cls, dtype, {"weight_decay": 0.25}, decay=decay, **most) <= allowed(cls)
 
 
 @every_variant
@@ -155,7 +161,8 @@ def test_every_hyper_parameter_changes_the_result(cls, hyper):
         opt = cls([p], **(TELLING.get(cls, {}) | given))
         for t in range(12):
             # (an estimate of the way grows where gradients agree)
-            opt.step(arrays(np.float64, [50], seed=0 if cls is fastlr.Prodigy else t))
+            grads = arrays(np.float64, [50], seed=0 if cls is fastlr.Prodigy else t)
+            opt.step(grads, **{"curvature": [np.full(50, 800.0)]} if cls is fastlr.Sophia else {})
         results.append(opt.state["0"]["ax"] if "ax" in cls.slots else p)
     different = results[0] != results[1]
     assert different.any() if cls in COARSE else different.all()
@@ -187,7 +194,7 @@ def test_slots_are_as_many_as_the_rule_remembers(cls):
     assert list(opt.state["0"]) == [*cls.slots, *cls.memory]
     for k in range(2, 7):          # (a difference of gradients is 0 at first; a rate may begin at 0)
         opt.step([k * g for g in arrays(np.float64, [4], seed=1)])
-    assert all((array != 0).all() for array in opt.state["0"].values())
+    assert all((array != 0).all() for slot, array in opt.state["0"].items() if slot != GIVEN.get(cls))
 
 
 @every_rule

@@ -3,17 +3,16 @@ from libc.stdint cimport int64_t
 from fastlr._kernels.sweep cimport Instant, Opened
 
 cdef enum Decay:
-    COUPLED, DECOUPLED, INDEPENDENT
+    COUPLED, DECOUPLED, INDEPENDENT, CORRECTED
 
 cdef struct Terms:
     # What holds for all steps and tensors of an optimizer.
     const Opened* rule
     int hyper_at               # where the rule's own fields stand among a group's values
     int decay_at               # where weight decay stands
-    Decay decay
     bint maximize
     double clip                # of each element
     double ema                 # what a step leaves of the running mean of a parameter
 
-cdef void fix(Instant* now, const Terms* terms, const double* values, double factor, bint decays, int64_t t,
-              double grad_scale) noexcept nogil
+cdef void fix(Instant* now, const Terms* terms, const double* values, double factor, Decay decay, double share,
+              int64_t t, double grad_scale) noexcept nogil

@@ -4,24 +4,24 @@ from libc.math cimport INFINITY
 from libc.stdint cimport int64_t
 from fastlr._kernels.sweep cimport Instant
 
-DECAYS = {"coupled": COUPLED, "decoupled": DECOUPLED, "independent": INDEPENDENT}
+DECAYS = {"coupled": COUPLED, "decoupled": DECOUPLED, "independent": INDEPENDENT, "corrected": CORRECTED}
 
 
-cdef void fix(Instant* now, const Terms* terms, const double* values, double factor, bint decays, int64_t t,
-              double grad_scale) noexcept nogil:
-    """The scalars of a step, in double; `values` is lr and what else a group has."""
+cdef void fix(Instant* now, const Terms* terms, const double* values, double factor, Decay decay, double share,
+              int64_t t, double grad_scale) noexcept nogil:
+    """The scalars of a step, in double; `values` is lr and what else a group has, `share` how much of decay counts."""
     cdef int k
     cdef double lr = values[0] * factor
-    cdef double weight_decay = values[terms.decay_at] if decays else 0
+    cdef double weight_decay = values[terms.decay_at] * share
     for k in range(terms.rule.fields):
         now.hyper[k] = values[terms.hyper_at + k]
     terms.rule.at(now.hyper, lr, t, &now.now)
     now.now.keep, now.now.decay, now.own, now.couple = 1, 0, 0, 0
-    if terms.decay == COUPLED:
+    if decay == COUPLED:
         now.couple = weight_decay
-    elif terms.decay == DECOUPLED and terms.rule.inner:
+    elif decay != INDEPENDENT and terms.rule.inner:
         now.now.decay = weight_decay
-    elif terms.decay == DECOUPLED:
+    elif decay != INDEPENDENT:
         now.own = lr * weight_decay
         now.now.keep = 1 - now.own
     else:

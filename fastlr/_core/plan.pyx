@@ -25,7 +25,7 @@ from fastlr._kernels.rows cimport Rows, Stream
 from fastlr._core cimport pool
 from fastlr._core.arrays cimport ALIGNED, C_CONTIGUOUS, WRITEABLE, Seen, extent, lay, look
 from fastlr._core.arrays import BFloat16, as_array, overlaps_itself, stored_as
-from fastlr._core.instant cimport Terms, fix
+from fastlr._core.instant cimport CORRECTED, Decay, Terms, fix
 from fastlr._core.matrix cimport Director
 from fastlr._core.program cimport Program
 from fastlr._core.rows cimport Touched
@@ -39,6 +39,7 @@ cdef enum:
 cdef struct Kind:
     # Tensors that share their Instant.
     int group
+    Decay decay
     bint decays
     double factor              # of the learning rate
     int64_t missed             # steps without a gradient
@@ -49,8 +50,10 @@ cdef struct Extent:
     Py_ssize_t owner           # which tensor
 
 cdef enum:
-    # Whose walks: parameters', this step's gradients', bound gradients', those two's to be measured, and copies'.
-    OF_PARAMS, OF_STEP, OF_BOUND, OF_STEP_MEASURED, OF_BOUND_MEASURED, OF_SHADOW, WALKS
+    # Whose walks: parameters', this step's gradients', bound gradients', this step's curvatures', those three's to be
+    # measured, and copies'.
+    OF_PARAMS, OF_STEP, OF_BOUND, OF_CURVATURE, OF_STEP_MEASURED, OF_BOUND_MEASURED, OF_CURVATURE_MEASURED, OF_SHADOW,
+    WALKS
 
 cdef int[MOST_DIMENSIONS] AS_THEY_STAND
 for axis in range(MOST_DIMENSIONS):
@@ -78,6 +81,8 @@ cdef class Plan:
     cdef Span* spans
     cdef Gradient* gradients           # of this step
     cdef Gradient* bound               # of every step that is given none
+    cdef Gradient* curvatures          # estimates that this step is given
+    cdef bint curving                  # whether those are being aimed at
     cdef Walk* walks                   # WALKS sets, one after another
     cdef int* axes                     # each tensor's axes in the order they are walked
     cdef Py_ssize_t* shapes            # their shapes, one after another
@@ -109,6 +114,8 @@ cdef class Plan:
     cdef Py_ssize_t chunks
     cdef int64_t* missed               # per tensor
     cdef double* values                # per group, as `names` says
+    cdef double* peaks                 # per group: the largest learning rate, where decay is corrected by it, or 0
+    cdef int groups
     cdef double[MOST_VALUES] low, high  # low <= value < high
     cdef int width
     cdef Terms terms
@@ -128,6 +135,7 @@ cdef class Plan:
     cdef bint stale, aged, stepping, evaluating    # aged: since the sorting, some tensor's missed steps changed
     cdef dict sources                  # (group, index) -> schedule or callable
     cdef list held                     # this step's gradients
+    cdef list held_curvatures
     cdef list bound_arrays
     cdef Touched touched               # the rows of the latest step over rows
     cdef Director director             # makes the updates of a rule that is not elementwise, or None
@@ -143,7 +151,7 @@ cdef class Plan:
     cdef public double norm_mean, norm_variance
 
     def __cinit__(self, str who, rule, door, tuple names, list bounds, list tensors, int groups, shared, stages,
-                  str decay, Director director=None):
+                  Director director=None):
         cdef int k
         if len(names) > MOST_VALUES:
             raise ValueError(f"{who}: more than {MOST_VALUES} hyper-parameters")
@@ -156,7 +164,7 @@ cdef class Plan:
         self.each, self.remembers = self.rule.sums > 0, self.rule.memories + self.rule.shared > 0
         self.shared_array = shared     # (float64, the rule's own numbers for all tensors)
         self.who, self.names, self.width = who, names, <int>len(names)
-        self.terms = Terms(self.rule, self.width - self.rule.fields, names.index("weight_decay"), DECAYS[decay],
+        self.terms = Terms(self.rule, self.width - self.rule.fields, names.index("weight_decay"),
                            stages.maximize, at_most(stages.clip_value), stages.ema_decay or 0)
         self.clip_norm, self.clip_tensor_norm = at_most(stages.clip_norm), at_most(stages.clip_tensor_norm)
         self.clip_zscore, self.clip_zscore_alpha = at_most(stages.clip_zscore), stages.clip_zscore_alpha
@@ -209,6 +217,7 @@ cdef class Plan:
         self.spans = <Span*>self.block(n, sizeof(Span))
         self.gradients = <Gradient*>self.block(n, sizeof(Gradient))
         self.bound = <Gradient*>self.block(n, sizeof(Gradient))
+        self.curvatures = <Gradient*>self.block(n, sizeof(Gradient))
         self.walks = <Walk*>self.block(WALKS * n, sizeof(Walk))
         lengths = <Py_ssize_t*>self.block(2 * WALKS * all_axes, sizeof(Py_ssize_t))
         self.axes = <int*>self.block(all_axes, sizeof(int))
@@ -229,6 +238,7 @@ cdef class Plan:
         self.missed = <int64_t*>self.block(n, sizeof(int64_t))
         self.zeroed = <Extent*>self.block(n, sizeof(Extent))
         self.values = <double*>self.block(groups * self.width, sizeof(double))
+        self.peaks, self.groups = <double*>self.block(groups, sizeof(double)), groups
         for i, tensor in enumerate(self.tensors):
             s = &self.spans[i]
             look(tensor.array, &seen)
@@ -330,6 +340,25 @@ cdef class Plan:
             self.sources.pop((group, index), None)
             self.values[group * self.width + index] = self.bounded(index, value)
 
+    def set_peak(self, int group, double peak):
+        """The largest learning rate of a group, by which `corrected` decay goes; 0 where it does not."""
+        self.peaks[group] = peak
+
+    cdef double share_of(self, int group, int decay, bint decays) noexcept:
+        """How much of weight decay counts."""
+        if decays and decay == CORRECTED and self.peaks[group] > 0:
+            return self.values[group * self.width] / self.peaks[group]
+        return decays
+
+    cdef int refuse_rates(self) except -1:
+        """No rate may be above what was said to be the largest."""
+        cdef int group
+        for group in range(self.groups):
+            if 0 < self.peaks[group] * (1 + 1e-9) < self.values[group * self.width]:
+                raise ValueError(f"{self.who}: decay='corrected': lr is {self.values[group * self.width]:g} at "
+                                 f"t = {self.t}, above lr_max = {self.peaks[group]:g}; give the largest as lr_max")
+        return 0
+
     cdef double bounded(self, int index, value) except? -1:
         cdef double x = value
         if not (self.low[index] <= x < self.high[index]):
@@ -364,9 +393,10 @@ cdef class Plan:
         cdef Py_ssize_t i
         cdef dict seen = {}
         for i, tensor in enumerate(self.tensors):
-            key = (tensor.group, tensor.decays, tensor.factor, self.missed[i])
+            key = (tensor.group, tensor.decay, tensor.decays, tensor.factor, self.missed[i])
             if key not in seen:
-                self.kinds[len(seen)] = Kind(tensor.group, tensor.decays, tensor.factor, self.missed[i])
+                self.kinds[len(seen)] = Kind(tensor.group, <Decay>DECAYS[tensor.decay], tensor.decays, tensor.factor,
+                                             self.missed[i])
                 seen[key] = len(seen)
             self.kind_of[i] = seen[key]
             self.spans[i].instant = <int>i if self.each else self.kind_of[i]
@@ -390,8 +420,8 @@ cdef class Plan:
         cdef Kind* kind
         for k in range(self.kind_count):
             kind = &self.kinds[k]
-            fix(&self.alike[k], &self.terms, self.values + kind.group * self.width, kind.factor, kind.decays,
-                self.t + 1 - kind.missed, grad_scale)
+            fix(&self.alike[k], &self.terms, self.values + kind.group * self.width, kind.factor, kind.decay,
+                self.share_of(kind.group, kind.decay, kind.decays), self.t + 1 - kind.missed, grad_scale)
 
     cdef void single_out(self, double loss) noexcept:
         """Begin with what each kind knows; its own copy for each tensor whose sums will add to it."""
@@ -585,7 +615,8 @@ cdef class Plan:
                           f"got {stored_as(array) or array.dtype} {array.shape}")
 
     cdef str label(self, Py_ssize_t i):
-        return self.tensors[i].label
+        label = self.tensors[i].label
+        return label.replace("grads", "curvature", 1) if self.curving else label
 
     cdef list counted(self, list arrays):
         """A copy of a list that another thread may be changing."""
@@ -634,13 +665,23 @@ cdef class Plan:
                              f"where its inverse is a normal number, got {x}")
         return x
 
-    def step(self, list gradients, grad_scale, bint zero_grads, double loss=NAN):
-        """One update of everything; `gradients` in the order of the tensors, or None for those bound."""
+    def step(self, list gradients, grad_scale, bint zero_grads, double loss=NAN, list curvatures=None, means=None):
+        """One update of everything; `gradients` in the order of the tensors, or None for those bound.
+
+        Rules with `means` take estimates of the curvature, too: see `bend`.
+        """
         cdef Job job
         cdef Py_ssize_t i
         self.begin()
         try:
+            if means is not None:
+                aim_curvatures(self, gradients, curvatures)
             self.ready(&job, gradients, self.scale_of(grad_scale), zero_grads)
+            if curvatures is not None and not finite_curvatures(self, &job):
+                self.skipped += 1
+                if zero_grads:
+                    self.zero(gradients is None)
+                return
             if self.each or self.remembers:
                 self.single_out(loss)
             if self.director is not None:              # (which may fail)
@@ -657,6 +698,8 @@ cdef class Plan:
                     if zero_grads:
                         self.zero(gradients is None)
                     return
+            if curvatures is not None:
+                bend(self, &job, means)
             if self.remembers:
                 self.recall(job.gradients)
             if self.rule.sums:
@@ -680,7 +723,7 @@ cdef class Plan:
                     self.missed[i] += 1
                     self.aged = True
         finally:
-            self.held = None
+            self.held = self.held_curvatures = None
             self.end()
 
     cdef int ready(self, Job* job, list gradients, double grad_scale, bint zero_grads) except -1:
@@ -702,6 +745,7 @@ cdef class Plan:
                 self.evaluate()
             finally:
                 self.evaluating = False
+        self.refuse_rates()
         if self.stale or (self.aged and self.misplaced(job.gradients)):
             self.sort_into_kinds()
         self.fix_instants(grad_scale)
@@ -807,4 +851,5 @@ cdef class Plan:
 
 
 include "plan_units.pxi"
+include "plan_curvature.pxi"
 include "plan_rows.pxi"

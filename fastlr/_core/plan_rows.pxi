@@ -39,7 +39,8 @@ def step_rows(Plan plan, Py_ssize_t i, rows, gradient, grad_scale, bint ends_ste
                 plan.evaluating = False
         tensor = plan.tensors[i]
         age = plan.t - plan.missed[i]
-        fix(&now, &plan.terms, plan.values + <int>tensor.group * plan.width, tensor.factor, tensor.decays, age + 1,
+        fix(&now, &plan.terms, plan.values + <int>tensor.group * plan.width, tensor.factor,
+            <Decay>DECAYS[tensor.decay], plan.share_of(tensor.group, DECAYS[tensor.decay], tensor.decays), age + 1,
             scale)
         if plan.director is not None:
             plan.director.aim_rows(i, &job, &now, plan.values + <int>tensor.group * plan.width, age + 1)

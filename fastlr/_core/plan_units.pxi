@@ -126,7 +126,7 @@ def accumulate(Plan plan, list gradients, grad_scale, bint zero_grads, shares):
             for k, name in enumerate(plan.names):
                 values[name] = plan.values[plan.kinds[kind].group * plan.width + k]
             for k, (power, share) in enumerate(shares(values, plan.t == plan.kinds[kind].missed)):
-                now.power[k], now.share[k] = power, share
+                now.power[k], now.share[k], now.left[k] = power, share, 1
         # (random bits of their own for each)
         job.key += <uint64_t>(plan.folded + 1) * <uint64_t>0x94d049bb133111eb
         if plan.measures:

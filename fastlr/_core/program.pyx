@@ -9,8 +9,8 @@ from cpython.buffer cimport PyBUF_C_CONTIGUOUS, PyBUF_WRITABLE, PyBuffer_Release
 from cpython.float cimport PyFloat_CheckExact
 from cpython.long cimport PyLong_CheckExact
 from libc.float cimport DBL_MAX
-from libc.math cimport NAN, floor, fmod, isfinite
-from libc.stdint cimport uint32_t, uint64_t, uintptr_t
+from libc.math cimport INFINITY, NAN, floor, fmod, isfinite
+from libc.stdint cimport int64_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
@@ -403,6 +403,24 @@ def limit(Program child not None, double last):
     cdef Program made = unary(LIMIT, child, last)
     made.ends = True
     return made
+
+
+def highest(Program schedule not None, int64_t updates):
+    """The largest rate of so many updates, or -inf; those where there is none do not count."""
+    cdef double[BLOCK] times, rates
+    cdef double most = -INFINITY
+    cdef int64_t t = 0
+    cdef int i, n
+    with nogil:
+        while t < updates and schedule.nodes != NULL:
+            n = <int>min(updates - t, <int64_t>BLOCK)
+            for i in range(n):
+                times[i] = <double>(t + i)
+            evaluate_block(schedule.nodes, 0, times, rates, n)
+            for i in range(n):
+                most = rates[i] if rates[i] > most else most
+            t += n
+    return most
 
 
 def shift(Program child not None, double n):

@@ -1,7 +1,7 @@
 # cython: language_level=3
 from libc.stdint cimport int64_t
 from fastlr._kernels.sweep cimport MOST_FIELDS, Run
-from fastlr._core.instant cimport Terms
+from fastlr._core.instant cimport Decay, Terms
 
 cdef enum:
     MOST_HYPERS = MOST_FIELDS + 2      # lr and weight decay, which a rule's own fields may lack
@@ -9,6 +9,7 @@ cdef enum:
 cdef struct Known:
     # A rule and the values it takes: lr, then what else its class has, in the order of `rule._fields`.
     Terms terms
+    Decay decay
     Run run_chunk
     int width
     double[MOST_HYPERS] defaults, low, high    # low <= value < high

@@ -21,7 +21,7 @@ cdef int learn(Known* known, object rule) except -1:
     known.terms.rule = <const Opened*>PyCapsule_GetPointer(rule._rule, "fastlr.rule")
     known.terms.hyper_at = <int>len(fields) - known.terms.rule.fields
     known.terms.decay_at = fields.index("weight_decay")
-    known.terms.decay = DECOUPLED if rule.decay_mode == "decoupled" else COUPLED
+    known.decay = DECOUPLED if rule.decay_mode == "decoupled" else COUPLED
     known.terms.clip = INFINITY
     known.run_chunk = <Run>PyCapsule_GetPointer(door.runner, "fastlr.run")
     known.width = <int>len(fields)
@@ -54,7 +54,7 @@ cdef bint move(const Known* known, const double* values, int64_t t, int wide, Py
     for k in range(known.terms.rule.slots):
         span.slot[k], span.slot_stored[k] = <char*>slots[k], span.stored
     gradient.g = <const char*>g
-    fix(&now, &known.terms, values, 1, True, t, 1)
+    fix(&now, &known.terms, values, 1, known.decay, 1, t, 1)
     if known.terms.rule.memories:
         known.terms.rule.recall(now.hyper, &now.now, <double*>slots[known.terms.rule.slots], NULL)
     edges[0] = 0

@@ -22,12 +22,12 @@ SMALL = 4096           # tensors of fewer elements keep their state in float32 r
 class Tensor:
     """One parameter: where it lies, how it is walked, and what differs for it alone."""
 
-    __slots__ = ("allocated", "array", "axes", "decays", "factor", "group", "label", "matrices", "memory", "name",
-                 "rest", "scale", "scales", "shadow", "sheet", "state", "wide")
+    __slots__ = ("allocated", "array", "axes", "decay", "decays", "factor", "group", "label", "matrices", "memory",
+                 "name", "rest", "scale", "scales", "shadow", "sheet", "state", "wide")
 
     def __init__(self, name: str, array: Array, group: int, label: str, axes: tuple[int, ...]) -> None:
         self.name, self.array, self.group, self.label, self.axes = name, array, group, label, axes
-        self.factor, self.decays = 1.0, True
+        self.factor, self.decays, self.decay = 1.0, True, "coupled"
         self.scale: Array | None = None
         self.rest: Array | None = None             # what a bfloat16 parameter leaves of the float32 that moves
         self.shadow: Array | None = None           # a 16-bit copy that follows the parameter

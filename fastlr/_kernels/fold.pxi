@@ -1,14 +1,15 @@
 # A gradient into the moments, where the parameter stays: what accumulates without a buffer. Included by every door.
 
-cdef void pile(real* restrict slot, const real* restrict g, double share, int power, Py_ssize_t size) noexcept nogil:
+cdef void pile(real* restrict slot, const real* restrict g, double keep, double share, int power,
+               Py_ssize_t size) noexcept nogil:
     cdef Py_ssize_t i
-    cdef real part = <real>share
+    cdef real part = <real>share, left = <real>keep
     if power == 1:
         for i in range(size):
-            slot[i] = slot[i] + part * g[i]
+            slot[i] = left * slot[i] + part * g[i]
     else:
         for i in range(size):
-            slot[i] = slot[i] + part * (g[i] * g[i])
+            slot[i] = left * slot[i] + part * (g[i] * g[i])
 
 cdef void fold_tiles(const Job* job, const Span* s, const Gradient* gradient, const Instant* now, Py_ssize_t start,
                      Py_ssize_t size, real* also_typed) noexcept nogil:
@@ -32,7 +33,7 @@ cdef void fold_tiles(const Job* job, const Span* s, const Gradient* gradient, co
             if now.power[k] != 0:
                 scale = s.slot_scale[k] + i // GROUP if s.slot_scale[k] != NULL else NULL
                 slot = fetch(scratch, raw, s.slot[k], NULL, scale, s.slot_stored[k], i, n)
-                pile(slot, g, now.share[k], now.power[k], n)
+                pile(slot, g, now.left[k], now.share[k], now.power[k], n)
                 put_back(slot, raw, s.slot[k], NULL, scale, s.slot_stored[k], i, n, job, s.salt + 1 + k)
         i += n
 

@@ -89,6 +89,7 @@ cdef struct Instant:
     double couple          # coupled weight decay: added to each gradient, times the parameter
     double ema             # what a step leaves of the running mean
     double own             # the part of 1 - now.keep that scales with an element's learning-rate factor
+    double[MOST_SLOTS] left    # what a gradient that is folded into a slot leaves of it
     double[MOST_SLOTS] share   # of a gradient to be folded into each slot, at a power (0: not at all)
     int[MOST_SLOTS] power
     bint staged            # whether scale, clip or couple do anything, or a shrink may

@@ -17,6 +17,7 @@ from .adaptive import (
     RMSpropMomentum,
 )
 from .base import Group, Optimizer, create_optimizer, list_optimizers
+from .curvature import Sophia
 from .factored import CAME, SM3, Adafactor, AdamMini, RowwiseAdaGrad
 from .gradient_descent import ASGD, QHM, SGD, SGDW, AggMo, Momentum, Nesterov, Rprop
 from .learning_rate_free import (
@@ -131,6 +132,7 @@ __all__ = [
     "SM3",
     "SOAP",
     "Shampoo",
+    "Sophia",
     "StableAdamW",
     "create_optimizer",
     "list_optimizers",

@@ -3,7 +3,8 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from math import inf, nan
+from math import inf
+from numbers import Real
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -26,6 +27,7 @@ from .._core.tensors import (
 )
 from .._core.threads import get_num_threads
 from ..schedules import Schedule, from_dict
+from ..schedules.plateau import highest
 from .declaration import DECLARED, Bounded, Choice, Hyper, Start, Theirs, nearest, within
 from .loss_scale import LossScale
 from .stages import STAGES, Stages
@@ -38,19 +40,23 @@ Folds = Callable[[dict[str, float], bool], dict[str, tuple[int, float]]]
 
 REGISTRY: dict[str, type[Optimizer]] = {}
 FORMAT = 1
+DECAYS = ("coupled", "decoupled", "independent", "corrected")
 MOST_STEPS = 2**62 - 1
 
 
 class Group:
     """Parameters that share hyper-parameters; each is read and set as an attribute: `opt.groups[0].lr = 1e-4`."""
 
-    __slots__ = ("_index", "_optimizer", "_values")
+    __slots__ = ("_index", "_most", "_optimizer", "_peak", "_values")
     _optimizer: Optimizer
     _index: int
     _values: dict[str, Hyper]
+    _most: float | None                # lr_max, if given
+    _peak: float | None                # the largest learning rate, if decay is corrected by it
 
-    def __init__(self, optimizer: Optimizer, index: int, values: dict[str, Hyper]) -> None:
-        for name, value in (("_optimizer", optimizer), ("_index", index), ("_values", values)):
+    def __init__(self, optimizer: Optimizer, index: int, values: dict[str, Hyper], most: float | None) -> None:
+        for name, value in (("_optimizer", optimizer), ("_index", index), ("_values", values), ("_most", most),
+                            ("_peak", None)):
             object.__setattr__(self, name, value)
 
     def __getattr__(self, name: str) -> Any:
@@ -137,7 +143,13 @@ class Optimizer:
     decay
         How ``weight_decay`` works: "coupled" adds ``weight_decay * p`` to the gradient (L2, as in torch's SGD and
         Adam), "decoupled" shrinks p by ``lr * weight_decay`` (as in AdamW), "independent" shrinks p by
-        ``weight_decay`` itself. The default is what the rule's name means.
+        ``weight_decay`` itself, "corrected" by ``lr**2 / lr_max * weight_decay`` (AdamC,
+        https://arxiv.org/abs/2506.02285: for weights that a normalisation follows, whose gradients grow towards the
+        end of a schedule otherwise). One for all, or as lr_scale is given; None is what the rule's name means.
+    lr_max
+        The largest learning rate, for "corrected" decay, of all groups or (as ``"lr_max"``) of one. If not given, it
+        is the highest of a schedule's first 2**20 updates, and of numbers the largest that `lr` has been set to; so
+        with a constant rate, corrected decay is decoupled. A function of one's own needs it.
     decay_mask
         Which parameters decay: a mapping name -> bool, a sequence, or a callable ``(name, array) -> bool``.
     lr_scale
@@ -226,9 +238,9 @@ class Optimizer:
         return None
 
     def __init__(self, params: Any, lr: Hyper | None = None, *, grads: Any = None, state_dtype: Any = None,
-                 dtype: Literal["bfloat16"] | None = None, decay: str | None = None, decay_mask: Any = None,
+                 dtype: Literal["bfloat16"] | None = None, decay: Any = None, decay_mask: Any = None,
                  lr_scale: Any = None, shadow: Any = None, master: Literal["split"] | None = None,
-                 convention: str | None = None, **hyper: Any) -> None:
+                 convention: str | None = None, lr_max: float | None = None, **hyper: Any) -> None:
         who = type(self).__name__
         if convention is not None and convention not in self.conventions:
             known = ", ".join(map(repr, self.conventions)) or "nothing, as peers do not differ in this rule"
@@ -237,6 +249,7 @@ class Optimizer:
         #: Whose rule this is where peers differ, or None.
         self.convention = convention or next(iter(self.conventions), None)
         self._whose = self.conventions[self.convention] if self.convention else Theirs(self._default_rule)
+        self._usual_decay = self._whose.decay or self.decay_mode
         theirs = self._whose.defaults
         if lr is not None:
             hyper["lr"] = lr
@@ -250,9 +263,7 @@ class Optimizer:
         self._declared |= {name: value for name, value in theirs.items() if name in self.hypers}
         self._defaults = self._declared | self._checked(hyper)
         self._stages.check(who)
-        if decay not in (None, "coupled", "decoupled", "independent"):
-            raise ValueError(f"{who}: decay must be 'coupled', 'decoupled' or 'independent', got {decay!r}")
-        self._decay = decay or self._whose.decay or self.decay_mode
+        self._decay, self._lr_max = self._usual_decay if decay is None else decay, lr_max
         if dtype not in (None, "bfloat16"):
             raise ValueError(f"{who}: dtype must be 'bfloat16', which says what uint16 arrays hold, got {dtype!r}")
         if master not in (None, "split"):
@@ -281,7 +292,8 @@ class Optimizer:
         """The tensors of one more group; it is appended to `groups`."""
         who = type(self).__name__
         index = len(groups)
-        values = self._defaults | self._checked({k: v for k, v in given.items() if k != "params"})
+        values = self._defaults | self._checked({k: v for k, v in given.items() if k not in ("params", "lr_max")})
+        most = most_of(given.get("lr_max", self._lr_max), who)
         members, kind = named(given["params"], len(before))
         prefix = f"grads[{index}]" if self._grouped else "grads"
         tensors = []
@@ -292,7 +304,7 @@ class Optimizer:
             taken.add(name)
             label = prefix if kind == "one" else f"{prefix}[{name!r}]" if kind == "mapping" else f"{prefix}[{k}]"
             tensors.append(bind(name, x, index, who, label, self._dtype, self._permuted))
-        groups.append(Group(self, index, values))
+        groups.append(Group(self, index, values, most))
         self._shapes.append((kind, tensors))
         return tensors
 
@@ -321,13 +333,24 @@ class Optimizer:
                                  f"depends on more than an element's gradient, got an array")
         for tensor, decays in zip(tensors, per_tensor(self._decay_mask, tensors, who, "decay_mask"), strict=True):
             tensor.decays = decays is None or bool(decays)
+        for tensor, mode in zip(tensors, per_tensor(self._decay, tensors, who, "decay"), strict=True):
+            tensor.decay = self._usual_decay if mode is None else mode
+            if not isinstance(tensor.decay, str) or tensor.decay not in DECAYS:
+                raise ValueError(f"{who}: decay must be {', '.join(map(repr, DECAYS[:-1]))} or {DECAYS[-1]!r}, "
+                                 f"got {mode!r}{nearest(str(mode), DECAYS)}")
+        corrected = {tensor.group for tensor in tensors if tensor.decay == "corrected"}
+        peaks = [self._peak(group, group._values["lr"]) if group._index in corrected else None for group in groups]
+        if any(group._most is not None and group._index not in corrected for group in groups):
+            raise ValueError(f"{who}: lr_max is what decay='corrected' goes by, and no parameter of the group has that")
         bounds = [(0.0, inf) if name == "_" else (self.hypers[name].low, self.hypers[name].high)
                   for name in self._fields]
         plan = Plan(who, self._rules[self._whose.rule][0], door, self._fields, bounds, tensors, len(groups),
-                    self._shared, self._stages, self._decay, self._director(tensors))
-        for group in groups:
+                    self._shared, self._stages, self._director(tensors))
+        for group, peak in zip(groups, peaks, strict=True):
             for name, value in group._values.items():
                 plan.assign(group._index, self._fields.index(name), value)
+            plan.set_peak(group._index, peak or 0.0)
+            object.__setattr__(group, "_peak", peak)
         self._plan, self.groups = plan, tuple(groups)
         self._nested = self._grouped or self._shapes[0][0] != "sequence"     # gradients need arranging
         #: The state of each parameter: ``opt.state[name][slot]``, an array of the parameter's shape.
@@ -346,8 +369,23 @@ class Optimizer:
         if name not in self.hypers:
             raise AttributeError(f"{type(self).__name__}: a group has no {name!r}{nearest(name, self.hypers)}")
         value = self.hypers[name].checked(value, type(self).__name__)
+        peak = group._peak if name != "lr" or group._peak is None else self._peak(group, value)
         self._plan.assign(group._index, self._fields.index(name), value)
         group._values[name] = value
+        self._set_peak(group, peak)
+
+    def _peak(self, group: Group, lr: Hyper) -> float:
+        """The largest learning rate of a group, once this is its rate."""
+        who = f"{type(self).__name__}: decay='corrected'"
+        if group._most is None:
+            return highest(lr, who) if callable(lr) else max(lr, group._peak or 0.0)
+        if not callable(lr) and lr > group._most:
+            raise ValueError(f"{who}: lr must be at most lr_max = {group._most:g}, got {lr:g}")
+        return group._most
+
+    def _set_peak(self, group: Group, peak: float | None) -> None:
+        self._plan.set_peak(group._index, peak or 0.0)
+        object.__setattr__(group, "_peak", peak)
 
     def add_group(self, params: Any, **hyper: Any) -> Group:
         """Take more parameters, as a group of their own; what is not given is as in the constructor.
@@ -454,12 +492,12 @@ class Optimizer:
             return
         self._step_scaled(grads, grad_scale, zero_grads)
 
-    def _step_scaled(self, grads: Any, grad_scale: LossScale, zero_grads: bool, loss: float = nan) -> None:
+    def _step_scaled(self, grads: Any, grad_scale: LossScale, zero_grads: bool, *more: Any) -> None:
         if self._stages.nonfinite != "skip":
             raise ValueError(f"{type(self).__name__}: a LossScale needs nonfinite='skip', "
                              f"got {self._stages.nonfinite!r}; give it to the constructor")
         skipped = self._plan.skipped
-        self._plan.step(grads, grad_scale.value, zero_grads, loss)
+        self._plan.step(grads, grad_scale.value, zero_grads, *more)
         grad_scale.update(self._plan.skipped > skipped)
 
     def step_rows(self, name: str, rows: Any, grads: Any, grad_scale: float = 1.0, *,
@@ -572,18 +610,18 @@ class Optimizer:
         """Read these gradient buffers in every `step()` that is given none: their memory must stay where it is."""
         self._plan.bind(self._arranged(grads))
 
-    def _arranged(self, grads: Any) -> list[Any]:
+    def _arranged(self, grads: Any, label: str = "grads") -> list[Any]:
         """Gradients in the order of the tensors."""
         if not self._grouped:
             kind, tensors = self._shapes[0]
-            return arranged(kind, tensors, grads, type(self).__name__, "grads")
+            return arranged(kind, tensors, grads, type(self).__name__, label)
         if not isinstance(grads, Sequence) or len(grads) != len(self._shapes):
-            raise ValueError(f"{type(self).__name__}: grads: expected a sequence with one entry for each of the "
+            raise ValueError(f"{type(self).__name__}: {label}: expected a sequence with one entry for each of the "
                              f"{len(self._shapes)} groups")
         flat: list[Any] = []
         for index, ((kind, tensors), part) in enumerate(zip(self._shapes, grads, strict=True)):
             inner = part["params"] if kind != "mapping" and isinstance(part, Mapping) and "params" in part else part
-            flat += arranged(kind, tensors, inner, type(self).__name__, f"grads[{index}]")
+            flat += arranged(kind, tensors, inner, type(self).__name__, f"{label}[{index}]")
         return flat
 
     # State
@@ -606,6 +644,8 @@ class Optimizer:
         }
         if self._stages.clip_zscore is not None:
             described["norms"] = self.norms
+        if any(group._peak is not None for group in self.groups):
+            described["lr_max"] = [group._peak for group in self.groups]
         if self.shared:
             described["shared"] = dict(zip(self.shared, self._shared.tolist(), strict=True))
         if self.conventions and self.convention != next(iter(self.conventions)):
@@ -656,6 +696,7 @@ class Optimizer:
                     raise ValueError(f"{who}: state[{name!r}][{slot!r}]: expected {array.dtype} {array.shape}, "
                                      f"got {new.dtype} {new.shape}")
         norms = self._norms_of(d, who)
+        peaks = self._peaks_of(d, values, who)
         folded = count(d.get("folded", 0), who, "folded")
         self._plan.begin()
         try:
@@ -667,6 +708,8 @@ class Optimizer:
                     if keeps_state(value):
                         value.load_state_dict(saved[name]["state"])     # type: ignore[union-attr]
                     self._assign(group, name, value)
+            for group, peak in zip(self.groups, peaks, strict=True):
+                self._set_peak(group, peak)
             self._shared[...] = [shared[name] for name in self.shared]
             self._plan.set_clock(t, ages)
             self._plan.norm_count, self._plan.norm_mean, self._plan.norm_variance = norms
@@ -687,6 +730,17 @@ class Optimizer:
                 raise ValueError(f"{who}: norms[{name!r}] must be finite and >= 0, got {norms[name]!r}")
         seen = count(norms["count"], who, "norms['count']")
         return seen, float(norms["mean"]), float(norms["variance"])
+
+    def _peaks_of(self, d: Mapping[str, Any], values: list[dict[str, Hyper]], who: str) -> list[float | None]:
+        """What a state says of the largest learning rates; where it says nothing, what its rates say."""
+        saved = d.get("lr_max", [None] * len(self.groups))
+        if not isinstance(saved, Sequence) or len(saved) != len(self.groups) or not all(
+                peak is None or (type(peak) in (float, int) and 0 <= peak < inf) for peak in saved):
+            raise ValueError(f"{who}: lr_max must have a finite number >= 0 or None for each group, got {saved!r}")
+        found = [None if group._peak is None else self._peak(group, new["lr"])
+                 for group, new in zip(self.groups, values, strict=True)]
+        return [peak if at_present is None or peak is None or group._most is not None else float(at_present)
+                for peak, at_present, group in zip(found, saved, self.groups, strict=True)]
 
     def _revived(self, group: Group, saved: Mapping[str, Any], who: str) -> dict[str, Hyper]:
         same_names(["params", *self.hypers], saved, f"{who}: groups[{group._index}]")
@@ -746,6 +800,17 @@ class Declared:
         stages = Signature.from_callable(Stages).parameters.values()
         around = [stage.replace(kind=Parameter.KEYWORD_ONLY) for stage in stages]
         return Signature([written["params"], lr, *own, *shared, *around])
+
+
+def most_of(lr_max: Any, who: str) -> float | None:
+    """The largest learning rate that was given, or None."""
+    if lr_max is None:
+        return None
+    if isinstance(lr_max, bool | str) or not (isinstance(lr_max, Real) or hasattr(lr_max, "__float__")):
+        raise TypeError(f"{who}: lr_max must be a number, got {lr_max!r}")
+    if not 0 < float(lr_max) < inf:
+        raise ValueError(f"{who}: lr_max must be positive and finite, got {lr_max}")
+    return float(lr_max)
 
 
 def is_group(x: Any) -> bool:
@@ -818,6 +883,8 @@ def keeps_state(value: Any) -> bool:
 def list_optimizers(pattern: str = "*") -> list[str]:
     """The names of all optimizers that match a shell pattern, in lower case.
 
+    `LBFGS` is not among them, as its step takes no gradients but a closure; `create_optimizer` makes it all the same.
+
     >>> import fastlr
     >>> fastlr.list_optimizers("adam*")
     ['adam', 'adamax', 'adammini', 'adamp', 'adamw']
@@ -825,13 +892,20 @@ def list_optimizers(pattern: str = "*") -> list[str]:
     return sorted(fnmatch.filter(REGISTRY, pattern.lower()))
 
 
-def create_optimizer(name: str, params: Any, **hyper: Any) -> Optimizer:
+def by_closure() -> dict[str, Any]:
+    """Those whose step computes the gradients itself, by a closure; imported when they are asked for."""
+    from .quasi_newton import LBFGS
+    return {"lbfgs": LBFGS}
+
+
+def create_optimizer(name: str, params: Any, **hyper: Any) -> Any:
     """An optimizer by its name (of any case), with the class's own arguments.
 
     >>> import numpy as np, fastlr
     >>> type(fastlr.create_optimizer("adamw", np.zeros(3), lr=0.1)).__name__
     'AdamW'
     """
-    if not isinstance(name, str) or name.lower() not in REGISTRY:
-        raise ValueError(f"create_optimizer: no optimizer {name!r}{nearest(str(name).lower(), REGISTRY)}")
-    return REGISTRY[name.lower()](params, **hyper)
+    known: dict[str, Any] = REGISTRY if str(name).lower() in REGISTRY else REGISTRY | by_closure()
+    if not isinstance(name, str) or name.lower() not in known:
+        raise ValueError(f"create_optimizer: no optimizer {name!r}{nearest(str(name).lower(), known)}")
+    return known[name.lower()](params, **hyper)

@@ -6,8 +6,9 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from .base import REGISTRY, Optimizer
+from .base import REGISTRY, Optimizer, by_closure
 
 HEAD = """# Every optimizer
 
@@ -27,12 +28,21 @@ another mode of weight decay. The first of a row above is the class as it is; th
 | optimizer | what differs | defaults | weight decay |
 |---|---|---|---|
 """
+BY_A_CLOSURE = """
+## With a closure
+
+Their step takes a function that computes loss and gradients, `opt.step(closure)`, and calls it as often as it needs;
+`fastlr.create_optimizer` knows them, `fastlr.list_optimizers`, of those whose step takes gradients, does not.
+
+| optimizer | formula | state |
+|---|---|---|
+"""
 NAME = r"[A-Z][\w'-]+"
 AUTHORS = re.compile(rf"({NAME}(?:(?:, {NAME})* & {NAME}| et al\.)? (?:19|20)\d\d)")
 ADDRESS = re.compile(r"https?://\S+")
 
 
-def source(cls: type[Optimizer]) -> str:
+def source(cls: type[Any]) -> str:
     """Who published the rule, and where, as the docstring says."""
     text = " ".join((inspect.getdoc(cls) or "").split())
     address = ADDRESS.search(text)
@@ -65,8 +75,10 @@ def differences(cls: type[Optimizer]) -> Iterator[str]:
 def catalogue() -> str:
     """The whole page."""
     classes = [REGISTRY[name] for name in sorted(REGISTRY)]
+    closures = [f"| `{cls.__name__}` | {source(cls)} | see its docstring |" for cls in by_closure().values()]
     return HEAD + "\n".join(map(row, classes)) + "\n" + CONVENTIONS \
-        + "\n".join(line for cls in classes for line in differences(cls)) + "\n"
+        + "\n".join(line for cls in classes for line in differences(cls)) + "\n" + BY_A_CLOSURE \
+        + "\n".join(closures) + "\n"
 
 
 if __name__ == "__main__":

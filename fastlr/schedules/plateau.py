@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping
 from math import inf, isfinite, nan
 from typing import Any, Literal
 
+from fastlr._core import program
+
 from .base import Schedule, from_dict
 from .declaration import Field, bind, natural, one_of, positive, within
 
@@ -211,3 +213,16 @@ def revived(schedule: Any, arguments: dict[str, Any], state: dict[str, Any]) -> 
     for name, value in state.items():
         setattr(made, name, value)
     return made
+
+
+def highest(lr: Any, who: str) -> float:
+    """The largest rate of a schedule's first 2**20 updates, whatever a plateau does; ValueError for other functions."""
+    while isinstance(lr, Plateau):
+        lr = lr.schedule
+    if not callable(lr):
+        return float(lr)
+    most = program.highest(lr, 2**20) if isinstance(lr, Schedule) else nan
+    if not 0 <= most < inf:
+        raise ValueError(f"{who}: the largest value of lr is not known, as it is a function of your own; give lr_max"
+                         if not isinstance(lr, Schedule) else f"{who}: {lr!r} has no largest rate; give lr_max")
+    return most
