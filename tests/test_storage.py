@@ -158,6 +158,14 @@ def test_small_tensors_and_chosen_names_keep_float32():
     assert list(opt.state["large"]) == ["m", "m_scale", "v", "v_scale"]
 
 
+def test_positions_are_not_in_8_bits():
+    """Where a parameter was (x0, z, a mean): 8 bits of that would move it by a hundredth."""
+    for cls, slots in ((fastlr.MADGRAD, {"x0"}), (fastlr.ASGD, {"ax"}), (fastlr.ScheduleFreeSGD, {"z"})):
+        opt = cls([np.ones(5000, np.float32)], state_dtype="int8")
+        kept = {slot for slot, array in opt.state["0"].items() if array.dtype == np.float32 and array.size == 5000}
+        assert slots <= kept, cls
+
+
 @pytest.mark.parametrize(("stored", "each"), [("bfloat16", 4.0), ("float16", 4.0), ("int8", 2.125), ("float32", 8.0),
                                               ("float64", 16.0)])
 def test_bytes_of_state_per_parameter(stored, each):
