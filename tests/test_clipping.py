@@ -73,6 +73,13 @@ def test_squares_that_float32_cannot_hold_are_added():
         assert np.linalg.norm(p.astype(np.float64)) == pytest.approx(min(1.0, opt.grad_norm), rel=3 * 2**-24 + 1e-6)
 
 
+def test_a_tensors_norm_is_bounded_after_that_of_all():
+    params, grads = [np.zeros(2), np.zeros(2)], [np.array([3.0, 4.0]), np.array([0.0, 12.0])]
+    fastlr.SGD(params, lr=1.0, clip_norm=6.5, clip_tensor_norm=3.0).step(grads)       # (5, 12: 13 in all, half of it left)
+    # (1e-6 is added to the norms)
+    np.testing.assert_allclose(params, [[-1.5, -2.0], [0.0, -3.0]], rtol=1e-6)
+
+
 # By the norms of past steps
 
 def zclip(norms, z, alpha, warmup):
@@ -287,6 +294,18 @@ def test_adaptive_clipping_is_scaling_each_unit_by_hand(cls, dtype, axis):
             assert bits(params) == bits(others)
         for p, q in zip(params, others, strict=True):
             np.testing.assert_allclose(p, q, rtol=1e-9, atol=1e-12)
+
+
+@every_dtype
+@pytest.mark.parametrize("axis", [0, -1])
+def test_values_are_clipped_before_units(dtype, axis):
+    p, g = arrays(dtype, [(40, 30)] * 2)
+    q = p.copy()
+    g[3], g[:, 4] = g[3] * 100, g[:, 4] * 100
+    fastlr.SGD([p], lr=1.0, clip_value=1.5, clip_adaptive=0.4, clip_adaptive_axis=axis).step([g])
+    left = agc(q, g.clip(-1.5, 1.5), 0.4, 1e-3, axis)
+    assert not np.array_equal(left, g.clip(-1.5, 1.5))
+    np.testing.assert_allclose(p, q - left, rtol=1e-5 if dtype == np.float32 else 1e-13, atol=1e-6)
 
 
 @every_dtype
