@@ -140,3 +140,5 @@ def test_a_group_that_comes_between_parts_changes_nothing_of_them():
     opt.add_group({"q": q})
     assert (opt.state_dict()["folded"], opt.skipped, opt.t) == (1, 1, 0)
     np.testing.assert_array_equal(opt.state["p"]["m"], before)
+    opt.step([{"p": np.ones(4, np.float32)}, {"q": None}])
+    assert "folded" not in opt.state_dict()
