@@ -33,6 +33,10 @@ def test_find_writes_json_the_same_each_time(capsys):
         documents.append(json.loads(capsys.readouterr().out))
     assert documents[0] == documents[1]
     assert documents[0]["problem"] == "digits, 64-16-10-relu, sgd"
+    assert cli.main(["find", "--network", "64-16-10-relu", *QUICK, "--json", "--seed", "1", "--lr-max", "5"]) == 0
+    other = json.loads(capsys.readouterr().out)
+    assert other["before"] != documents[0]["before"]
+    assert other["lrs"][-1] == pytest.approx(5)
     assert len(documents[0]["lrs"]) == 90
     assert documents[0]["lr"] == documents[0]["suggestions"]["trials"]
 

@@ -184,6 +184,21 @@ def test_a_plateau_at_its_noise_wants_less_and_one_without_wants_none():
     assert (noiseless.factor, at_noise.factor, ended.factor) == (1.0, 0.3, 1.0)
 
 
+@pytest.mark.parametrize(("gained", "factor"), [(0.005, 30.0), (0.1, 10.0), (0.3, 3.0)])
+def test_the_less_was_gained_the_more_the_rate_is_raised(gained, factor):
+    found = fastlr.diagnose(1 - gained * np.arange(400) / 400)[0]
+    assert (found.kind, found.factor) == ("too slow", factor)
+
+
+def test_a_validation_now_and_then_is_spread_over_the_whole_run():
+    """Least at the fifth of 20, which is a fourth of the way through 400 updates; the training loss falls all along."""
+    validation = [1.0, 0.8, 0.6, 0.5, 0.4, *np.linspace(0.42, 0.9, 15)]
+    found = fastlr.diagnose({"loss": 1 / (1 + np.arange(400) / 20), "val_loss": validation})
+    (overfit,) = [finding for finding in found if finding.kind == "overfitting"]
+    assert overfit.evidence["least at t"] == pytest.approx(80, abs=20)
+    assert 0.1 < overfit.evidence["training now over then"] < 0.35
+
+
 def test_histories_mappings_and_sequences_say_the_same():
     history = fastlr.History()
     for t in range(N):

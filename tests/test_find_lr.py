@@ -258,6 +258,25 @@ def test_rules_that_need_the_loss_are_given_the_one_of_their_gradients():
     assert len(seen) == found.updates > 100
 
 
+def test_the_first_rungs_train_on_the_first_batches():
+    """A short trial is the beginning of a long one: the same batches in the same order, of which it sees fewer."""
+    seen = []
+
+    def loss_and_grad(batch):
+        seen.append(batch)
+        return float(w @ w), 2 * w
+
+    w = np.ones(2)
+    found = fastlr.find_lr(fastlr.SGD(w), loss_and_grad, itertools.count(), trial_steps=20)
+    swept = len(seen) - sum(trial["updates"] for trial in found.trials)
+    trials, at = [], swept
+    for trial in found.trials:
+        trials.append(seen[at:at + trial["updates"]])
+        at += trial["updates"]
+    assert {len(batches) for batches in trials} == {4, 10, 20}
+    assert all(batches == list(range(swept, swept + len(batches))) for batches in trials)
+
+
 def test_groups_keep_the_ratio_of_their_rates():
     params = [np.ones(2), np.ones(2), np.ones(2)]
     opt = fastlr.SGD([{"params": params[0], "lr": schedules.constant(0.3).warmup(100)},

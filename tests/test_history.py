@@ -324,6 +324,15 @@ def test_tensorboard_has_every_record(tmp_path):
     history.close()
     (file,) = (tmp_path / "board").iterdir()
     assert file.read_bytes().count(b"loss") == 2 and file.read_bytes().count(b"lr") == 1
+    from tensorboardX.proto.event_pb2 import Event
+
+    data, seen, at = file.read_bytes(), [], 0
+    while at < len(data):                    # length (8 bytes), its checksum (4), the event, its checksum (4)
+        size = int.from_bytes(data[at:at + 8], "little")
+        event = Event.FromString(data[at + 12:at + 12 + size])
+        seen += [(event.step, value.tag, round(value.simple_value, 6)) for value in event.summary.value]
+        at += size + 16
+    assert seen == [(1, "loss", 0.5), (2, "loss", 0.25), (2, "lr", 0.1)]
 
 
 def test_followers_hear_every_record_and_are_closed():

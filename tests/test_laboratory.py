@@ -19,6 +19,7 @@ import pytest
 from fastlr import cli, study
 from fastlr.study import claims, laboratory, page, record, report
 from fastlr.study.drawing import Scale, contrast
+from fastlr.study.rates import rate
 from fastlr.study.tables import tables
 
 TINY = ["--quick", "--data", "wine", "--networks", "13-4-3-relu", "--lrs", "0.1", "--epochs", "2", "--seeds", "1"]
@@ -371,10 +372,12 @@ def test_the_verdict_on_low_is_safe_follows_from_mistakes_of_the_same_size(losse
     ([1.5, 1.6], {0.1: [1.0, 1.0], 1.0: [1.02, 1.02]}, "held here"),     # neither
     ([1.5, 1.6], {0.1: [2.0, 2.0], 1.0: [1.0, 1.0]}, "refuted"),         # the other network wants another rate
     ([0.5, 1.6], {0.1: [1.0, 1.0], 1.0: [1.02, 1.02]}, "undecided"),     # seeds contradict each other
+    ([1.5, 1.6], {0.1: [1.05, 1.05], 1.0: [1.0, 1.0]}, "held here"),     # another best rate, that costs a twentieth
 ])
 def test_the_verdict_on_once_and_never_again_follows_from_both(decayed, other, verdict):
     held = {0.1: [1.0, 1.1], 1.0: [1.2, 1.3]}
-    ladder = runs_of({0.1: [1.0, 1.0], 1.0: [2.0, 2.0]}) + runs_of(other, network="b")
+    mine = {0.1: [1.0, 1.0], 1.0: [1.05, 1.05] if other[0.1][0] == 1.05 else [2.0, 2.0]}
+    ladder = runs_of(mine) + runs_of(other, network="b")
     ways = runs_of({0.1: decayed}, schedule="cosine(1, steps=9)")
     assert verdicts(grid=runs_of(held), strategies=ways, ladder=ladder)[2] == verdict
 
@@ -499,5 +502,13 @@ def test_the_plan_is_the_five_networks_for_any_data():
     planned = laboratory.plan(replace(laboratory.Settings(), networks=networks), data)
     assert {name: len(tasks) for name, tasks in planned.items()} == {
         "grid": 100, "ladder": 99, "strategies": 72, "descent": 36, "escape": 20, "memory": 24}
+    assert {(task.starts, task.steps, task.noise, task.optimizer) for task in planned["escape"]} == {(2000, 2000, 2.0, "sgd")}
+    quick = laboratory.plan(replace(laboratory.Settings(**laboratory.QUICK), networks=networks), data)
+    assert {(task.starts, task.steps) for task in quick["escape"]} == {(1000, 1000)}
+    ways = laboratory.strategies(laboratory.Settings(), 100)
+    assert ways["sgd, halved 3 times"] == ("sgd", "step_decay(1, factor=0.5, every=25)")
+    ends = {name: rate(1.0, way[1], 100) for name, way in ways.items() if way[1]}
+    assert {name: round(float(made(99)), 3) for name, made in ends.items()} == {
+        "sgd, halved 3 times": 0.125, "sgd, exponential to 5 %": 0.051, "sgd, cosine to 0": 0.0}
     assert {task.network.rpartition("-")[2] for task in planned["descent"]} == {"relu", "tanh", "sigmoid"}
     assert len({task.network for task in planned["memory"]}) == 2

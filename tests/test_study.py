@@ -374,6 +374,23 @@ def test_without_noise_nobody_escapes_and_with_it_a_seed_decides():
     assert study.escape(replace(quiet, starts=2)).points == study.escape(quiet).points[:2]
 
 
+def test_escaped_is_whoever_is_not_back_where_it_began_and_found_whoever_is_at_a_best_place():
+    """Of Rastrigin the minima are a unit apart: the nearest one, too, is another basin."""
+    task = study.Escape("rastrigin", 0.02, starts=400, steps=150)
+    found = study.escape(task)
+    land = study.LANDSCAPES["rastrigin"]
+    rng, x = np.random.default_rng((0, 2)), np.repeat(np.array(land.start)[None], 400, axis=0)
+    for _ in range(150):
+        x -= 0.02 * (land.slope(x) / land.curvature + 2.0 * rng.standard_normal(x.shape))
+    for _ in range(600):
+        x -= 0.2 * np.clip(land.slope(x) / land.curvature, -1, 1)
+    steps = np.rint(x / 0.994958637652)
+    home = (steps == 1).all(axis=1)
+    assert 0.05 < found.escaped < 0.95
+    assert found.escaped == (~home).mean()
+    assert found.found == (steps == 0).all(axis=1).mean()
+
+
 def test_what_is_lost_has_neither_escaped_nor_been_found():
     lost = study.escape(study.Escape("six-hump", 100.0, starts=50, steps=50))
     assert (lost.escaped, lost.found, lost.lost) == (0.0, 0.0, 1.0)

@@ -298,6 +298,7 @@ def test_threads_that_hang_are_given_up(hanging, made, monkeypatch):
 def test_an_executor_that_says_it_can_cancel_everything_does_not_loop(monkeypatch):
     """Each time that nothing comes back, one trial at least is lost."""
     monkeypatch.setattr(search, "GRACE", 0.01)
+    monkeypatch.setattr(search, "START", 0.01)
 
     class Never(Executor):
         def submit(self, *_):
@@ -307,42 +308,47 @@ def test_an_executor_that_says_it_can_cancel_everything_does_not_loop(monkeypatc
         fastlr.tune_lr(cluster_trials.smooth, 1e-4, 10, budget=9, refine=0, rungs=1, timeout=0.01, executor=Never)
 
 
-def test_python_that_runs_on_in_a_thread_is_ended_and_the_thread_works_on():
-    names = set()
+def test_a_cluster_may_take_its_time_to_begin(monkeypatch):
+    """Longer than any trial may take: its first answer is waited for, then each is expected in time."""
+    monkeypatch.setattr(search, "GRACE", 0.05)
+    first = threading.Event()
 
-    def train(lr, budget, seed):
-        names.add(threading.current_thread().name)
-        while lr > 1:
-            try:
-                time.sleep(0.001)
-            except Exception:
-                pass
-        return cluster_trials.smooth(lr, budget, seed)
+    class Slow(Executor):
+        def __init__(self):
+            self.pool = ThreadPoolExecutor(2)
 
-    asked = {"low": 1e-4, "high": 10, "budget": 9, "points": 6, "refine": 0}
-    here = fastlr.tune_lr(cluster_trials.smooth, **asked)
-    with ThreadPoolExecutor(1) as thread:
-        found = fastlr.tune_lr(train, **asked, timeout=0.1, executor=thread)
-        inside = thread.submit(fastlr.tune_lr, train, **asked, timeout=0.1).result()
-        thread.submit(time.sleep, 0.2).result()      # (no exception comes late)
-    assert len(names) == 1
-    for other in (found, inside):
-        assert [t.reason for t in other.trials if t.status == "failed"] == ["TimeoutError: no score within 0.1 s"]
-        assert (other.lr, other.score) == (here.lr, here.score)
+        def submit(self, *call):
+            return self.pool.submit(self.late, *call)
+
+        def late(self, call, *arguments):
+            if not first.is_set():
+                time.sleep(0.6)
+                first.set()
+            return call(*arguments)
+
+        def shutdown(self, wait=True, *, cancel_futures=False):
+            self.pool.shutdown()
+
+    slow = fastlr.tune_lr(cluster_trials.smooth, 1e-3, 1, budget=9, points=4, timeout=0.1, executor=Slow)
+    assert plain(slow) == plain(fastlr.tune_lr(cluster_trials.smooth, 1e-3, 1, budget=9, points=4))
+    assert {t.status for t in slow.trials} == {"done"}
 
 
-def test_an_exception_on_its_way_does_not_arrive_after_the_block():
-    """Rung while the block ends: many times, as it is a race."""
-    def train(lr, budget, seed):
-        time.sleep(0.0019)
-        return lr
+def test_a_class_of_executors_makes_one():
+    here = fastlr.tune_lr(cluster_trials.troubled, 1e-5, 10, budget=27)
+    assert plain(fastlr.tune_lr(cluster_trials.troubled, 1e-5, 10, budget=27, executor=ThreadPoolExecutor)) == plain(here)
 
-    def all_of_them():
-        return [search.attempt(train, 1.0, 1, 0, 0.002)[0] for _ in range(200)]
 
-    with ThreadPoolExecutor(1) as thread:
-        assert set(thread.submit(all_of_them).result()) <= {"done", "failed"}
-    assert set(all_of_them()) <= {"done", "failed"}
+def test_a_limit_that_nobody_can_keep_is_refused():
+    with ThreadPoolExecutor(1) as thread, pytest.raises(ValueError, match="timeout needs an executor here"):
+        thread.submit(fastlr.tune_lr, cluster_trials.smooth, 1e-4, 10, budget=9, timeout=1).result()
+
+
+def test_equal_scores_are_the_lower_rates_and_a_bracket_ends_with_the_range():
+    found = fastlr.tune_lr(lambda lr, budget, seed: 1.0, 1e-3, 1, budget=9, points=4, refine=0)
+    assert (found.lr, found.bracket[0]) == (1e-3, 1e-3)
+    up = fastlr.tune_lr(lambda lr, budget, seed: lr, 1e-3, 1, budget=9, points=4, mode="max")
+    assert (up.lr, up.bracket[1]) == (1.0, 1.0)
 
 
 # processes

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import _thread
-import ctypes
 import faulthandler
 import math
 import signal
@@ -25,6 +23,7 @@ Mode = Literal["min", "max"]
 Status = Literal["done", "diverged", "failed"]
 
 AGAIN, GRACE = 1.0, 1.0     # seconds from one alarm to the next, and to the end of a process that does not heed any
+START = 30.0                # seconds that a cluster may take until its first trial begins
 LONGEST = threading.TIMEOUT_MAX / 4
 
 
@@ -152,12 +151,13 @@ def tune_lr(
         How many seeds (0, 1, ...), or which. The score of a rate is the mean over them; if one diverged, it has none.
     timeout
         The most seconds that one trial may take, counted from when it begins; None for any. One that takes longer is
-        "failed": an exception ends `train`. In the main thread of a process (without an executor, in a process pool,
-        under MPI) that is an alarm, which also ends a call that waits; what does not heed it, as a loop in C, ends with
-        its process where that belongs to a `ProcessPoolExecutor`. In other threads (a thread pool, Dask) only Python
-        code can be ended. A call that never comes back to it is given up, at the latest when no other trial has come
-        back for `timeout` and 2 seconds; but its thread does no other work, what Dask has put behind it is lost with
-        it, and Python waits for it at its end.
+        "failed". In the main thread of a process (without an executor, in a process pool, under MPI) an alarm ends
+        `train` with an exception, also in a call that waits; what does not heed it, as a loop in C, ends with its
+        process where that belongs to a `ProcessPoolExecutor`. A thread cannot be ended: with a thread pool, and on
+        Dask, nobody waits for such a trial any more when no other one has come back for `timeout` and 2 seconds (on a
+        cluster, 30 more if none ever has). But it runs on: its thread does no other work, what Dask has put behind it
+        is lost with it, and Python waits for the thread at its end. Trials that had not begun go on if `executor` is a
+        function that makes another one.
     executor
         Where trials run: None is here, one after another; any `concurrent.futures.Executor`: threads, processes,
         Dask's ``client.get_executor()``, ``mpi4py.futures.MPIPoolExecutor()``; or a function that makes one, which
@@ -245,6 +245,8 @@ def check(train: Any, low: float, high: float, budget: float, mode: str, points:
         raise TypeError(f"tune_lr: timeout must be seconds or None, got {timeout!r}")
     if timeout is not None and not 0 < timeout < LONGEST:
         raise ValueError(f"tune_lr: timeout must be seconds above 0, or None for any time, got {timeout}")
+    if timeout is not None and executor is None and not alarms_reach():
+        raise ValueError("tune_lr: timeout needs an executor here: without one only a main thread can end a trial")
     if not (executor is None or hasattr(executor, "submit") or callable(executor)):
         raise TypeError(f"tune_lr: executor must be a concurrent.futures.Executor, a function that makes one, or "
                         f"None, got {type(executor).__name__}")
@@ -317,16 +319,18 @@ def attempt(train: Train, lr: float, budget: float, seed: int, timeout: float | 
 
 
 def limited(call: Callable[[], float], timeout: float | None, deadly: bool) -> float:
-    """The result of a call; `Overdue` is raised in it after so many seconds, and again while it goes on."""
-    if timeout is None:
+    """The result of a call; where an alarm can reach it, `Overdue` is raised in it after so many seconds."""
+    if timeout is None or not alarms_reach():
         return call()
-    if threading.current_thread() is threading.main_thread() and hasattr(signal, "setitimer"):
-        return alarmed(call, timeout, deadly)
-    return interrupted(call, timeout)
+    return alarmed(call, timeout, deadly)
+
+
+def alarms_reach() -> bool:
+    return threading.current_thread() is threading.main_thread() and hasattr(signal, "setitimer")
 
 
 def alarmed(call: Callable[[], float], timeout: float, deadly: bool) -> float:
-    """By an alarm, which also ends a call that waits; if `deadly`, the process ends that does not heed it."""
+    """Again every `AGAIN` seconds while it goes on; if `deadly`, the process ends that does not heed it."""
     def ring(number: int, frame: object) -> None:
         raise Overdue
 
@@ -351,45 +355,6 @@ def alarmed(call: Callable[[], float], timeout: float, deadly: bool) -> float:
             signal.setitimer(signal.ITIMER_REAL, max(others[0] - (perf_counter() - start), 1e-6), others[1])
 
 
-def interrupted(call: Callable[[], float], timeout: float) -> float:
-    """In another thread than the main one, which no alarm reaches: while it runs Python.
-
-    An exception may come between any two instructions of this thread, so it is bare locks and flags that end it:
-    whatever of that is broken off can be done once more.
-    """
-    raised = ctypes.pythonapi.PyThreadState_SetAsyncExc
-    thread = ctypes.c_ulong(threading.get_ident())
-    begun, over = _thread.allocate_lock(), _thread.allocate_lock()      # (a release is what they tell)
-    begun.acquire()
-    over.acquire()
-    gone: list[bool] = []
-
-    def ring() -> None:
-        begun.acquire()
-        pause = timeout
-        while not over.acquire(timeout=pause):
-            raised(thread, ctypes.py_object(Overdue))
-            pause = AGAIN
-        gone.append(True)
-
-    _thread.start_new_thread(ring, ())
-    try:
-        begun.release()
-        return call()
-    finally:
-        while True:
-            try:
-                for lock in (over, begun):
-                    if lock.locked():
-                        lock.release()
-                while not gone:
-                    sleep(1e-4)
-                raised(thread, None)     # (one that is on its way does not arrive)
-                break
-            except (Overdue, RuntimeError):      # (somebody released it in between)
-                continue
-
-
 def too_long(timeout: float | None) -> str:
     return f"TimeoutError: no score within {timeout:g} s"
 
@@ -404,13 +369,14 @@ class Workers:
     def __init__(self, executor: Any, timeout: float | None) -> None:
         self.executor: Executor | None = None
         self.make: Callable[[], Executor] | None = None
-        if executor is not None and not hasattr(executor, "submit"):
+        if isinstance(executor, type) or (executor is not None and not hasattr(executor, "submit")):
             self.make = executor
             self.executor = executor()
         else:
             self.executor = executor
         self.own = self.make is not None
         self.timeout = timeout
+        self.answered = False                # whether any trial has come back
 
     def __enter__(self) -> Workers:
         return self
@@ -468,15 +434,18 @@ class Workers:
 
     def patient(self, future: Any, waiting: Sequence[Any]) -> bool:
         """Wait for a trial; False if neither it nor another one came back in longer than any may take."""
-        if self.timeout is None or future is None:
-            return True
-        from concurrent.futures import FIRST_COMPLETED, wait
+        from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, ThreadPoolExecutor, wait
 
+        if self.timeout is None or future is None or isinstance(self.executor, ProcessPoolExecutor):
+            return True                  # (whose processes end what takes too long, or themselves)
         pending = {one for one in waiting if one is not None and not one.done()}
+        self.answered |= len(pending) < sum(one is not None for one in waiting)
         while not future.done():
-            done, pending = wait(pending, self.timeout + 2 * GRACE, FIRST_COMPLETED)
+            begins = 0.0 if self.answered or isinstance(self.executor, ThreadPoolExecutor) else START
+            done, pending = wait(pending, self.timeout + 2 * GRACE + begins, FIRST_COMPLETED)
             if not done:
                 return False
+            self.answered = True
         return True
 
     def give_up(self, train: Train, asked: list[tuple[float, float, int]], waiting: list[Any],
