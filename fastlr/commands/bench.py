@@ -53,6 +53,8 @@ def run(arguments: argparse.Namespace) -> int:
         theirs = f"{told(step['torch'])} ({step['torch'] / step['seconds']:.3g}x)" if step["torch"] else ""
         print(f"{step['tensors']:15}{step['optimizer']:18}{told(step['seconds']):>11}"
               f"{step['bytes'] / step['seconds'] / 1e9:8.1f}{theirs:>26}")
+    if any(step["torch"] for step in steps):
+        print("(beside other work torch's threads wait for each other, and it loses far more than fastlr)")
     print(f"copying 64 MB moves {copied / 1e9:.1f} GB/s (read and written); steps that fit a cache may be faster")
     for name, one in evaluated.items():
         print(f"{name}: {told(one['one'])} a value, {told(one['million'])} a million")
