@@ -1,6 +1,7 @@
 """The tables of a study, its CSV files and its pictures, number by number, from made-up runs whose numbers are known."""
 
 import csv
+import io
 import math
 import re
 import xml.etree.ElementTree as xml
@@ -133,6 +134,9 @@ def test_descent_counts_those_that_got_there(document):
     found = entry(document, 6, NETWORKS[0], "lr 0.01")
     check(found, [250.0, 1250.0])
     assert found["updates"] == 10 and "(2 of 3); 10 updates" in found["text"]
+    shortest = entry(document, 6, NETWORKS[0], "lr 0.1")
+    check(shortest, [250.0, 1250.0, 2250.0])
+    assert document["tables"][5]["finding"] == f"The shortest is 750 ms, {NETWORKS[0]} at rate 0.01: 10 updates."
     lost = entry(document, 6, NETWORKS[0], "lr 1")
     norms = [r["norm"] for r in document["experiments"]["descent"] if r["lr"] == 1.0]
     assert lost["text"] == f"not reached, norm {np.mean(norms):.2g}"
@@ -288,6 +292,24 @@ def test_a_heading_in_the_terminal_is_one_line_however_narrow_its_table(document
         assert re.search(rf"^{table['number']}\. {re.escape(table['title'])}", text, re.MULTILINE)
     assert "\x1b" not in text
     assert text.index("Data: made up, 4 features") < text.index("Mean ± standard deviation over seeds.")
+
+
+def test_eighty_columns_are_enough_for_every_name_and_figure(document, monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "dumb")
+    shown = Terminal()
+    report.print_tables(document, shown)
+    lines = shown.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    for table in document["tables"]:
+        if table["name"] != "claims":
+            for row in table["rows"]:
+                assert any(line.startswith(f"  {row[0]['text']} ") for line in lines), row[0]
+    assert "…" not in shown.getvalue()
 
 
 def test_whatever_is_named_from_outside_is_text_in_the_page(document):

