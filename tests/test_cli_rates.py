@@ -4,6 +4,7 @@ import sys
 
 import pytest
 
+import fastlr
 from fastlr import cli
 
 QUICK = ["--steps", "90", "--repeats", "2", "--trial-steps", "20"]
@@ -39,6 +40,21 @@ def test_find_writes_json_the_same_each_time(capsys):
     assert other["lrs"][-1] == pytest.approx(5)
     assert len(documents[0]["lrs"]) == 90
     assert documents[0]["lr"] == documents[0]["suggestions"]["trials"]
+
+
+def test_a_seed_decides_the_batches_too(capsys, monkeypatch):
+    pytest.importorskip("sklearn")
+    seen = []
+
+    def caught(opt, loss_and_grad, batches, *rest, **more):
+        seen.append(next(batches)[0].tobytes())
+        raise ValueError("find_lr: enough")
+
+    monkeypatch.setattr(fastlr, "find_lr", caught)
+    for seed in ("0", "1", "0"):
+        assert cli.main(["find", "--data", "wine", "--seed", seed]) == 2
+    assert seen[0] == seen[2] != seen[1]
+    assert capsys.readouterr().err == 3 * "fastlr find: enough\n"
 
 
 def test_find_may_validate(capsys):

@@ -503,6 +503,8 @@ def test_the_plan_is_the_five_networks_for_any_data():
     assert {name: len(tasks) for name, tasks in planned.items()} == {
         "grid": 100, "ladder": 99, "strategies": 72, "descent": 36, "escape": 20, "memory": 24}
     assert {(task.starts, task.steps, task.noise, task.optimizer) for task in planned["escape"]} == {(2000, 2000, 2.0, "sgd")}
+    odd = laboratory.plan(replace(laboratory.Settings(), networks=networks, starts=1200, steps=70), data)
+    assert {(task.starts, task.steps) for task in odd["escape"]} == {(1200, 70)}
     quick = laboratory.plan(replace(laboratory.Settings(**laboratory.QUICK), networks=networks), data)
     assert {(task.starts, task.steps) for task in quick["escape"]} == {(1000, 1000)}
     ways = laboratory.strategies(laboratory.Settings(), 100)

@@ -348,8 +348,8 @@ def descent(runs: Sequence[Run], target: float) -> Table:
     limit = runs[0]["limit"] if runs else 0
     finding = "No rate got there."
     if best:
-        row, column, shortest = best
-        finding = f"The shortest is {number(shortest['mean'])} ms, {row} at {column}: {shortest['updates']:.0f} updates."
+        row, column, least = best
+        finding = f"The shortest is {number(least['mean'])} ms, {row} at {column}: {least['updates']:.0f} updates."
     return table(
         "full-batch-descent",
         f"Full-batch gradient descent: time to a gradient norm of {target:g}",
