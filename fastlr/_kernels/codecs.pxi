@@ -339,10 +339,10 @@ cdef void encode8(char* q, float* scale, const float* restrict x, bint negative,
     cdef Py_ssize_t k = 0, j
     cdef float[TOGETHER] most
     if WIDE and size == 4 * GROUP:
-        if wide_encode8(q, scale, x, negative, False, 4):
+        if wide_encode8(q, scale, x, negative, 4):
             return
     while size - k >= TOGETHER * GROUP:
-        if not (WIDE and wide_encode8(q + k, scale + k // GROUP, x + k, negative, False, TOGETHER)):
+        if not (WIDE and wide_encode8(q + k, scale + k // GROUP, x + k, negative, TOGETHER)):
             largest_of_each(most, x + k)
             for j in range(TOGETHER):
                 encode_group(q + k + j * GROUP, scale + k // GROUP + j, x + k + j * GROUP, most[j], negative, GROUP)

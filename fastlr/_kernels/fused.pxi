@@ -99,35 +99,39 @@ cdef void in_order(float* restrict out, const float* restrict x) noexcept nogil:
         for i in range(16):
             out[32 * k + 2 * i], out[32 * k + 2 * i + 1] = x[32 * k + i], x[32 * k + 16 + i]
 
-cdef inline void unload_slots(moment* out, float* scale, const Blocks* x, bint negative, bint pairs) noexcept nogil:
+cdef void repack(moment* out, float* scale, const Blocks* x, bint negative, bint pairs) noexcept nogil:
+    """What `wide_pack` could not."""
     cdef Blocks ordered
-    if WIDE:
-        if wide_encode8(out, scale, x.x, negative, pairs, HASHED // BLOCK):
-            return
-        if pairs:
-            in_order(ordered.x, x.x)
-            x = &ordered
+    if pairs:
+        in_order(ordered.x, x.x)
+        x = &ordered
     encode8(<char*>out, scale, x.x, negative, HASHED)
 
 cdef inline void advance(Hot h, Now now, float* restrict p, const float* restrict g, float* restrict a,
-                         float* restrict b) noexcept nogil:
+                         float* restrict b, int size) noexcept nogil:
     cdef Py_ssize_t i
     cdef float pi, ai, bi, none = 0
-    for i in range(BLOCK):
+    for i in range(size):
         pi, ai, bi = p[i], a[i], b[i]
         update(h, now, &pi, g[i], &ai, &bi, &none, &none)
         p[i], a[i], b[i] = pi, ai, bi
 
 cdef void fuse(const Hot* hyper, const Job* job, const Span* s, const weight* gradient, const Instant* instant,
                Py_ssize_t start, Py_ssize_t size, moment* also_typed) noexcept nogil:
-    """Whole HASHED elements from a multiple of HASHED on."""
+    """Whole HASHED elements from a multiple of HASHED on.
+
+    Codes of 8 bits wait for the scales of their groups, and then for the next HASHED elements, between whose quotients
+    and roots they are packed: so the divider is not idle meanwhile.
+    """
     cdef Hot h = hyper[0]
     cdef Now now = instant.now
     cdef bint stochastic = job.stochastic
-    cdef bint[SLOTS] negative
+    cdef bint packs = WIDE and moment is uint8_t
     cdef bint pairs = weight is uint16_t and moment is not float       # (what is float32 stays in order)
     cdef Block p, g, raw, a, b
-    cdef Blocks all_a, all_b
+    cdef Blocks[2] all_a
+    cdef Blocks[2] all_b
+    cdef Packing packing_a, packing_b
     cdef float* at_a = a.x
     cdef float* at_b = b.x
     cdef weight* to
@@ -138,11 +142,12 @@ cdef void fuse(const Hot* hyper, const Job* job, const Span* s, const weight* gr
     cdef float* scale_b = NULL
     cdef float unit_a = 0, unit_b = 0
     cdef Dice dice, dice_a, dice_b
-    cdef Py_ssize_t i, k, tile, block
+    cdef Py_ssize_t i, k, tile, block, tiles_ = size // HASHED, this, last = 0
+    cdef int z
     dice = dice_a = dice_b = shaken(0, 0)          # (which nothing reads unless it is thrown)
-    negative[0], negative[1] = s.slot_stored[0] == SIGNED8, s.slot_stored[1] == SIGNED8
-    for tile in range(size // HASHED):
+    for tile in range(tiles_):
         i = start + tile * HASHED
+        this, last = tile & 1, 1 - (tile & 1)
         if stochastic:
             if weight is uint16_t:
                 dice = shaken(job.key + s.salt, i)
@@ -156,7 +161,7 @@ cdef void fuse(const Hot* hyper, const Job* job, const Span* s, const weight* gr
             slot_a, slot_b = <moment*>s.slot[0] + i + k, <moment*>s.slot[1] + i + k
             if moment is uint8_t:
                 unit_a, unit_b = scale_a[k // GROUP], scale_b[k // GROUP]
-                at_a, at_b = all_a.x + k, all_b.x + k
+                at_a, at_b = all_a[this].x + k, all_b[this].x + k
             expect(to)
             expect(of)
             if moment is uint8_t:
@@ -166,21 +171,52 @@ cdef void fuse(const Hot* hyper, const Job* job, const Span* s, const weight* gr
                 expect(slot_a)
                 expect(slot_b)
             load(p.x, to, pairs)
-            load_slot(at_a, slot_a, negative[0], unit_a, pairs)
-            load_slot(at_b, slot_b, negative[1], unit_b, pairs)
+            load_slot(at_a, slot_a, True, unit_a, pairs)
+            load_slot(at_b, slot_b, False, unit_b, pairs)
             if instant.staged:
                 load(raw.x, of, pairs)
                 before(g.x, raw.x, p.x, instant, s.shrink, BLOCK)
             else:
                 load(g.x, of, pairs)
-            advance(h, now, p.x, g.x, at_a, at_b)
+            if packs:
+                if tile > 0:
+                    wide_pack(&packing_a, block, slot_a - HASHED, all_a[last].x + k, True, pairs)
+                for z in range(2):
+                    advance(h, now, p.x + 16 * z, g.x + 16 * z, at_a + 16 * z, at_b + 16 * z, 16)
+                if tile > 0:
+                    wide_pack(&packing_b, block, slot_b - HASHED, all_b[last].x + k, False, pairs)
+                for z in range(2, 4):
+                    advance(h, now, p.x + 16 * z, g.x + 16 * z, at_a + 16 * z, at_b + 16 * z, 16)
+                wide_weigh(&packing_a, block, at_a, True)
+                wide_weigh(&packing_b, block, at_b, False)
+            else:
+                advance(h, now, p.x, g.x, at_a, at_b, BLOCK)
             unload(to, p.x, stochastic, further(dice, k), pairs)
             if moment is not uint8_t:
                 unload(slot_a, at_a, stochastic, further(dice_a, k), pairs)
                 unload(slot_b, at_b, stochastic, further(dice_b, k), pairs)
-        if moment is uint8_t:
-            unload_slots(<moment*>s.slot[0] + i, scale_a, &all_a, negative[0], pairs)
-            unload_slots(<moment*>s.slot[1] + i, scale_b, &all_b, negative[1], pairs)
+        if packs:
+            if tile > 0:
+                if not wide_packed(&packing_a):
+                    repack(<moment*>s.slot[0] + i - HASHED, scale_a - HASHED // GROUP, &all_a[last], True, pairs)
+                if not wide_packed(&packing_b):
+                    repack(<moment*>s.slot[1] + i - HASHED, scale_b - HASHED // GROUP, &all_b[last], False, pairs)
+            wide_scale(&packing_a, scale_a, True, HASHED // GROUP)
+            wide_scale(&packing_b, scale_b, False, HASHED // GROUP)
+        elif moment is uint8_t:
+            encode8(s.slot[0] + i, scale_a, all_a[this].x, True, HASHED)
+            encode8(s.slot[1] + i, scale_b, all_b[this].x, False, HASHED)
+    if packs and tiles_ > 0:
+        last = (tiles_ - 1) & 1
+        i = start + (tiles_ - 1) * HASHED
+        for block in range(HASHED // BLOCK):
+            k = block * BLOCK
+            wide_pack(&packing_a, block, <moment*>s.slot[0] + i + k, all_a[last].x + k, True, pairs)
+            wide_pack(&packing_b, block, <moment*>s.slot[1] + i + k, all_b[last].x + k, False, pairs)
+        if not wide_packed(&packing_a):
+            repack(<moment*>s.slot[0] + i, scale_a, &all_a[last], True, pairs)
+        if not wide_packed(&packing_b):
+            repack(<moment*>s.slot[1] + i, scale_b, &all_b[last], False, pairs)
 
 cdef inline int fusible(const Job* job, const Span* s, const Gradient* gradient) noexcept nogil:
     """Which of `job.fused` serves, or -1."""
@@ -196,7 +232,7 @@ cdef inline int fusible(const Job* job, const Span* s, const Gradient* gradient)
         k = 0
     elif first == BFLOAT16 and second == BFLOAT16:
         k = 1
-    elif (first == SIGNED8 or first == UNSIGNED8) and (second == SIGNED8 or second == UNSIGNED8):
+    elif first == SIGNED8 and second == UNSIGNED8:
         k = 2
     else:
         return -1

@@ -2,8 +2,10 @@
 # are those of codecs.pxi, which serves where this is not compiled (WIDE is 0). Included by codecs.pxi.
 #
 # A block lies in one of two orders, and whoever takes it out must say the one it was put in. `pairs`: as 16-bit halves
-# of 32-bit lanes are taken apart, even places before odd ones, 32 at a time: a shift or a mask is all it costs. Else:
+# of 32-bit lanes are taken apart, even places before odd ones, 32 at a time: a shuffle or a mask is all it costs. Else:
 # in their own order, as float32 parameters have it.
+#
+# Bytes are moved by shuffles rather than by shifts where both would do: shifts have the port that the divider has, too.
 
 cdef extern from *:
     """
@@ -20,6 +22,11 @@ cdef extern from *:
     #define FASTLR_EITHER 0xca                   /* of three: the second where the first has bits, else the third */
     #define FASTLR_MASKED_OR 0xea                /* (first and second) or third */
     #define FASTLR_OR_MASKED 0xf8                /* first or (second and third) */
+    #define FASTLR_BYTES(...) _mm512_broadcast_i32x4(_mm_setr_epi8(__VA_ARGS__))
+    #define FASTLR_LOWER 0x3333333333333333      /* bytes of 32-bit lanes */
+    #define FASTLR_UPPER 0xcccccccccccccccc
+    #define FASTLR_UP FASTLR_BYTES(0, 0, 0, 1, 4, 4, 4, 5, 8, 8, 8, 9, 12, 12, 12, 13)
+    #define FASTLR_DOWN FASTLR_BYTES(2, 3, 2, 3, 6, 7, 6, 7, 10, 11, 10, 11, 14, 15, 14, 15)
 
     /* 16 bits */
 
@@ -27,7 +34,7 @@ cdef extern from *:
         for (int y = 0; y < 64; y += 32) {
             if (pairs) {
                 __m512i w = _mm512_loadu_si512(x + y);
-                _mm512_storeu_si512(out + y, _mm512_slli_epi32(w, 16));
+                _mm512_storeu_si512(out + y, _mm512_maskz_shuffle_epi8(FASTLR_UPPER, w, FASTLR_UP));
                 _mm512_storeu_si512(out + y + 16, _mm512_and_si512(w, FASTLR_INT(0xffff0000)));
             } else {
                 for (int h = y; h < y + 32; h += 16)
@@ -38,7 +45,7 @@ cdef extern from *:
     }
     FASTLR_INLINE __m512i fastlr_wide_halves(__m512i a, __m512i b, int pairs) {   /* the upper ones */
         if (pairs)
-            return _mm512_mask_blend_epi16(0xaaaaaaaa, _mm512_srli_epi32(a, 16), b);
+            return _mm512_mask_shuffle_epi8(b, FASTLR_LOWER, a, FASTLR_DOWN);
         return _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7), _mm512_packus_epi32(
             _mm512_srli_epi32(a, 16), _mm512_srli_epi32(b, 16)));
     }
@@ -52,7 +59,7 @@ cdef extern from *:
             __m512i u0 = _mm512_castps_si512(x0), u1 = _mm512_castps_si512(x1);
             if (pairs) {
                 d0 = _mm512_and_si512(dice, FASTLR_INT(0xffff));
-                d1 = _mm512_srli_epi32(dice, 16);
+                d1 = _mm512_maskz_shuffle_epi8(FASTLR_LOWER, dice, FASTLR_DOWN);
             } else {
                 d0 = _mm512_cvtepu16_epi32(_mm512_castsi512_si256(dice));
                 d1 = _mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(dice, 1));
@@ -80,19 +87,19 @@ cdef extern from *:
         if (pairs)
             return _mm512_shuffle_epi8(
                 _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7), x),
-                _mm512_broadcast_i32x4(_mm_setr_epi8(0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15)));
+                FASTLR_BYTES(0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15));
         return _mm512_shuffle_epi8(
             _mm512_permutexvar_epi32(_mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), x),
-            _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15)));
+            FASTLR_BYTES(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
     }
     FASTLR_INLINE void fastlr_wide_put_bytes(void *q, __m512i x, int pairs) {
         if (pairs)
             x = _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7), _mm512_shuffle_epi8(
-                x, _mm512_broadcast_i32x4(_mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15))));
+                x, FASTLR_BYTES(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15)));
         else
             x = _mm512_permutexvar_epi32(
                 _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), _mm512_shuffle_epi8(
-                x, _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15))));
+                x, FASTLR_BYTES(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15)));
         _mm512_storeu_si512(q, x);
     }
     /* (a product with a power of two is exact, so to contract it with the sum changes nothing) */
@@ -165,9 +172,9 @@ cdef extern from *:
         for (int k = 0; k < 2; k++)              /* code and sign to the upper byte */
             y[k] = _mm512_castsi512_ps(_mm512_ternarylogic_epi32(_mm512_set1_epi16((short)0x8000), w[k],
                                                                  _mm512_slli_epi16(w[k], 6), FASTLR_EITHER));
-        fastlr_wide_put_bytes(q, _mm512_ternarylogic_epi32(
-            _mm512_set1_epi16(0xff), _mm512_srli_epi16(_mm512_castps_si512(y[0]), 8), _mm512_castps_si512(y[1]),
-            FASTLR_EITHER), pairs);
+        fastlr_wide_put_bytes(q, _mm512_mask_shuffle_epi8(
+            _mm512_castps_si512(y[1]), 0x5555555555555555, _mm512_castps_si512(y[0]),
+            FASTLR_BYTES(1, 1, 3, 3, 5, 5, 7, 7, 9, 9, 11, 11, 13, 13, 15, 15)), pairs);
         return _mm512_or_si512(w[0], w[1]);
     }
     FASTLR_INLINE __m512i fastlr_wide_encode_unsigned8(void *q, const float *x, __m512 r, int pairs) {
@@ -186,27 +193,45 @@ cdef extern from *:
             _mm512_set1_epi16(0xff), _mm512_srli_epi16(w[0], 3), _mm512_slli_epi16(w[1], 5), FASTLR_EITHER), pairs);
         return _mm512_or_si512(w[0], w[1]);
     }
-    /* Up to eight groups; 0: one of them has what is not finite, or too large, and must be encoded otherwise. */
-    FASTLR_INLINE int fastlr_wide_encode8(void *q, float *scale, const float *x, int negative, int pairs, int groups) {
+    /* Up to eight groups: what is largest in each, then their scales, then the codes of each, then whether all went
+       well. It has not (0) where something is not finite or too large: then they must be encoded otherwise. */
+    typedef struct {
+        __m512 largest[8];
         FASTLR_LINES float r[8];
-        __m512 t[8];
-        __m512i all = _mm512_setzero_si512();
-        __m256 span = _mm256_castsi256_ps(_mm256_set1_epi32(negative ? FASTLR_SIGNED_SPAN : FASTLR_UNSIGNED_SPAN)), s;
+        __m512i words;
+        int fine;
+    } fastlr_packing;
+    FASTLR_INLINE void fastlr_wide_weigh(fastlr_packing *s, int k, const float *x, int negative) {
+        s->largest[k] = fastlr_wide_largest(x, negative);
+    }
+    FASTLR_INLINE void fastlr_wide_scale(fastlr_packing *s, float *scale, int negative, int groups) {
+        __m256 span = _mm256_castsi256_ps(_mm256_set1_epi32(negative ? FASTLR_SIGNED_SPAN : FASTLR_UNSIGNED_SPAN));
+        __m256 x = _mm256_mul_ps(fastlr_wide_fold(s->largest), span);
+        s->fine = _mm256_cmp_ps_mask(x, _mm256_castsi256_ps(_mm256_set1_epi32(0x7f000000)), _CMP_LT_OQ) == 0xff;
+        x = _mm256_and_ps(x, _mm256_castsi256_ps(_mm256_set1_epi32(0x7f800000)));
+        _mm256_mask_storeu_ps(scale, (__mmask8)((1 << groups) - 1), x);
+        _mm256_storeu_si256((__m256i *)s->r, _mm256_sub_epi32(_mm256_set1_epi32(0x7f000000), _mm256_castps_si256(x)));
+        s->words = _mm512_setzero_si512();
+    }
+    FASTLR_INLINE void fastlr_wide_pack(fastlr_packing *s, int k, void *q, const float *x, int negative, int pairs) {
+        __m512 r = _mm512_set1_ps(s->r[k]);
+        s->words = _mm512_or_si512(s->words, negative ? fastlr_wide_encode_signed8(q, x, r, pairs)
+                                                      : fastlr_wide_encode_unsigned8(q, x, r, pairs));
+    }
+    FASTLR_INLINE int fastlr_wide_packed(const fastlr_packing *s) {
+        return s->fine && _mm512_test_epi16_mask(s->words, _mm512_set1_epi16(0x4000)) == 0;
+    }
+    FASTLR_INLINE int fastlr_wide_encode8(void *q, float *scale, const float *x, int negative, int groups) {
+        fastlr_packing s;
         for (int k = 0; k < 8; k++)
-            t[k] = k < groups ? fastlr_wide_largest(x + 64 * k, negative) : _mm512_setzero_ps();
-        s = _mm256_mul_ps(fastlr_wide_fold(t), span);
-        if (_mm256_cmp_ps_mask(s, _mm256_castsi256_ps(_mm256_set1_epi32(0x7f000000)), _CMP_LT_OQ) != 0xff)
-            return 0;
-        s = _mm256_and_ps(s, _mm256_castsi256_ps(_mm256_set1_epi32(0x7f800000)));
-        _mm256_mask_storeu_ps(scale, (__mmask8)((1 << groups) - 1), s);
-        _mm256_storeu_si256((__m256i *)r, _mm256_sub_epi32(_mm256_set1_epi32(0x7f000000), _mm256_castps_si256(s)));
-        for (int k = 0; k < groups; k++) {
-            __m512 each = _mm512_set1_ps(r[k]);
-            all = _mm512_or_si512(all, negative
-                ? fastlr_wide_encode_signed8((char *)q + 64 * k, x + 64 * k, each, pairs)
-                : fastlr_wide_encode_unsigned8((char *)q + 64 * k, x + 64 * k, each, pairs));
-        }
-        return _mm512_test_epi16_mask(all, _mm512_set1_epi16(0x4000)) == 0;
+            if (k < groups)
+                fastlr_wide_weigh(&s, k, x + 64 * k, negative);
+            else
+                s.largest[k] = _mm512_setzero_ps();
+        fastlr_wide_scale(&s, scale, negative, groups);
+        for (int k = 0; k < groups; k++)
+            fastlr_wide_pack(&s, k, (char *)q + 64 * k, x + 64 * k, negative, 0);
+        return fastlr_wide_packed(&s);
     }
     #else
     #define FASTLR_WIDE 0
@@ -214,15 +239,27 @@ cdef extern from *:
     #define fastlr_wide_toss(out, x, a, b, c, pairs) ((void)0)
     #define fastlr_wide_round(out, x, pairs) ((void)0)
     #define fastlr_wide_decode8(out, q, scale, negative, pairs) ((void)0)
-    #define fastlr_wide_encode8(q, scale, x, negative, pairs, groups) 0
+    #define fastlr_wide_weigh(s, k, x, negative) ((void)(s))
+    #define fastlr_wide_scale(s, scale, negative, groups) ((void)(s))
+    #define fastlr_wide_pack(s, k, q, x, negative, pairs) ((void)(s))
+    #define fastlr_wide_packed(s) ((void)(s), 0)
+    #define fastlr_wide_encode8(q, scale, x, negative, groups) 0
+    typedef int fastlr_packing;
     #endif
     """
     enum: WIDE "FASTLR_WIDE"
+    ctypedef struct Packing "fastlr_packing":
+        pass
     void wide_load "fastlr_wide_load"(float* out, const uint16_t* x, bint pairs) noexcept nogil
     void wide_toss "fastlr_wide_toss"(uint16_t* out, const float* x, const uint16_t* a, const uint16_t* b, uint16_t c,
                                       bint pairs) noexcept nogil
     void wide_round "fastlr_wide_round"(uint16_t* out, const float* x, bint pairs) noexcept nogil
     void wide_decode8 "fastlr_wide_decode8"(float* out, const void* q, float scale, bint negative,
                                             bint pairs) noexcept nogil
-    bint wide_encode8 "fastlr_wide_encode8"(void* q, float* scale, const float* x, bint negative, bint pairs,
+    void wide_weigh "fastlr_wide_weigh"(Packing* s, Py_ssize_t k, const float* x, bint negative) noexcept nogil
+    void wide_scale "fastlr_wide_scale"(Packing* s, float* scale, bint negative, int groups) noexcept nogil
+    void wide_pack "fastlr_wide_pack"(Packing* s, Py_ssize_t k, void* q, const float* x, bint negative,
+                                      bint pairs) noexcept nogil
+    bint wide_packed "fastlr_wide_packed"(const Packing* s) noexcept nogil
+    bint wide_encode8 "fastlr_wide_encode8"(void* q, float* scale, const float* x, bint negative,
                                             int groups) noexcept nogil
