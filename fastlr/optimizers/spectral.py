@@ -46,6 +46,9 @@ def count_of_steps(steps: Any) -> int:
 
 def orthogonalized(x: Array, turns: Sequence[tuple[float, float, float]], out: Array | None = None) -> Array:
     """What the iteration makes of x, whose singular values are at most 1: they come near 1. It may use x up."""
+    # (Products are nearly all the time there is, at the rate of float32: benchmarks/muon.py. On products of rows, 512
+    # by 1536 take 47 ms a thread instead of 62, 512 by 2048 take 48 instead of 81; 512 by 512 would take 38 instead of
+    # 28. To compute symmetric products by halves, in blocks, gains nothing: calls and copies cost what it saves.)
     out = np.empty_like(x) if out is None else out
     if x.shape[0] > x.shape[1]:
         return orthogonalized(x.T, turns, out.T).T
