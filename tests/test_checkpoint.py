@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import registry  # noqa: F401  (it gives steps the loss or the curvature that some rules need)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

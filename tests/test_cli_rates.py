@@ -87,7 +87,7 @@ def test_bench_measures(capsys, monkeypatch):
     assert steps["sgd"]["bytes"] == 3 * 4 * 64
     assert all(step["seconds"] > 0 and step["torch"] is None for step in document["steps"])
     assert document["copy_bytes_per_second"] > 0
-    assert cli.main(["bench", "--optimizers", "sgd,momo", "--rounds", "1"]) == 0
+    assert cli.main(["bench", "--optimizers", "sgd,momo,sophia", "--rounds", "1"]) == 0
     shown = capsys.readouterr().out
     assert "1 x 64         sgd " in shown and "1 x 64         momo " in shown
     assert "torch" not in shown

@@ -73,6 +73,8 @@ def row(name: str, size: str, count: int, elements: int, rounds: int) -> dict[st
 
     opt: Any = fastlr.create_optimizer(name, arrays(), lr=1e-6)
     opt.bind(arrays())
+    if opt.needs_curvature:
+        opt.step(curvature=arrays())
     racers: list[Callable[[], object]] = [partial(opt.step, loss=1.0) if opt.needs_loss else opt.step]
     peer = torch_step(name, arrays)
     times = race(racers + ([peer] if peer else []), rounds)

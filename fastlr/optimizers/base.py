@@ -175,6 +175,7 @@ class Optimizer:
     reduces: ClassVar[bool] = False            # whether it sums over a tensor before it moves it
     placed: ClassVar[bool] = False             # whether its step depends on where the parameter stands
     needs_loss: ClassVar[bool] = False         # whether a step is given the loss, too
+    needs_curvature: ClassVar[bool] = False    # whether some steps are given estimates of the curvature, too
     #: Whose rule is which, where peers differ; the first is the default.
     conventions: ClassVar[dict[str, Theirs]] = {}
     #: What `accumulate` adds to each slot: its share of which power of a gradient; None where a rule needs the whole.

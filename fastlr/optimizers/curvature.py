@@ -73,6 +73,8 @@ class Sophia(Optimizer, slots=("m", "h"), decay="decoupled", folds=of_mean,
     >>> fastlr.Sophia(w).step(x.T @ (chance - y) / 64, curvature=64 * g * g)
     """
 
+    needs_curvature = True
+
     lr: Hyper = within(1e-4)
     beta1: Hyper = within(0.965, 0, 1)
     beta2: Hyper = within(0.99, 0, 1)

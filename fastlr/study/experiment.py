@@ -19,6 +19,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 import fastlr
 
+from ..optimizers.base import REGISTRY
 from .data import Dataset, digits
 from .networks import ACTIVATIONS, Array, Batch, Network, log_softmax
 from .rates import rate
@@ -63,6 +64,9 @@ class Cell:
             close = difflib.get_close_matches(self.optimizer, known, n=1)
             cure = f"did you mean {close[0]!r}?" if close else "fastlr.list_optimizers() names them"
             raise ValueError(f"study: no optimizer is called {self.optimizer!r}; {cure}")
+        if REGISTRY[self.optimizer].needs_curvature:
+            raise ValueError(f"study: {self.optimizer!r} needs estimates of the curvature, which the study's networks "
+                             f"do not give; choose another")
 
     def __str__(self) -> str:
         by = "" if self.optimizer == "sgd" else f" {self.optimizer}"
