@@ -31,6 +31,7 @@ import peers
 
 import fastlr
 from fastlr._core.dispatch import isa
+from fastlr.optimizers.base import REGISTRY
 
 FASTLR = ("fastlr bound", "fastlr passed")
 CORES = fastlr.get_num_threads()        # what it takes by itself: the usable cores, or FASTLR_NUM_THREADS
@@ -251,6 +252,8 @@ TABLES = (Table("500x64", [(8, 8)] * 500, 1, 50, 50), Table("transformer", TRANS
 def stepping(rule: str, params: peers.Arrays, grads: peers.Arrays) -> tuple[fastlr.Optimizer, Callable[[], object]]:
     """An optimizer, and one of its steps."""
     opt = fastlr.create_optimizer(rule, params, lr=peers.LR, grads=grads)
+    if rule == "sophia":
+        opt.step(curvature=[g * g for g in grads])
     return opt, partial(opt.step, loss=1.0) if opt.needs_loss else opt.step
 
 
@@ -304,9 +307,9 @@ def measure_roofs(pattern: str, rounds: int, elements: int = 40_000_000, least: 
     p, g = peers.numbers(2, (elements,), 1)
     shares: dict[str, float] = {}
     for rule in fastlr.list_optimizers(pattern):
-        opt, step = stepping(rule, [p], [g])
-        if opt.kind != "elementwise" or opt.reduces:
+        if REGISTRY[rule].kind != "elementwise" or REGISTRY[rule].reduces:
             continue
+        opt, step = stepping(rule, [p], [g])
         slots = [opt.state["0"][slot] for slot in opt.slots]
         steps = ready({"roof": lambda slots=slots: peers.bytes_only([[g], [p], *[[x] for x in slots]], threads)})
         times = race({"fastlr": step} | steps, rounds, 0.01)

@@ -10,14 +10,14 @@ ELEMENTWISE = [
     "RMSpropMomentum", "RMSpropCenteredMomentum", "FTRL", "MADGRAD", "SGDW", "QHM", "AggMo", "ASGD", "Rprop", "NAdam",
     "Adan", "NAdamW", "AdaMax", "LaProp", "QHAdam", "RAdam", "RAdamW", "AdaBelief", "Yogi", "Grams", "AdaBound",
     "DiffGrad", "ADOPT", "AdEMAMix", "ScheduleFreeSGD", "ScheduleFreeAdamW", "ScheduleFreeRAdam", "SignSGD", "Signum",
-    "Tiger", "Lion",
+    "Tiger", "Lion", "Sophia",
 ]
 REDUCING = [
     "PolyakSGD", "MoMo", "MoMoAdam", "DoG", "DoWG", "DAdaptSGD", "DAdaptAdaGrad", "DAdaptAdam", "DAdaptLion",
     "Prodigy", "Fromage", "LARS", "LARC", "NovoGrad", "CautiousLion", "CautiousAdamW", "MARS", "StableAdamW", "LAMB",
 ]
 MATRICES = [
-    "Adafactor", "CAME", "SM3", "AdamMini", "SGDP", "AdamP", "Muon", "Shampoo", "SOAP",
+    "Adafactor", "CAME", "SM3", "AdamMini", "SGDP", "AdamP", "Muon", "Shampoo", "SOAP", "RowwiseAdaGrad",
 ]
 NAMES = ELEMENTWISE + REDUCING + MATRICES
 
@@ -47,9 +47,11 @@ def named(name):
 
 
 def stepping(name, count, size):
-    """One step of an optimizer, warm: with a loss where it takes one."""
+    """One step of an optimizer, warm: with a loss where it takes one, after a curvature where it needs that."""
     params, grads = normal(count, size, seed=1), normal(count, size, seed=2)
     opt = named(name)(params, lr=1e-6, grads=grads)
+    if name == "Sophia":
+        opt.step(curvature=[g * g for g in grads])
 
     step = partial(opt.step, loss=1.0) if getattr(opt, "needs_loss", False) else opt.step
     for _ in range(3):

@@ -28,7 +28,7 @@ for name in {NAMES}:
     for dtype in {DTYPES}:
         for size in ({SMALL}, {LARGE}):
             p, g = (np.linspace(1, 2, size, dtype=dtype) for _ in range(2))
-            getattr(fastlr, name)(p, lr=1e-6, grads=g).step()
+            getattr(fastlr, name)(p, lr=1e-6, grads=g).step(**{{"curvature": g}} if name == "Sophia" else {{}})
 """
 
 
