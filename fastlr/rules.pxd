@@ -142,9 +142,17 @@ cdef inline void aggmo(AggMo h, Now now, real* p, real g, real* m1, real* m2, re
 cdef struct ASGD:
     double lambd, alpha, t0
 
+cdef inline void asgd_recall(ASGD h, Now* now, double* averaging) noexcept nogil:
+    """While the next update, too, will have the parameter itself for mean, there is none to keep: remembers whether."""
+    now.extra[2] = now.t - h.t0 > 1
+    now.extra[3] = averaging[0] if now.extra[2] == 1 else 0
+    averaging[0] = now.extra[2]
+
 cdef inline void asgd(ASGD h, Now now, real* p, real g, real* ax) noexcept nogil:
+    cdef real before = ax[0] if now.extra[3] == 1 else p[0]
     p[0] = <real>now.extra[0] * p[0] - <real>now.lr * g
-    ax[0] = p[0] if now.extra[1] == 1 else ax[0] + <real>now.extra[1] * (p[0] - ax[0])
+    if now.extra[2] == 1:
+        ax[0] = p[0] if now.extra[1] == 1 else before + <real>now.extra[1] * (p[0] - before)
 
 
 # Rprop -- Riedmiller & Braun 1993, doi:10.1109/ICNN.1993.298623; without weight backtracking
@@ -217,13 +225,12 @@ cdef inline void ftrl(FTRL h, Now now, real* p, real g, real* z, real* n) noexce
     # (1 / rate less the one before, without the cancellation)
     stiffer = <real>now.extra[0] * ((n[0] - n_prev) / (both if both > <real>0 else <real>1)) \
         + <real>(now.extra[0] - now.extra[1]) * (<real>h.beta + r_prev)
-    # (z begins where the parameter stands: there it is at rest)
-    stiffness = <real>now.extra[1] * (<real>h.beta + r_prev) + <real>h.l2
-    z[0] = z[0] - <real>now.fresh * (p[0] * stiffness + <real>h.l1 * sign(p[0]))
+    if now.fresh == 1:                 # (z begins where the parameter stands: there it is at rest)
+        stiffness = <real>now.extra[1] * (<real>h.beta + r_prev) + <real>h.l2
+        z[0] = z[0] - (p[0] * stiffness + <real>h.l1 * sign(p[0]))
     z[0] = z[0] + (<real>now.extra[2] * g - stiffer * p[0])
     stiffness = <real>now.extra[0] * (<real>h.beta + r) + <real>h.l2
-    moved = (<real>h.l1 * sign(z[0]) - z[0]) / (stiffness if stiffness > <real>0 else <real>1)
-    moved = moved if magnitude(z[0]) > <real>h.l1 else <real>0 * z[0]
+    moved = (bounded(z[0], <real>h.l1) - z[0]) / (stiffness if stiffness > <real>0 else <real>1)
     p[0] = moved if <real>now.extra[2] * stiffness > <real>0 else p[0] + <real>0 * stiffness
 
 
@@ -968,6 +975,9 @@ ctypedef fused Placed:             # the step depends on where the parameter sta
     Prodigy
     ProdigyDebiased
 
+ctypedef fused Resting:            # leaves its slots as they are at some instants: see `rests`
+    ASGD
+
 ctypedef fused Reducing:           # sums over a tensor before it moves (see reducing.pxd)
     Fromage
     LARS
@@ -1136,6 +1146,14 @@ cdef inline void update(Rule h, Now now, real* p, real g, real* a, real* b, real
         update_has_no_branch_for(h)
 
 
+cdef inline bint rests(Rule h, Now now) noexcept nogil:
+    """Whether an update neither reads nor writes any slot."""
+    if Rule is ASGD:
+        return now.extra[2] == 0
+    else:
+        return False
+
+
 cdef inline int slots(Rule h) noexcept nogil:
     """How many numbers the rule remembers of an element."""
     if Rule in NoSlot:
@@ -1216,7 +1234,7 @@ cdef inline Now at(Rule h, double lr, int64_t t) noexcept nogil:
 
 cdef inline int memories(Rule h) noexcept nogil:
     """How many numbers of each tensor."""
-    if Rule in AnyNAdam or Rule is NovoGrad or Rule is FTRL:
+    if Rule in AnyNAdam or Rule is NovoGrad or Rule is FTRL or Rule is ASGD:
         return 1
     elif Rule is ScheduleFreeSGD or Rule is ScheduleFreeAdamW or Rule is ScheduleFreeRAdam:
         return 3
@@ -1258,6 +1276,8 @@ cdef inline void recall(Rule h, Now* now, double* memory, const double* shared) 
         prodigy_recall(h, now, shared)
     elif Rule is FTRL:
         ftrl_recall(h, now, memory)
+    elif Rule is ASGD:
+        asgd_recall(h, now, memory)
     elif Rule is ScheduleFreeSGD:
         average_recall(now, warmed(now.lr, now.t, h.warmup_steps), h.momentum, h.r, h.weight_lr_power, memory)
     elif Rule is ScheduleFreeAdamW:

@@ -11,7 +11,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from registry import REGISTRY, full, other_value  # noqa: E402
-from torch_twins import FOLLOWS, LACKS, NEVER_SET, OTHER_DEFAULTS, PLAIN, SLOTS, TWINS, all_changed, variants  # noqa: E402
+from torch_twins import FOLLOWS, LACKS, LATER, NEVER_SET, OTHER_DEFAULTS, PLAIN, SLOTS, TWINS, all_changed, variants  # noqa: E402
 from trajectories import make_torch  # noqa: E402
 from trajectories.apart import SAME, apart, flat  # noqa: E402
 from trajectories.stream import read  # noqa: E402
@@ -138,8 +138,11 @@ def state_apart(ours, theirs, there):
     (A moment forgets: its errors are those of its own recent values, and a first moment crosses zero.)
     """
     worst = 0.0
-    for (_, slots), p in zip(ours.state.items(), there, strict=True):
+    for (name, slots), p in zip(ours.state.items(), there, strict=True):
         for called, x in theirs.state[p].items():
+            if called in LATER:
+                scale = max(float(abs(x).max()) if x.numel() else 0, np.finfo(np.float64).tiny)
+                worst = max(worst, float(abs(ours.averaged[name] - x.numpy()).max(initial=0) / scale))
             if called in SLOTS and SLOTS[called] in slots and x is not None:
                 x = x.numpy()
                 scale = max(abs(x).max(initial=0), np.finfo(np.float64).tiny)
@@ -161,7 +164,8 @@ def test_all_state_has_a_name_there(twin):
     theirs = twin.torch([tensor], {})
     tensor.grad = torch.ones(3, dtype=torch.float64)
     theirs.step()
-    assert {SLOTS[name] for name in theirs.state[tensor] if name not in FOLLOWS} == {*twin.ours.slots, *twin.ours.memory}
+    names = [LATER.get(name) or (SLOTS[name],) for name in theirs.state[tensor] if name not in FOLLOWS]
+    assert {ours for several in names for ours in several} == {*twin.ours.slots, *twin.ours.memory}
 
 
 @every_plain_twin

@@ -84,11 +84,14 @@ PLAIN = tuple(twin for twin in TWINS if not twin.keywords)
 SLOTS = {
     "momentum_buffer": "m", "sum": "s", "square_avg": "v", "acc_delta": "u", "grad_avg": "a",
     "exp_avg": "m", "exp_avg_sq": "v", "max_exp_avg_sq": "vmax",
-    "mu_product": "mu_product", "exp_inf": "u", "ax": "ax", "prev": "g_prev", "step_size": "s",
+    "mu_product": "mu_product", "exp_inf": "u", "prev": "g_prev", "step_size": "s",
 }
 
 # What torch keeps of a tensor that here is a function of t and the hyper-parameters: ASGD's rates of the next update.
 FOLLOWS = {"step", "eta", "mu"}
+
+# What torch writes at every update, and here stays as it is while it would be the parameter itself: `averaged` has it.
+LATER = {"ax": ("ax", "averaging")}
 
 # Hyper-parameters of ours that torch's twin has not.
 LACKS = {("Rprop", "weight_decay")} | {(f"RMSprop{form}", "initial_scale")

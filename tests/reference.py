@@ -50,11 +50,12 @@ def AggMo(theta, g, t, v1, v2, v3, *, lr, beta1, beta2, beta3, see=unseen):
     return see(0, theta - lr / 3 * (v1 + v2 + v3)), v1, v2, v3
 
 
-def ASGD(theta, g, t, ax, *, lr, lambd, alpha, t0, see=unseen):
+def ASGD(theta, g, t, ax, averaging=0, *, lr, lambd, alpha, t0, see=unseen):
     eta = lr / (1 + lambd * lr * (t - 1))**alpha
     theta = see(0, theta * (1 - lambd * eta) - eta * g)
     mu = 1 / max(1, t - 1 - t0)
-    return theta, see(1, theta if mu == 1 else ax + mu * (theta - ax))
+    begun = t - t0 > 1                     # (the mean is kept where the next update, at the latest, needs it)
+    return theta, see(1, ax if not begun else theta if mu == 1 else ax + mu * (theta - ax)), see(2, theta.dtype.type(begun))
 
 
 def Rprop(theta, g, t, g_before, delta, *, lr, eta_minus, eta_plus, step_min, step_max, see=unseen):

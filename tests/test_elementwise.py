@@ -116,3 +116,43 @@ def test_diffgrads_exponential_over_all_magnitudes(dtype):
     wide = g.astype(np.longdouble)
     exact = -wide / (1 + np.exp(-wide)) / (wide + 1)
     assert float((abs(p - exact) / np.spacing(abs(exact).astype(dtype) + np.finfo(dtype).tiny)).max()) <= 3
+
+
+# ASGD, whose mean is kept from where it differs from the parameter
+
+def averaged_by_hand(p, t0s, lr=0.1, lambd=1e-4, alpha=0.75):
+    """p and its mean after each update, as torch has them: the mean is written at all of them."""
+    mean, trail = p.copy(), []
+    for t, t0 in enumerate(t0s, 1):
+        eta = lr / (1 + lambd * lr * (t - 1)) ** alpha
+        p = (1 - lambd * eta) * p - eta * arrays(np.float64, [p.shape], seed=t)[0]
+        mu = 1 / max(1, t - 1 - t0)
+        mean = mean + mu * (p - mean)
+        trail.append((p, mean))
+    return trail
+
+
+@pytest.mark.parametrize("t0s", [[4.0] * 12, [2.5] * 12, [0.0] * 12, [1e6] * 12, [1e6] * 6 + [3.0] * 6,
+                                 [2.0] * 6 + [1e6] * 3 + [7.0] * 6], ids=str)
+def test_the_mean_of_asgd_is_torchs_at_every_update_also_where_t0_moves(t0s):
+    p, = arrays(np.float64, [(70,)])
+    opt = fastlr.ASGD([p], lr=0.1)
+    for t, (want, mean) in enumerate(averaged_by_hand(p.copy(), t0s), 1):
+        opt.t0 = t0s[t - 1]
+        opt.step(arrays(np.float64, [(70,)], seed=t))
+        np.testing.assert_allclose(p, want, rtol=0, atol=1e-14)
+        np.testing.assert_allclose(opt.averaged["0"], mean, rtol=0, atol=1e-14)
+        resumed = fastlr.ASGD([p.copy()], lr=0.1)
+        resumed.load_state_dict(opt.state_dict())
+        assert resumed.averaged["0"].tobytes() == opt.averaged["0"].tobytes()
+
+
+@pytest.mark.parametrize("keywords", [{}, {"clip_value": 1e3}, {"state_dtype": "float64"}], ids=str)
+def test_no_update_before_its_start_touches_the_mean_of_asgd(keywords):
+    p, = arrays(np.float32, [(300,)])
+    opt = fastlr.ASGD([p], t0=3.0, **keywords)
+    opt.state["0"]["ax"][...] = np.nan
+    for t in range(1, 7):
+        opt.step(arrays(np.float32, [(300,)], seed=t))
+        assert np.isnan(opt.state["0"]["ax"]).all() == (t <= 4) == (opt.state["0"]["averaging"] == 0)
+        assert np.isfinite(opt.averaged["0"]).all()

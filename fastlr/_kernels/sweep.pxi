@@ -13,8 +13,8 @@ from libc.stdlib cimport malloc
 from libc.string cimport memcpy, memset
 from fastlr.element cimport Now, real, root
 from fastlr.rules cimport (
-    Rule, FourSlots, Gathering, Inner, NoSlot, Placed, Reducing, ThreeSlots, TwoSlots,
-    at, conclude, gauge, memories, recall, settle, shared_memories, slots, sums, update,
+    Rule, FourSlots, Gathering, Inner, NoSlot, Placed, Reducing, Resting, ThreeSlots, TwoSlots,
+    at, conclude, gauge, memories, recall, rests, settle, shared_memories, slots, sums, update,
 )
 from fastlr._kernels.sweep cimport (
     BFLOAT16, FLOAT16, FLOAT32, FLOAT64, GROUP, MOST_DIMENSIONS, MOST_SLOTS, MOST_SUMS, SIGNED8, TILE, UNSIGNED8,
@@ -59,6 +59,13 @@ cdef void sweep(Rule h, Now now, real* restrict p, const real* restrict g, real*
                 real* restrict c, real* restrict d, Py_ssize_t size) noexcept nogil:
     cdef Py_ssize_t i
     cdef real pi, ai = 0, bi = 0, ci = 0, di = 0
+    if Rule in Resting:
+        if rests(h, now):              # (of 20 bytes an element 8 stay where they are)
+            for i in range(size):
+                pi = p[i]
+                update(h, now, &pi, g[i], &ai, &bi, &ci, &di)
+                p[i] = pi
+            return
     for i in range(size):
         pi = p[i]
         if not (Rule in NoSlot):

@@ -1,6 +1,11 @@
 """Gradient descent, and gradient descent with a momentum."""
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
+
+from .._core.tensors import values
 from .base import Optimizer
 from .declaration import Hyper, theirs, within
 
@@ -132,7 +137,7 @@ class AggMo(Optimizer, slots=("m1", "m2", "m3")):
     beta3: Hyper = within(0.99, 0, 1)
 
 
-class ASGD(Optimizer, slots=("ax",)):
+class ASGD(Optimizer, slots=("ax",), memory=("averaging",)):
     r"""Gradient descent whose mean of parameters is the answer.
 
     .. math::
@@ -140,16 +145,19 @@ class ASGD(Optimizer, slots=("ax",)):
         p \leftarrow (1 - \lambda \eta_t) p - \eta_t g, \quad
         a \leftarrow a + \mu_t (p - a), \quad \mu_t = \frac{1}{\max(1, t - 1 - t_0)}
 
-    State `ax`, the mean: the parameter itself up to update t0, which is 1,000,000 by default, and from then on the mean
-    since. Polyak & Juditsky 1992, https://doi.org/10.1137/0330046. As ``torch.optim.ASGD``, except that a learning rate
-    that changes acts at once; torch's acts one update later.
+    The mean a is the parameter itself up to update t0, which is 1,000,000 by default, and from then on the mean since;
+    ``opt.averaged`` has it at any time. State `ax`, the mean once `averaging` is 1, which the update before the first
+    mean does: until then no update touches `ax` (0, or what it was before t0 was raised), and a step moves no more
+    bytes than SGD's. Polyak & Juditsky 1992, https://doi.org/10.1137/0330046. As ``torch.optim.ASGD``, which writes the
+    parameter to `ax` at every update before t0, except that a learning rate that changes acts at once; torch's acts one
+    update later.
 
     >>> import numpy as np, fastlr
     >>> p = np.array([1.0])
     >>> opt = fastlr.ASGD(p, lr=0.5, lambd=0.0, t0=0.0)
     >>> for _ in range(3):
     ...     opt.step(p.copy())
-    >>> p, opt.state["0"]["ax"]
+    >>> p, opt.averaged["0"]
     (array([0.125]), array([0.1875]))
     """
 
@@ -157,6 +165,13 @@ class ASGD(Optimizer, slots=("ax",)):
     lambd: Hyper = within(1e-4)
     alpha: Hyper = within(0.75)
     t0: Hyper = within(1e6)
+
+    @property
+    def averaged(self) -> dict[str, Any]:
+        """The mean of each parameter, by name, as new arrays in the precision of the rule."""
+        return {tensor.name: np.array(values(self.state[tensor.name]["ax"]) if self.state[tensor.name]["averaging"]
+                                      else tensor.master(), np.float64 if tensor.wide else np.float32)
+                for tensor in self._plan.tensors}
 
 
 class Rprop(Optimizer, slots=("g_prev", "s"), conventions={"torch": "Rprop", "optax": "RpropLate"}):
