@@ -461,6 +461,16 @@ def Sophia(theta, g, t, m, h, *, lr, beta1, beta2, rho, eps, see=unseen):
     return see(0, theta - lr * clip(m / np.maximum(rho * h, eps), 1)), m, h
 
 
+def SophiaAdded(theta, g, t, m, h, *, lr, beta1, beta2, rho, eps, see=unseen):
+    m, h = see(1, beta1 * m + (1 - beta1) * g), see(2, h)
+    return see(0, theta - lr * clip(m / (rho * np.maximum(h, 0) + eps), 1)), m, h
+
+
+def SophiaDebiased(theta, g, t, m, h, *, lr, beta1, beta2, rho, eps, see=unseen):
+    m, h = see(1, beta1 * m + (1 - beta1) * g), see(2, h)
+    return see(0, theta - lr * clip(m / (1 - beta1**t) / np.maximum(rho * h, eps), 1)), m, h
+
+
 def AdEMAMix(theta, g, t, m1, nu, m2, *, lr, beta1, beta2, beta3, alpha, alpha_warmup, beta3_warmup, eps, see=unseen):
     if t < alpha_warmup:
         alpha = alpha * t / alpha_warmup

@@ -33,7 +33,7 @@ from fastlr._core.instant import DECAYS
 
 cdef enum:
     MOST_VALUES = MOST_FIELDS + 2
-    MOST_BLOCKS = 32
+    MOST_BLOCKS = 48
     ROWS_CHUNK = 16384         # elements of the rows that a thread takes at a time
 
 cdef struct Kind:

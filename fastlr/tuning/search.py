@@ -8,7 +8,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
-from time import perf_counter, sleep
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
