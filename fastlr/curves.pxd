@@ -176,7 +176,9 @@ cdef inline double polynomial(Polynomial h, double t) noexcept nogil:
     if h.final == 0:
         return h.lr * w
     # (1 - w cancels where w is almost 1, which nobody sees unless the curve rises)
-    return h.lr * w + h.final * (1 - w if w < 0.5 or h.final <= h.lr else -expm1(h.power * log1p(-t / n)))
+    if w < 0.5 or h.final <= h.lr:
+        return h.lr * w + h.final * (1 - w)
+    return h.lr * w - h.final * expm1(h.power * (log1p(-t / n) if t < n / 2 else ln((n - t) / n)))
 
 
 # one_minus_sqrt: lr at 0 to final at steps as 1 - sqrt(p) = (1 - p) / (1 + sqrt(p))

@@ -219,6 +219,11 @@ class TestValues:
                 limit += 3 * abs(curve.slope * (t - curve.middle))
             assert ulps(got, want) <= limit
 
+    def test_a_rising_polynomial_keeps_its_digits_to_the_end_of_a_cycle(self):
+        curve = schedules.polynomial(0.0, steps=58, power=0.1015625, final=0.001, cycle=True)
+        for t in (27493, 27516, 27549):
+            assert ulps(curve(t), exact(curve, t)) <= self.LIMITS["polynomial"]
+
     @staticmethod
     def other(x):
         return x + 3 if x >= 1 else x / 2 if x > 0 else x + 1

@@ -27,7 +27,6 @@ from .._core.tensors import (
 )
 from .._core.threads import get_num_threads
 from ..schedules import Schedule, from_dict
-from ..schedules.plateau import highest
 from .declaration import DECLARED, Bounded, Choice, Hyper, Start, Theirs, nearest, within
 from .loss_scale import LossScale
 from .stages import STAGES, Stages
@@ -379,6 +378,7 @@ class Optimizer:
         """The largest learning rate of a group, once this is its rate."""
         who = f"{type(self).__name__}: decay='corrected'"
         if group._most is None:
+            from ..schedules.plateau import highest
             return highest(lr, who) if callable(lr) else max(lr, group._peak or 0.0)
         if not callable(lr) and lr > group._most:
             raise ValueError(f"{who}: lr must be at most lr_max = {group._most:g}, got {lr:g}")
