@@ -7,7 +7,7 @@ import pytest
 import fastlr
 
 #: Of the standard library, beside what NumPy brings.
-NEEDED = {"atexit", "threading", "zlib"}
+NEEDED = {"__future__", "atexit", "fnmatch", "importlib._abc", "importlib.util", "threading", "zlib"}
 
 
 def run(code):
