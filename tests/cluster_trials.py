@@ -1,4 +1,4 @@
-"""Trials for test_tune_lr.py, in a module of its own so that other processes can import them; and its clusters.
+"""Trials for test_tune_lr.py (and one for test_laboratory.py), in a module of its own so that other processes can import them; and its clusters.
 
     python tests/cluster_trials.py dask
     mpiexec -n 3 python -m mpi4py.futures tests/cluster_trials.py mpi
@@ -42,6 +42,16 @@ def killed(lr, budget, seed):
     if 0.5 < lr < 2:
         os.kill(os.getpid(), signal.SIGKILL)
     return smooth(lr, budget, seed)
+
+
+class Deadly:
+    """An experiment of a study that gets a SIGKILL, whoever carries it out."""
+
+    def __str__(self):
+        return "deadly"
+
+    def carry_out(self, data):
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 class KilledOnce:

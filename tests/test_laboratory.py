@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import multiprocessing
 import os
 import re
 import shutil
@@ -15,6 +16,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from cluster_trials import Deadly
 
 from fastlr import cli, study
 from fastlr.study import claims, laboratory, page, record, report
@@ -138,13 +140,18 @@ def decided(document):
     return kept
 
 
-def test_the_same_settings_are_the_same_bits_by_one_process_or_two(tmp_path, capsys):
-    documents = []
-    for jobs in ("1", "2"):
-        assert cli.main(["study", *TINY, "--jobs", jobs, "--out", str(tmp_path / jobs)]) == 0
-        documents.append(json.loads((tmp_path / jobs / "results.json").read_text()))
-    assert decided(documents[0]) == decided(documents[1])
-    assert len(decided(documents[0])["tables"]) == 8
+@pytest.fixture(scope="module")
+def tiny_alone(tmp_path_factory):
+    """The smallest study, by one process."""
+    folder = tmp_path_factory.mktemp("alone")
+    assert cli.main(["study", *TINY, "--jobs", "1", "--out", str(folder)]) == 0
+    return json.loads((folder / "results.json").read_text())
+
+
+def test_the_same_settings_are_the_same_bits_by_one_process_or_two(tmp_path, tiny_alone, capsys):
+    assert cli.main(["study", *TINY, "--jobs", "2", "--out", str(tmp_path)]) == 0
+    assert decided(json.loads((tmp_path / "results.json").read_text())) == decided(tiny_alone)
+    assert len(decided(tiny_alone)["tables"]) == 8
     capsys.readouterr()
 
 
@@ -243,7 +250,7 @@ def test_a_disk_that_fills_is_one_line(tmp_path, monkeypatch, capsys):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(laboratory, "conduct", lambda *_: None)
+    monkeypatch.setattr(laboratory, "conduct", lambda *_: [])
     monkeypatch.setattr(os, "replace", full)
     assert cli.main(["study", *TINY, "--out", str(tmp_path)]) == 2
     assert capsys.readouterr().err.splitlines()[-1] == f"fastlr study: --out {tmp_path}: No space left on device"
@@ -484,15 +491,52 @@ def test_another_rate_shows_other_points(browser, quick):
     assert browser.execute_script(shown) == ["points p0"] * 5
 
 
-def test_a_worker_that_is_killed_costs_only_what_is_unfinished(tmp_path, monkeypatch, capsys):
-    def killed(planned, data, jobs, note):
-        note("grid", 0, planned["grid"][0].carry_out(data))
-        raise laboratory.BrokenExecutor("a process was killed")
+def test_a_worker_that_is_killed_costs_nothing(tmp_path, monkeypatch, tiny_alone, capsys):
+    """A real SIGKILL to a real worker at work, once: what it was at is done again, and the study is the same."""
+    conduct, killed = laboratory.conduct, []
 
-    monkeypatch.setattr(laboratory, "conduct", killed)
-    assert cli.main(["study", *TINY, "--out", str(tmp_path)]) == 1
-    assert "stopped after 1 of " in capsys.readouterr().err
-    assert json.loads((tmp_path / "results.json").read_text())["done"] == 1
+    def with_a_kill(planned, data, jobs, note):
+        def noted(*outcome):
+            note(*outcome)
+            if not killed:
+                killed.append(multiprocessing.active_children()[0])
+                killed[0].kill()
+
+        return conduct(planned, data, jobs, noted)
+
+    monkeypatch.setattr(laboratory, "conduct", with_a_kill)
+    assert cli.main(["study", *TINY, "--jobs", "2", "--out", str(tmp_path)]) == 0
+    assert killed[0].exitcode == -signal.SIGKILL
+    assert decided(json.loads((tmp_path / "results.json").read_text())) == decided(tiny_alone)
+    capsys.readouterr()
+
+
+def test_an_experiment_that_is_killed_twice_is_left_out():
+    cells = [study.Cell("13-4-3-relu", lr, 0, "sgd", 1, 32) for lr in (0.1, 0.2)]
+    found = {}
+    missing = laboratory.conduct({"grid": [Deadly(), *cells]}, study.load("wine"), 2,
+                                 lambda name, k, outcome: found.update({k: outcome.cell}))
+    assert missing == [("grid", 0)] and found == {1: cells[0], 2: cells[1]}
+    assert multiprocessing.active_children() == []
+
+
+def test_a_study_whose_workers_all_die_ends():
+    with pytest.raises(laboratory.BrokenExecutor, match="3 experiments were killed twice"):
+        laboratory.conduct({"grid": [Deadly()] * 9}, study.load("wine"), 2, lambda *_: pytest.fail("nothing is done"))
+    assert multiprocessing.active_children() == []
+
+
+def test_what_is_left_out_is_named(tmp_path, monkeypatch, capsys):
+    def conduct(planned, data, jobs, note):
+        note("grid", 0, planned["grid"][0].carry_out(data))
+        return [("grid", 1), ("memory", 0)]
+
+    monkeypatch.setattr(laboratory, "conduct", conduct)
+    assert cli.main(["study", *TINY, "--seeds", "2", "--out", str(tmp_path)]) == 1
+    out, err = capsys.readouterr()
+    assert ("fastlr study: 1 of 89 experiments; missing, as their process was killed twice: "
+            "grid, 13-4-3-relu lr 0.1 seed 1; memory, 13-4-3-relu sgd lr 0.1 memory\n") in err
+    assert not json.loads((tmp_path / "results.json").read_text())["complete"] and "Written to" in out
 
 
 def test_the_plan_is_the_five_networks_for_any_data():

@@ -100,7 +100,7 @@ def carried_out(kept: Record, planned: dict[str, list[Task]], jobs: int, folder:
                     record.write_results(folder, kept.document())
                     saved = monotonic()
 
-            laboratory.conduct(planned, kept.data, jobs, note)
+            missing = laboratory.conduct(planned, kept.data, jobs, note)
     except KeyboardInterrupt:
         say(f"fastlr study: interrupted after {kept.done} of {kept.total} experiments")
         return 130
@@ -110,6 +110,10 @@ def carried_out(kept: Record, planned: dict[str, list[Task]], jobs: int, folder:
         return 1
     except OSError as error:
         raise Refusal(f"fastlr study: --out {folder}: {error.strerror or error}", 2) from error
+    if missing:
+        which = "; ".join(f"{name}, {planned[name][k]}" for name, k in missing)
+        say(f"fastlr study: {kept.done} of {kept.total} experiments; missing, as their process was killed twice: {which}")
+        return 1
     return 0
 
 

@@ -12,8 +12,9 @@ import multiprocessing
 import os
 import signal
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -31,6 +32,7 @@ from .networks import ACTIVATIONS, Network
 LADDER = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0)
 __all__ = ["BrokenExecutor", "Settings", "conduct", "default_networks", "plan"]
 
+LOST = 3  # experiments whose process was killed twice, before a study gives up
 EXPERIMENTS = ("grid", "ladder", "strategies", "descent", "escape", "memory")
 
 
@@ -167,11 +169,17 @@ def plan(settings: Settings, data: Dataset) -> dict[str, list[Task]]:
     return {name: list(tasks) for name, tasks in zip(EXPERIMENTS, made, strict=True)}
 
 
-def conduct(tasks: dict[str, list[Task]], data: Dataset, jobs: int, note: Callable[[str, int, Outcome], None]) -> None:
+def conduct(
+    tasks: dict[str, list[Task]], data: Dataset, jobs: int, note: Callable[[str, int, Outcome], None]
+) -> list[tuple[str, int]]:
     """Carry out all tasks by `jobs` processes; `note(experiment, index, outcome)` is told of each that is done.
 
     BLAS and fastlr use one thread in each process, so that neither the times nor the bits depend on how many there
     are. `KeyboardInterrupt` stops what is running; what was noted stands.
+
+    A process that is killed (by a system that has run out of memory, for one) costs no experiment: those it may have
+    been at are carried out again, one at a time, each in a fresh process. One that loses this process too is left out,
+    and returned. Raises `BrokenExecutor` when `LOST` are: then it is not the experiment's fault.
     """
     # the first seeds of every experiment first: a study cut short has something of each
     queue = [
@@ -183,24 +191,57 @@ def conduct(tasks: dict[str, list[Task]], data: Dataset, jobs: int, note: Callab
         with single_threaded():
             for name, k in queue:
                 note(name, k, tasks[name][k].carry_out(data))
-        return
+        return []
+    missing: list[tuple[str, int]] = []
+    waiting = deque(queue)
+    while waiting:
+        for lost in shared_out(waiting, tasks, data, jobs, note):
+            missing += shared_out(deque([lost]), tasks, data, 1, note)
+            if len(missing) == LOST:
+                raise BrokenExecutor(f"{LOST} experiments were killed twice")
+    return missing
+
+
+def shared_out(
+    waiting: deque[tuple[str, int]],
+    tasks: dict[str, list[Task]],
+    data: Dataset,
+    jobs: int,
+    note: Callable[[str, int, Outcome], None],
+) -> list[tuple[str, int]]:
+    """Take tasks from the queue and carry them out by fresh processes, until it is empty or one of them is killed.
+
+    Returns those that were given out and did not come back.
+    """
     before = set(multiprocessing.active_children())
     # spawned, not forked: whoever calls may have threads, a BLAS pool among them
     executor = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), begin_work, (data,))
+    given: dict[Future[Outcome], tuple[str, int]] = {}
+    lost: list[tuple[str, int]] = []
     try:
-        with interrupts_held_back():  # a worker starts with it blocked: an interrupt is this process's business
-            futures: dict[Future[Outcome], tuple[str, int]] = {
-                executor.submit(work, tasks[name][k]): (name, k) for name, k in queue
-            }
-        for done in as_completed(futures):
-            note(*futures[done], done.result())
-            del futures[done]
+        while (waiting and not lost) or given:
+            with interrupts_held_back():  # a worker starts with it blocked: an interrupt is this process's business
+                while waiting and not lost and len(given) < 2 * jobs:  # (one at work, one in hand for each)
+                    name, k = waiting.popleft()
+                    try:
+                        given[executor.submit(work, tasks[name][k])] = name, k
+                    except BrokenExecutor:  # killed since the last came back
+                        lost.append((name, k))
+            for done in wait(given, return_when=FIRST_COMPLETED).done:
+                name, k = given.pop(done)
+                try:
+                    outcome = done.result()
+                except BrokenExecutor:
+                    lost.append((name, k))
+                else:
+                    note(name, k, outcome)
     except BaseException:
         executor.shutdown(wait=False, cancel_futures=True)
         for worker in set(multiprocessing.active_children()) - before:
             worker.terminate()
         raise
     executor.shutdown()
+    return lost
 
 
 def processors() -> int:
