@@ -7,8 +7,8 @@ and users come) do. torch is given its gradient as a sparse tensor of the same i
 """
 from __future__ import annotations
 
+import argparse
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -61,7 +61,9 @@ def torch_steps(name: str, length: int, given: list[Batch]) -> Callable[[int], o
 
 
 def main() -> None:
-    length = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("length", nargs="?", type=int, default=1_000_000, metavar="rows", help="default: a million")
+    length = parser.parse_args().length
     print(f"{length:,} x {WIDTH} float32, {GIVEN:,} rows a step, {fastlr.get_num_threads()} threads")
     for kind in ("uniform", "skewed"):
         given = batches(length, kind == "skewed")

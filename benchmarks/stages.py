@@ -6,7 +6,7 @@ are interleaved; figures are medians; the roof reads and writes the bytes that o
 """
 from __future__ import annotations
 
-import sys
+import argparse
 from collections.abc import Callable
 from functools import partial
 
@@ -49,7 +49,9 @@ def torchs(params: peers.Arrays, grads: peers.Arrays, **variant: bool) -> Callab
 
 
 def main() -> None:
-    elements = int(sys.argv[1]) if len(sys.argv) > 1 else 30_000_000
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("elements", nargs="?", type=int, default=30_000_000, help="default: 30 million")
+    elements = parser.parse_args().elements
     threads = use_threads(0)
     print(f"unscale, clip, AdamW, running mean, copy, zero: float32, {elements:,} elements, threads = {threads}")
     arrays = (peers.numbers(1, (elements,), 1), peers.numbers(1, (elements,), 2))

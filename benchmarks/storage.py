@@ -7,8 +7,8 @@ the ratio of bytes moved, which memory would allow. In cache (65,536 elements), 
 fastest round counts: the time of a step in float32 steps, and in nanoseconds an element. Last, what binds: arithmetic,
 where a thread's share of the elements takes longer in cache than its bytes do at the float32 step's pace, else memory.
 """
+import argparse
 import statistics
-import sys
 import time
 
 import ml_dtypes
@@ -56,7 +56,11 @@ def measured(elements, threads, rounds, steps):
 
 
 def main():
-    elements, small = ([int(x) for x in sys.argv[1:]] + [40_000_000, 65_536][len(sys.argv) - 1:])[:2]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("elements", nargs="?", type=int, default=40_000_000, help="in memory; default: 40 million")
+    parser.add_argument("small", nargs="?", type=int, default=65_536, metavar="cached", help="in cache; default: 65536")
+    chosen = parser.parse_args()
+    elements, small = chosen.elements, chosen.small
     threads = fastlr.get_num_threads()
     cached, _ = measured(small, 1, 40, max(1, 2_000_000 // small))
     times, opts = measured(elements, threads, ROUNDS, 1)

@@ -44,9 +44,9 @@ _LATER = {
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        from importlib.metadata import version  # (it costs a third of NumPy's own import)
+        from .configuration import version  # (it costs a third of NumPy's own import)
 
-        globals()[name] = version("fastlr-core")
+        globals()[name] = version()
     elif name in _LATER:
         from importlib import import_module
 

@@ -22,6 +22,25 @@ def get_include() -> str:
     return os.path.join(os.path.dirname(__file__), "include")
 
 
+def version() -> str:
+    """The version of this fastlr: as installed, else as the source tree round it says, else "unknown"."""
+    from importlib.metadata import PackageNotFoundError
+    from importlib.metadata import version as installed
+
+    try:
+        return installed("fastlr-core")
+    except PackageNotFoundError:
+        pass
+    import tomllib
+
+    try:
+        with open(os.path.join(os.path.dirname(__file__), os.pardir, "pyproject.toml"), "rb") as file:
+            project = tomllib.load(file)["project"]
+        return str(project["version"]) if project["name"] == "fastlr-core" else "unknown"
+    except (OSError, KeyError, TypeError, ValueError):   # no source tree, or that of another project
+        return "unknown"
+
+
 def show_config(mode: str = "stdout") -> dict[str, Any] | None:
     """Print the versions, instruction set and threads of this process; with mode="dicts" return them.
 

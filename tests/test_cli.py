@@ -4,13 +4,14 @@ import json
 import os
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import fastlr
-from fastlr import cli
+from fastlr import cli, configuration
 from fastlr.commands import info
 
 
@@ -140,6 +141,29 @@ def test_info_shows_the_configuration_and_imports_nothing_heavy(tmp_path):
     assert heavy == "[]"
     assert any(fastlr.__version__ in line for line in shown)
     assert any("installed by" in line for line in shown)
+
+
+@pytest.mark.parametrize(("beside", "version"), [
+    ('[project]\nname = "fastlr-core"\nversion = "7.8.9"\n', "7.8.9"),         # a source tree
+    ('[project]\nname = "another"\nversion = "7.8.9"\n', "unknown"), ("[tool]\n", "unknown"), ("][", "unknown"),
+    (None, "unknown"),
+])
+def test_a_version_without_an_installed_distribution(tmp_path, monkeypatch, capsys, beside, version):
+    def missing(name):
+        raise metadata.PackageNotFoundError(name)
+
+    if beside is not None:
+        (tmp_path / "pyproject.toml").write_text(beside)
+    (tmp_path / "fastlr").mkdir()
+    monkeypatch.setattr(metadata, "version", missing)
+    monkeypatch.setattr(configuration, "__file__", str(tmp_path / "fastlr" / "configuration.py"))
+    monkeypatch.delitem(vars(fastlr), "__version__", raising=False)
+    try:
+        assert cli.main(["--version"]) == 0
+        assert capsys.readouterr().out == f"fastlr {version}\n"
+        assert fastlr.show_config(mode="dicts")["fastlr"] == fastlr.__version__ == version
+    finally:
+        vars(fastlr).pop("__version__", None)        # the next to ask finds the real one
 
 
 def test_info_as_json(capsys):

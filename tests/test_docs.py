@@ -4,6 +4,8 @@ import importlib
 import importlib.util
 import pkgutil
 import re
+import runpy
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ import fastlr
 MODULES = sorted(module.name for module in pkgutil.walk_packages(fastlr.__path__, "fastlr.")
                  if "._" not in module.name and not module.name.endswith("__main__"))
 ROOT = Path(__file__).parent.parent
+PROGRAMS = sorted(path for path in (ROOT / "benchmarks").glob("*.py") if "__main__" in path.read_text())
 
 
 @pytest.mark.parametrize("name", ["fastlr", *MODULES])
@@ -71,6 +74,17 @@ def test_every_optimizer_is_benchmarked():
         ("MATRICES", lambda cls: cls.kind == "matrix"))}
     for name, classes in kinds.items():
         assert sorted(getattr(arrays, name)) == sorted(classes)      # (append it there)
+
+
+@pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: path.stem)
+def test_every_benchmark_says_how_it_is_called(path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [str(path), "--help"])
+    monkeypatch.syspath_prepend(path.parent)
+    if path.stem == "muon":
+        pytest.importorskip("torch")
+    with pytest.raises(SystemExit) as done:
+        runpy.run_path(str(path), run_name="__main__")
+    assert done.value.code == 0 and capsys.readouterr().out.startswith(f"usage: {path.name}")
 
 
 def test_the_catalogue_is_current_and_knows_every_source():
