@@ -534,7 +534,7 @@ def test_what_is_left_out_is_named(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(laboratory, "conduct", conduct)
     assert cli.main(["study", *TINY, "--seeds", "2", "--out", str(tmp_path)]) == 1
     out, err = capsys.readouterr()
-    assert ("fastlr study: 1 of 89 experiments; missing, as their process was killed twice: "
+    assert ("fastlr study: 1 of 89 experiments; missing, as killed twice: "
             "grid, 13-4-3-relu lr 0.1 seed 1; memory, 13-4-3-relu sgd lr 0.1 memory\n") in err
     assert not json.loads((tmp_path / "results.json").read_text())["complete"] and "Written to" in out
 

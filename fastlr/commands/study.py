@@ -112,7 +112,7 @@ def carried_out(kept: Record, planned: dict[str, list[Task]], jobs: int, folder:
         raise Refusal(f"fastlr study: --out {folder}: {error.strerror or error}", 2) from error
     if missing:
         which = "; ".join(f"{name}, {planned[name][k]}" for name, k in missing)
-        say(f"fastlr study: {kept.done} of {kept.total} experiments; missing, as their process was killed twice: {which}")
+        say(f"fastlr study: {kept.done} of {kept.total} experiments; missing, as killed twice: {which}")
         return 1
     return 0
 
