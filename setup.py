@@ -8,6 +8,7 @@ compiled once, for the plainest CPU, so that nothing runs an instruction before 
     FASTLR_COVERAGE=1           ... with line tracing (implies FASTLR_NO_ABI3)
     FASTLR_STRICT=1             compiler warnings that guard a promise are errors
 """
+import multiprocessing
 import os
 import platform
 import sys
@@ -72,6 +73,11 @@ def compiled(name: str, flags: list[str]) -> Extension:
     )
 
 
+# The three doors take most of a build: they are made side by side. (Where processes do not fork, they would run this
+# file again.)
+JOBS = os.cpu_count() or 1
+TRANSLATORS = JOBS if sys.platform != "win32" and multiprocessing.get_start_method() == "fork" else 0
+
 once = [
     str(path.with_suffix("")).replace(os.sep, ".")
     for path in sorted(Path("fastlr").rglob("*.pyx"))
@@ -84,6 +90,7 @@ setup(
     ext_modules=cythonize(
         extensions,
         build_dir="build/cython",
+        nthreads=TRANSLATORS,
         compiler_directives={
             "language_level": 3,
             "boundscheck": False,
@@ -93,5 +100,5 @@ setup(
             "linetrace": COVERAGE,
         },
     ),
-    options={"bdist_wheel": {"py_limited_api": "cp311"}} if ABI3 else {},
+    options={"build_ext": {"parallel": JOBS}} | ({"bdist_wheel": {"py_limited_api": "cp311"}} if ABI3 else {}),
 )
