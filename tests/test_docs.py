@@ -89,7 +89,7 @@ def test_every_benchmark_says_how_it_is_called(path, monkeypatch, capsys):
 
 def test_the_catalogue_is_current_and_knows_every_source():
     from fastlr.optimizers import catalogue
-    from fastlr.optimizers.base import by_closure
+    from fastlr.optimizers.registry import by_closure
     page = (ROOT / "docs" / "optimizers.md").read_text()
     assert page == catalogue.catalogue()        # python -m fastlr.optimizers.catalogue
     lines = [line for line in page.splitlines() if line.startswith("| `") and "convention=" not in line]

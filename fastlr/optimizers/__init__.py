@@ -16,10 +16,11 @@ from .adaptive import (
     RMSpropCenteredMomentum,
     RMSpropMomentum,
 )
-from .base import Group, Optimizer, create_optimizer, list_optimizers
+from .base import Optimizer
 from .curvature import Sophia
 from .factored import CAME, SM3, Adafactor, AdamMini, RowwiseAdaGrad
 from .gradient_descent import ASGD, QHM, SGD, SGDW, AggMo, Momentum, Nesterov, Rprop
+from .groups import Group
 from .learning_rate_free import (
     DAdaptAdaGrad,
     DAdaptAdam,
@@ -55,6 +56,7 @@ from .moments import (
 )
 from .projected import SGDP, AdamP
 from .reducing import LAMB, LARC, LARS, MARS, CautiousAdamW, CautiousLion, Fromage, NovoGrad, StableAdamW
+from .registry import create_optimizer, list_optimizers
 from .schedule_free import ScheduleFreeAdamW, ScheduleFreeRAdam, ScheduleFreeSGD
 from .sign import Lion, SignSGD, Signum, Tiger
 from .spectral import SOAP, Muon, Shampoo

@@ -11,7 +11,7 @@ from .._core.blend import blend
 from .._core.tensors import Array, Tensor
 from .base import Optimizer
 from .linesearch import natural
-from .resumable import Act, Resumable, bound, flat, give, innermost, tensors_of
+from .resumable import Act, Resumable, flat, give, held, innermost, tensors_of
 from .wrappers import shown
 
 
@@ -26,7 +26,7 @@ class WeightAverage(Resumable):
         self._opt = params if isinstance(params, Optimizer | Resumable) else None
         if self._opt is not None and dtype is not None:
             raise TypeError(f"{who}: the optimizer says what its parameters hold; leave dtype out")
-        self._members = tensors_of(params) if self._opt is not None else bound(params, who, dtype=dtype)[0]
+        self._members = tensors_of(params) if self._opt is not None else held(params, who, dtype=dtype)[1]
         self._means = {tensor.name: {"mean": flat(tensor.array).copy().reshape(tensor.array.shape)}
                        for tensor in self._members}
         self._t = 0

@@ -1,11 +1,9 @@
-"""What every optimizer shares: binding parameters, owning state, taking a step, saving and loading."""
+"""What every optimizer shares: binding parameters, owning state, taking a step."""
 from __future__ import annotations
 
-import fnmatch
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from math import inf
-from numbers import Real
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -16,8 +14,6 @@ from .._core.plan import Plan, accumulate, step_rows
 from .._core.tensors import (
     STORAGES,
     Tensor,
-    bind,
-    named,
     named_dtype,
     per_tensor,
     refuse_shared,
@@ -26,58 +22,16 @@ from .._core.tensors import (
     split,
 )
 from .._core.threads import get_num_threads
-from ..schedules import Schedule, from_dict
-from .declaration import DECLARED, Bounded, Choice, Hyper, Start, Theirs, nearest, within
+from .declaration import DECLARED, Bounded, Choice, Declared, Hyper, Start, Theirs, nearest, within
+from .groups import Group, Structure, are_groups, bound, most_of
 from .loss_scale import LossScale
 from .stages import STAGES, Stages
-
-if TYPE_CHECKING:
-    from inspect import Signature
 
 #: From a group's values, and whether this is a tensor's first update: slot -> (power, share).
 Folds = Callable[[dict[str, float], bool], dict[str, tuple[int, float]]]
 
 REGISTRY: dict[str, type[Optimizer]] = {}
-FORMAT = 1
 DECAYS = ("coupled", "decoupled", "independent", "corrected")
-MOST_STEPS = 2**62 - 1
-
-
-class Group:
-    """Parameters that share hyper-parameters; each is read and set as an attribute: `opt.groups[0].lr = 1e-4`."""
-
-    __slots__ = ("_index", "_most", "_optimizer", "_peak", "_values")
-    _optimizer: Optimizer
-    _index: int
-    _values: dict[str, Hyper]
-    _most: float | None                # lr_max, if given
-    _peak: float | None                # the largest learning rate, if decay is corrected by it
-
-    def __init__(self, optimizer: Optimizer, index: int, values: dict[str, Hyper], most: float | None) -> None:
-        for name, value in (("_optimizer", optimizer), ("_index", index), ("_values", values), ("_most", most),
-                            ("_peak", None)):
-            object.__setattr__(self, name, value)
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return self._values[name]
-        except KeyError:
-            raise AttributeError(f"{type(self._optimizer).__name__}: a group has no {name!r}") from None
-
-    def __setattr__(self, name: str, value: Hyper) -> None:
-        self._optimizer._assign(self, name, value)
-
-    def __dir__(self) -> list[str]:
-        return sorted(self._values)
-
-    @property
-    def params(self) -> list[str]:
-        """The names of the group's parameters."""
-        return [tensor.name for tensor in self._optimizer._plan.tensors if tensor.group == self._index]
-
-    def __repr__(self) -> str:
-        values = ", ".join(f"{name}={value!r}" for name, value in self._values.items())
-        return f"Group({len(self.params)} params, {values})"
 
 
 class Optimizer:
@@ -224,7 +178,7 @@ class Optimizer:
         cls._fields = tuple(name for name in ("lr", "weight_decay") if name not in fields) + tuple(fields)
         order = {name: k for k, name in enumerate(("lr", *fields, "weight_decay"))}
         cls.hypers = dict(sorted(cls.hypers.items(), key=lambda item: order[item[0]]))
-        cls.__signature__ = Declared()
+        cls.__signature__ = Declared(Optimizer.__init__, Stages)
         REGISTRY[cls.__name__.lower()] = cls
 
     @classmethod
@@ -275,12 +229,11 @@ class Optimizer:
         self._shared = np.array([self._start.get(name, 0.0) for name in self.shared])
         self._kept = self.slots if self._stages.ema_decay is None else (*self.slots, "ema")
         self._decay_mask, self._lr_scale = decay_mask, lr_scale
-        self._shapes: list[tuple[str, list[Tensor]]] = []
-        self._grouped = isinstance(params, Sequence) and len(params) > 0 and all(is_group(g) for g in params)
+        self._structure = Structure(are_groups(params))
         self.groups: tuple[Group, ...] = ()
         tensors: list[Tensor] = []
         groups: list[Group] = []
-        for group in params if self._grouped else ({"params": params},):
+        for group in params if self._structure.grouped else ({"params": params},):
             tensors += self._bound_group(group, groups, tensors)
         self._adopt(tensors, groups)
         if grads is not None:
@@ -290,23 +243,13 @@ class Optimizer:
 
     def _bound_group(self, given: Mapping[str, Any], groups: list[Group], before: list[Tensor]) -> list[Tensor]:
         """The tensors of one more group; it is appended to `groups`."""
-        who = type(self).__name__
-        index = len(groups)
+        who, index, structure = type(self).__name__, len(groups), self._structure
         values = self._defaults | self._checked({k: v for k, v in given.items() if k not in ("params", "lr_max")})
         most = most_of(given.get("lr_max", self._lr_max), who)
-        members, kind = named(given["params"], len(before))
-        prefix = f"grads[{index}]" if self._grouped else "grads"
-        tensors = []
-        taken = {tensor.name for tensor in before}
-        for k, (name, x) in enumerate(members):
-            if name in taken:
-                raise ValueError(f"{who}: two parameters are named {name!r}")
-            taken.add(name)
-            label = prefix if kind == "one" else f"{prefix}[{name!r}]" if kind == "mapping" else f"{prefix}[{k}]"
-            tensors.append(bind(name, x, index, who, label, self._dtype, self._permuted))
+        part = bound(given["params"], who, index, structure.prefix(index), before, self._dtype, self._permuted)
         groups.append(Group(self, index, values, most))
-        self._shapes.append((kind, tensors))
-        return tensors
+        self._structure = Structure(structure.grouped, (*structure.parts, part))
+        return part[1]
 
     def _adopt(self, tensors: list[Tensor], groups: list[Group]) -> None:
         """Allocate what state is missing and plan the steps; all checks are done before anything is kept."""
@@ -339,7 +282,7 @@ class Optimizer:
                 raise ValueError(f"{who}: decay must be {', '.join(map(repr, DECAYS[:-1]))} or {DECAYS[-1]!r}, "
                                  f"got {mode!r}{nearest(str(mode), DECAYS)}")
         corrected = {tensor.group for tensor in tensors if tensor.decay == "corrected"}
-        peaks = [self._peak(group, group._values["lr"]) if group._index in corrected else None for group in groups]
+        peaks = [group._peak_at(group._values["lr"]) if group._index in corrected else None for group in groups]
         if any(group._most is not None and group._index not in corrected for group in groups):
             raise ValueError(f"{who}: lr_max is what decay='corrected' goes by, and no parameter of the group has that")
         bounds = [(0.0, inf) if name == "_" else (self.hypers[name].low, self.hypers[name].high)
@@ -352,7 +295,7 @@ class Optimizer:
             plan.set_peak(group._index, peak or 0.0)
             object.__setattr__(group, "_peak", peak)
         self._plan, self.groups = plan, tuple(groups)
-        self._nested = self._grouped or self._shapes[0][0] != "sequence"     # gradients need arranging
+        self._nested = self._structure.nested
         #: The state of each parameter: ``opt.state[name][slot]``, an array of the parameter's shape.
         self.state = {tensor.name: tensor.shown(self._kept, self.memory) for tensor in tensors}
         self.cast()
@@ -369,20 +312,10 @@ class Optimizer:
         if name not in self.hypers:
             raise AttributeError(f"{type(self).__name__}: a group has no {name!r}{nearest(name, self.hypers)}")
         value = self.hypers[name].checked(value, type(self).__name__)
-        peak = group._peak if name != "lr" or group._peak is None else self._peak(group, value)
+        peak = group._peak if name != "lr" or group._peak is None else group._peak_at(value)
         self._plan.assign(group._index, self._fields.index(name), value)
         group._values[name] = value
         self._set_peak(group, peak)
-
-    def _peak(self, group: Group, lr: Hyper) -> float:
-        """The largest learning rate of a group, once this is its rate."""
-        who = f"{type(self).__name__}: decay='corrected'"
-        if group._most is None:
-            from ..schedules.plateau import highest
-            return highest(lr, who) if callable(lr) else max(lr, group._peak or 0.0)
-        if not callable(lr) and lr > group._most:
-            raise ValueError(f"{who}: lr must be at most lr_max = {group._most:g}, got {lr:g}")
-        return group._most
 
     def _set_peak(self, group: Group, peak: float | None) -> None:
         self._plan.set_peak(group._index, peak or 0.0)
@@ -393,29 +326,24 @@ class Optimizer:
 
         Gradients then come as one entry per group. Bound gradients are forgotten: bind again.
         """
-        plan, shapes, grouped = self._plan, list(self._shapes), self._grouped
+        plan, structure = self._plan, self._structure
         groups = list(self.groups)
-        self._grouped = True
+        self._structure = Structure(True, structure.parts)
         plan.begin()                   # (for good, once there is a plan in its place)
         try:
             added = self._bound_group({"params": params, **hyper}, groups, plan.tensors)
             self._adopt([*plan.tensors, *added], groups)
         except BaseException:
-            self._shapes, self._grouped = shapes, grouped
+            self._structure = structure
             plan.end()
             raise
-        self._relabel()
+        self._structure.relabel()
         self._plan.set_clock(plan.t, plan.missed_steps() + [plan.t] * len(added))
         self._plan.skipped = plan.skipped
         self._plan.folded = plan.folded
         self._plan.norm_count, self._plan.norm_mean, self._plan.norm_variance = \
             plan.norm_count, plan.norm_mean, plan.norm_variance
         return self.groups[-1]
-
-    def _relabel(self) -> None:
-        for index, (kind, tensors) in enumerate(self._shapes):
-            for k, tensor in enumerate(tensors):
-                tensor.label = f"grads[{index}]" + {"one": "", "sequence": f"[{k}]"}.get(kind, f"[{tensor.name!r}]")
 
     # Stepping
 
@@ -613,47 +541,21 @@ class Optimizer:
 
     def _arranged(self, grads: Any, label: str = "grads") -> list[Any]:
         """Gradients in the order of the tensors."""
-        if not self._grouped:
-            kind, tensors = self._shapes[0]
-            return arranged(kind, tensors, grads, type(self).__name__, label)
-        if not isinstance(grads, Sequence) or len(grads) != len(self._shapes):
-            raise ValueError(f"{type(self).__name__}: {label}: expected a sequence with one entry for each of the "
-                             f"{len(self._shapes)} groups")
-        flat: list[Any] = []
-        for index, ((kind, tensors), part) in enumerate(zip(self._shapes, grads, strict=True)):
-            inner = part["params"] if kind != "mapping" and isinstance(part, Mapping) and "params" in part else part
-            flat += arranged(kind, tensors, inner, type(self).__name__, f"{label}[{index}]")
-        return flat
+        return self._structure.arranged(grads, type(self).__name__, label)
 
     # State
 
     def state_dict(self) -> dict[str, Any]:
         """All that the coming steps depend on, by name, as copies: plain values, schedules as dicts, and arrays."""
-        return self._described() | {"state": {name: {slot: array.copy() for slot, array in slots.items()}
-                                              for name, slots in self.state.items()}}
+        from .state import copies
+
+        return self._described() | {"state": copies(self.state)}
 
     def _described(self) -> dict[str, Any]:
         """`state_dict` without its arrays."""
-        missed = zip(self._plan.tensors, self._plan.missed_steps(), strict=True)
-        described = {
-            "format": FORMAT,
-            "optimizer": type(self).__name__,
-            "t": self.t,
-            "missed": {tensor.name: steps for tensor, steps in missed if steps},
-            "groups": [{"params": group.params} | {name: spelled(value) for name, value in group._values.items()}
-                       for group in self.groups],
-        }
-        if self._stages.clip_zscore is not None:
-            described["norms"] = self.norms
-        if any(group._peak is not None for group in self.groups):
-            described["lr_max"] = [group._peak for group in self.groups]
-        if self.shared:
-            described["shared"] = dict(zip(self.shared, self._shared.tolist(), strict=True))
-        if self.conventions and self.convention != next(iter(self.conventions)):
-            described["convention"] = self.convention
-        if self._plan.folded:
-            described["folded"] = self._plan.folded
-        return described
+        from .state import described
+
+        return described(self)
 
     def load_state_dict(self, d: Mapping[str, Any]) -> None:
         """Become what `state_dict` described. Everything is checked first; the arrays are copied.
@@ -661,110 +563,9 @@ class Optimizer:
         A hyper-parameter whose schedule is a plain function was not saved: it keeps the function it has here. One
         that is a callable with a `state_dict`, as `fastlr.Plateau`, takes on the state that was saved.
         """
-        who = f"{type(self).__name__}.load_state_dict"
-        missing = {"format", "optimizer", "t", "groups", "state"} - d.keys()
-        if missing:
-            raise ValueError(f"{who}: no entry {min(missing)!r}")
-        if d["format"] != FORMAT:
-            raise ValueError(f"{who}: expected format {FORMAT}, got {d['format']!r}")
-        if d["optimizer"] != type(self).__name__:
-            raise ValueError(f"{who}: this is the state of {d['optimizer']}, load it into one")
-        if self.conventions and d.get("convention", next(iter(self.conventions))) != self.convention:
-            raise ValueError(f"{who}: expected convention {self.convention!r}, got {d.get('convention')!r}; make this "
-                             f"optimizer with that")
-        t = count(d["t"], who, "t")
-        names = [tensor.name for tensor in self._plan.tensors]
-        missed = d.get("missed", {})
-        if not isinstance(missed, Mapping) or not set(missed) <= set(names):
-            raise ValueError(f"{who}: missed must map names of parameters to counts, got {missed!r}")
-        same_names(names, d["state"], f"{who}: state")
-        # (less than 0 where rows have had more updates than steps have ended)
-        ages = [count(missed.get(name, 0), who, f"missed[{name!r}]", t, t - MOST_STEPS) for name in names]
-        if not isinstance(d["groups"], Sequence):
-            raise ValueError(f"{who}: groups must be a sequence, got {d['groups']!r}")
-        if len(d["groups"]) != len(self.groups):
-            raise ValueError(f"{who}: expected {len(self.groups)} groups, got {len(d['groups'])}")
-        shared = d.get("shared", {})
-        same_names(self.shared, shared, f"{who}: shared")
-        if not all(isinstance(value, float) for value in shared.values()):
-            raise ValueError(f"{who}: shared must map names to numbers, got {shared!r}")
-        values = [self._revived(group, saved, who) for group, saved in zip(self.groups, d["groups"], strict=True)]
-        for name, slots in self.state.items():
-            same_names(slots, d["state"][name], f"{who}: state[{name!r}]")
-            for slot, array in slots.items():
-                new = np.asarray(d["state"][name][slot])
-                if new.shape != array.shape or new.dtype != array.dtype:
-                    raise ValueError(f"{who}: state[{name!r}][{slot!r}]: expected {array.dtype} {array.shape}, "
-                                     f"got {new.dtype} {new.shape}")
-        norms = self._norms_of(d, who)
-        peaks = self._peaks_of(d, values, who)
-        folded = count(d.get("folded", 0), who, "folded")
-        self._plan.begin()
-        try:
-            for name, slots in self.state.items():
-                for slot, array in slots.items():
-                    array[...] = d["state"][name][slot]
-            for group, new_values, saved in zip(self.groups, values, d["groups"], strict=True):
-                for name, value in new_values.items():
-                    if keeps_state(value):
-                        value.load_state_dict(saved[name]["state"])     # type: ignore[union-attr]
-                    self._assign(group, name, value)
-            for group, peak in zip(self.groups, peaks, strict=True):
-                self._set_peak(group, peak)
-            self._shared[...] = [shared[name] for name in self.shared]
-            self._plan.set_clock(t, ages)
-            self._plan.norm_count, self._plan.norm_mean, self._plan.norm_variance = norms
-            self._plan.folded = folded
-            self.cast()
-        finally:
-            self._plan.end()
+        from .state import load
 
-    def _norms_of(self, d: Mapping[str, Any], who: str) -> tuple[int, float, float]:
-        """What a state says of past norms."""
-        if (self._stages.clip_zscore is not None) != ("norms" in d):
-            raise ValueError(f"{who}: no entry 'norms', which clip_zscore needs" if "norms" not in d else
-                             f"{who}: entry 'norms' is of an optimizer with clip_zscore, which this has not")
-        norms = d.get("norms", {"count": 0, "mean": 0.0, "variance": 0.0})
-        same_names(["count", "mean", "variance"], norms, f"{who}: norms")
-        for name in ("mean", "variance"):
-            if type(norms[name]) not in (float, int) or not 0 <= norms[name] < inf:
-                raise ValueError(f"{who}: norms[{name!r}] must be finite and >= 0, got {norms[name]!r}")
-        seen = count(norms["count"], who, "norms['count']")
-        return seen, float(norms["mean"]), float(norms["variance"])
-
-    def _peaks_of(self, d: Mapping[str, Any], values: list[dict[str, Hyper]], who: str) -> list[float | None]:
-        """What a state says of the largest learning rates; where it says nothing, what its rates say."""
-        saved = d.get("lr_max", [None] * len(self.groups))
-        if not isinstance(saved, Sequence) or len(saved) != len(self.groups) or not all(
-                peak is None or (type(peak) in (float, int) and 0 <= peak < inf) for peak in saved):
-            raise ValueError(f"{who}: lr_max must have a finite number >= 0 or None for each group, got {saved!r}")
-        found = [None if group._peak is None else self._peak(group, new["lr"])
-                 for group, new in zip(self.groups, values, strict=True)]
-        return [peak if at_present is None or peak is None or group._most is not None else float(at_present)
-                for peak, at_present, group in zip(found, saved, self.groups, strict=True)]
-
-    def _revived(self, group: Group, saved: Mapping[str, Any], who: str) -> dict[str, Hyper]:
-        same_names(["params", *self.hypers], saved, f"{who}: groups[{group._index}]")
-        if list(saved["params"]) != group.params:
-            raise ValueError(f"{who}: groups[{group._index}]: expected the parameters {group.params}, "
-                             f"got {list(saved['params'])}")
-        values: dict[str, Hyper] = {}
-        for name, bound in self.hypers.items():
-            value = saved[name]
-            if isinstance(value, Mapping) and "callable" in value:
-                value = group._values[name]
-                if not callable(value) or isinstance(value, Schedule) or keeps_state(value) != ("state" in saved[name]):
-                    raise ValueError(f"{who}: {name} was a function ({saved[name]['callable']}), which is not saved; "
-                                     f"set opt.{name} to it before loading")
-                if keeps_state(value):
-                    from copy import deepcopy
-
-                    stateful: Any = deepcopy(value)
-                    stateful.load_state_dict(saved[name]["state"])       # refuses before anything changes
-            elif isinstance(value, Mapping):
-                value = from_dict(value)
-            values[name] = bound.checked(value, type(self).__name__)
-        return values
+        load(self, d)
 
     def __reduce__(self) -> Any:
         raise TypeError(f"{type(self).__name__} cannot be pickled, as it points into its parameters' memory; "
@@ -782,131 +583,3 @@ class Optimizer:
                  f"{stored:,} bytes of state", f"t={self.t}",
                  f"{get_num_threads()} thread{'s' * (get_num_threads() != 1)}", isa]
         return f"{type(self).__name__}({', '.join(changed)}{'; ' if changed else ''}{', '.join(facts)})"
-
-
-class Declared:
-    """The signature that a class body declares, made when somebody looks."""
-
-    def __get__(self, optimizer: Any, owner: type[Optimizer]) -> Signature:
-        from inspect import Parameter, Signature
-
-        written = Signature.from_callable(Optimizer.__init__).parameters
-        defaults = {name: hyper.default for name, hyper in owner.hypers.items()}
-        defaults |= {name: slot.default for name, slot in owner.starts.items()}
-        defaults |= {name: choice.default for name, choice in owner.choices.items()}
-        lr = Parameter("lr", Parameter.POSITIONAL_OR_KEYWORD, default=owner.hypers["lr"].default, annotation=Hyper)
-        own = [Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=Hyper)
-               for name, default in defaults.items() if name != "lr"]
-        shared = [p for name, p in written.items() if p.kind is Parameter.KEYWORD_ONLY]
-        stages = Signature.from_callable(Stages).parameters.values()
-        around = [stage.replace(kind=Parameter.KEYWORD_ONLY) for stage in stages]
-        return Signature([written["params"], lr, *own, *shared, *around])
-
-
-def most_of(lr_max: Any, who: str) -> float | None:
-    """The largest learning rate that was given, or None."""
-    if lr_max is None:
-        return None
-    if isinstance(lr_max, bool | str) or not (isinstance(lr_max, Real) or hasattr(lr_max, "__float__")):
-        raise TypeError(f"{who}: lr_max must be a number, got {lr_max!r}")
-    if not 0 < float(lr_max) < inf:
-        raise ValueError(f"{who}: lr_max must be positive and finite, got {lr_max}")
-    return float(lr_max)
-
-
-def is_group(x: Any) -> bool:
-    """Whether this is a parameter group: a mapping with the key "params" whose value is not an array itself."""
-    return isinstance(x, Mapping) and "params" in x
-
-
-def arranged(kind: str, tensors: list[Tensor], grads: Any, who: str, label: str) -> list[Any]:
-    """The gradients of one group in the order of its tensors. (The usual types go first: they cost 0.1 us.)"""
-    if kind == "one":
-        return [grads]
-    if kind == "sequence":
-        if type(grads) is not list:
-            if isinstance(grads, Mapping) or not isinstance(grads, Iterable):
-                raise TypeError(f"{who}: {label}: expected a sequence with one gradient per parameter, "
-                                f"got {type(grads).__name__}")
-            grads = list(grads)
-        if len(grads) != len(tensors):
-            raise ValueError(f"{who}: {label}: expected {len(tensors)} gradients, one per parameter (None skips one), "
-                             f"got {len(grads)}")
-        gradients: list[Any] = grads
-        return gradients
-    if type(grads) is not dict and not isinstance(grads, Mapping):
-        raise TypeError(f"{who}: {label}: expected a mapping by parameter name, got {type(grads).__name__}")
-    try:
-        gradients = [grads[tensor.name] for tensor in tensors]
-    except KeyError:
-        gradients = []
-    if len(gradients) != len(grads):
-        same_names([tensor.name for tensor in tensors], grads, f"{who}: {label}")
-    return gradients
-
-
-def same_names(expected: Any, given: Any, what: str) -> None:
-    """ValueError unless both have the same names."""
-    if not isinstance(given, Mapping):
-        raise ValueError(f"{what}: expected a mapping, got {type(given).__name__}")
-    if expected and len(given) == len(expected) and all(name in given for name in expected):
-        return
-    absent = [name for name in expected if name not in given]
-    if absent:
-        raise ValueError(f"{what}: no entry {absent[0]!r}")
-    extra = [name for name in given if name not in expected]
-    if extra:
-        raise ValueError(f"{what}: unknown entry {extra[0]!r}{nearest(str(extra[0]), expected)}")
-
-
-def count(value: Any, who: str, what: str, most: int = MOST_STEPS, least: int = 0) -> int:
-    """A count of steps, up to `most`."""
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise ValueError(f"{who}: {what} must be a count from {least} to {most}, got {value!r}")
-    return value
-
-
-def spelled(value: Any) -> Any:
-    """A hyper-parameter as plain data."""
-    if isinstance(value, Schedule):
-        return value.to_dict()
-    if not callable(value):
-        return value
-    described = {"callable": getattr(value, "__qualname__", type(value).__name__)}
-    return described | {"state": value.state_dict()} if keeps_state(value) else described
-
-
-def keeps_state(value: Any) -> bool:
-    """Whether this is a callable that remembers something between its calls, as a Plateau does, and can save it."""
-    return callable(value) and hasattr(value, "state_dict") and hasattr(value, "load_state_dict")
-
-
-def list_optimizers(pattern: str = "*") -> list[str]:
-    """The names of all optimizers that match a shell pattern, in lower case.
-
-    `LBFGS` is not among them, as its step takes no gradients but a closure; `create_optimizer` makes it all the same.
-
-    >>> import fastlr
-    >>> fastlr.list_optimizers("adam*")
-    ['adam', 'adamax', 'adammini', 'adamp', 'adamw']
-    """
-    return sorted(fnmatch.filter(REGISTRY, pattern.lower()))
-
-
-def by_closure() -> dict[str, Any]:
-    """Those whose step computes the gradients itself, by a closure; imported when they are asked for."""
-    from .quasi_newton import LBFGS
-    return {"lbfgs": LBFGS}
-
-
-def create_optimizer(name: str, params: Any, **hyper: Any) -> Any:
-    """An optimizer by its name (of any case), with the class's own arguments.
-
-    >>> import numpy as np, fastlr
-    >>> type(fastlr.create_optimizer("adamw", np.zeros(3), lr=0.1)).__name__
-    'AdamW'
-    """
-    known: dict[str, Any] = REGISTRY if str(name).lower() in REGISTRY else REGISTRY | by_closure()
-    if not isinstance(name, str) or name.lower() not in known:
-        raise ValueError(f"create_optimizer: no optimizer {name!r}{nearest(str(name).lower(), known)}")
-    return known[name.lower()](params, **hyper)

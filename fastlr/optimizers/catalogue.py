@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .base import REGISTRY, Optimizer, by_closure
+from .base import REGISTRY, Optimizer
+from .registry import by_closure
 
 HEAD = """# Every optimizer
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from math import inf
 from numbers import Real
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from inspect import Signature
 
 Hyper = float | Callable[[int], float]
 
@@ -98,6 +101,29 @@ class Choice:
                 raise type(error)(f"{who}: {self.name} {error}, got {value!r}") from None
         close = nearest(value, [x for x in self.given if isinstance(x, str)]) if isinstance(value, str) else ""
         raise ValueError(f"{who}: {self.name} must be one of {', '.join(map(repr, self.given))}, got {value!r}{close}")
+
+
+class Declared:
+    """The signature that a class body declares, made when somebody looks; `shared` and `stages` say what all have."""
+
+    __slots__ = ("shared", "stages")
+
+    def __init__(self, shared: Callable[..., Any], stages: Callable[..., Any]) -> None:
+        self.shared, self.stages = shared, stages
+
+    def __get__(self, optimizer: Any, owner: Any) -> Signature:
+        from inspect import Parameter, Signature
+
+        written = Signature.from_callable(self.shared).parameters
+        defaults = {name: declared.default for each in (owner.hypers, owner.starts, owner.choices)
+                    for name, declared in each.items()}
+        lr = Parameter("lr", Parameter.POSITIONAL_OR_KEYWORD, default=defaults.pop("lr"), annotation=Hyper)
+        own = [Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=Hyper)
+               for name, default in defaults.items()]
+        shared = [p for p in written.values() if p.kind is Parameter.KEYWORD_ONLY]
+        stages = Signature.from_callable(self.stages).parameters.values()
+        around = [stage.replace(kind=Parameter.KEYWORD_ONLY) for stage in stages]
+        return Signature([written["params"], lr, *own, *shared, *around])
 
 
 #: What stands in a class body.

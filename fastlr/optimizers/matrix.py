@@ -10,8 +10,9 @@ import numpy as np
 from .._core.dispatch import door
 from .._core.matrix import Director
 from .._core.tensors import Tensor, named_dtype, per_tensor
-from .base import Group, Optimizer
+from .base import Optimizer
 from .declaration import Hyper, one_of
+from .groups import Group
 
 Slots = Mapping[str, "tuple[tuple[int, ...], bool]"]          # slot -> shape, and whether it is kept in double
 

@@ -8,11 +8,10 @@ from typing import Any, Literal
 import numpy as np
 
 from .._core.tensors import Array, Tensor, values
-from ..schedules import Schedule, from_dict
-from .base import keeps_state, spelled
 from .declaration import Bounded, Hyper
 from .linesearch import MOST_EVALUATIONS, Trial, armijo, check_conditions, natural, number, strong_wolfe
-from .resumable import Act, Resumable, bound, gradients
+from .resumable import Act, Resumable, gradients, held
+from .state import keeps_state, revived, spelled
 
 Closure = Callable[[], tuple[Any, Any]]
 
@@ -90,7 +89,7 @@ class LBFGS(Resumable):
         check_conditions(who, c1, c2)
         self.line_search, self.c1, self.c2 = line_search, float(c1), float(c2)
         self.lr = lr
-        self._bound, self._shape = bound(params, who, ("float32", "float64"), cure="; give it a float32 copy")
+        self._kind, self._bound = held(params, who, ("float32", "float64"), cure="; give it a float32 copy")
         size = sum(tensor.array.size for tensor in self._bound)
         wide = any(tensor.wide for tensor in self._bound)
         self._dtype: Any = np.float64 if wide else np.float32
@@ -280,7 +279,7 @@ class LBFGS(Resumable):
             raise TypeError(f"{who}: the closure must return (loss, grads), it returned {type(returned).__name__}")
         loss = number(returned[0], who, "the closure")
         g = np.zeros(self._g.shape, self._dtype)
-        for part, gradient in zip(self._parts(g), gradients(self._bound, self._shape, returned[1], who), strict=True):
+        for part, gradient in zip(self._parts(g), gradients(self._bound, self._kind, returned[1], who), strict=True):
             if gradient is not None:
                 part[...] = values(gradient)
         return loss, g
@@ -320,7 +319,7 @@ class LBFGS(Resumable):
             raise RuntimeError(f"{type(self).__name__}.{what}: this optimizer is stepping")
 
     def _revived(self, d: Mapping[str, Any], who: str) -> Act:
-        lr = self._revived_rate(d["lr"], who)
+        lr = RATE.checked(revived(d["lr"], self._lr, "lr", who), who)
         most = {"held": self.history, "newest": self.history - 1}
         for name in COUNTS:
             if type(d[name]) is not int or not 0 <= d[name] <= most.get(name, 2**62):
@@ -342,14 +341,6 @@ class LBFGS(Resumable):
             self._length, self._scale, self._curves = float(d["length"]), float(d["scale"]), [float(c) for c in curves]
 
         return act
-
-    def _revived_rate(self, saved: Any, who: str) -> Hyper:
-        if not (isinstance(saved, Mapping) and "callable" in saved):
-            return RATE.checked(from_dict(saved) if isinstance(saved, Mapping) else saved, who)
-        if not callable(self._lr) or isinstance(self._lr, Schedule) or keeps_state(self._lr) != ("state" in saved):
-            raise ValueError(f"{who}: lr was a function ({saved['callable']}), which is not saved; set opt.lr to it "
-                             f"before loading")
-        return self._lr
 
     def __repr__(self) -> str:
         lr = f"lr={self._lr!r}, " if self._lr != 1.0 else ""

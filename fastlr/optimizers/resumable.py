@@ -2,13 +2,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
 from .._core.arrays import BFloat16, as_array, stored_as
-from .._core.tensors import STORAGES, Array, Tensor, bind, named, refuse_shared, values
-from .base import FORMAT, Optimizer, arranged, is_group, same_names
+from .._core.tensors import STORAGES, Array, Tensor, refuse_shared, values
+from .base import Optimizer
+from .groups import are_groups, arranged, bound, same_names
+from .state import FORMAT, copies, fill, refuse_others
 
 Act = Callable[[], None]
 
@@ -21,7 +23,6 @@ class Resumable:
     """
 
     inner: Any = None
-    _kind: ClassVar[str] = "state"
 
     @property
     def _tensors(self) -> list[Tensor]:
@@ -51,8 +52,7 @@ class Resumable:
         """All that the coming steps depend on, by name, as copies; of what is wrapped too, as "inner"."""
         self._settled("state_dict")
         d = self._described()
-        d["state"] = {name: {slot: array.copy() for slot, array in slots.items()}
-                      for name, slots in self._arrays().items()}
+        d["state"] = copies(self._arrays())
         return d if self.inner is None else d | {"inner": self.inner.state_dict()}
 
     def load_state_dict(self, d: Mapping[str, Any]) -> None:
@@ -68,20 +68,11 @@ class Resumable:
         if d["format"] != FORMAT:
             raise ValueError(f"{who}: expected format {FORMAT}, got {d['format']!r}")
         arrays = self._arrays()
-        same_names(arrays, d["state"], f"{who}: state")
-        for name, slots in arrays.items():
-            same_names(slots, d["state"][name], f"{who}: state[{name!r}]")
-            for slot, array in slots.items():
-                new = np.asarray(d["state"][name][slot])
-                if new.shape != array.shape or new.dtype != array.dtype:
-                    raise ValueError(f"{who}: state[{name!r}][{slot!r}]: expected {array.dtype} {array.shape}, "
-                                     f"got {new.dtype} {new.shape}")
+        refuse_others(arrays, d["state"], who)
         act = self._revived(d, who)
         if self.inner is not None:
             self.inner.load_state_dict(d["inner"])           # (refuses before it changes anything)
-        for name, slots in arrays.items():
-            for slot, array in slots.items():
-                array[...] = d["state"][name][slot]
+        fill(arrays, d["state"])
         act()
 
     def __reduce__(self) -> Any:
@@ -91,24 +82,19 @@ class Resumable:
 
 # Parameters and gradients
 
-def bound(params: Any, who: str, storages: Sequence[str] = STORAGES, dtype: str | None = None,
-          cure: str = "") -> tuple[list[Tensor], str]:
-    """The tensors of one group of parameters, and how its gradients will come."""
-    if isinstance(params, Sequence) and len(params) > 0 and all(is_group(group) for group in params):
+def held(params: Any, who: str, storages: Sequence[str] = STORAGES, dtype: str | None = None,
+         cure: str = "") -> tuple[str, list[Tensor]]:
+    """How gradients of these parameters will come, and their tensors (see `bound`), where there are no groups."""
+    if are_groups(params):
         raise TypeError(f"{who}: takes parameters, not groups: nothing of it differs between them; "
                         f"pass an array, a sequence or a mapping")
-    members, kind = named(params, 0)
-    tensors: list[Tensor] = []
-    for k, (name, x) in enumerate(members):
-        label = "grads" if kind == "one" else f"grads[{name!r}]" if kind == "mapping" else f"grads[{k}]"
-        if any(name == tensor.name for tensor in tensors[-1:]) or name in {tensor.name for tensor in tensors}:
-            raise ValueError(f"{who}: two parameters are named {name!r}")
-        tensors.append(bind(name, x, 0, who, label, dtype, False))
-        if stored_as(tensors[-1].array) not in storages:
-            raise TypeError(f"{who}: params[{name!r}]: expected {' or '.join(storages)}, "
-                            f"got {stored_as(tensors[-1].array)}{cure}")
+    kind, tensors = bound(params, who, dtype=dtype)
+    for tensor in tensors:
+        if stored_as(tensor.array) not in storages:
+            raise TypeError(f"{who}: params[{tensor.name!r}]: expected {' or '.join(storages)}, "
+                            f"got {stored_as(tensor.array)}{cure}")
     refuse_shared(tensors, who)
-    return tensors, kind
+    return kind, tensors
 
 
 def gradients(tensors: list[Tensor], kind: str, grads: Any, who: str) -> list[Array | None]:

@@ -61,17 +61,6 @@ class Wrapper(Resumable):
         tensors = self._tensors
         return [checked(tensor, g) for tensor, g in zip(tensors, innermost(self)._arranged(grads), strict=True)]
 
-    def _arranged_back(self, gradients: list[Any]) -> Any:
-        """A list in the order of the tensors, in the structure that the optimizer was given."""
-        inside = innermost(self)
-        parts: list[Any] = []
-        rest = iter(gradients)
-        for kind, tensors in inside._shapes:
-            part = {tensor.name: next(rest) for tensor in tensors}
-            parts.append(part if kind == "mapping" else [*part.values()] if kind == "sequence" else
-                         next(iter(part.values())))
-        return parts if inside._grouped else parts[0]
-
     def _cast(self) -> None:
         inside = innermost(self)
         if isinstance(inside, Optimizer):
@@ -411,7 +400,7 @@ class GradientAccumulation(Wrapper):
         if not self._batches:
             raise RuntimeError(f"{type(self).__name__}: nothing was added since the latest step; call add(grads) first")
         sums = [self._own[tensor.name]["sum"] if tensor.name in self._given else None for tensor in self._tensors]
-        self.inner.step(self._arranged_back(sums), grad_scale=self._weight, **keywords)
+        self.inner.step(innermost(self)._structure.arranged_back(sums), grad_scale=self._weight, **keywords)
         self.reset()
 
     def reset(self) -> None:
@@ -501,7 +490,7 @@ class GradientCentralization(Wrapper):
         blend("centre", centred, flats, columns=columns)
         for (k, shape), array in zip(places, centred, strict=True):
             given[k] = np.moveaxis(array.reshape(shape), 0, self._axis)
-        self.inner.step(self._arranged_back(given), **keywords)
+        self.inner.step(innermost(self)._structure.arranged_back(given), **keywords)
 
     def _settings(self) -> dict[str, Any]:
         return {name: value for name, value, default in
