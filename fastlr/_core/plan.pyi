@@ -8,9 +8,7 @@ class Plan:
     t: int
     skipped: int
     folded: int
-    norm_count: int
-    norm_mean: float
-    norm_variance: float
+    norms: tuple[int, float, float]
     grad_norm: float | None
     @property
     def who(self) -> str: ...

@@ -31,23 +31,18 @@ def step_rows(Plan plan, Py_ssize_t i, rows, gradient, grad_scale, bint ends_ste
         lay_rows(plan, i, &job, walks, spoken)
         plan.touched.take(rows, plan.shapes[plan.first_axis[i]], spoken)
         plan.held = [aim_rows(plan, i, &job.g, &walks[1], gradient, spoken)]
-        if plan.sources:
-            plan.evaluating = True
-            try:
-                plan.evaluate()
-            finally:
-                plan.evaluating = False
+        evaluate(plan)
         tensor = plan.tensors[i]
         age = plan.t - plan.missed[i]
         fix(&now, &plan.terms, plan.values + <int>tensor.group * plan.width, tensor.factor,
-            <Decay>DECAYS[tensor.decay], plan.share_of(tensor.group, DECAYS[tensor.decay], tensor.decays), age + 1,
+            <Decay>DECAYS[tensor.decay], share_of(plan, tensor.group, DECAYS[tensor.decay], tensor.decays), age + 1,
             scale)
         if plan.director is not None:
             plan.director.aim_rows(i, &job, &now, plan.values + <int>tensor.group * plan.width, age + 1)
         job.row, job.begin, job.source = plan.touched.row, plan.touched.begin, plan.touched.source
         job.count, job.instant, job.shrink = plan.touched.count, &now, 1
         job.together = max(1, ROWS_CHUNK // max(1, job.width))
-        job.key = (plan.seed + 1) * <uint64_t>0x9e3779b97f4a7c15 + <uint64_t>age * <uint64_t>0xbf58476d1ce4e5b9
+        job.key = key_of(plan, age)
         chunks = (job.count + job.together - 1) // job.together if job.width else 0
         if plan.measures:
             sums = job.sums = <Sum*>calloc(chunks + 1, sizeof(Sum))
@@ -135,7 +130,7 @@ cdef object aim_rows(Plan plan, Py_ssize_t i, Stream* g, Walk* walk, object grad
         gradient = as_array(gradient, f"{spoken}: grads")
         if gradient.dtype == np.uint16 and plan.spans[i].stored == BFLOAT16:
             gradient = gradient.view(BFloat16)
-    right = look(gradient, &seen) and plan.same_kind(i, seen.stored) and seen.ndim == plan.ndims[i] \
+    right = look(gradient, &seen) and same_kind(plan, i, seen.stored) and seen.ndim == plan.ndims[i] \
         and seen.shape[0] == plan.touched.given
     for k in range(1, plan.ndims[i] if right else 0):
         right = right and seen.shape[k] == plan.shapes[plan.first_axis[i] + k]
@@ -143,7 +138,7 @@ cdef object aim_rows(Plan plan, Py_ssize_t i, Stream* g, Walk* walk, object grad
         raise ValueError(f"{spoken}: grads: expected {stored_as(own)} {(plan.touched.given, *own.shape[1:])}, a row "
                          f"for each of rows, got {stored_as(gradient) or gradient.dtype} {gradient.shape}")
     by_rows(g, walk, &seen)
-    plan.refuse_overlap(i, gradient, &seen)
+    refuse_overlap(plan, i, gradient, &seen)
     return gradient
 
 
@@ -155,7 +150,7 @@ cdef bint weigh_sums(Plan plan, Py_ssize_t i, Rows* job, Py_ssize_t chunks) exce
         squares += job.sums[k].squares
         zero += job.sums[k].zero
     if zero != 0 and plan.nonfinite == "raise":
-        raise FloatingPointError(f"{plan.label(i)}: holds NaN or infinity at t = {plan.t}; nothing was changed")
+        raise nonfinite(plan, i)
     norm = sqrt(squares)
     plan.grad_norm = norm
     if zero != 0 and plan.nonfinite == "skip":

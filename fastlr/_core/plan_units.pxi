@@ -1,4 +1,4 @@
-# Adaptive clipping and accumulation, as far as the plan has to do with them. Included by plan.pyx.
+# Adaptive clipping: the units of each tensor, and what is left of their gradients. Included by plan.pyx.
 
 cdef int cut_units(Plan plan, int axis) except -1:
     """Find the units of each tensor along an axis, and cut them for measuring."""
@@ -108,36 +108,3 @@ cdef double norm_of_units(Plan plan) noexcept:
     for i in range(plan.count):
         total += plan.unit_squares[i]
     return sqrt(total)
-
-
-def accumulate(Plan plan, list gradients, grad_scale, bint zero_grads, shares):
-    """Fold one more gradient into the moments; `shares` says of a group's values and freshness what slot k takes."""
-    cdef Job job
-    cdef int k, kind, power
-    cdef double share
-    cdef Instant* now
-    plan.begin()
-    try:
-        plan.ready(&job, gradients, plan.scale_of(grad_scale), zero_grads)
-        for kind in range(plan.kind_count):
-            now = &plan.instants[kind]
-            now.couple = 0
-            values = {}
-            for k, name in enumerate(plan.names):
-                values[name] = plan.values[plan.kinds[kind].group * plan.width + k]
-            for k, (power, share) in enumerate(shares(values, plan.t == plan.kinds[kind].missed)):
-                now.power[k], now.share[k], now.left[k] = power, share, 1
-        # (random bits of their own for each)
-        job.key += <uint64_t>(plan.folded + 1) * <uint64_t>0x94d049bb133111eb
-        if plan.measures:
-            plan.run(plan.weigh_chunk, &job, plan.chunks)
-            if not plan.weigh(&job):
-                plan.skipped += 1
-                if zero_grads:
-                    plan.zero(gradients is None)
-                return
-        plan.run(plan.fold_chunk, &job, plan.chunks)
-        plan.folded += 1
-    finally:
-        plan.held = None
-        plan.end()

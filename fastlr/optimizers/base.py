@@ -341,8 +341,7 @@ class Optimizer:
         self._plan.set_clock(plan.t, plan.missed_steps() + [plan.t] * len(added))
         self._plan.skipped = plan.skipped
         self._plan.folded = plan.folded
-        self._plan.norm_count, self._plan.norm_mean, self._plan.norm_variance = \
-            plan.norm_count, plan.norm_mean, plan.norm_variance
+        self._plan.norms = plan.norms
         return self.groups[-1]
 
     # Stepping
@@ -382,8 +381,7 @@ class Optimizer:
         """What clip_zscore knows of past norms: their mean and variance, and how many of its warm-up it has seen."""
         if self._stages.clip_zscore is None:
             raise AttributeError(f"{type(self).__name__}: no norms are remembered; give clip_zscore")
-        plan = self._plan
-        return {"count": plan.norm_count, "mean": plan.norm_mean, "variance": plan.norm_variance}
+        return dict(zip(("count", "mean", "variance"), self._plan.norms, strict=True))
 
     @property
     def ema(self) -> dict[str, Any]:

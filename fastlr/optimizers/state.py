@@ -138,7 +138,7 @@ def load(opt: Optimizer, d: Mapping[str, Any]) -> None:
             opt._set_peak(group, peak)
         opt._shared[...] = [shared[name] for name in opt.shared]
         plan.set_clock(t, missed)
-        plan.norm_count, plan.norm_mean, plan.norm_variance = norms
+        plan.norms = norms
         plan.folded = folded
         opt.cast()
     finally:
