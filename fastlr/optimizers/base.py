@@ -413,7 +413,7 @@ class Optimizer:
             If this optimizer is stepping in another thread.
         """
         if grads is not None and (type(grads) is not list or self._nested or len(grads) != self._plan.count):
-            grads = self._arranged(grads)
+            grads = self._structure.arranged(grads, type(self).__name__)
         if type(grad_scale) is not LossScale:
             self._plan.step(grads, grad_scale, zero_grads)      # type: ignore[arg-type]
             return

@@ -119,10 +119,11 @@ class Structure:
             for k, tensor in enumerate(tensors):
                 tensor.label = label(kind, self.prefix(index), k, tensor.name)
 
-    def arranged(self, grads: Any, who: str, what: str) -> list[Any]:
+    def arranged(self, grads: Any, who: str, what: str = "grads") -> list[Any]:
         """Gradients in the order of the tensors."""
         if not self.grouped:
-            return arranged(*self.parts[0], grads, who, what)
+            kind, tensors = self.parts[0]
+            return arranged(kind, tensors, grads, who, what)
         if not isinstance(grads, Sequence) or len(grads) != len(self.parts):
             raise ValueError(f"{who}: {what}: expected a sequence with one entry for each of the "
                              f"{len(self.parts)} groups")
