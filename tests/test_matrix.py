@@ -268,13 +268,13 @@ def failing(monkeypatch, where, name, error, after):
     return calls
 
 
-@pytest.mark.parametrize(("cls", "where", "name", "after"), [
-    (fastlr.Muon, fastlr.optimizers.spectral, "orthogonalized", 2),
-    (fastlr.Shampoo, np.linalg, "eigh", 3),
-    (fastlr.SOAP, np.linalg, "eigh", 3),
-    (fastlr.SOAP, np.linalg, "qr", 4),
-], ids=["muon", "shampoo", "soap-eigh", "soap-qr"])
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), MemoryError(), np.linalg.LinAlgError("no convergence")], ids=repr)
+@pytest.mark.parametrize(("cls", "where", "name", "after", "error"), [
+    (fastlr.Muon, fastlr.optimizers.spectral, "orthogonalized", 2, KeyboardInterrupt()),
+    (fastlr.Muon, fastlr.optimizers.spectral, "orthogonalized", 2, MemoryError()),
+    (fastlr.Shampoo, np.linalg, "eigh", 3, np.linalg.LinAlgError("no convergence")),
+    (fastlr.SOAP, np.linalg, "eigh", 3, KeyboardInterrupt()),
+    (fastlr.SOAP, np.linalg, "qr", 4, MemoryError()),
+], ids=lambda value: getattr(value, "__name__", None) or repr(value))
 def test_a_step_that_fails_on_the_way_changes_nothing(monkeypatch, cls, where, name, after, error):
     """The second matrix fails: what comes before it, and what is small, has not moved. The next step goes on."""
     shapes = [(90, 80), (6, 5), (11,), (70, 200)]
