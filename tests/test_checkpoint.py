@@ -307,7 +307,7 @@ def test_a_foreign_file_is_not_loaded(path, untouched):
 
 
 @given(st.lists(st.text(), min_size=1, max_size=4, unique=True))
-@settings(fuzz, max_examples=60)
+@settings(fuzz, max_examples=30)
 def test_any_name_comes_back(tmp_path, names):
     path = tmp_path / "names"
 

@@ -56,7 +56,7 @@ def test_follows_its_formula(cls, convention, dtype, changed):
 @every_decay
 def test_weight_decay_follows_its_mode(cls, convention, decay):
     most = {"lr_max": 4 * full(cls, {}, convention)["lr"]} if decay == "corrected" else {}
-    assert follows(cls, np.float64, {"weight_decay": 0.25}, decay=decay, convention=convention, **most) \
+    assert follows(cls, np.float64, {"weight_decay": 0.25}, steps=12, decay=decay, convention=convention, **most) \
         <= tolerance(cls, convention)
 
 

@@ -287,7 +287,7 @@ def test_a_refused_bind_leaves_what_was_bound():
 @pytest.mark.parametrize("how", [
     "passed", "bound", "converted", "DLPack", "refused", "kernel", "refused kernel",
 ])
-def test_ten_thousand_steps_keep_nothing(how):
+def test_two_thousand_steps_keep_nothing(how):
     p, g = np.zeros(16, np.float32), np.zeros(16, np.float32)
     m, wrong, lr = np.zeros(16, np.float32), np.zeros(15, np.float32), 0.1
     view, tensor = memoryview(g), OnlyDLPack(g)
@@ -320,14 +320,14 @@ def test_ten_thousand_steps_keep_nothing(how):
             step()
         gc.collect()
         size = tracemalloc.get_traced_memory()[0]
-        for _ in range(10_000):
+        for _ in range(2_000):
             step()
         gc.collect()
         grown = tracemalloc.get_traced_memory()[0] - size
     finally:
         tracemalloc.stop()
     assert [sys.getrefcount(x) for x in objects] == before
-    assert grown < 100_000             # less a step than any object takes
+    assert grown < 20_000              # less a step than any object takes
 
 
 def test_optimizers_that_are_gone_leave_nothing():

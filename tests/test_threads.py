@@ -14,7 +14,7 @@ from registry import arrays, bits, snapshot
 
 import fastlr
 from fastlr._core import pool
-from fastlr._core.threads import usable_cores
+from fastlr._core.threads import from_environment, usable_cores
 
 ALONE = 32768                          # a step over fewer elements wakes nobody
 SIZES = (1000, ALONE - 1, ALONE, 3 * ALONE + 5)
@@ -385,7 +385,33 @@ def script(environment, tmp_path):
 SHOW = "print(fastlr.get_num_threads(), pool.running())\n"
 
 
+# At import, in a process of its own: one of each kind.
 @pytest.mark.parametrize(("variables", "threads"), [
+    ({}, usable_cores()),
+    ({"FASTLR_NUM_THREADS": "99999999999999999999"}, 99999999999999999999),
+    ({"OMP_NUM_THREADS": "5", "FASTLR_NUM_THREADS": "2"}, 2),
+])
+def test_the_environment_says_how_many_threads(script, variables, threads):
+    assert script(SHOW, **variables) == f"{threads} 0\n"
+
+
+def test_a_malformed_number_of_threads_ends_the_import(script):
+    error = script(SHOW, ok=False, FASTLR_NUM_THREADS="0")
+    assert "ImportError: FASTLR_NUM_THREADS: expected a positive integer, got '0'" in error
+
+
+@pytest.fixture
+def variables(monkeypatch):
+    """Set these of the environment, and no others that ask for threads."""
+    def only(asked):
+        for name in ("FASTLR_NUM_THREADS", "OMP_NUM_THREADS"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in asked.items():
+            monkeypatch.setenv(name, value)
+    return only
+
+
+@pytest.mark.parametrize(("asked", "threads"), [
     ({}, usable_cores()),
     ({"FASTLR_NUM_THREADS": "3"}, 3),
     ({"FASTLR_NUM_THREADS": " 3 "}, 3),
@@ -397,14 +423,16 @@ SHOW = "print(fastlr.get_num_threads(), pool.running())\n"
     ({"OMP_NUM_THREADS": "0"}, usable_cores()),
     ({"OMP_NUM_THREADS": "5", "FASTLR_NUM_THREADS": "2"}, 2),
 ])
-def test_the_environment_says_how_many_threads(script, variables, threads):
-    assert script(SHOW, **variables) == f"{threads} 0\n"
+def test_the_environment_is_read_as_openmp_reads_it(variables, asked, threads):
+    variables(asked)
+    assert from_environment() == threads
 
 
 @pytest.mark.parametrize("asked", ["0", "-1", "1.5", "two", "²"])
-def test_a_malformed_number_of_threads_is_a_clear_error(script, asked):
-    error = script(SHOW, ok=False, FASTLR_NUM_THREADS=asked)
-    assert f"ImportError: FASTLR_NUM_THREADS: expected a positive integer, got {asked!r}" in error
+def test_a_malformed_number_of_threads_is_a_clear_error(variables, asked):
+    variables({"FASTLR_NUM_THREADS": asked})
+    with pytest.raises(ImportError, match=re.escape(f"FASTLR_NUM_THREADS: expected a positive integer, got {asked!r}")):
+        from_environment()
 
 
 def test_no_thread_is_started_before_the_first_large_step(script):
@@ -568,7 +596,7 @@ last.counter.step(2)
     "Counter().step(5); threading.Thread(target=lambda: (time.sleep(0.1), os._exit(0))).start()",
 ], ids=["idle pool", "daemon threads", "a thread that outlives main", "at exit", "a last step", "_exit"])
 def test_a_process_with_a_pool_ends(script, code):
-    for _ in range(3):
+    for _ in range(2):
         out = script("fastlr.set_num_threads(4)\n" + code)
         assert out in ("", "True\n")
 
