@@ -217,14 +217,13 @@ cdef inline void ftrl_recall(FTRL h, Now* now, double* lr_prev) noexcept nogil:
     lr_prev[0] = lr
 
 cdef inline void ftrl(FTRL h, Now now, real* p, real g, real* z, real* n) noexcept nogil:
-    cdef real n_prev = n[0], r_prev = root(n[0])
-    cdef real r, both, stiffer, stiffness, moved
-    n[0] = n_prev + g * g
+    cdef real r_prev = root(n[0])
+    cdef real r, stiffer, stiffness, moved
+    n[0] = n[0] + g * g
     r = root(n[0])
-    both = r + r_prev
-    # (1 / rate less the one before, without the cancellation)
-    stiffer = <real>now.extra[0] * ((n[0] - n_prev) / (both if both > <real>0 else <real>1)) \
-        + <real>(now.extra[0] - now.extra[1]) * (<real>h.beta + r_prev)
+    # (What a difference of roots rounds off is of z's own last digit, as abs(z) >= stiffness * abs(p); and over many
+    # updates the differences add up to the root that stiffness takes. A quotient would cost a quarter of the time.)
+    stiffer = <real>now.extra[0] * (r - r_prev) + <real>(now.extra[0] - now.extra[1]) * (<real>h.beta + r_prev)
     if now.fresh == 1:                 # (z begins where the parameter stands: there it is at rest)
         stiffness = <real>now.extra[1] * (<real>h.beta + r_prev) + <real>h.l2
         z[0] = z[0] - (p[0] * stiffness + <real>h.l1 * sign(p[0]))
@@ -535,7 +534,7 @@ cdef inline void adan(AnyAdan h, Now now, real* p, real g, real* m, real* v, rea
     g_before[0] = g
     u = (<real>now.debias1 * m[0] + <real>now.extra[0] * v[0]) \
         / (root(n[0] + <real>now.extra[3]) * <real>now.extra[1] + <real>h.eps)
-    p[0] = (p[0] - <real>now.lr * u) / <real>(1 + now.lr * now.decay)
+    p[0] = <real>(1 / (1 + now.lr * now.decay)) * (p[0] - <real>now.lr * u)
 
 
 # AdaBelief -- Zhuang et al. 2020, arXiv:2010.07468
@@ -591,11 +590,11 @@ cdef struct DiffGrad:
     double beta1, beta2, eps
 
 cdef inline void diffgrad(DiffGrad h, Now now, real* p, real g, real* m, real* v, real* g_prev) noexcept nogil:
-    cdef real friction = <real>1 / (<real>1 + exp_of_minus(magnitude(g_prev[0] - g)))
+    cdef real slower = <real>1 + exp_of_minus(magnitude(g_prev[0] - g))         # (the paper's friction is 1 / slower)
     m[0] = <real>h.beta1 * m[0] + <real>(1 - h.beta1) * g
     v[0] = <real>h.beta2 * v[0] + <real>(1 - h.beta2) * (g * g)
     g_prev[0] = g
-    p[0] = p[0] - <real>(now.lr * now.debias1) * (friction * m[0]) / (root(v[0]) * <real>now.debias2 + <real>h.eps)
+    p[0] = p[0] - <real>(now.lr * now.debias1) * m[0] / (slower * (root(v[0]) * <real>now.debias2 + <real>h.eps))
 
 
 # ADOPT -- Taniguchi et al. 2024, arXiv:2411.02853, algorithm 2, whose update t is here t + 1
@@ -977,6 +976,11 @@ ctypedef fused Placed:             # the step depends on where the parameter sta
 
 ctypedef fused Resting:            # leaves its slots as they are at some instants: see `rests`
     ASGD
+
+ctypedef fused Busy:               # computes for so long that memory has to be asked early, see sweep.pxi
+    FTRL
+    MADGRAD
+    DiffGrad
 
 ctypedef fused Reducing:           # sums over a tensor before it moves (see reducing.pxd)
     Fromage

@@ -19,18 +19,6 @@ ctypedef fused moment:         # every slot: float32, bfloat16, 8 bits
     uint16_t
     uint8_t
 
-cdef extern from *:
-    """
-    #if defined(__GNUC__)
-    #define fastlr_soon(x) __builtin_prefetch(x, 1, 3)
-    #elif defined(_M_X64)
-    #define fastlr_soon(x) _mm_prefetch((const char *)(x), _MM_HINT_T0)
-    #else
-    #define fastlr_soon(x) ((void)(x))
-    #endif
-    """
-    void soon "fastlr_soon"(const void* x) noexcept nogil
-
 cdef enum:
     AHEAD = 1024               # elements asked for early (over 20 million, one thread; none: 1.4 times as long)
     BLOCK = GROUP              # elements that are in registers at a time

@@ -56,6 +56,10 @@ cdef inline double folded(double* lane) noexcept nogil:
     cdef int j
     for j in range(LANES // 2):
         lane[j] = lane[j] + lane[j + LANES // 2]
+    return folded_half(lane)
+
+cdef inline double folded_half(double* lane) noexcept nogil:
+    cdef int j
     for j in range(LANES // 4):
         lane[j] = lane[j] + lane[j + LANES // 4]
     return (lane[0] + lane[2]) + (lane[1] + lane[3])

@@ -36,6 +36,15 @@ cdef void lie(double* sums, const real* restrict g, const real* restrict p, cons
     cdef double[ALIGNED][LANES] lane
     cdef double x, y, z
     cdef Py_ssize_t i, j, k, whole = size // LANES * LANES
+    if size <= LANES // 2:                  # (the same sums, without the lanes that would stay empty)
+        for j in range(size):
+            x, y, z = <double>g[j], <double>p[j], <double>u[j]
+            lane[0][j], lane[1][j], lane[2][j], lane[3][j] = x * x, y * y, x * y, y * z
+        for k in range(ALIGNED):
+            for j in range(size, LANES // 2):
+                lane[k][j] = 0
+            sums[k] += folded_half(lane[k])
+        return
     for k in range(ALIGNED):
         for j in range(LANES):
             lane[k][j] = 0
@@ -361,16 +370,35 @@ cdef void act_covered(real* typed, Patch* s) noexcept nogil:
 cdef void act_mini(real* typed, Patch* s) noexcept nogil:
     apply(typed, s, BY_BLOCK)
 
+cdef void short_rows(real* restrict u, const real* restrict g, real* restrict total, double eps, Py_ssize_t rows,
+                     Py_ssize_t cols) noexcept nogil:
+    """Up to TILE rows of few elements, one behind another: each thing in a loop of its own, several roots at a time."""
+    cdef double[TILE] squares
+    cdef real[TILE] rate
+    cdef Py_ssize_t i
+    for i in range(rows):
+        squares[i] = squared_row(g + i * cols, cols)
+    for i in range(rows):
+        total[i] = grown(total[i], squares[i], <double>cols)
+        rate[i] = slowed(total[i], eps)
+    for i in range(rows):
+        slowed_row(u + i * cols, g + i * cols, rate[i], cols)
+
 cdef void act_rowwise(real* typed, Patch* s) noexcept nogil:
     cdef real[SPREAD] u
-    cdef Py_ssize_t i = 0, n
-    if s.cols > 1:
+    cdef const real* g = <const real*>s.g
+    cdef Py_ssize_t i = 0, n, most
+    if s.cols != s.stride or s.cols > SPREAD // TILE:
         apply(typed, s, BY_ROW)
         return
-    while i < s.rows:                              # (a vector: rows of one element)
-        n = s.rows - i if s.rows - i < SPREAD else SPREAD
-        slowed_rows_of_one(u, <const real*>s.g + i, <real*>s.r + i, s.eps, n)
-        give(s, u, s.start + i, n, sizeof(real))
+    most = TILE if s.cols > 1 else SPREAD
+    while i < s.rows:
+        n = s.rows - i if s.rows - i < most else most
+        if s.cols > 1:
+            short_rows(u, g + i * s.cols, <real*>s.r + i, s.eps, n, s.cols)
+        else:                                      # (a vector: rows of one element)
+            slowed_rows_of_one(u, g + i, <real*>s.r + i, s.eps, n)
+        give(s, u, s.start + i * s.cols, n * s.cols, sizeof(real))
         i += n
 
 cdef void act_adam(real* typed, Patch* s) noexcept nogil:
@@ -442,30 +470,35 @@ cdef void sgd_moment_row(const real* restrict g, real* restrict m, real beta, re
     for j in range(n):
         m[j] = beta * m[j] + add * g[j]
 
+cdef inline void move_moments(Patch* s, bint adam, Py_ssize_t k, Py_ssize_t n, real* also_typed) noexcept nogil:
+    cdef const real* g = <const real*>s.g + k
+    if adam:
+        adam_moments_row(g, <real*>s.m + k, <real*>s.v + k, <real>s.beta, <real>(1 - s.beta), <real>s.keep,
+                         <real>s.add, n)
+    else:
+        sgd_moment_row(g, <real*>s.m + k, <real>s.beta, <real>s.add, n)
+
 cdef void align(real* typed, Patch* s, bint adam) noexcept nogil:
     """Let moments move, and say how gradient and update lie to the parameter, row by row."""
     cdef real[SPREAD] u
-    cdef const real* g
-    cdef const real* p
-    cdef double* sum
-    cdef Py_ssize_t i, j, n, k
-    for i in range(s.rows):
-        sum = s.row + i * s.row_step
-        memset(sum, 0, ALIGNED * sizeof(double))
+    cdef Py_ssize_t i = 0, j, k, n, row, together
+    while i < s.rows:                       # (short rows that lie one behind another: some at a time)
+        together = SPREAD // s.cols if s.cols == s.stride else 1
+        together = 1 if together < 1 else s.rows - i if together > s.rows - i else together
+        for row in range(i, i + together):
+            memset(s.row + row * s.row_step, 0, ALIGNED * sizeof(double))
         j = 0
         while j < s.cols:
             n = s.cols - j if s.cols - j < SPREAD else SPREAD
             k = i * s.stride + j
-            g, p = <const real*>s.g + k, <const real*>s.p + k
-            if adam:
-                adam_moments_row(g, <real*>s.m + k, <real*>s.v + k, <real>s.beta, <real>(1 - s.beta), <real>s.keep,
-                                 <real>s.add, n)
-            else:
-                sgd_moment_row(g, <real*>s.m + k, <real>s.beta, <real>s.add, n)
+            move_moments(s, adam, k, together * n, typed)
             if s.projects:
-                way_row(u, s, adam, k, n)
-                lie(sum, g, p, <const real*>u, n)
+                way_row(u, s, adam, k, together * n)
+                for row in range(together):
+                    lie(s.row + (i + row) * s.row_step, <const real*>s.g + k + row * n,
+                        <const real*>s.p + k + row * n, <const real*>u + row * n, n)
             j += n
+        i += together
 
 cdef void act_align_adam(real* typed, Patch* s) noexcept nogil:
     align(typed, s, True)

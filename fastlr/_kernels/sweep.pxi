@@ -13,7 +13,7 @@ from libc.stdlib cimport malloc
 from libc.string cimport memcpy, memset
 from fastlr.element cimport Now, real, root
 from fastlr.rules cimport (
-    Rule, FourSlots, Gathering, Inner, NoSlot, Placed, Reducing, Resting, ThreeSlots, TwoSlots,
+    Rule, Busy, FourSlots, Gathering, Inner, NoSlot, Placed, Reducing, Resting, ThreeSlots, TwoSlots,
     at, conclude, gauge, memories, recall, rests, settle, shared_memories, slots, sums, update,
 )
 from fastlr._kernels.sweep cimport (
@@ -55,17 +55,27 @@ cdef extern from *:
     void fastlr_leave(unsigned int before) noexcept nogil
 
 
-cdef void sweep(Rule h, Now now, real* restrict p, const real* restrict g, real* restrict a, real* restrict b,
-                real* restrict c, real* restrict d, Py_ssize_t size) noexcept nogil:
+cdef extern from *:
+    """
+    #if defined(__GNUC__)
+    #define fastlr_soon(x) __builtin_prefetch(x, 1, 3)
+    #elif defined(_M_X64)
+    #define fastlr_soon(x) _mm_prefetch((const char *)(x), _MM_HINT_T0)
+    #else
+    #define fastlr_soon(x) ((void)(x))
+    #endif
+    """
+    void soon "fastlr_soon"(const void* x) noexcept nogil
+
+cdef enum:
+    STRIDE = 64                # elements between two requests for what comes
+    EARLY = 512                # elements that a busy rule asks ahead (benchmarks/compare.py --tables roof)
+
+
+cdef inline void through(Rule h, Now now, real* restrict p, const real* restrict g, real* restrict a,
+                         real* restrict b, real* restrict c, real* restrict d, Py_ssize_t size) noexcept nogil:
     cdef Py_ssize_t i
     cdef real pi, ai = 0, bi = 0, ci = 0, di = 0
-    if Rule in Resting:
-        if rests(h, now):              # (of 20 bytes an element 8 stay where they are)
-            for i in range(size):
-                pi = p[i]
-                update(h, now, &pi, g[i], &ai, &bi, &ci, &di)
-                p[i] = pi
-            return
     for i in range(size):
         pi = p[i]
         if not (Rule in NoSlot):
@@ -86,6 +96,39 @@ cdef void sweep(Rule h, Now now, real* restrict p, const real* restrict g, real*
             c[i] = ci
         if Rule in FourSlots and not (Rule in Gathering):
             d[i] = di
+
+cdef inline void ask(const real* x) noexcept nogil:
+    cdef int k
+    for k in range(STRIDE * sizeof(real) // 64):
+        soon(<const char*>x + 64 * k)
+
+cdef void sweep(Rule h, Now now, real* restrict p, const real* restrict g, real* restrict a, real* restrict b,
+                real* restrict c, real* restrict d, Py_ssize_t size) noexcept nogil:
+    cdef Py_ssize_t i = 0
+    cdef real pi, none = 0
+    if Rule in Resting:
+        if rests(h, now):              # (of 20 bytes an element 8 stay where they are)
+            for i in range(size):
+                pi = p[i]
+                update(h, now, &pi, g[i], &none, &none, &none, &none)
+                p[i] = pi
+            return
+    if Rule in Busy:
+        while i + STRIDE + EARLY <= size:
+            ask(p + i + EARLY)
+            ask(g + i + EARLY)
+            ask(a + i + EARLY)
+            ask(b + i + EARLY)
+            if Rule in ThreeSlots:
+                ask(c + i + EARLY)
+                through(h, now, p + i, g + i, a + i, b + i, c + i, NULL, STRIDE)
+            else:
+                through(h, now, p + i, g + i, a + i, b + i, NULL, NULL, STRIDE)
+            i += STRIDE
+        p, g, a, b, size = p + i, g + i, a + i, b + i, size - i
+        if Rule in ThreeSlots:
+            c = c + i
+    through(h, now, p, g, a, b, c, d, size)
 
 
 cdef void move(const Rule* h, const Now* now, real* p, const real* g, void** slot, Py_ssize_t size) noexcept nogil:
