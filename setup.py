@@ -14,6 +14,7 @@ import platform
 import sys
 import sysconfig
 import tomllib
+import zlib
 from pathlib import Path
 
 from Cython.Build import cythonize
@@ -55,6 +56,9 @@ if COVERAGE:
 KERNEL_FLAGS = ["-Wdouble-promotion", "-Werror=double-promotion"] if STRICT and not MSVC else []
 
 PUBLIC_DECLARATIONS = [str(path) for path in sorted(Path("fastlr").rglob("*.p[xy][dxi]"))]
+# Modules that were built at different times may disagree on what lies where: each knows what it was built from.
+STRUCTS = [Path("fastlr/element.pxd"), *sorted(Path("fastlr").glob("_*/*.pxd"))]
+MACROS += [("FASTLR_LAYOUT", f'"{zlib.crc32(b"".join(path.read_bytes() for path in STRUCTS)):08x}"')]
 C_DOOR = "fastlr._core.capi"           # alone includes fastlr's own header, and says the version in C
 VERSION = tomllib.loads(Path("pyproject.toml").read_text())["project"]["version"]
 

@@ -27,9 +27,14 @@ from fastlr._core.plan cimport ALONE
 from fastlr._core.single cimport MOST_HYPERS, Known, learn, move
 
 from fastlr._core.arrays import as_array
+from fastlr._core.dispatch import one_build
 from fastlr.optimizers.base import REGISTRY
 from fastlr.optimizers.declaration import nearest
 
+
+include "_core/layout.pxi"
+
+one_build("fastlr.kernels", layout)
 
 cdef object MOST_STEPS = 2**62
 

@@ -239,3 +239,5 @@ if dimensions(probe) != (probe.__array_interface__["data"][0], probe.shape, prob
     raise ImportError("fastlr: NumPy's array object is not laid out as expected; "
                       f"please report this with NumPy's version, {np.__version__}")
 del probe
+
+include "layout.pxi"

@@ -11,7 +11,12 @@ from fastlr._core.program cimport Node, Program, rate
 from fastlr._core.single cimport MOST_HYPERS, Known, learn, move
 
 from fastlr import kernels
+from fastlr._core.dispatch import one_build
 from fastlr.optimizers.base import REGISTRY
+
+include "layout.pxi"
+
+one_build("fastlr._core.capi", layout)
 
 cdef extern from *:
     const char* FASTLR_VERSION         # by setup.py, from pyproject.toml (asking for metadata here would cost 30 ms)
@@ -183,7 +188,7 @@ cdef int start_threads() except -1:
 
 
 cdef const fastlr_schedule* schedule(PyObject* given) except NULL:
-    if given == NULL or not isinstance(<object>given, Program):
+    if given == NULL or not isinstance(<object>given, Program) or (<Program><object>given).nodes == NULL:
         raise TypeError("fastlr: expected a schedule of fastlr.schedules, got "
                         + (f"{<object>given!r}" if given != NULL else "NULL"))
     return <const fastlr_schedule*>(<Program><object>given).nodes

@@ -26,3 +26,14 @@ def choose(asked: str) -> str:
 
 isa = choose(os.environ.get("FASTLR_ISA", ""))
 door = importlib.import_module(f"fastlr._kernels.{isa}")
+
+
+def one_build(module: str, layout: str) -> None:
+    """ImportError unless a module was built from the same declarations as the door: structs would differ, and crash."""
+    if layout != door.layout:
+        raise ImportError(f"fastlr was built in parts that do not fit together: {module} is of another build than "
+                          f"{door.__name__}; build all of it anew")
+
+
+for part in ("arrays", "instant", "matrix", "plan", "program"):
+    one_build(f"fastlr._core.{part}", importlib.import_module(f"fastlr._core.{part}").layout)

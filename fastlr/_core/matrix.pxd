@@ -19,6 +19,8 @@ cdef class Director:
     cdef size_t scratch_size
     cdef void* updates                     # Muon's, of large matrices, until all are made
     cdef size_t updates_size
+    cdef void* rooms                       # what each thread gathers small tensors in
+    cdef size_t rooms_size
     cdef const void* acts
     cdef int[16] at                        # where hyper-parameters stand in a group's values
     cdef bint added, capped, scaled        # Adafactor: epsilon added to squares; lr capped; times the parameter's RMS

@@ -18,8 +18,8 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 from fastlr._kernels.patch cimport (
     ADAM, ALIGNED, ALIGN_ADAM, ALIGN_SGD, CLIPPED, CONFIDENCE, CONFIDENT, CONFIDENT_ROOTED, COVERED, EVENED, FACTORED,
-    GATHER, GATHER_P, LEAN, MINI, MOVED, PROJECTED_ADAM, PROJECTED_SGD, ROOTED, ROWWISE, SCALED, SECOND, SQUARES, TALL,
-    WEIGH_P, Acts, Patch, Task, is_few,
+    FEW, GATHER, GATHER_P, LEAN, MINI, MOVED, PROJECTED_ADAM, PROJECTED_SGD, ROOTED, ROWWISE, SCALED, SECOND, SQUARES,
+    TALL, WEIGH_P, Acts, Patch, Task, is_few,
 )
 from fastlr._kernels.rows cimport Rows
 from fastlr._kernels.sweep cimport FLOAT32, FLOAT64, Gradient, Instant, Job, Piece, Run, Span
@@ -30,12 +30,26 @@ from fastlr._core.plan cimport CHUNK
 import numpy as np
 
 cdef extern from *:
+    """
+    #include <stdatomic.h>
+    /* The first of some places that nobody has. (There are as many as threads that come at a time.) */
+    static int fastlr_take(atomic_int *taken, int places) {
+        for (int k = 0;; k = k + 1 < places ? k + 1 : 0)
+            if (!atomic_exchange(&taken[k], 1))
+                return k;
+    }
+    """
+    ctypedef int flag "atomic_int"
+    int take "fastlr_take"(flag* taken, int places) nogil
+    void store "atomic_store"(flag* taken, int value) nogil
     enum: PyBUF_READ, PyBUF_WRITE
 
 cdef enum:
     WHOLE = 4096               # tensors of so many elements go through all phases in one thread
     LONG = 4096                # columns of a patch, at most; a vector's has CHUNK
     TOGETHER = 16384           # small tensors of fewer elements wake nobody
+    MOST_ROOMS = 256           # threads that go through small tensors at a time; a thread's own stack may be small
+    LINE = 64                  # bytes
     MOST_PHASES = 4
 
 cdef enum Route:
@@ -93,6 +107,10 @@ cdef struct Context:
     Py_ssize_t* ends
     Sheet* one                 # the large tensor and its phase
     int phase
+    char* rooms                # where small tensors are gathered, one for each thread
+    size_t room_size
+    flag[MOST_ROOMS] taken     # of them
+    int room_count
     bint added, capped, scaled, nesterov, uncorrected, debiased
 
 
@@ -368,30 +386,29 @@ cdef void prime(const Context* x, Sheet* s) noexcept nogil:
 
 cdef void whole(void* context, Py_ssize_t chunk) noexcept nogil:
     """All phases of some small tensors."""
-    cdef const Context* x = <const Context*>context
-    cdef double[WHOLE] g
-    cdef double[WHOLE] p
-    cdef double[WHOLE] v
+    cdef Context* x = <Context*>context
     cdef Py_ssize_t k, u
-    cdef int phase
+    cdef int phase, place_ = take(x.taken, x.room_count)
     cdef Sheet* s
+    cdef char* room = x.rooms + place_ * x.room_size
     cdef unsigned int mode = x.acts.enter()
     for k in range(x.ends[chunk], x.ends[chunk + 1]):
         s = &x.sheets[x.order[k]]
         if not s.active or s.size == 0:
             continue
         if s.staged_g:
-            s.g = <char*>g
+            s.g = room
         if s.staged_p:
-            s.p = <char*>p
+            s.p = room + WHOLE * sizeof(double)
         if s.route == MUON:
-            s.v = <char*>v
+            s.v, s.patch.room = room + 2 * WHOLE * sizeof(double), room + 3 * WHOLE * sizeof(double)
         prime(x, s)
         for phase in range(s.phases):
             for u in range(s.units):
                 unit(x, s, phase, u)
             fold(x, s, phase)
     x.acts.leave(mode)
+    store(&x.taken[place_], 0)
 
 cdef void part(void* context, Py_ssize_t u) noexcept nogil:
     """One patch of a large tensor's phase."""
@@ -493,6 +510,7 @@ cdef class Director:
         free(self.ends)
         free(self.scratch)
         free(self.updates)
+        free(self.rooms)
 
     cdef size_t room(self, Py_ssize_t number, Py_ssize_t size) except? 0:
         """Memory that lives as long as this, zeroed."""
@@ -586,8 +604,8 @@ cdef class Director:
         cdef Span* span
         cdef Gradient* gradient
         cdef Py_ssize_t i, k
-        cdef size_t item, need, most = 0, held = 0
-        cdef int phase
+        cdef size_t item, need, most = 0, held = 0, room = 0
+        cdef int phase, helpers
         cdef unsigned int mode
         cdef list made = []
         x.acts, x.job, x.sheets, x.at = <const Acts*>self.acts, job, self.sheets, self.at
@@ -610,13 +628,21 @@ cdef class Director:
             s.g, s.p = <char*>gradient.g, span.p
             s.patch.span, s.patch.gradient, s.patch.job = span, gradient, job
             s.patch.turns, s.patch.turn_count = self.turns, self.turn_count
+            if s.route == MUON and not s.calls:
+                room = (3 * WHOLE + FEW) * sizeof(double)
+            elif s.small and (s.staged_g or s.staged_p):
+                room = max(room, <size_t>(2 * WHOLE * sizeof(double)))
             if not s.small or s.calls:
                 need = <size_t>s.size * item
                 most = max(most, need * (<size_t>s.staged_g + <size_t>s.staged_p + <size_t>(s.route == MUON)))
                 held += need if s.route == MUON else 0
         grow(&self.scratch, &self.scratch_size, most)
         grow(&self.updates, &self.updates_size, held)
-        pool.prepare()
+        helpers = pool.prepare()
+        x.room_count, x.room_size = <int>max(1, min(helpers + 1, self.whole_chunks)), room
+        grow(&self.rooms, &self.rooms_size, x.room_count * room + LINE)
+        x.rooms = <char*>self.rooms + (-<size_t>self.rooms) % LINE
+        memset(x.taken, 0, sizeof(x.taken))
         if self.calls:
             held = 0
             with np.errstate(all="ignore"):
@@ -708,6 +734,8 @@ cdef class Director:
         g = np.frombuffer(PyMemoryView_FromMemory(s.g, s.size * (8 if s.wide else 4), PyBUF_READ), dtype)
         given = {name: values[<int>tensor.group * width + k] for k, name in enumerate(self.names)}
         update, by, memory = self.call(i, g.reshape(tensor.sheet[1:]), given, s.t)
+        if s.staged_g and np.may_share_memory(update, g):      # (the next tensor's is gathered where this one's is)
+            update = update.copy()
         owners, moves = [np.ascontiguousarray(update, dtype)], []
         look(owners[0], &seen)
         s.v = seen.data
@@ -743,3 +771,5 @@ cdef class Director:
         with nogil:
             pool.run(run_chunk, &own, k)
         return 0
+
+include "layout.pxi"

@@ -19,7 +19,7 @@ from libc.math cimport INFINITY, NAN, sqrt
 from libc.string cimport memcmp, memcpy, memset
 from fastlr._kernels.sweep cimport (
     BFLOAT16, FLOAT16, FLOAT32, FLOAT64, GROUP, MOST_DIMENSIONS, MOST_FIELDS, MOST_SLOTS, MOST_SUMS, Gradient, Instant,
-    Job, Opened, Piece, Run, Share, Span, Storage, Sum, TILE, Units, Walk, left_of,
+    Job, Opened, Piece, Run, Share, Span, Storage, Sum, TILE, UNKNOWN, Units, Walk, left_of,
 )
 from fastlr._kernels.rows cimport Rows, Stream
 from fastlr._core cimport pool
@@ -402,3 +402,5 @@ include "plan_norms.pxi"
 include "plan_units.pxi"
 include "plan_folds.pxi"
 include "plan_rows.pxi"
+
+include "layout.pxi"

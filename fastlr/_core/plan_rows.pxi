@@ -102,21 +102,32 @@ cdef int lay_rows(Plan plan, Py_ssize_t i, Rows* job, Walk* walks, str spoken) e
     job.width, job.slots, job.wide, job.staged = width, plan.rule.slots, s.wide, s.staged
     job.stochastic, job.salt = plan.stochastic, s.salt
     job.sweep = plan.rule.sweep[s.wide]
-    look(tensor.array, &seen)
+    see(plan, i, tensor.array, &seen, s.p, s.stored, spoken)
     by_rows(&job.p, &walks[0], &seen)
     for k in range(plan.rule.slots):
-        look(tensor.state[k], &seen)
+        see(plan, i, tensor.state[k], &seen, s.slot[k], s.slot_stored[k], spoken)
         by_rows(&job.slot[k], &walks[4 + k], &seen)
         job.slot_scale[k] = s.slot_scale[k]
         if s.slot_scale[k] != NULL and width % GROUP:
             raise ValueError(f"{spoken}: a state of 8 bits needs rows of a multiple of {GROUP} elements, which share "
                              f"a scale, got {width}; choose another state_dtype for this table")
     if s.ema != NULL:
-        look(tensor.state[plan.rule.slots], &seen)
+        see(plan, i, tensor.state[plan.rule.slots], &seen, s.ema, UNKNOWN, spoken)
         by_rows(&job.ema, &walks[2], &seen)
     if s.scale != NULL:
-        look(tensor.scale, &seen)
+        see(plan, i, tensor.scale, &seen, s.scale, UNKNOWN, spoken)
         by_rows(&job.scale, &walks[3], &seen)
+    return 0
+
+
+cdef int see(Plan plan, Py_ssize_t i, object array, Seen* seen, const char* data, Storage stored,
+             str spoken) except -1:
+    """See an array of a tensor as it is now; ValueError unless it is what it was when the plan was made."""
+    # (its owner can give it another shape or type in place, and its rows would reach beyond it)
+    if not look(array, seen) or seen.data != data or not plan.same_shape(i, seen) \
+            or (seen.stored != stored if stored != UNKNOWN else seen.itemsize != (8 if plan.spans[i].wide else 4)):
+        raise ValueError(f"{spoken}: the parameter or its state was given another shape, type or memory in place "
+                         f"since it was bound; give it back its own")
     return 0
 
 

@@ -257,7 +257,7 @@ cdef class Program:
                     prepare()
                 with nogil:
                     run(evaluate_chunk, &batch, (batch.size + CHUNK - 1) // CHUNK)
-                    while batch.refused and batch.y[i] <= DBL_MAX:
+                    while batch.refused and i + 1 < batch.size and batch.y[i] <= DBL_MAX:
                         i += 1             # chunks before the first refusal are complete
             finally:
                 PyBuffer_Release(&target)
@@ -461,10 +461,13 @@ def join(children, at):
     cdef Program made = Program.__new__(Program)
     cdef Program child
     cdef list bounds = list(at)
-    cdef int i, slot = 0, position = 2 * len(bounds) + 1, size = position, depth = 0
+    cdef Py_ssize_t size = 2 * len(bounds) + 1
+    cdef int i, slot = 0, position = 2 * <int>len(bounds) + 1, depth = 0
     for child in children:
         size, depth = size + child.size, max(depth, child.depth)
-    made.grow(size, 1 + depth)
+    if size > SIZE:                        # (before it is an int)
+        raise ValueError(f"a schedule can have at most {SIZE} parts, got {size}")
+    made.grow(<int>size, 1 + depth)
     made.split(0, len(bounds) + 1, &slot, bounds)
     for i, child in enumerate(children):
         made.nodes[slot + i].kind = SHIFT
@@ -472,3 +475,5 @@ def join(children, at):
         made.nodes[slot + i].left = position
         position = made.graft(child, position)
     return made
+
+include "layout.pxi"

@@ -31,7 +31,7 @@ cdef class Touched:
         self.reserve(given.shape[0])
         self.given, self.length = given.shape[0], length
         self.bits = 1
-        while 1 << self.bits < 2 * self.given:
+        while <int64_t>1 << self.bits < 2 * self.given:
             self.bits += 1
         if self.given:                             # (a copy, which nobody changes meanwhile)
             memcpy(self.asked, &given[0], self.given * sizeof(int64_t))

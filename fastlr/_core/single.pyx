@@ -10,7 +10,11 @@ from fastlr._core cimport pool
 from fastlr._core.instant cimport COUPLED, DECOUPLED, fix
 from fastlr._core.plan cimport CHUNK
 
-from fastlr._core.dispatch import door
+from fastlr._core.dispatch import door, one_build
+
+include "layout.pxi"
+
+one_build("fastlr._core.single", layout)
 
 
 cdef int learn(Known* known, object rule) except -1:

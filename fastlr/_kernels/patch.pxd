@@ -51,6 +51,7 @@ cdef struct Patch:
     Py_ssize_t row_step
     double keep, add, beta, eps, most, by, debias1, debias2, share_m, share_g
     bint nesterov, projects
+    void* room                         # for FEW elements, where a small matrix is evened out
     const double* turns                # Muon's: a, b, c of each turn
     int turn_count
     double[2] sum

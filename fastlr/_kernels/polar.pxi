@@ -112,11 +112,10 @@ cdef void polynomial(real* restrict out, const real* restrict gram, const real* 
         out[i] = c * square[i] + b * gram[i]
 
 cdef void act_evened(real* typed, Patch* s) noexcept nogil:
-    cdef real[FEW] room
     cdef bint tall = s.rows > s.cols
     cdef Py_ssize_t n = s.cols if tall else s.rows, m = s.rows if tall else s.cols, i, j
     cdef Py_ssize_t wide = padded(m), side = padded(n), lines = (n + 3) // 4 * 4
-    cdef real* x = room
+    cdef real* x = <real*>s.room
     cdef real* next_x = x + lines * wide
     cdef real* turned = next_x + lines * wide
     cdef real* gram = turned + m * side

@@ -22,6 +22,8 @@ from fastlr._kernels.sweep cimport (
     Share, Job, left_of,
 )
 
+include "../_core/layout.pxi"
+
 cdef extern from *:
     """
     /* Moments that decay towards zero become subnormal, which costs 2 to 100 times as much per element: they are
