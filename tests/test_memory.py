@@ -91,6 +91,15 @@ except ValueError as error:
         done.stderr
 
 
+def test_times_at_an_odd_address():
+    """(Whether they are read as if they were aligned, a sanitizer says: see memory_trials.py.)"""
+    t = np.arange(40_000.0)
+    odd = np.zeros(t.nbytes + 1, np.uint8)[1:].view(np.float64)
+    odd[:] = t
+    rates = fastlr.schedules.cosine(0.1, steps=30_000).warmup(99)
+    assert bits([rates(odd)]) == bits([rates(t)])
+
+
 def test_a_thread_with_a_small_stack_steps(environment):
     """128 KiB are all that a thread has where the C library is musl."""
     done = run("""

@@ -124,7 +124,7 @@ cdef int see(Plan plan, Py_ssize_t i, object array, Seen* seen, const char* data
              str spoken) except -1:
     """See an array of a tensor as it is now; ValueError unless it is what it was when the plan was made."""
     # (its owner can give it another shape or type in place, and its rows would reach beyond it)
-    if not look(array, seen) or seen.data != data or not plan.same_shape(i, seen) \
+    if not look(array, seen) or seen.data != data or not same_shape(plan, i, seen) \
             or (seen.stored != stored if stored != UNKNOWN else seen.itemsize != (8 if plan.spans[i].wide else 4)):
         raise ValueError(f"{spoken}: the parameter or its state was given another shape, type or memory in place "
                          f"since it was bound; give it back its own")

@@ -246,6 +246,8 @@ cdef class Program:
             raise TypeError(f"{type(self).__name__}: t must be a number or an array of numbers, got "
                             + (f"an array of {given.dtype}" if isinstance(t, numpy.ndarray) else repr(t)))
         times = numpy.ascontiguousarray(given, dtype=numpy.float64)
+        if not times.flags.aligned:
+            times = times.copy()
         rates = numpy.empty(given.shape)
         PyObject_GetBuffer(times, &source, PyBUF_C_CONTIGUOUS)
         try:
