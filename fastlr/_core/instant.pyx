@@ -30,4 +30,5 @@ cdef void fix(Instant* now, const Terms* terms, const double* values, double fac
     now.clip, now.ema = terms.clip, terms.ema
     now.staged = now.scale != 1 or now.clip < INFINITY or now.couple != 0
 
+
 include "layout.pxi"

@@ -478,4 +478,5 @@ def join(children, at):
         position = made.graft(child, position)
     return made
 
+
 include "layout.pxi"
