@@ -5,7 +5,7 @@
 # are in the array's own order, where element e is of unit (e // run) % units.
 
 cdef enum:
-    FEW = 8
+    SHORT_LANES = 8
 
 cdef void weigh_columns(double* restrict sum_g, double* restrict sum_p, double* restrict odd, const real* restrict g,
                         const real* restrict p, const Instant* now, Py_ssize_t size) noexcept nogil:
@@ -20,21 +20,21 @@ cdef void weigh_columns(double* restrict sum_g, double* restrict sum_p, double* 
 
 cdef inline double folded_few(double* lane) noexcept nogil:
     cdef int j
-    for j in range(FEW // 2):
-        lane[j] = lane[j] + lane[j + FEW // 2]
+    for j in range(SHORT_LANES // 2):
+        lane[j] = lane[j] + lane[j + SHORT_LANES // 2]
     return (lane[0] + lane[2]) + (lane[1] + lane[3])
 
 cdef inline double squares_of(const real* restrict g, real scale, Py_ssize_t size) noexcept nogil:
     """The squares of no more than a tile, added in few lanes: of short units, folding is what costs."""
-    cdef double[FEW] lane
-    cdef Py_ssize_t i, j, whole = size // FEW * FEW
+    cdef double[SHORT_LANES] lane
+    cdef Py_ssize_t i, j, whole = size // SHORT_LANES * SHORT_LANES
     cdef real x
     cdef double rest = 0                           # (an index into lanes would keep them out of registers)
-    for j in range(FEW):
+    for j in range(SHORT_LANES):
         lane[j] = 0
-    for i in range(size // FEW):
-        for j in range(FEW):
-            x = g[i * FEW + j] * scale
+    for i in range(size // SHORT_LANES):
+        for j in range(SHORT_LANES):
+            x = g[i * SHORT_LANES + j] * scale
             lane[j] = lane[j] + <double>x * <double>x
     for i in range(whole, size):
         x = g[i] * scale
