@@ -36,7 +36,7 @@ from ._core.safetensors import (
 from ._core.tensors import Array
 from .optimizers.base import Optimizer
 from .optimizers.declaration import nearest
-from .optimizers.resumable import Resumable, innermost, tensors_of
+from .optimizers.resumable import Resumable, cast, tensors_of
 
 __all__ = ["CheckpointError", "load", "read_header", "save"]
 
@@ -144,9 +144,7 @@ def load(path: str | os.PathLike[str], opt: Optimizer | Resumable, *, params: bo
     for name, array in wanted.items():
         if name.startswith("param/"):
             array[...] = loaded[name]
-    inside = innermost(opt)
-    if isinstance(inside, Optimizer):
-        inside.cast()
+    cast(opt)
 
 
 def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -178,7 +178,8 @@ cdef class Plan:
         for k in range(self.width):
             self.low[k], self.high[k] = bounds[k]
         self.sources, self.tensors, self.count, self.director = {}, tensors, len(tensors), director
-        lay_out(self, groups)
+        reserve(self, groups)
+        lay_out(self)
         mark_extents(self)
         cut_pieces(self)
         self.zeros = <double*>self.block(self.count, sizeof(double))

@@ -1,14 +1,11 @@
 # Where parameters and state lie, how they are walked, and how the whole is cut: found once. Included by plan.pyx.
 
-cdef int lay_out(Plan plan, int groups) except -1:
-    """Read every address of parameters and state, and how to walk them."""
-    cdef Py_ssize_t i, n = plan.count, a = 0
+cdef int reserve(Plan plan, int groups) except -1:
+    """Room for all that a plan knows of each tensor and group."""
+    cdef Py_ssize_t i, axes, n = plan.count, a = 0
     cdef int k
-    cdef Seen seen
-    cdef Span* s
     cdef Py_ssize_t* lengths
     cdef Py_ssize_t all_axes = sum([max(tensor.array.ndim, 1) for tensor in plan.tensors])
-    plan.least_scale, plan.most_scale = 1 / DBL_MAX, 1 / DBL_MIN
     plan.spans = <Span*>plan.block(n, sizeof(Span))
     plan.gradients = <Gradient*>plan.block(n, sizeof(Gradient))
     plan.bound = <Gradient*>plan.block(n, sizeof(Gradient))
@@ -35,50 +32,69 @@ cdef int lay_out(Plan plan, int groups) except -1:
     plan.values = <double*>plan.block(groups * plan.width, sizeof(double))
     plan.peaks, plan.groups = <double*>plan.block(groups, sizeof(double)), groups
     for i, tensor in enumerate(plan.tensors):
-        s = &plan.spans[i]
-        look(tensor.array, &seen)
-        s.p, s.stored, s.wide, s.size = seen.data, seen.stored, tensor.wide, tensor.array.size
-        s.staged = s.stored != (FLOAT64 if s.wide else FLOAT32)
-        s.salt = <uint64_t>crc32(tensor.name.encode("utf-8", "surrogatepass")) * 8
-        plan.elements += s.size
-        if not s.wide:
-            plan.least_scale, plan.most_scale = 1 / <double>FLT_MAX, 1 / <double>FLT_MIN
-        plan.first_axis[i], plan.ndims[i] = a, seen.ndim
-        for k in range(seen.ndim):
-            plan.axes[a + k], plan.shapes[a + k] = tensor.axes[k], seen.shape[k]
-        plan.in_order[i] = tensor.axes == tuple(range(seen.ndim))
+        plan.first_axis[i], plan.ndims[i] = a, tensor.array.ndim
+        axes = max(plan.ndims[i], 1)
         for k in range(WALKS):
             plan.walks[k * n + i].shape = lengths + 2 * (k * all_axes + a)
-            plan.walks[k * n + i].stride = lengths + 2 * (k * all_axes + a) + max(seen.ndim, 1)
-        a += max(seen.ndim, 1)
-        if lay(&plan.walks[i], &seen, plan.axes + plan.first_axis[i]):
-            s.walk = &plan.walks[i]
-        for k in range(plan.rule.slots):
-            look(tensor.state[k], &seen)
-            s.slot[k], s.slot_stored[k] = seen.data, seen.stored
-            s.staged |= s.slot_stored[k] != (FLOAT64 if s.wide else FLOAT32)
-            if tensor.scales[k] is not None:
-                look(tensor.scales[k], &seen)
-                s.slot_scale[k] = <float*>seen.data
-        s.shrink = 1
-        if len(tensor.state) > plan.rule.slots:
-            look(tensor.state[plan.rule.slots], &seen)
-            s.ema = seen.data
-        if tensor.scale is not None:
-            look(tensor.scale, &seen)
-            s.scale = seen.data
-        if tensor.rest is not None:
-            look(tensor.rest, &seen)
-            s.rest = seen.data
-        if tensor.shadow is not None:
-            look(tensor.shadow, &seen)
-            s.shadow, s.shadow_stored, s.staged = seen.data, seen.stored, True
-            if lay(&plan.walks[OF_SHADOW * n + i], &seen, plan.axes + plan.first_axis[i]):
-                s.shadow_walk = &plan.walks[OF_SHADOW * n + i]
-        look(tensor.memory, &seen)
-        plan.memory[i] = <double*>seen.data
+            plan.walks[k * n + i].stride = plan.walks[k * n + i].shape + axes
+        a += axes
+    return 0
+
+
+cdef int lay_out(Plan plan) except -1:
+    """Read every address of parameters and state, and how to walk them."""
+    cdef Py_ssize_t i
+    cdef Seen seen
+    plan.least_scale, plan.most_scale = 1 / DBL_MAX, 1 / DBL_MIN
+    for i, tensor in enumerate(plan.tensors):
+        place(plan, i, tensor)
+        plan.elements += plan.spans[i].size
+        if not plan.spans[i].wide:
+            plan.least_scale, plan.most_scale = 1 / <double>FLT_MAX, 1 / <double>FLT_MIN
     look(plan.shared_array, &seen)
     plan.shared = <double*>seen.data
+    return 0
+
+
+cdef int place(Plan plan, Py_ssize_t i, tensor) except -1:
+    """Where one tensor lies, with all that moves beside it."""
+    cdef int k
+    cdef Seen seen
+    cdef Span* s = &plan.spans[i]
+    cdef int* axes = plan.axes + plan.first_axis[i]
+    look(tensor.array, &seen)
+    s.p, s.stored, s.wide, s.size = seen.data, seen.stored, tensor.wide, tensor.array.size
+    s.staged = s.stored != (FLOAT64 if s.wide else FLOAT32)
+    s.salt = <uint64_t>crc32(tensor.name.encode("utf-8", "surrogatepass")) * 8
+    for k in range(seen.ndim):
+        axes[k], plan.shapes[plan.first_axis[i] + k] = tensor.axes[k], seen.shape[k]
+    plan.in_order[i] = tensor.axes == tuple(range(seen.ndim))
+    if lay(&plan.walks[i], &seen, axes):
+        s.walk = &plan.walks[i]
+    for k in range(plan.rule.slots):
+        look(tensor.state[k], &seen)
+        s.slot[k], s.slot_stored[k] = seen.data, seen.stored
+        s.staged |= s.slot_stored[k] != (FLOAT64 if s.wide else FLOAT32)
+        if tensor.scales[k] is not None:
+            look(tensor.scales[k], &seen)
+            s.slot_scale[k] = <float*>seen.data
+    s.shrink = 1
+    if len(tensor.state) > plan.rule.slots:
+        look(tensor.state[plan.rule.slots], &seen)
+        s.ema = seen.data
+    if tensor.scale is not None:
+        look(tensor.scale, &seen)
+        s.scale = seen.data
+    if tensor.rest is not None:
+        look(tensor.rest, &seen)
+        s.rest = seen.data
+    if tensor.shadow is not None:
+        look(tensor.shadow, &seen)
+        s.shadow, s.shadow_stored, s.staged = seen.data, seen.stored, True
+        if lay(&plan.walks[OF_SHADOW * plan.count + i], &seen, axes):
+            s.shadow_walk = &plan.walks[OF_SHADOW * plan.count + i]
+    look(tensor.memory, &seen)
+    plan.memory[i] = <double*>seen.data
     return 0
 
 

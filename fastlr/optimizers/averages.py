@@ -11,7 +11,7 @@ from .._core.blend import blend
 from .._core.tensors import Array, Tensor
 from .base import Optimizer
 from .linesearch import natural
-from .resumable import Act, Resumable, flat, give, held, innermost, tensors_of
+from .resumable import Act, Resumable, cast, flat, give, held, tensors_of
 from .wrappers import shown
 
 
@@ -86,18 +86,13 @@ class WeightAverage(Resumable):
         try:
             for tensor in self._members:
                 give(tensor.array, self._means[tensor.name]["mean"].reshape(-1))
-            self._cast()
+            cast(self._opt)
             yield
         finally:
             for array, values in zip(arrays, before, strict=True):
                 array[...] = values
-            self._cast()
+            cast(self._opt)
             self._lent = False
-
-    def _cast(self) -> None:
-        inside = innermost(self._opt)
-        if isinstance(inside, Optimizer):
-            inside.cast()
 
     def __repr__(self) -> str:
         own = "".join(f"{name}={value!r}, " for name, value in self._plain().items())

@@ -251,8 +251,8 @@ class Optimizer:
         self._structure = Structure(structure.grouped, (*structure.parts, part))
         return part[1]
 
-    def _adopt(self, tensors: list[Tensor], groups: list[Group]) -> None:
-        """Allocate what state is missing and plan the steps; all checks are done before anything is kept."""
+    def _equip(self, tensors: list[Tensor]) -> None:
+        """Give each tensor what it needs: copies and remainder, what state is missing, its own rate and decay."""
         who = type(self).__name__
         for tensor, shadow in zip(tensors, per_tensor(self._shadow, tensors, who, "shadow"), strict=True):
             set_shadow(tensor, shadow, who)
@@ -281,6 +281,11 @@ class Optimizer:
             if not isinstance(tensor.decay, str) or tensor.decay not in DECAYS:
                 raise ValueError(f"{who}: decay must be {', '.join(map(repr, DECAYS[:-1]))} or {DECAYS[-1]!r}, "
                                  f"got {mode!r}{nearest(str(mode), DECAYS)}")
+
+    def _adopt(self, tensors: list[Tensor], groups: list[Group]) -> None:
+        """Plan the steps of these tensors; all checks are done before anything is kept."""
+        who = type(self).__name__
+        self._equip(tensors)
         corrected = {tensor.group for tensor in tensors if tensor.decay == "corrected"}
         peaks = [group._peak_at(group._values["lr"]) if group._index in corrected else None for group in groups]
         if any(group._most is not None and group._index not in corrected for group in groups):
@@ -416,10 +421,14 @@ class Optimizer:
             grads = self._structure.arranged(grads, type(self).__name__)
         if type(grad_scale) is not LossScale:
             self._plan.step(grads, grad_scale, zero_grads)      # type: ignore[arg-type]
-            return
-        self._step_scaled(grads, grad_scale, zero_grads)
+        else:
+            self._step_with(grads, grad_scale, zero_grads)
 
-    def _step_scaled(self, grads: Any, grad_scale: LossScale, zero_grads: bool, *more: Any) -> None:
+    def _step_with(self, grads: Any, grad_scale: float | LossScale, zero_grads: bool, *more: Any) -> None:
+        """A step of gradients in the order of the tensors, with what more this rule is given."""
+        if type(grad_scale) is not LossScale:
+            self._plan.step(grads, grad_scale, zero_grads, *more)      # type: ignore[arg-type]
+            return
         if self._stages.nonfinite != "skip":
             raise ValueError(f"{type(self).__name__}: a LossScale needs nonfinite='skip', "
                              f"got {self._stages.nonfinite!r}; give it to the constructor")

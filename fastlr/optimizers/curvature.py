@@ -98,10 +98,7 @@ class Sophia(Optimizer, slots=("m", "h"), decay="decoupled", folds=of_mean,
         """
         grads = None if grads is None else self._arranged(grads)
         estimates = None if curvature is None else self._arranged(curvature, "curvature")
-        if type(grad_scale) is LossScale:
-            self._step_scaled(grads, grad_scale, zero_grads, 0.0, estimates, kept)
-        else:
-            self._plan.step(grads, grad_scale, zero_grads, 0.0, estimates, kept)     # type: ignore[arg-type]
+        self._step_with(grads, grad_scale, zero_grads, 0.0, estimates, kept)
 
     def step_rows(self, name: str, rows: Any, grads: Any, grad_scale: float = 1.0, *,
                   ends_step: bool | None = None) -> None:

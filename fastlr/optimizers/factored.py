@@ -7,7 +7,7 @@ from typing import Any
 from .._core.tensors import Tensor, per_tensor
 from .base import Optimizer
 from .declaration import Hyper, one_of, start, within
-from .matrix import Matrix, Slots, as_batch, as_matrix
+from .matrix import Matrix, Slots, alike, as_batch, as_matrix
 
 
 class Adafactor(Matrix, decay="decoupled", conventions=dict.fromkeys(("paper", "torch", "optax"), "Adafactor")):
@@ -57,7 +57,7 @@ class Adafactor(Matrix, decay="decoupled", conventions=dict.fromkeys(("paper", "
     def _slots(self, tensor: Tensor, route: str) -> Slots:
         _, rows, cols = self._sheet(tensor, route)
         if route == "adafactor_vector":
-            return {"v": (tensor.array.shape, False)}
+            return alike(tensor, "v")
         lead = tensor.array.shape[:-2] if self.convention == "torch" else ()
         return {"R": ((*lead, rows), True), "C": ((*lead, cols), True)}
 
@@ -101,10 +101,10 @@ class CAME(Matrix, decay="decoupled"):
         return ["came" if tensor.array.ndim > 1 else "came_vector" for tensor in tensors]
 
     def _slots(self, tensor: Tensor, route: str) -> Slots:
-        shape, (_, rows, cols) = tensor.array.shape, as_matrix(tensor.array.shape)
+        _, rows, cols = as_matrix(tensor.array.shape)
         if route == "came_vector":
-            return {"m": (shape, False), "v": (shape, False)}
-        return {"m": (shape, False), "R": ((rows,), True), "C": ((cols,), True), "RU": ((rows,), True),
+            return alike(tensor, "m", "v")
+        return {**alike(tensor, "m"), "R": ((rows,), True), "C": ((cols,), True), "RU": ((rows,), True),
                 "CU": ((cols,), True)}
 
 
@@ -129,12 +129,11 @@ class SM3(Matrix):
     (0.9, ['mu0', 'mu1'])
     """
 
+    route = "sm3"
+
     lr: Hyper = within(0.1)
     momentum: Hyper = within(0.9, 0, 1)
     eps: Hyper = within(1e-30)
-
-    def _routed(self, tensors: list[Tensor]) -> list[str]:
-        return ["sm3"] * len(tensors)
 
     def _sheet(self, tensor: Tensor, route: str) -> tuple[int, int, int]:
         shape = tensor.array.shape
@@ -232,15 +231,14 @@ class RowwiseAdaGrad(Matrix):
     (np.float64(12.5), (1000,))
     """
 
+    route = "by_row"
+
     lr: Hyper = within(1e-2)
     lr_decay: Hyper = within(0.0)
     eps: Hyper = within(1e-10)
     initial_accumulator_value: float = start("s", 0.0)
 
     step_rows = Optimizer.step_rows
-
-    def _routed(self, tensors: list[Tensor]) -> list[str]:
-        return ["by_row"] * len(tensors)
 
     def _sheet(self, tensor: Tensor, route: str) -> tuple[int, int, int]:
         shape = tensor.array.shape

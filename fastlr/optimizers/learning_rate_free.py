@@ -50,10 +50,7 @@ class WithLoss(Paced, family=True):
             raise ValueError(f"{who}: loss must be finite, got {value}; leave such a step out")
         value = -value if self._stages.maximize else value
         grads = None if grads is None else self._arranged(grads)
-        if type(grad_scale) is LossScale:
-            self._step_scaled(grads, grad_scale, zero_grads, value)
-        else:
-            self._plan.step(grads, grad_scale, zero_grads, value)      # type: ignore[arg-type]
+        self._step_with(grads, grad_scale, zero_grads, value)
 
 
 class PolyakSGD(WithLoss, shared=("step_size",)):

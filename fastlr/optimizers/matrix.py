@@ -26,7 +26,7 @@ class Matrix(Optimizer, family=True):
     """
 
     kind: ClassVar[Literal["elementwise", "matrix"]] = "matrix"
-    switches: ClassVar[dict[str, bool]] = {}
+    route: ClassVar[str] = "call"
 
     @classmethod
     def _opened(cls, name: str) -> tuple[Any, ...]:
@@ -68,7 +68,7 @@ class Matrix(Optimizer, family=True):
 
     def _routed(self, tensors: list[Tensor]) -> list[str]:
         """How each tensor's update is made: a route of the director's."""
-        raise NotImplementedError
+        return [self.route] * len(tensors)
 
     def _sheet(self, tensor: Tensor, route: str) -> tuple[int, int, int]:
         """A tensor as matrices: how many, their rows and columns."""
@@ -98,6 +98,11 @@ def enumerate_dtypes(state_dtype: Any) -> list[tuple[str, Any]]:
     return [] if callable(state_dtype) else [("", state_dtype)]
 
 
+def alike(tensor: Tensor, *slots: str) -> Slots:
+    """Slots of a tensor's own shape."""
+    return dict.fromkeys(slots, (tensor.array.shape, False))
+
+
 def as_matrix(shape: tuple[int, ...]) -> tuple[int, int, int]:
     """One matrix of the first axis by all others; a vector is one row."""
     if len(shape) < 2:
@@ -123,7 +128,6 @@ class WithFallback(Matrix, family=True):
     """A rule for matrices alone: of two axes or more, the first by the others. AdamW moves what is none."""
 
     fallback: Any = one_of("adamw", None, check=refuse_other_names)
-    route: ClassVar[str] = "call"
 
     def _routed(self, tensors: list[Tensor]) -> list[str]:
         who = type(self).__name__
@@ -138,8 +142,7 @@ class WithFallback(Matrix, family=True):
         return routes
 
     def _slots(self, tensor: Tensor, route: str) -> Slots:
-        shape = tensor.array.shape
-        return {"m": (shape, False), "v": (shape, False)} if route == "adamw" else self._matrix_slots(tensor)
+        return alike(tensor, "m", "v") if route == "adamw" else self._matrix_slots(tensor)
 
     def _matrix_slots(self, tensor: Tensor) -> Slots:
         raise NotImplementedError

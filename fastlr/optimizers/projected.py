@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from .._core.tensors import Tensor
 from .declaration import Hyper, one_of, within
-from .matrix import Matrix, Slots
+from .matrix import Matrix, Slots, alike
 
 
 class SGDP(Matrix, decay="decoupled"):
@@ -33,6 +33,8 @@ class SGDP(Matrix, decay="decoupled"):
     array([[3.8, 3.4]])
     """
 
+    route = "sgdp"
+
     momentum: Hyper = within(0.9, 0, 1)
     dampening: Hyper = within(0.0, 0, 1)
     eps: Hyper = within(1e-8)
@@ -40,11 +42,8 @@ class SGDP(Matrix, decay="decoupled"):
     wd_ratio: Hyper = within(0.1)
     nesterov: bool = one_of(False, True)
 
-    def _routed(self, tensors: list[Tensor]) -> list[str]:
-        return ["sgdp"] * len(tensors)
-
     def _slots(self, tensor: Tensor, route: str) -> Slots:
-        return {"m": (tensor.array.shape, False)}
+        return alike(tensor, "m")
 
     def _flags(self) -> dict[str, bool]:
         return {"nesterov": self.nesterov}
@@ -74,6 +73,8 @@ class AdamP(Matrix, decay="decoupled", conventions=dict.fromkeys(("paper", "pyto
     (array([[3.112, 3.916]]), 5.002)
     """
 
+    route = "adamp"
+
     beta1: Hyper = within(0.9, 0, 1)
     beta2: Hyper = within(0.999, 0, 1)
     eps: Hyper = within(1e-8)
@@ -81,11 +82,8 @@ class AdamP(Matrix, decay="decoupled", conventions=dict.fromkeys(("paper", "pyto
     wd_ratio: Hyper = within(0.1)
     nesterov: bool = one_of(False, True)
 
-    def _routed(self, tensors: list[Tensor]) -> list[str]:
-        return ["adamp"] * len(tensors)
-
     def _slots(self, tensor: Tensor, route: str) -> Slots:
-        return {"m": (tensor.array.shape, False), "v": (tensor.array.shape, False)}
+        return alike(tensor, "m", "v")
 
     def _flags(self) -> dict[str, bool]:
         return {"nesterov": self.nesterov, "uncorrected": self.convention == "pytorch-optimizer"}

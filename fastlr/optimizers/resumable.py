@@ -130,6 +130,13 @@ def tensors_of(opt: Any) -> list[Tensor]:
     return tensors
 
 
+def cast(opt: Any) -> None:
+    """Bring the 16-bit copies of an optimizer's parameters to what those are, if it keeps such."""
+    inside = innermost(opt)
+    if isinstance(inside, Optimizer):
+        inside.cast()
+
+
 # Whole tensors as numbers
 
 def flat(array: Array) -> Array:

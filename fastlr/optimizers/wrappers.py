@@ -12,7 +12,7 @@ from .._core.tensors import Array, Tensor
 from .base import Optimizer
 from .linesearch import natural
 from .quasi_newton import LBFGS
-from .resumable import Act, Resumable, checked, flat, give, innermost, tensors_of
+from .resumable import Act, Resumable, cast, checked, flat, give, innermost, tensors_of
 
 
 class Wrapper(Resumable):
@@ -60,11 +60,6 @@ class Wrapper(Resumable):
                             f"are its own)")
         tensors = self._tensors
         return [checked(tensor, g) for tensor, g in zip(tensors, innermost(self)._arranged(grads), strict=True)]
-
-    def _cast(self) -> None:
-        inside = innermost(self)
-        if isinstance(inside, Optimizer):
-            inside.cast()
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or self.inner is None:
@@ -164,7 +159,7 @@ class Lookahead(Wrapper):
         for array, values in zip(arrays, fast, strict=True):
             give(array, values)
         self._fast = 0
-        self._cast()
+        cast(self.inner)
 
     def _settings(self) -> dict[str, Any]:
         return {"k": self._k, "alpha": self._alpha}
@@ -268,14 +263,14 @@ class SAM(Wrapper):
         for (tensor, _), point in zip(pairs, points, strict=True):
             give(tensor.array, point)
         self._moved = [tensor for tensor, _ in pairs]
-        self._cast()
+        cast(self.inner)
 
     def retreat(self) -> None:
         """Go back to where `ascend` was called, without a step; nothing if the parameters are there."""
         if self._moved is not None:
             self._exchange(self._moved)
             self._moved = None
-            self._cast()
+            cast(self.inner)
 
     def step(self, grads: Any, **keywords: Any) -> None:
         """Go back, and take the optimizer's step with these gradients. RuntimeError if `ascend` was not called."""
