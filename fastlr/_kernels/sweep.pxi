@@ -101,7 +101,7 @@ cdef inline void through(Rule h, Now now, real* restrict p, const real* restrict
 
 cdef inline void ask(const real* x) noexcept nogil:
     cdef int k
-    for k in range(STRIDE * sizeof(real) // 64):
+    for k in range(<int>(STRIDE * sizeof(real)) // 64):
         soon(<const char*>x + 64 * k)
 
 cdef void sweep(Rule h, Now now, real* restrict p, const real* restrict g, real* restrict a, real* restrict b,
