@@ -191,7 +191,8 @@ def blend(str act, list firsts, list seconds, list thirds=None, *, double weight
         if firsts[i] is not None and seconds[i] is not None:
             if not firsts[i].size == seconds[i].size or firsts[i].dtype != seconds[i].dtype:
                 raise ValueError(f"blend: operands {i} differ in size or type")
-            if thirds is not None and (thirds[i].size != firsts[i].size or thirds[i].dtype != firsts[i].dtype):
+            if job.act == ASCEND and (thirds is None or thirds[i].size != firsts[i].size
+                                      or thirds[i].dtype != firsts[i].dtype):
                 raise ValueError(f"blend: operands {i} differ in size or type")
             row = columns[i] if job.act == CENTRE else 1
             most += firsts[i].size // max(CHUNK // row * row, row) + 1
