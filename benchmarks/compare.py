@@ -403,7 +403,7 @@ def measure_import(rounds: int) -> dict[str, Any]:
     for _ in range(rounds + 1):
         for name, found in times.items():
             code = f"from time import perf_counter as now; a = now(); import {name}; print(now() - a)"
-            found.append(float(subprocess.check_output([sys.executable, "-c", code], env=environment)))
+            found.append(float(subprocess.check_output([sys.executable, "-P", "-c", code], env=environment)))
     medians = {name: statistics.median(found[1:]) for name, found in times.items()}   # (the first warms up)
     more, least = medians["fastlr"] - medians["numpy"], min(times["fastlr"]) - min(times["numpy"])
     bar = judged("import fastlr <= NumPy + 30 ms", f"+ {more * 1e3:.1f} ms (by minima + {least * 1e3:.1f} ms)",

@@ -4,6 +4,7 @@
 
 needs torch, else it shows fastlr alone. "uniform" indices hardly repeat, "skewed" ones (Zipf, exponent 1.1, as words
 and users come) do. torch is given its gradient as a sparse tensor of the same indices and values, made beforehand.
+Before its timed steps each takes a rest and an untimed one, so that the threads of the other have gone to sleep.
 """
 from __future__ import annotations
 
@@ -19,6 +20,7 @@ import fastlr
 
 ROUNDS, BATCHES, GIVEN, WIDTH = 15, 8, 10_000, 64
 BAR = 10.0
+REST = 0.05                          # seconds
 
 Batch = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]
 
@@ -78,6 +80,8 @@ def main() -> None:
             times: dict[str, list[float]] = {name: [] for name in steps}
             for r in range(ROUNDS + 1):
                 for name, step in steps.items():
+                    time.sleep(REST)               # (torch's threads spin for a while after its step)
+                    step(BATCHES - 1)
                     for k in range(BATCHES):
                         begin = time.perf_counter()
                         step(k)
