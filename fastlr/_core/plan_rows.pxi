@@ -29,7 +29,7 @@ def step_rows(Plan plan, Py_ssize_t i, rows, gradient, grad_scale, bint ends_ste
         if plan.touched is None:
             plan.touched = Touched()
         lay_rows(plan, i, &job, walks, spoken)
-        plan.touched.take(rows, plan.shapes[plan.first_axis[i]], spoken)
+        plan.touched.take(rows, plan.shapes[plan.first_axis[i]], job.width, spoken)
         plan.held = [aim_rows(plan, i, &job.g, &walks[1], gradient, spoken)]
         evaluate(plan)
         tensor = plan.tensors[i]

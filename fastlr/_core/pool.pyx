@@ -11,6 +11,9 @@ The claim is one word: the run's number in its upper half, the next chunk in its
 finds another run's number or no chunk left, and goes back to sleep; nobody waits for it. (The number would come
 round to the same after 2**31 runs, hours of them: a helper that sleeps between two instructions for exactly that
 long is not provided for.) The caller's last look at `the_done` comes after every helper's last write.
+
+To wake takes tens of microseconds: a caller that has something to do by itself says `rouse()` before it, and helpers
+await its run awake, for about as long as that and no longer.
 """
 import atexit
 import os
@@ -54,11 +57,11 @@ cdef extern from *:
 
 cdef enum:
     MOST_HELPERS = 255
-    PATIENCE = 4000            # pauses before the caller, waiting for the last chunk, yields its core
+    PATIENCE = 4000            # pauses before one who waits gives up: a caller its core, a roused helper being awake
 
 cdef unsigned long long CLOSED = 0xffffffff
 
-cdef word the_claim, the_work, the_context, the_chunks, the_done, is_busy
+cdef word the_claim, the_work, the_context, the_chunks, the_done, is_busy, is_near
 cdef word rung[MOST_HELPERS]   # whether a helper has been called and has not woken yet
 cdef PyThread_type_lock bell[MOST_HELPERS]
 cdef word helpers              # threads that run; written with the interpreter lock, read without
@@ -84,14 +87,29 @@ cdef void help() noexcept nogil:
             add(&the_done, 1)
 
 
+cdef void call(int n) noexcept nogil:
+    """The first n helpers."""
+    cdef int w
+    for w in range(n):
+        if not swap(&rung[w], 1):
+            PyThread_release_lock(bell[w])
+
+
+cdef void rouse() noexcept nogil:
+    """Wake those who will help in a run that comes soon; `prepare()` was called with the lock."""
+    put(&is_near, 1)
+    call(<int>min(peek(&helpers), peek(&wanted)))
+
+
 cdef void run(Work work, void* context, Py_ssize_t chunks) noexcept nogil:
     """Every chunk once, by this thread and those that help; `prepare()` was called with the lock."""
     cdef Py_ssize_t k
-    cdef int w, n
+    cdef int n
     cdef long patience = 0
     cdef unsigned long long number
     n = <int>min(peek(&helpers), peek(&wanted))
     if chunks < 2 or n == 0 or swap(&is_busy, 1):
+        put(&is_near, 0)
         for k in range(chunks):
             work(context, k)
         return
@@ -102,11 +120,7 @@ cdef void run(Work work, void* context, Py_ssize_t chunks) noexcept nogil:
     put(&the_chunks, chunks)
     put(&the_done, 0)
     put(&the_claim, number + CLOSED + 1)
-    if n > chunks - 1:
-        n = <int>(chunks - 1)
-    for w in range(n):
-        if not swap(&rung[w], 1):
-            PyThread_release_lock(bell[w])
+    call(<int>min(n, chunks - 1))
     help()
     while peek(&the_done) != <unsigned long long>chunks:
         patience += 1
@@ -114,16 +128,24 @@ cdef void run(Work work, void* context, Py_ssize_t chunks) noexcept nogil:
             relax()
         else:
             give_way()
+    put(&is_near, 0)
     put(&is_busy, 0)
 
 
 def serve(int w):
     """The life of a helper."""
+    cdef long patience
     with nogil:
         while True:
             PyThread_acquire_lock(bell[w], WAIT_LOCK)
             put(&rung[w], 0)
             help()
+            patience = PATIENCE
+            while patience and peek(&is_near):
+                patience -= 1
+                relax()
+                if peek(&the_claim) & CLOSED < peek(&the_chunks):
+                    help()
 
 
 cdef int prepare() except -1:
@@ -175,6 +197,7 @@ def forked():
     put(&the_claim, 0)
     put(&the_chunks, 0)
     put(&is_busy, 0)
+    put(&is_near, 0)
 
 
 def stop():

@@ -12,6 +12,6 @@ cdef class Touched:
     cdef int32_t* table                # of the hash: which of the different ones, or -1
     cdef int bits                      # it has 2**bits places: half of them stay empty
 
-    cdef int take(self, object rows, Py_ssize_t length, str who) except -1
+    cdef int take(self, object rows, Py_ssize_t length, Py_ssize_t width, str who) except -1
     cdef int reserve(self, Py_ssize_t n) except -1
     cdef Py_ssize_t sort(self) noexcept nogil

@@ -6,7 +6,9 @@ from libc.stdint cimport int32_t, int64_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
+from fastlr._core cimport pool
 from fastlr._core.arrays import as_array
+from fastlr._core.plan cimport ALONE
 
 
 cdef class Touched:
@@ -16,8 +18,11 @@ cdef class Touched:
         free(self.asked)
         free(self.table)
 
-    cdef int take(self, object rows, Py_ssize_t length, str who) except -1:
-        """Sort the indices of rows of a table of `length`; ValueError or TypeError if one is wrong."""
+    cdef int take(self, object rows, Py_ssize_t length, Py_ssize_t width, str who) except -1:
+        """Sort the indices of rows of a table, `length` times `width`; ValueError or TypeError if one is wrong.
+
+        Threads that will go over the rows are woken, and are awake when they are needed.
+        """
         cdef const int64_t[::1] given
         cdef Py_ssize_t bad
         array = np.asarray(rows, None if len(rows) else np.int64) if isinstance(rows, list | tuple) else \
@@ -35,6 +40,9 @@ cdef class Touched:
             self.bits += 1
         if self.given:                             # (a copy, which nobody changes meanwhile)
             memcpy(self.asked, &given[0], self.given * sizeof(int64_t))
+        if self.given * width >= ALONE:
+            pool.prepare()
+            pool.rouse()
         with nogil:
             bad = self.sort()
         if bad >= 0:
@@ -65,37 +73,52 @@ cdef class Touched:
 
     cdef Py_ssize_t sort(self) noexcept nogil:
         """The position of the first index out of bounds, or -1. Half of the table stays empty: O(n)."""
+        # (No branch asks whether a row is new, which no processor can guess; that a place is taken by another is rare.)
         cdef Py_ssize_t k, n = self.given
-        cdef int64_t row, u, edge, size
+        cdef int64_t row, u, next = 0, edge = 0, size, outside = 0
+        cdef int64_t* different = self.row
+        cdef int64_t* begin = self.begin
+        cdef int32_t* place = self.place
+        cdef int32_t* table = self.table
+        cdef int32_t found
+        cdef int shift = 64 - self.bits
         cdef uint64_t at, mask = (<uint64_t>1 << self.bits) - 1
+        for k in range(n):
+            outside |= <int64_t>(<uint64_t>self.asked[k] >= <uint64_t>self.length)
         self.count = 0
+        if outside:
+            for k in range(n):
+                if not 0 <= self.asked[k] < self.length:
+                    return k
         if n == 0:
             return -1
-        memset(self.table, 0xff, (mask + 1) * sizeof(int32_t))
+        memset(table, 0xff, (mask + 1) * sizeof(int32_t))
         for k in range(n):
             row = self.asked[k]
-            if not 0 <= row < self.length:
-                return k
-            at = (<uint64_t>row * <uint64_t>0x9e3779b97f4a7c15) >> (64 - self.bits)
-            while self.table[at] >= 0 and self.row[self.table[at]] != row:
+            at = (<uint64_t>row * <uint64_t>0x9e3779b97f4a7c15) >> shift
+            different[next] = row                   # (an empty place is taken by this one)
+            found = table[at]
+            u = next if found < 0 else found
+            while different[u] != row:
                 at = (at + 1) & mask
-            if self.table[at] < 0:
-                self.table[at] = <int32_t>self.count
-                self.row[self.count], self.begin[self.count] = row, 0
-                self.count += 1
-            self.place[k] = self.table[at]
-            self.begin[self.table[at]] += 1
-        # from how many there are of each to where they begin, to where the next goes, and back
-        edge = 0
+                found = table[at]
+                u = next if found < 0 else found
+            table[at] = place[k] = <int32_t>u
+            next += found < 0
+        self.count = next
+        # how many there are of each, from that to where they begin, to where the next goes, and back
+        memset(begin, 0, (next + 1) * sizeof(int64_t))
+        for k in range(n):
+            begin[place[k]] += 1
         for k in range(self.count):
-            size = self.begin[k]
-            self.begin[k] = edge
+            size = begin[k]
+            begin[k] = edge
             edge += size
         for k in range(n):
-            u = self.place[k]
-            self.source[self.begin[u]] = k
-            self.begin[u] += 1
+            u = place[k]
+            self.source[begin[u]] = k
+            begin[u] += 1
         for k in range(self.count, 0, -1):
-            self.begin[k] = self.begin[k - 1]
-        self.begin[0] = 0
+            begin[k] = begin[k - 1]
+        begin[0] = 0
         return -1
