@@ -358,10 +358,17 @@ ctypedef fused AnyAdam:
     Adam
     AdamHat
 
-cdef inline void adam(AnyAdam h, Now now, real* p, real g, real* m, real* v) noexcept nogil:
+cdef inline real adam_moments(AnyAdam h, real g, real* m, real* v) noexcept nogil:
     m[0] = <real>h.beta1 * m[0] + <real>(1 - h.beta1) * g
     v[0] = <real>h.beta2 * v[0] + <real>(1 - h.beta2) * (g * g)
-    p[0] = p[0] - <real>(now.lr * now.debias1) * m[0] / (root(v[0]) * <real>now.debias2 + <real>h.eps)
+    return root(v[0])
+
+cdef inline void adam_move(AnyAdam h, Now now, real* p, real m, real root_of_v) noexcept nogil:
+    p[0] = p[0] - <real>(now.lr * now.debias1) * m / (root_of_v * <real>now.debias2 + <real>h.eps)
+
+cdef inline void adam(AnyAdam h, Now now, real* p, real g, real* m, real* v) noexcept nogil:
+    cdef real root_of_v = adam_moments(h, g, m, v)
+    adam_move(h, now, p, m[0], root_of_v)
 
 
 # AMSGrad -- Reddi, Kale & Kumar 2018, arXiv:1904.09237
@@ -406,9 +413,16 @@ ctypedef fused AnyAdamW:
     AdamW
     AdamWHat
 
-cdef inline void adamw(AnyAdamW h, Now now, real* p, real g, real* m, real* v) noexcept nogil:
+cdef inline Adam without_decay(AnyAdamW h) noexcept nogil:
+    return Adam(h.beta1, h.beta2, h.eps)
+
+cdef inline void adamw_move(AnyAdamW h, Now now, real* p, real m, real root_of_v) noexcept nogil:
     p[0] = <real>now.keep * p[0]
-    adam(Adam(h.beta1, h.beta2, h.eps), now, p, g, m, v)
+    adam_move(without_decay(h), now, p, m, root_of_v)
+
+cdef inline void adamw(AnyAdamW h, Now now, real* p, real g, real* m, real* v) noexcept nogil:
+    cdef real root_of_v = adam_moments(without_decay(h), g, m, v)
+    adamw_move(h, now, p, m[0], root_of_v)
 
 
 # AdaMax -- Kingma & Ba 2015, arXiv:1412.6980, section 7.1

@@ -48,6 +48,28 @@ def test_every_16_bit_value_survives_a_step_that_does_not_move_it(dtype):
     assert ((got == want) | (np.isnan(got) & np.isnan(want))).all()
 
 
+@pytest.mark.parametrize("rounding", ["nearest", "stochastic"])
+@pytest.mark.parametrize("name", ["AdamW", "Adam"])
+def test_nan_of_any_bits_stays_nan_in_16_bits(name, rounding):
+    """Of a float32, as memory set to ones, its upper half must not be rounded up into a number."""
+    g = np.ones(4096, np.float32)
+    g.view(np.uint32)[[5, 70, 2100]] = 0x7FFFFFFF, 0xFFFFFFFF, 0x7F80FFFF
+    opt = getattr(fastlr, name)([np.ones(4096, np.float32)], state_dtype="bfloat16", rounding=rounding)
+    opt.step([g])
+    for array in opt.state["0"].values():
+        assert np.flatnonzero(np.isnan(array.view(BF16).astype(np.float32))).tolist() == [5, 70, 2100]
+
+
+@pytest.mark.parametrize("state_dtype", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("rounding", ["nearest", "stochastic"])
+@pytest.mark.parametrize("name", ["AdamW", "Adam"])
+def test_nan_of_any_16_bits_stays_nan(name, rounding, state_dtype):
+    p, g = np.ones(4096, BF16), np.ones(4096, BF16)
+    g.view(np.uint16)[[5, 70, 2100]] = 0x7FFF, 0xFFFF, 0x7F81
+    getattr(fastlr, name)([p], state_dtype=state_dtype, rounding=rounding).step([g])
+    assert np.flatnonzero(np.isnan(p.astype(np.float32))).tolist() == [5, 70, 2100]
+
+
 @pytest.mark.parametrize("dtype", [BF16, np.float16])
 def test_rounding_is_to_nearest_even(dtype):
     values = EVERY16.view(dtype).astype(np.float32)

@@ -73,14 +73,14 @@ cdef class Touched:
 
     cdef Py_ssize_t sort(self) noexcept nogil:
         """The position of the first index out of bounds, or -1. Half of the table stays empty: O(n)."""
-        # (No branch asks whether a row is new, which no processor can guess; that a place is taken by another is rare.)
+        # (No branch asks whether a row is new, `found` being -1, which no processor can guess; that a place is taken by
+        # another is rare.)
         cdef Py_ssize_t k, n = self.given
-        cdef int64_t row, u, next = 0, edge = 0, size, outside = 0
+        cdef int64_t row, u, found, next = 0, edge = 0, size, outside = 0
         cdef int64_t* different = self.row
         cdef int64_t* begin = self.begin
         cdef int32_t* place = self.place
         cdef int32_t* table = self.table
-        cdef int32_t found
         cdef int shift = 64 - self.bits
         cdef uint64_t at, mask = (<uint64_t>1 << self.bits) - 1
         for k in range(n):
@@ -96,15 +96,15 @@ cdef class Touched:
         for k in range(n):
             row = self.asked[k]
             at = (<uint64_t>row * <uint64_t>0x9e3779b97f4a7c15) >> shift
-            different[next] = row                   # (an empty place is taken by this one)
+            different[next] = row                  # (an empty place is taken by this one)
             found = table[at]
-            u = next if found < 0 else found
+            u = found ^ ((found ^ next) & (found >> 63))
             while different[u] != row:
                 at = (at + 1) & mask
                 found = table[at]
-                u = next if found < 0 else found
+                u = found ^ ((found ^ next) & (found >> 63))
             table[at] = place[k] = <int32_t>u
-            next += found < 0
+            next -= found >> 63
         self.count = next
         # how many there are of each, from that to where they begin, to where the next goes, and back
         memset(begin, 0, (next + 1) * sizeof(int64_t))

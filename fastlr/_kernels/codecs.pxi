@@ -226,8 +226,8 @@ cdef inline void decode_signed8(float* restrict out, const int8_t* restrict q, f
     cdef float less = scale * as_float(SIGNED_SHIFT)
     for i in range(size):
         u = <uint32_t><int32_t>q[i] << 18
-        out[i] = as_float(as_bits(as_float((u & 0x01fc0000) | SIGNED_SHIFT) * scale - less)
-                          | (u & <uint32_t>0x80000000))
+        out[i] = as_float((u & <uint32_t>0x81fc0000) | SIGNED_SHIFT) * scale \
+            - as_float(as_bits(less) | (u & <uint32_t>0x80000000))
 
 cdef inline void encode_signed8(int8_t* restrict q, const float* restrict x, float scale,
                                 Py_ssize_t size) noexcept nogil:
@@ -275,7 +275,7 @@ cdef inline float largest(const float* x, Py_ssize_t size) noexcept nogil:
 cdef inline void decode_group(float* restrict out, const char* q, float scale, bint negative,
                               Py_ssize_t size) noexcept nogil:
     if WIDE and size == GROUP:
-        wide_decode8(out, q, scale, negative, False)
+        wide_decode8(out, q, &scale, negative, False, wide_held())
     elif negative:
         decode_signed8(out, <const int8_t*>q, scale, size)
     else:

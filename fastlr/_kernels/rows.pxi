@@ -192,7 +192,7 @@ cdef void touch(void* context, Py_ssize_t chunk) noexcept nogil:
     """One chunk of a step over rows."""
     cdef const Rows* job = <const Rows*>context
     cdef unsigned int mode = fastlr_enter()
-    cdef Py_ssize_t k, later, start = chunk * job.together, behind = start + job.together
+    cdef Py_ssize_t k, c, later, last, start = chunk * job.together, behind = start + job.together
     cdef bint plain = straight(job)
     cdef void* slot[MOST_SLOTS]
     cdef const Instant* now = job.instant
@@ -206,7 +206,11 @@ cdef void touch(void* context, Py_ssize_t chunk) noexcept nogil:
     for k in range(start - AHEAD_ROWS, behind):
         later = k + AHEAD_ROWS
         if later < behind:
-            ask_row(asked.first[0] + job.source[job.begin[later]] * asked.pitch[0], asked.bytes[0])
+            last = job.begin[later] + AHEAD_ROWS
+            if last > job.begin[later + 1]:
+                last = job.begin[later + 1]
+            for c in range(job.begin[later], last):
+                ask_row(asked.first[0] + job.source[c] * asked.pitch[0], asked.bytes[0])
             for j in range(1, asked.count):
                 ask_row(asked.first[j] + job.row[later] * asked.pitch[j], asked.bytes[j])
         if k < start:
