@@ -61,13 +61,13 @@ cdef class Touched:
         free(self.asked)
         free(self.table)
         self.asked, self.table, self.room = NULL, NULL, 0
-        block = <char*>malloc(room * (4 * sizeof(int64_t) + sizeof(int32_t)) + sizeof(int64_t))
+        block = <char*>malloc(room * (4 * sizeof(int64_t) + sizeof(int32_t)) + 2 * sizeof(int64_t))
         self.table = <int32_t*>malloc(2 * room * sizeof(int32_t))
         self.asked = <int64_t*>block
         if self.asked == NULL or self.table == NULL:
             raise MemoryError
         self.row, self.source, self.begin = self.asked + room, self.asked + 2 * room, self.asked + 3 * room
-        self.place = <int32_t*>(self.begin + room + 1)
+        self.place = <int32_t*>(self.begin + room + 2)
         self.room = room
         return 0
 
@@ -76,17 +76,17 @@ cdef class Touched:
         # (No branch asks whether a row is new, `found` being -1, which no processor can guess; that a place is taken by
         # another is rare.)
         cdef Py_ssize_t k, n = self.given
-        cdef int64_t row, u, found, next = 0, edge = 0, size, outside = 0
+        cdef int64_t row, u, found, next = 0
         cdef int64_t* different = self.row
         cdef int64_t* begin = self.begin
         cdef int32_t* place = self.place
         cdef int32_t* table = self.table
         cdef int shift = 64 - self.bits
-        cdef uint64_t at, mask = (<uint64_t>1 << self.bits) - 1
-        for k in range(n):
-            outside |= <int64_t>(<uint64_t>self.asked[k] >= <uint64_t>self.length)
+        cdef uint64_t at, outside = 0, mask = (<uint64_t>1 << self.bits) - 1
+        for k in range(n):                         # (one that is negative or too large leaves the uppermost bit)
+            outside |= <uint64_t>self.asked[k] | (<uint64_t>(self.length - 1) - <uint64_t>self.asked[k])
         self.count = 0
-        if outside:
+        if outside >> 63:
             for k in range(n):
                 if not 0 <= self.asked[k] < self.length:
                     return k
@@ -106,19 +106,14 @@ cdef class Touched:
             table[at] = place[k] = <int32_t>u
             next -= found >> 63
         self.count = next
-        # how many there are of each, from that to where they begin, to where the next goes, and back
-        memset(begin, 0, (next + 1) * sizeof(int64_t))
+        # how many there are of each, two places on; from that, one place on, where they begin; then, in their own, too
+        memset(begin, 0, (next + 2) * sizeof(int64_t))
         for k in range(n):
-            begin[place[k]] += 1
-        for k in range(self.count):
-            size = begin[k]
-            begin[k] = edge
-            edge += size
+            begin[place[k] + 2] += 1
+        for k in range(2, next + 1):
+            begin[k] += begin[k - 1]
         for k in range(n):
-            u = place[k]
+            u = place[k] + 1
             self.source[begin[u]] = k
             begin[u] += 1
-        for k in range(self.count, 0, -1):
-            begin[k] = begin[k - 1]
-        begin[0] = 0
         return -1

@@ -193,7 +193,11 @@ cdef void touch(void* context, Py_ssize_t chunk) noexcept nogil:
     cdef const Rows* job = <const Rows*>context
     cdef unsigned int mode = fastlr_enter()
     cdef Py_ssize_t k, c, later, last, start = chunk * job.together, behind = start + job.together
-    cdef bint plain = straight(job)
+    cdef bint once, plain = straight(job)
+    cdef uint64_t[TILE] raw
+    cdef double[TILE] total
+    cdef double[TILE] scratch
+    cdef const void* g
     cdef void* slot[MOST_SLOTS]
     cdef const Instant* now = job.instant
     cdef Asked asked
@@ -215,11 +219,17 @@ cdef void touch(void* context, Py_ssize_t chunk) noexcept nogil:
                 ask_row(asked.first[j] + job.row[later] * asked.pitch[j], asked.bytes[j])
         if k < start:
             continue
-        if plain and job.begin[k + 1] - job.begin[k] == 1:
+        once = job.begin[k + 1] - job.begin[k] == 1
+        if plain and (once or job.width <= TILE):
             for j in range(job.slots):
                 slot[j] = job.slot[j].first + job.row[k] * job.slot[j].pitch
-            job.sweep(now.hyper, &now.now, job.p.first + job.row[k] * job.p.pitch,
-                      job.g.first + job.source[job.begin[k]] * job.g.pitch, slot, job.width)
+            if once:
+                g = job.g.first + job.source[job.begin[k]] * job.g.pitch
+            elif job.wide:
+                g = summed(<double*>total, <double*>scratch, raw, job, k, 0, job.width)
+            else:
+                g = summed(<float*>total, <float*>scratch, raw, job, k, 0, job.width)
+            job.sweep(now.hyper, &now.now, job.p.first + job.row[k] * job.p.pitch, g, slot, job.width)
         elif job.wide:
             row_tiles(job, k, <double*>NULL)
         else:
