@@ -236,7 +236,7 @@ cdef extern from *:
                               pairs, h);
         return _mm512_or_si512(w[0], w[1]);
     }
-    /* What is not zero has another code than 0: 1, where that is the nearest. */
+    /* Codes, of which those of what is not zero are not 0: where that is the nearest, 1. */
     FASTLR_INLINE __m512i fastlr_wide_not_zero(__m512i codes, const float *x) {
         __m512i least = _mm512_setzero_si512();
         for (int z = 0; z < 4; z++) {
