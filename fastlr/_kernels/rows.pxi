@@ -17,14 +17,8 @@ cdef extern from *:
     /* Each line that a row has part in. (Inlined before gcc judges it: a function that does nothing but ask is one
        without effects to gcc, and its calls go, as do those of a function around it.) */
     #if defined(__GNUC__)
-    #define fastlr_later(x) __builtin_prefetch(x, 0, 2)
     static inline __attribute__((always_inline)) void fastlr_ask_row(const char *row, Py_ssize_t bytes) {
     #else
-    #if defined(_M_X64)
-    #define fastlr_later(x) _mm_prefetch((const char *)(x), _MM_HINT_T1)
-    #else
-    #define fastlr_later(x) ((void)(x))
-    #endif
     static void fastlr_ask_row(const char *row, Py_ssize_t bytes) {
     #endif
         const char *line = row - ((size_t)row & 63);

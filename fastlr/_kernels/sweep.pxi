@@ -59,12 +59,16 @@ cdef extern from *:
 
 cdef extern from *:
     """
+    /* asked for into the first-level cache, and into the second */
     #if defined(__GNUC__)
     #define fastlr_soon(x) __builtin_prefetch(x, 1, 3)
+    #define fastlr_later(x) __builtin_prefetch(x, 0, 2)
     #elif defined(_M_X64)
     #define fastlr_soon(x) _mm_prefetch((const char *)(x), _MM_HINT_T0)
+    #define fastlr_later(x) _mm_prefetch((const char *)(x), _MM_HINT_T1)
     #else
     #define fastlr_soon(x) ((void)(x))
+    #define fastlr_later(x) ((void)(x))
     #endif
     """
     void soon "fastlr_soon"(const void* x) noexcept nogil
