@@ -14,6 +14,8 @@ import pytest
 import fastlr
 
 sys.path.insert(0, str(Path(__file__).parent))
+# (a child started in the project's folder imports what is installed, not the sources that lie there)
+os.environ["PYTHONSAFEPATH"] = "1"
 
 
 @pytest.fixture(autouse=True)
