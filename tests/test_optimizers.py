@@ -100,6 +100,27 @@ def test_scalars_and_empty_arrays_step(cls, dtype):
     assert opt.t == BEGINS.get(cls.__name__, 1)
 
 
+@pytest.mark.parametrize(("options", "refused"), [
+    ({"lr_scale": {"a": np.linspace(0.5, 2, 20_000)}}, {"lr_max": 5.0}),
+    ({"lr_scale": {"a": np.linspace(0.5, 2, 20_000)}}, {"nonsense": 1}),
+    ({"decay_mask": lambda name, array: name == "a", "weight_decay": 0.5}, {"lr_max": 5.0}),
+])
+def test_a_refused_group_leaves_the_others_as_they_were(options, refused):
+    """The plan holds addresses of what its tensors had: what a refusal replaces and frees, the next step would read."""
+    g, ends = np.ones(20_000), []
+    for refuse in (False, True):
+        a = np.ones(20_000)
+        opt = fastlr.SGD({"a": a}, lr=0.1, **options)
+        before = [id(tensor.scale) for tensor in opt._plan.tensors]
+        if refuse:
+            with pytest.raises((TypeError, ValueError)):
+                opt.add_group({"b": np.ones(3)}, **refused)
+            assert [id(tensor.scale) for tensor in opt._plan.tensors] == before
+        opt.step({"a": g})
+        ends.append(a.tobytes())
+    assert ends[0] == ends[1]
+
+
 def test_add_group_goes_on_where_the_others_are():
     a, b, ga, gb = arrays(np.float64, [(3,), (4,)] * 2)
     one, two = a.copy(), b.copy()

@@ -447,3 +447,43 @@ def test_floats_of_up_to_32_bits_serve_each_other(dtype, given):
     p, g = np.ones(300, dtype), np.full(300, 0.25, given)
     fastlr.SGD([p], lr=1.0, clip_norm=1e9).step([g])
     assert (p.astype(np.float32) == 0.75).all()
+
+
+# What three releases of tests did not see
+
+@every_rule
+def test_a_slot_that_takes_negative_numbers_is_stored_with_its_sign(cls):
+    g = [arrays(np.float32, [5000], seed)[0] for seed in range(6)]
+    wide, narrow = (cls([np.ones(5000, np.float32)], state_dtype=stored) for stored in ("float32", "int8"))
+    for step in g:
+        for opt in (wide, narrow):
+            opt.step([step])
+    for slot in cls.slots:
+        if (wide.state["0"][slot] < 0).any():
+            assert narrow.state["0"][slot].dtype != np.uint8, slot
+
+
+@pytest.mark.parametrize("decay", ["coupled", "decoupled", "independent", "corrected"])
+@every_rule
+def test_an_element_in_a_block_moves_as_one_outside(cls, decay):
+    """Contiguous float32 takes loops over blocks of 512 elements, whatever stands around the rule; strided none."""
+    size = 1300
+    g, start = arrays(np.float32, [size, size])
+    for keywords, given in (({}, {}), ({}, {"grad_scale": 2.0}), ({"clip_value": 0.5}, {}), ({"clip_norm": 1e-2}, {}),
+                            ({"maximize": True}, {}), ({"state_dtype": "bfloat16"}, {}),
+                            ({"state_dtype": "bfloat16", "rounding": "stochastic"}, {})):
+        ends = []
+        for p in (start.copy(), np.repeat(start, 2)[::2]):
+            opt = cls([p], lr=0.1, weight_decay=0.5, decay=decay, lr_max=0.2 if decay == "corrected" else None,
+                      **keywords)
+            for _ in range(2):
+                opt.step([g], **given)
+            ends.append(bits([p, *opt.state["0"].values()]))
+        assert ends[0] == ends[1], (keywords, given)
+
+
+def test_decay_is_applied_in_blocks_of_8_bit_states():
+    for decay, left in (("decoupled", 0.95), ("independent", 0.5), ("corrected", 0.95)):
+        p = np.ones(8192, np.float32)
+        fastlr.Adam([p], lr=0.1, weight_decay=0.5, decay=decay, state_dtype="int8").step([np.zeros(8192, np.float32)])
+        assert abs(p - np.float32(left)).max() < 1e-6, decay

@@ -14,7 +14,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 STORAGES = ("float32", "float64", "float16", "bfloat16")
 GROUP = 64             # elements of an 8-bit state that share a scale
-NONNEGATIVE = {"s", "u", "v", "vmax"}      # slots that add up squares
+NONNEGATIVE = {"s", "u", "v", "vmax"}      # slots that add up squares, unless a class declares them `signed`
 POSITIONS = {"ax", "x0", "z"}              # slots that say where a parameter is or was: 8 bits would move it
 SMALL = 4096           # tensors of fewer elements keep their state in float32 rather than in 8 bits
 
@@ -51,29 +51,29 @@ class Tensor:
             laid = laid.view(BFloat16)
         return laid.transpose(np.argsort(self.axes)) if self.axes else laid
 
-    def storage(self, slot: str, stored: str) -> str:
-        """How a slot is stored, given what was asked for."""
+    def storage(self, slot: str, stored: str, signed: Sequence[str]) -> str:
+        """How a slot is stored, given what was asked for; those of `signed` may hold negative numbers."""
         if slot == "ema":
             return "float64" if self.wide or stored == "float64" else "float32"
         if stored != "int8":
             return stored
         if slot in POSITIONS:
             return "float64" if self.wide else "float32"
-        return "float32" if self.array.size < SMALL else "uint8" if slot in NONNEGATIVE else "int8"
+        return "float32" if self.array.size < SMALL else "uint8" if slot in NONNEGATIVE and slot not in signed else "int8"
 
-    def sizes(self, slots: Sequence[str], stored: str) -> list[int]:
+    def sizes(self, slots: Sequence[str], stored: str, signed: Sequence[str]) -> list[int]:
         """The bytes that `allocate` takes for each slot."""
-        kinds = [self.storage(slot, stored) for slot in slots]
+        kinds = [self.storage(slot, stored, signed) for slot in slots]
         return [self.array.size * np.dtype("uint16" if kind == "bfloat16" else kind).itemsize for kind in kinds]
 
     def allocate(self, slots: Sequence[str], memory: Sequence[str], fill: Mapping[str, float], stored: str,
-                 arena: Arena) -> None:
+                 signed: Sequence[str], arena: Arena) -> None:
         """Room for what the rule remembers, and, as the slot "ema", a running mean that begins at the parameter."""
         self.wide = self.wide or stored == "float64"
         self.allocated = True
         self.memory = np.array([fill.get(name, 0.0) for name in memory])
         for slot in slots:
-            kind, begin, scale = self.storage(slot, stored), fill.get(slot, 0.0), None
+            kind, begin, scale = self.storage(slot, stored, signed), fill.get(slot, 0.0), None
             array = self.alike(kind, arena)
             if slot == "ema":
                 array[...] = self.master()
@@ -84,6 +84,15 @@ class Tensor:
                 scale = np.full(-(-self.array.size // GROUP), companded(begin, kind)[1], np.float32)
             self.state.append(array)
             self.scales.append(scale)
+
+    def snapshot(self) -> dict[str, Any]:
+        """All that `Optimizer._equip` may set on a tensor: for `restore`."""
+        return {name: getattr(self, name) for name in self.__slots__} | {"matrices": dict(self.matrices)}
+
+    def restore(self, snapshot: Mapping[str, Any]) -> None:
+        """Become what the tensor was when the snapshot was taken."""
+        for name, value in snapshot.items():
+            setattr(self, name, value)
 
     def written(self) -> list[Array]:
         """All that a step writes."""

@@ -120,6 +120,7 @@ cdef inline void move_block(Hot h, Now now, float* restrict p, const float* rest
         if Hot is AdamW:
             adamw_move(h, now, &pi, a[i], root_of_b[i])
         else:
+            pi = <float>now.keep * pi
             adam_move(h, now, &pi, a[i], root_of_b[i])
         p[i] = pi
 

@@ -190,7 +190,7 @@ class FTRL(Optimizer, slots=("z", "n"), memory=("lr_prev",)):
     initial_accumulator_value: Hyper = start("n", 0.0)
 
 
-class MADGRAD(Optimizer, slots=("s", "v", "x0")):
+class MADGRAD(Optimizer, slots=("s", "v", "x0"), signed=("s",)):
     r"""Dual averaging: from where it began, by the sum of gradients over the cube root of the sum of squares.
 
     .. math::

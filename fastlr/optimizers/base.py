@@ -125,6 +125,7 @@ class Optimizer:
     slots: ClassVar[tuple[str, ...]] = ()
     memory: ClassVar[tuple[str, ...]] = ()     # what it remembers of a tensor as a whole
     shared: ClassVar[tuple[str, ...]] = ()     # ... and of all tensors together
+    signed: ClassVar[tuple[str, ...]] = ()     # slots that hold negative numbers, though others of the name never do
     reduces: ClassVar[bool] = False            # whether it sums over a tensor before it moves it
     placed: ClassVar[bool] = False             # whether its step depends on where the parameter stands
     needs_loss: ClassVar[bool] = False         # whether a step is given the loss, too
@@ -147,10 +148,11 @@ class Optimizer:
     weight_decay: Hyper = within(0.0)
 
     def __init_subclass__(cls, slots: tuple[str, ...] = (), memory: tuple[str, ...] = (),
-                          shared: tuple[str, ...] = (), decay: str = "coupled", rule: str | None = None,
+                          shared: tuple[str, ...] = (), signed: tuple[str, ...] = (), decay: str = "coupled",
+                          rule: str | None = None,
                           conventions: Mapping[str, str | Theirs] | None = None, family: bool = False,
                           folds: Folds | None = None) -> None:
-        cls.slots, cls.memory, cls.shared, cls.decay_mode = slots, memory, shared, decay
+        cls.slots, cls.memory, cls.shared, cls.signed, cls.decay_mode = slots, memory, shared, signed, decay
         cls.conventions = {name: Theirs(whose) if isinstance(whose, str) else whose
                            for name, whose in (conventions or {}).items()}
         cls.folds = folds
@@ -266,9 +268,9 @@ class Optimizer:
                 raise ValueError(f"{who}: state_dtype must be one of {', '.join(STORAGES)} or int8, got {stored!r}")
             if not tensor.allocated:
                 new.append((tensor, stored))
-        arena = Arena(size for tensor, stored in new for size in tensor.sizes(self._kept, stored))
+        arena = Arena(size for tensor, stored in new for size in tensor.sizes(self._kept, stored, self.signed))
         for tensor, stored in new:
-            tensor.allocate(self._kept, self.memory, self._start, stored, arena)
+            tensor.allocate(self._kept, self.memory, self._start, stored, self.signed, arena)
         for tensor, scale in zip(tensors, per_tensor(self._lr_scale, tensors, who, "lr_scale"), strict=True):
             set_scale(tensor, scale, who)
             if self.placed and tensor.scale is not None:
@@ -333,6 +335,8 @@ class Optimizer:
         """
         plan, structure = self._plan, self._structure
         groups = list(self.groups)
+        # (the present plan holds the addresses of what its tensors have: a refused group must leave them that)
+        before = [(tensor, tensor.snapshot()) for tensor in plan.tensors]
         self._structure = Structure(True, structure.parts)
         plan.begin()                   # (for good, once there is a plan in its place)
         try:
@@ -340,6 +344,8 @@ class Optimizer:
             self._adopt([*plan.tensors, *added], groups)
         except BaseException:
             self._structure = structure
+            for tensor, snapshot in before:
+                tensor.restore(snapshot)
             plan.end()
             raise
         self._structure.relabel()

@@ -196,7 +196,8 @@ class Estimating(Optimizer, family=True):
         return float(begun)
 
 
-class DAdaptSGD(Estimating, slots=("s", "x0"), shared=("d", "numerator", "g0_norm")):
+class DAdaptSGD(Estimating, slots=("s", "x0"), signed=("s",),
+                shared=("d", "numerator", "g0_norm")):
     r"""Gradient descent, and a lower bound of the way to the solution as its step, which grows with what is learnt.
 
     .. math::
@@ -224,7 +225,7 @@ class DAdaptSGD(Estimating, slots=("s", "x0"), shared=("d", "numerator", "g0_nor
     d0: Hyper = within(1e-6, 1e-30)
 
 
-class DAdaptAdaGrad(Estimating, slots=("alpha", "s", "x0"),
+class DAdaptAdaGrad(Estimating, slots=("alpha", "s", "x0"), signed=("s",),
                     shared=("d", "sum_squares", "sum_norm", "gradient_squares")):
     r"""AdaGrad with a lower bound of the way to the solution as its learning rate.
 
@@ -254,7 +255,7 @@ class DAdaptAdaGrad(Estimating, slots=("alpha", "s", "x0"),
     initial_accumulator_value: Hyper = start("alpha", 1e-6)
 
 
-class DAdaptAdam(Estimating, slots=("m", "v", "s"), shared=("d", "numerator"),
+class DAdaptAdam(Estimating, slots=("m", "v", "s"), signed=("s",), shared=("d", "numerator"),
                  conventions={"dadaptation": "DAdaptAdam", "optax": "DAdaptAdamDebiased"}):
     r"""Adam with a lower bound of the way to the solution as its learning rate.
 
@@ -289,7 +290,7 @@ class DAdaptAdam(Estimating, slots=("m", "v", "s"), shared=("d", "numerator"),
     d0: Hyper = within(1e-6, 1e-30)
 
 
-class DAdaptLion(Estimating, slots=("m", "s"), shared=("d", "numerator"), decay="decoupled"):
+class DAdaptLion(Estimating, slots=("m", "s"), signed=("s",), shared=("d", "numerator"), decay="decoupled"):
     r"""Lion with a lower bound of the way to the solution as its learning rate.
 
     .. math::
@@ -320,7 +321,7 @@ class DAdaptLion(Estimating, slots=("m", "s"), shared=("d", "numerator"), decay=
     d0: Hyper = within(1e-6, 1e-30)
 
 
-class Prodigy(Estimating, slots=("m", "v", "s", "x0"), shared=("d", "numerator"), decay="decoupled",
+class Prodigy(Estimating, slots=("m", "v", "s", "x0"), signed=("s",), shared=("d", "numerator"), decay="decoupled",
               conventions={"prodigyopt": "Prodigy", "optax": "ProdigyDebiased"}):
     r"""Adam with an estimate of the way to the solution as its learning rate, which grows as gradients point there.
 

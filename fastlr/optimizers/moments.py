@@ -118,7 +118,7 @@ class NAdam(Adam, slots=("m", "v"), memory=("mu_product",), conventions={
     momentum_decay: Hyper = within(4e-3)
 
 
-class Adan(Optimizer, slots=("m", "v", "n", "g_prev"), decay="decoupled",
+class Adan(Optimizer, slots=("m", "v", "n", "g_prev"), signed=("v",), decay="decoupled",
            conventions={"pytorch-optimizer": "Adan", "optax": "AdanComplement"}):
     r"""Nesterov's momentum by the difference of gradients.
 
