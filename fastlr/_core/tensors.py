@@ -14,7 +14,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 STORAGES = ("float32", "float64", "float16", "bfloat16")
 GROUP = 64             # elements of an 8-bit state that share a scale
-NONNEGATIVE = {"s", "u", "v", "vmax"}      # slots that add up squares, unless a class declares them `signed`
+NONNEGATIVE = {"alpha", "s", "u", "v", "vmax"}      # slots that add up squares, unless a class declares them `signed`
 POSITIONS = {"ax", "x0", "z"}              # slots that say where a parameter is or was: 8 bits would move it
 SMALL = 4096           # tensors of fewer elements keep their state in float32 rather than in 8 bits
 
@@ -59,7 +59,9 @@ class Tensor:
             return stored
         if slot in POSITIONS:
             return "float64" if self.wide else "float32"
-        return "float32" if self.array.size < SMALL else "uint8" if slot in NONNEGATIVE and slot not in signed else "int8"
+        if self.array.size < SMALL:
+            return "float32"
+        return "uint8" if slot in NONNEGATIVE and slot not in signed else "int8"
 
     def sizes(self, slots: Sequence[str], stored: str, signed: Sequence[str]) -> list[int]:
         """The bytes that `allocate` takes for each slot."""
