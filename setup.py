@@ -35,13 +35,13 @@ X86 = platform.machine().lower() in ("x86_64", "amd64") and sys.maxsize > 2**32
 
 if MSVC:
     FLAGS = ["/O2", "/fp:precise"]
-    DOORS = {"baseline": [], "v3": ["/arch:AVX2"], "v4": ["/arch:AVX512"]} if X86 else {"baseline": []}
+    VARIANTS = {"baseline": [], "v3": ["/arch:AVX2"], "v4": ["/arch:AVX512"]} if X86 else {"baseline": []}
 else:
     # -fno-math-errno is what lets the square roots vectorise; -ffp-contract=off keeps the same bits on every
     # instruction set. Never -ffast-math (it would change the host's floating-point mode), never -march=native.
     FLAGS = ["-O3", "-g0", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"]
     FLAGS += ["-Wno-maybe-uninitialized"] if "clang" not in os.environ.get("CC", "gcc") else []
-    DOORS = {"baseline": [], "v3": ["-march=x86-64-v3"], "v4": ["-march=x86-64-v4"]} if X86 else {"baseline": []}
+    VARIANTS = {"baseline": [], "v3": ["-march=x86-64-v3"], "v4": ["-march=x86-64-v4"]} if X86 else {"baseline": []}
 
 LINK: list[str] = []
 MACROS: list[tuple[str, str | None]] = [("Py_LIMITED_API", "0x030B0000")] if ABI3 else []
@@ -59,7 +59,7 @@ PUBLIC_DECLARATIONS = [str(path) for path in sorted(Path("fastlr").rglob("*.p[xy
 # Modules that were built at different times may disagree on what lies where: each knows what it was built from.
 STRUCTS = [Path("fastlr/element.pxd"), *sorted(Path("fastlr").glob("_*/*.pxd"))]
 MACROS += [("FASTLR_LAYOUT", f'"{zlib.crc32(b"".join(path.read_bytes() for path in STRUCTS)):08x}"')]
-C_DOOR = "fastlr._core.capi"           # alone includes fastlr's own header, and says the version in C
+C_API = "fastlr._engine.c_api"           # alone includes fastlr's own header, and says the version in C
 VERSION = tomllib.loads(Path("pyproject.toml").read_text())["project"]["version"]
 
 
@@ -68,11 +68,11 @@ def compiled(name: str, flags: list[str]) -> Extension:
     return Extension(
         name,
         [name.replace(".", "/") + ".pyx"],
-        depends=PUBLIC_DECLARATIONS + (["fastlr/include/fastlr/fastlr.h"] if name == C_DOOR else []),
-        include_dirs=["fastlr/include"] if name == C_DOOR else [],
+        depends=PUBLIC_DECLARATIONS + (["fastlr/include/fastlr/fastlr.h"] if name == C_API else []),
+        include_dirs=["fastlr/include"] if name == C_API else [],
         extra_compile_args=FLAGS + flags,
         extra_link_args=LINK,
-        define_macros=MACROS + ([("FASTLR_VERSION", f'"{VERSION}"')] if name == C_DOOR else []),
+        define_macros=MACROS + ([("FASTLR_VERSION", f'"{VERSION}"')] if name == C_API else []),
         py_limited_api=ABI3,
     )
 
@@ -88,7 +88,7 @@ once = [
     if path.parent.name != "_kernels"
 ]
 extensions = [compiled(name, []) for name in once]
-extensions += [compiled(f"fastlr._kernels.{door}", flags + KERNEL_FLAGS) for door, flags in DOORS.items()]
+extensions += [compiled(f"fastlr._kernels.{variant}", flags + KERNEL_FLAGS) for variant, flags in VARIANTS.items()]
 
 setup(
     ext_modules=cythonize(

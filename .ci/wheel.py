@@ -5,7 +5,7 @@ import zipfile
 for path in sys.argv[1:]:
     names = zipfile.ZipFile(path).namelist()
     for needed in ("fastlr/py.typed", "fastlr/rules.pxd", "fastlr/curves.pxd", "fastlr/powers.pxd",
-                   "fastlr/__init__.pxd", "fastlr/kernels.pyi", "fastlr/_core/plan.pyi",
+                   "fastlr/__init__.pxd", "fastlr/kernels.pyi", "fastlr/_engine/plan.pyi",
                    "fastlr/_kernels/baseline.abi3.so", "fastlr/include/fastlr/fastlr.h",
                    "fastlr/study/page.html.jinja"):
         if needed not in names:

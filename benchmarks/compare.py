@@ -30,7 +30,7 @@ import numpy as np
 import peers
 
 import fastlr
-from fastlr._core.dispatch import isa
+from fastlr._engine.instruction_set import isa
 from fastlr.optimizers.base import REGISTRY
 
 FASTLR = ("fastlr bound", "fastlr passed")

@@ -3,7 +3,7 @@
 
     from fastlr cimport AdamW, Now, at, update
 """
-from fastlr.element cimport Now, real
+from fastlr.element cimport StepScalars, real
 from fastlr.rules cimport (
     LAMB, LAMBOutside, LAMBUncorrected, LARC, LARS, MARS, SGD,
     AdaDelta, AdaGrad, Adam, AdamW, Adan, AMSGrad, CautiousAdamW, CautiousAdamWMean,
@@ -17,5 +17,5 @@ from fastlr.rules cimport (
     AdaGradInside, AdamHat, AdamWHat, AdaMaxOutside, AdanComplement, ADOPTWider, AMSGradCorrected, AMSGradHat,
     AMSGradPlain, MomentumInside, NAdamConstant, NesterovInside, RAdamCorrected, RMSpropCenteredInside,
     RMSpropCenteredMomentumInside, RMSpropInside, RMSpropMomentumInside, RpropLate,
-    Rule, at, conclude, gauge, memories, recall, settle, shared_memories, slots, sums, update,
+    Rule, at, finish_all, reduce_terms, tensor_scalars, begin_step, finish_tensor, shared_scalars, slots, sums, update,
 )

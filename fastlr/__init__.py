@@ -3,8 +3,8 @@ from typing import TYPE_CHECKING, Any
 
 from . import optimizers
 from . import schedules as schedules
-from ._core.threads import get_num_threads as get_num_threads
-from ._core.threads import set_num_threads as set_num_threads
+from ._engine.threads import get_num_threads as get_num_threads
+from ._engine.threads import set_num_threads as set_num_threads
 from .configuration import get_include as get_include
 from .configuration import show_config as show_config
 from .optimizers import *
@@ -37,7 +37,7 @@ _LATER = {
     "Plateau": "schedules.plateau",
     "find_lr": "tuning", "tune_lr": "tuning",
     "kernels": "kernels",
-    "_C_API": "_core.capi",            # the table of include/fastlr/fastlr.h
+    "_C_API": "_engine.c_api",            # the table of include/fastlr/fastlr.h
     **{name: f"optimizers.{module}" for name, module in optimizers.LATER.items()},
 }
 

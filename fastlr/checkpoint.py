@@ -19,9 +19,9 @@ from zlib import crc32
 
 import numpy as np
 
-from ._core.arrays import stored_as
-from ._core.program import DEPTH
-from ._core.safetensors import (
+from ._engine.arrays import stored_as
+from ._engine.program import DEPTH
+from ._engine.safetensors import (
     CODES,
     LARGEST_HEADER,
     CheckpointError,
@@ -33,7 +33,7 @@ from ._core.safetensors import (
     read,
     written,
 )
-from ._core.tensors import Array
+from ._engine.tensors import Array
 from .optimizers.base import Optimizer
 from .optimizers.declaration import nearest
 from .optimizers.resumable import Resumable, cast, tensors_of

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ._core.dispatch import isa
-from ._core.threads import get_num_threads, usable_cores
+from ._engine.instruction_set import isa
+from ._engine.threads import get_num_threads, usable_cores
 
 
 def get_include() -> str:

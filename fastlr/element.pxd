@@ -86,14 +86,14 @@ cdef enum:
     MOST_EXTRA = 4         # scalars of an instant that a rule names itself
 
 
-cdef struct Now:
+cdef struct StepScalars:
     # What a rule may know of the instant: scalars of one step, the same for all elements of a tensor.
     double t               # which update of the tensor this is: 1, 2, ...
     double lr              # the learning rate of this step
-    double peak            # the largest learning rate of any tensor in this step
-    double keep            # what decoupled weight decay leaves of a parameter: 1 - lr * weight_decay, or 1
+    double max_lr            # the largest learning rate of any tensor in this step
+    double decay_factor    # what decoupled weight decay leaves of a parameter: 1 - lr * weight_decay, or 1
     double decay           # decoupled weight decay that a rule adds to its own step, to be multiplied by lr, or 0
-    double fresh           # 1 at a tensor's first update, 0 after
+    double first_update           # 1 at a tensor's first update, 0 after
     double debias1         # 1 / (1 - beta1**t)
     double debias2         # 1 / sqrt(1 - beta2**t)
     double loss            # of this step, for rules that ask for it

@@ -20,28 +20,28 @@ array([0.9, 1.1, 1. ])
 from inspect import Parameter, Signature
 
 from libc.stdint cimport int64_t
-from fastlr._kernels.sweep cimport FLOAT64, MOST_SLOTS
-from fastlr._core cimport pool
-from fastlr._core.arrays cimport ALIGNED, C_CONTIGUOUS, WRITEABLE, Seen, extent, look
-from fastlr._core.plan cimport ALONE
-from fastlr._core.single cimport MOST_HYPERS, Known, learn, move
+from fastlr._kernels.structs cimport FLOAT64, MOST_SLOTS
+from fastlr._engine cimport thread_pool
+from fastlr._engine.arrays cimport ALIGNED, C_CONTIGUOUS, WRITEABLE, ArrayView, memory_range, read_array
+from fastlr._engine.plan cimport ALONE
+from fastlr._engine.functional_step cimport MOST_HYPERS, RuleCall, learn, move
 
-from fastlr._core.arrays import as_array
-from fastlr._core.dispatch import one_build
+from fastlr._engine.arrays import as_array
+from fastlr._engine.instruction_set import one_build
 from fastlr.optimizers.base import REGISTRY
 from fastlr.optimizers.declaration import nearest
 
 
-include "_core/layout.pxi"
+include "_engine/build_id.pxi"
 
-one_build("fastlr.kernels", layout)
+one_build("fastlr.kernels", build_id)
 
 cdef object MOST_STEPS = 2**62
 
 
 cdef class Kernel:
     # One rule over one tensor. (A docstring here would hide each function's own.)
-    cdef Known known
+    cdef RuleCall known
     cdef tuple bounded, operands
     cdef dict position
     cdef readonly str __name__
@@ -69,22 +69,22 @@ cdef class Kernel:
 
     def __call__(self, *operands, **hyper):
         cdef double[MOST_HYPERS] values
-        cdef Seen[MOST_SLOTS + 3] seen
+        cdef ArrayView[MOST_SLOTS + 3] array_view
         cdef void* slots[MOST_SLOTS + 1]
         cdef int64_t t
         cdef int k
         cdef Py_ssize_t size = 1
         cdef bint moved
         t = self.read_values(values, hyper)
-        _kept = self.read_operands(seen, operands)     # (keeps the arrays alive)
-        for k in range(seen[0].ndim):
-            size *= seen[0].shape[k]
+        _kept = self.read_operands(array_view, operands)     # (keeps the arrays alive)
+        for k in range(array_view[0].ndim):
+            size *= array_view[0].shape[k]
         for k in range(<int>len(self.operands) - 2):
-            slots[k] = seen[2 + k].data
+            slots[k] = array_view[2 + k].data
         if size >= ALONE:
-            pool.prepare()
+            thread_pool.prepare()
         with nogil:
-            moved = move(&self.known, values, t, seen[0].stored == FLOAT64, size, seen[0].data, seen[1].data, slots)
+            moved = move(&self.known, values, t, array_view[0].stored == FLOAT64, size, array_view[0].data, array_view[1].data, slots)
         if not moved:
             raise MemoryError
 
@@ -114,7 +114,7 @@ cdef class Kernel:
                 values[k] = self.bounded[k].checked(value, self.__name__)
         return t
 
-    cdef list read_operands(self, Seen* seen, tuple operands):
+    cdef list read_operands(self, ArrayView* array_view, tuple operands):
         """See every array; all are checked here. Returns what keeps them alive."""
         cdef int k, other
         cdef char* low[MOST_SLOTS + 3]
@@ -124,30 +124,30 @@ cdef class Kernel:
                             f"got {len(operands)}")
         kept = list(operands)
         for k in range(<int>len(kept)):
-            if not look(kept[k], &seen[k]) or seen[k].stored > FLOAT64:
+            if not read_array(kept[k], &array_view[k]) or array_view[k].stored > FLOAT64:
                 array = as_array(kept[k], f"{self.__name__}: {self.operands[k]}")
-                if not look(array, &seen[k]) or seen[k].stored > FLOAT64:
+                if not read_array(array, &array_view[k]) or array_view[k].stored > FLOAT64:
                     raise TypeError(f"{self.__name__}: {self.operands[k]}: expected float32 or float64, "
                                     f"got {array.dtype}")
                 kept[k] = array
-            if not self.fits(k, seen):
+            if not self.fits(k, array_view):
                 self.refuse(k, kept[k], kept[0])
-            extent(&seen[k], &low[k], &high[k])
+            memory_range(&array_view[k], &low[k], &high[k])
             for other in range(k):
                 if low[k] < high[other] and low[other] < high[k]:
                     raise ValueError(f"{self.__name__}: {self.operands[k]}: shares memory with {self.operands[other]}")
         return kept
 
-    cdef bint fits(self, int k, const Seen* seen) noexcept:
+    cdef bint fits(self, int k, const ArrayView* array_view) noexcept:
         cdef int d
         cdef int needed = C_CONTIGUOUS | ALIGNED | (WRITEABLE if k != 1 else 0)
         if k == self.known.terms.rule.slots + 2:       # memory
-            return seen[k].stored == FLOAT64 and seen[k].ndim == 1 \
-                and seen[k].shape[0] == self.known.terms.rule.memories and seen[k].flags & needed == needed
-        if seen[k].stored != seen[0].stored or seen[k].ndim != seen[0].ndim or seen[k].flags & needed != needed:
+            return array_view[k].stored == FLOAT64 and array_view[k].ndim == 1 \
+                and array_view[k].shape[0] == self.known.terms.rule.tensor_scalars and array_view[k].flags & needed == needed
+        if array_view[k].stored != array_view[0].stored or array_view[k].ndim != array_view[0].ndim or array_view[k].flags & needed != needed:
             return False
-        for d in range(seen[k].ndim):
-            if seen[k].shape[d] != seen[0].shape[d]:
+        for d in range(array_view[k].ndim):
+            if array_view[k].shape[d] != array_view[0].shape[d]:
                 return False
         return True
 
@@ -155,7 +155,7 @@ cdef class Kernel:
         who = f"{self.__name__}: {self.operands[k]}"
         if k == self.known.terms.rule.slots + 2:
             raise ValueError(f"{who}: expected a contiguous, writable float64 array of shape "
-                             f"({self.known.terms.rule.memories},), got {array.dtype} {array.shape}")
+                             f"({self.known.terms.rule.tensor_scalars},), got {array.dtype} {array.shape}")
         if array.dtype != first.dtype or array.shape != first.shape:
             raise ValueError(f"{who}: expected {first.dtype} {first.shape} like p, got {array.dtype} {array.shape}")
         if not (array.flags.c_contiguous and array.flags.aligned):

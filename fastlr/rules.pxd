@@ -17,7 +17,7 @@ Adam); both share their functions (of `AnyAdam`), and differ in the scalars that
 from libc.math cimport NAN, exp, expm1, expm1l, fmax, log, logl, pow, sqrt
 from libc.stdint cimport int64_t
 from fastlr.element cimport (
-    MOST_EXTRA, Now, bounded, cube_root, exp_of_minus, larger, magnitude, real, root, sign, smaller,
+    MOST_EXTRA, StepScalars, bounded, cube_root, exp_of_minus, larger, magnitude, real, root, sign, smaller,
 )
 from fastlr.learning_rate_free cimport (
     DAdaptAdaGrad, DAdaptAdam, DAdaptAdamDebiased, DAdaptLion, DAdaptSGD, DoG, DoWG, MoMo, MoMoAdam, PolyakSGD, Prodigy,
@@ -49,7 +49,7 @@ cdef inline double debias(double beta, int64_t t) noexcept nogil:
 cdef struct SGD:
     double _               # a struct needs a member; SGD has no hyper-parameter but the learning rate
 
-cdef inline void sgd(SGD h, Now now, real* p, real g) noexcept nogil:
+cdef inline void sgd(SGD h, StepScalars now, real* p, real g) noexcept nogil:
     p[0] = p[0] - <real>now.lr * g
 
 
@@ -58,13 +58,13 @@ cdef inline void sgd(SGD h, Now now, real* p, real g) noexcept nogil:
 cdef struct SignSGD:
     double _
 
-cdef inline void signsgd(SignSGD h, Now now, real* p, real g) noexcept nogil:
+cdef inline void signsgd(SignSGD h, StepScalars now, real* p, real g) noexcept nogil:
     p[0] = p[0] - <real>now.lr * sign(g)
 
 cdef struct Signum:
     double momentum
 
-cdef inline void signum(Signum h, Now now, real* p, real g, real* m) noexcept nogil:
+cdef inline void signum(Signum h, StepScalars now, real* p, real g, real* m) noexcept nogil:
     m[0] = <real>h.momentum * m[0] + <real>(1 - h.momentum) * g
     p[0] = p[0] - <real>now.lr * sign(m[0])
 
@@ -74,7 +74,7 @@ cdef inline void signum(Signum h, Now now, real* p, real g, real* m) noexcept no
 cdef struct Lion:
     double beta1, beta2
 
-cdef inline void lion(Lion h, Now now, real* p, real g, real* m) noexcept nogil:
+cdef inline void lion(Lion h, StepScalars now, real* p, real g, real* m) noexcept nogil:
     p[0] = p[0] - <real>now.lr * sign(<real>h.beta1 * m[0] + <real>(1 - h.beta1) * g)
     m[0] = <real>h.beta2 * m[0] + <real>(1 - h.beta2) * g
 
@@ -91,8 +91,8 @@ ctypedef fused AnyMomentum:
     Momentum
     MomentumInside
 
-cdef inline void momentum(AnyMomentum h, Now now, real* p, real g, real* m) noexcept nogil:
-    m[0] = <real>h.momentum * m[0] + <real>(now.extra[0] * (1 - h.dampening * (1 - now.fresh))) * g
+cdef inline void momentum(AnyMomentum h, StepScalars now, real* p, real g, real* m) noexcept nogil:
+    m[0] = <real>h.momentum * m[0] + <real>(now.extra[0] * (1 - h.dampening * (1 - now.first_update))) * g
     p[0] = p[0] - <real>now.lr * m[0]
 
 
@@ -108,7 +108,7 @@ ctypedef fused AnyNesterov:
     Nesterov
     NesterovInside
 
-cdef inline void nesterov(AnyNesterov h, Now now, real* p, real g, real* m) noexcept nogil:
+cdef inline void nesterov(AnyNesterov h, StepScalars now, real* p, real g, real* m) noexcept nogil:
     if AnyNesterov is NesterovInside:
         g = <real>now.extra[0] * g
     m[0] = <real>h.momentum * m[0] + g
@@ -120,7 +120,7 @@ cdef inline void nesterov(AnyNesterov h, Now now, real* p, real g, real* m) noex
 cdef struct QHM:
     double momentum, nu
 
-cdef inline void qhm(QHM h, Now now, real* p, real g, real* m) noexcept nogil:
+cdef inline void qhm(QHM h, StepScalars now, real* p, real g, real* m) noexcept nogil:
     m[0] = <real>h.momentum * m[0] + <real>(1 - h.momentum) * g
     p[0] = p[0] - <real>now.lr * (<real>(1 - h.nu) * g + <real>h.nu * m[0])
 
@@ -130,7 +130,7 @@ cdef inline void qhm(QHM h, Now now, real* p, real g, real* m) noexcept nogil:
 cdef struct AggMo:
     double beta1, beta2, beta3
 
-cdef inline void aggmo(AggMo h, Now now, real* p, real g, real* m1, real* m2, real* m3) noexcept nogil:
+cdef inline void aggmo(AggMo h, StepScalars now, real* p, real g, real* m1, real* m2, real* m3) noexcept nogil:
     m1[0] = <real>h.beta1 * m1[0] + g
     m2[0] = <real>h.beta2 * m2[0] + g
     m3[0] = <real>h.beta3 * m3[0] + g
@@ -142,13 +142,13 @@ cdef inline void aggmo(AggMo h, Now now, real* p, real g, real* m1, real* m2, re
 cdef struct ASGD:
     double lambd, alpha, t0
 
-cdef inline void asgd_recall(ASGD h, Now* now, double* averaging) noexcept nogil:
+cdef inline void asgd_recall(ASGD h, StepScalars* now, double* averaging) noexcept nogil:
     """While the next update, too, will have the parameter itself for mean, there is none to keep: remembers whether."""
     now.extra[2] = now.t - h.t0 > 1
     now.extra[3] = averaging[0] if now.extra[2] == 1 else 0
     averaging[0] = now.extra[2]
 
-cdef inline void asgd(ASGD h, Now now, real* p, real g, real* ax) noexcept nogil:
+cdef inline void asgd(ASGD h, StepScalars now, real* p, real g, real* ax) noexcept nogil:
     cdef real before = ax[0] if now.extra[3] == 1 else p[0]
     p[0] = <real>now.extra[0] * p[0] - <real>now.lr * g
     if now.extra[2] == 1:
@@ -160,9 +160,9 @@ cdef inline void asgd(ASGD h, Now now, real* p, real g, real* ax) noexcept nogil
 cdef struct Rprop:
     double eta_minus, eta_plus, step_min, step_max
 
-cdef inline void rprop(Rprop h, Now now, real* p, real g, real* g_prev, real* s) noexcept nogil:
+cdef inline void rprop(Rprop h, StepScalars now, real* p, real g, real* g_prev, real* s) noexcept nogil:
     cdef real turn = sign(g) * sign(g_prev[0])
-    cdef real size = s[0] if now.fresh == 0 else <real>now.lr
+    cdef real size = s[0] if now.first_update == 0 else <real>now.lr
     size = size * (<real>h.eta_plus if turn > <real>0 else <real>h.eta_minus if turn < <real>0 else <real>1)
     s[0] = smaller(larger(size, <real>h.step_min), <real>h.step_max)
     g_prev[0] = <real>0 if turn < <real>0 else g
@@ -171,9 +171,9 @@ cdef inline void rprop(Rprop h, Now now, real* p, real g, real* g_prev, real* s)
 cdef struct RpropLate:                 # each step one update late: optax; g_prev is the step to come
     double eta_minus, eta_plus, step_min, step_max
 
-cdef inline void rprop_late(RpropLate h, Now now, real* p, real g, real* g_prev, real* s) noexcept nogil:
+cdef inline void rprop_late(RpropLate h, StepScalars now, real* p, real g, real* g_prev, real* s) noexcept nogil:
     cdef real turn = sign(g) * sign(g_prev[0])
-    cdef real size = s[0] if now.fresh == 0 else <real>now.lr
+    cdef real size = s[0] if now.first_update == 0 else <real>now.lr
     cdef real moved = size * (<real>h.eta_plus if turn > <real>0 else <real>h.eta_minus)
     moved = smaller(larger(moved, <real>h.step_min), <real>h.step_max)
     s[0] = moved if magnitude(turn) > <real>0 else size
@@ -193,7 +193,7 @@ ctypedef fused AnyAdaGrad:
     AdaGrad
     AdaGradInside
 
-cdef inline void adagrad(AnyAdaGrad h, Now now, real* p, real g, real* s) noexcept nogil:
+cdef inline void adagrad(AnyAdaGrad h, StepScalars now, real* p, real g, real* s) noexcept nogil:
     cdef real below
     s[0] = s[0] + g * g
     if AnyAdaGrad is AdaGrad:
@@ -208,15 +208,15 @@ cdef inline void adagrad(AnyAdaGrad h, Now now, real* p, real g, real* s) noexce
 cdef struct FTRL:
     double beta, l1, l2
 
-cdef inline void ftrl_recall(FTRL h, Now* now, double* lr_prev) noexcept nogil:
+cdef inline void ftrl_recall(FTRL h, StepScalars* now, double* lr_prev) noexcept nogil:
     """1 / lr, at this update and at the one before; no rate at all leaves the one before."""
-    cdef double lr = now.lr if now.lr > 0 else 1 if now.fresh else lr_prev[0]
+    cdef double lr = now.lr if now.lr > 0 else 1 if now.first_update else lr_prev[0]
     now.extra[0] = 1 / lr
-    now.extra[1] = now.extra[0] if now.fresh else 1 / lr_prev[0]
+    now.extra[1] = now.extra[0] if now.first_update else 1 / lr_prev[0]
     now.extra[2] = now.lr > 0
     lr_prev[0] = lr
 
-cdef inline void ftrl(FTRL h, Now now, real* p, real g, real* z, real* n) noexcept nogil:
+cdef inline void ftrl(FTRL h, StepScalars now, real* p, real g, real* z, real* n) noexcept nogil:
     cdef real r_prev = root(n[0])
     cdef real r, stiffer, stiffness, moved
     n[0] = n[0] + g * g
@@ -224,7 +224,7 @@ cdef inline void ftrl(FTRL h, Now now, real* p, real g, real* z, real* n) noexce
     # (What a difference of roots rounds off is of z's own last digit, as abs(z) >= stiffness * abs(p); and over many
     # updates the differences add up to the root that stiffness takes. A quotient would cost a quarter of the time.)
     stiffer = <real>now.extra[0] * (r - r_prev) + <real>(now.extra[0] - now.extra[1]) * (<real>h.beta + r_prev)
-    if now.fresh == 1:                 # (z begins where the parameter stands: there it is at rest)
+    if now.first_update == 1:                 # (z begins where the parameter stands: there it is at rest)
         stiffness = <real>now.extra[1] * (<real>h.beta + r_prev) + <real>h.l2
         z[0] = z[0] - (p[0] * stiffness + <real>h.l1 * sign(p[0]))
     z[0] = z[0] + (<real>now.extra[2] * g - stiffer * p[0])
@@ -238,9 +238,9 @@ cdef inline void ftrl(FTRL h, Now now, real* p, real g, real* z, real* n) noexce
 cdef struct MADGRAD:
     double momentum, eps
 
-cdef inline void madgrad(MADGRAD h, Now now, real* p, real g, real* s, real* v, real* x0) noexcept nogil:
+cdef inline void madgrad(MADGRAD h, StepScalars now, real* p, real g, real* s, real* v, real* x0) noexcept nogil:
     cdef real z
-    x0[0] = p[0] if now.fresh == 1 else x0[0]
+    x0[0] = p[0] if now.first_update == 1 else x0[0]
     s[0] = s[0] + <real>now.extra[0] * g
     v[0] = v[0] + <real>now.extra[0] * (g * g)
     z = x0[0] - s[0] / (cube_root(v[0]) + <real>h.eps)
@@ -252,7 +252,7 @@ cdef inline void madgrad(MADGRAD h, Now now, real* p, real g, real* s, real* v, 
 cdef struct AdaDelta:
     double rho, eps
 
-cdef inline void adadelta(AdaDelta h, Now now, real* p, real g, real* v, real* u) noexcept nogil:
+cdef inline void adadelta(AdaDelta h, StepScalars now, real* p, real g, real* v, real* u) noexcept nogil:
     cdef real d
     v[0] = <real>h.rho * v[0] + <real>(1 - h.rho) * (g * g)
     d = root((u[0] + <real>h.eps) / (v[0] + <real>h.eps)) * g
@@ -274,11 +274,11 @@ ctypedef fused AnyRMSprop:
     RMSprop
     RMSpropInside
 
-cdef inline void rmsprop(AnyRMSprop h, Now now, real* p, real g, real* v) noexcept nogil:
+cdef inline void rmsprop(AnyRMSprop h, StepScalars now, real* p, real g, real* v) noexcept nogil:
     v[0] = <real>h.alpha * v[0] + <real>(1 - h.alpha) * (g * g)
     p[0] = p[0] - <real>now.lr * g / root_beside(now, v[0])
 
-cdef inline real root_beside(Now now, real x) noexcept nogil:
+cdef inline real root_beside(StepScalars now, real x) noexcept nogil:
     """With epsilon inside or outside."""
     return root(x + <real>now.extra[0]) + <real>now.extra[1]
 
@@ -292,7 +292,7 @@ ctypedef fused AnyRMSpropCentered:
     RMSpropCentered
     RMSpropCenteredInside
 
-cdef inline void rmsprop_centered(AnyRMSpropCentered h, Now now, real* p, real g, real* v, real* a) noexcept nogil:
+cdef inline void rmsprop_centered(AnyRMSpropCentered h, StepScalars now, real* p, real g, real* v, real* a) noexcept nogil:
     v[0] = <real>h.alpha * v[0] + <real>(1 - h.alpha) * (g * g)
     a[0] = <real>h.alpha * a[0] + <real>(1 - h.alpha) * g
     p[0] = p[0] - <real>now.lr * g / root_beside(now, larger(v[0] - a[0] * a[0], <real>0))
@@ -307,7 +307,7 @@ ctypedef fused AnyRMSpropMomentum:
     RMSpropMomentum
     RMSpropMomentumInside
 
-cdef inline void rmsprop_momentum(AnyRMSpropMomentum h, Now now, real* p, real g, real* v, real* m) noexcept nogil:
+cdef inline void rmsprop_momentum(AnyRMSpropMomentum h, StepScalars now, real* p, real g, real* v, real* m) noexcept nogil:
     v[0] = <real>h.alpha * v[0] + <real>(1 - h.alpha) * (g * g)
     m[0] = <real>h.momentum * m[0] + <real>now.extra[2] * g / root_beside(now, v[0])
     p[0] = p[0] - <real>now.lr * m[0]
@@ -338,7 +338,7 @@ ctypedef fused InsideRoot:
     RMSpropMomentumInside
     RMSpropCenteredMomentumInside
 
-cdef inline void rmsprop_centered_momentum(AnyRMSpropCenteredMomentum h, Now now, real* p, real g,
+cdef inline void rmsprop_centered_momentum(AnyRMSpropCenteredMomentum h, StepScalars now, real* p, real g,
                                            real* v, real* a, real* m) noexcept nogil:
     v[0] = <real>h.alpha * v[0] + <real>(1 - h.alpha) * (g * g)
     a[0] = <real>h.alpha * a[0] + <real>(1 - h.alpha) * g
@@ -363,10 +363,10 @@ cdef inline real adam_moments(AnyAdam h, real g, real* m, real* v) noexcept nogi
     v[0] = <real>h.beta2 * v[0] + <real>(1 - h.beta2) * (g * g)
     return root(v[0])
 
-cdef inline void adam_move(AnyAdam h, Now now, real* p, real m, real root_of_v) noexcept nogil:
+cdef inline void adam_move(AnyAdam h, StepScalars now, real* p, real m, real root_of_v) noexcept nogil:
     p[0] = p[0] - <real>(now.lr * now.debias1) * m / (root_of_v * <real>now.debias2 + <real>h.eps)
 
-cdef inline void adam(AnyAdam h, Now now, real* p, real g, real* m, real* v) noexcept nogil:
+cdef inline void adam(AnyAdam h, StepScalars now, real* p, real g, real* m, real* v) noexcept nogil:
     cdef real root_of_v = adam_moments(h, g, m, v)
     adam_move(h, now, p, m[0], root_of_v)
 
@@ -391,7 +391,7 @@ ctypedef fused AnyAMSGrad:
     AMSGradCorrected
     AMSGradPlain
 
-cdef inline void amsgrad(AnyAMSGrad h, Now now, real* p, real g, real* m, real* v, real* vmax) noexcept nogil:
+cdef inline void amsgrad(AnyAMSGrad h, StepScalars now, real* p, real g, real* m, real* v, real* vmax) noexcept nogil:
     m[0] = <real>h.beta1 * m[0] + <real>(1 - h.beta1) * g
     v[0] = <real>h.beta2 * v[0] + <real>(1 - h.beta2) * (g * g)
     if AnyAMSGrad is AMSGradCorrected:
@@ -416,11 +416,11 @@ ctypedef fused AnyAdamW:
 cdef inline Adam without_decay(AnyAdamW h) noexcept nogil:
     return Adam(h.beta1, h.beta2, h.eps)
 
-cdef inline void adamw_move(AnyAdamW h, Now now, real* p, real m, real root_of_v) noexcept nogil:
-    p[0] = <real>now.keep * p[0]
+cdef inline void adamw_move(AnyAdamW h, StepScalars now, real* p, real m, real root_of_v) noexcept nogil:
+    p[0] = <real>now.decay_factor * p[0]
     adam_move(without_decay(h), now, p, m, root_of_v)
 
-cdef inline void adamw(AnyAdamW h, Now now, real* p, real g, real* m, real* v) noexcept nogil:
+cdef inline void adamw(AnyAdamW h, StepScalars now, real* p, real g, real* m, real* v) noexcept nogil:
     cdef real root_of_v = adam_moments(without_decay(h), g, m, v)
     adamw_move(h, now, p, m[0], root_of_v)
 
@@ -437,7 +437,7 @@ ctypedef fused AnyAdaMax:
     AdaMax
     AdaMaxOutside
 
-cdef inline void adamax(AnyAdaMax h, Now now, real* p, real g, real* m, real* u) noexcept nogil:
+cdef inline void adamax(AnyAdaMax h, StepScalars now, real* p, real g, real* m, real* u) noexcept nogil:
     m[0] = <real>h.beta1 * m[0] + <real>(1 - h.beta1) * g
     if AnyAdaMax is AdaMax:
         u[0] = larger(<real>h.beta2 * u[0], magnitude(g) + <real>h.eps)
@@ -452,7 +452,7 @@ cdef inline void adamax(AnyAdaMax h, Now now, real* p, real g, real* m, real* u)
 cdef struct LaProp:
     double beta1, beta2, eps
 
-cdef inline void laprop(LaProp h, Now now, real* p, real g, real* m, real* v) noexcept nogil:
+cdef inline void laprop(LaProp h, StepScalars now, real* p, real g, real* m, real* v) noexcept nogil:
     v[0] = <real>h.beta2 * v[0] + <real>(1 - h.beta2) * (g * g)
     m[0] = <real>h.beta1 * m[0] + <real>(1 - h.beta1) * (g / (root(v[0]) * <real>now.debias2 + <real>h.eps))
     p[0] = p[0] - <real>(now.lr * now.debias1) * m[0]
@@ -463,7 +463,7 @@ cdef inline void laprop(LaProp h, Now now, real* p, real g, real* m, real* v) no
 cdef struct QHAdam:
     double beta1, beta2, nu1, nu2, eps
 
-cdef inline void qhadam(QHAdam h, Now now, real* p, real g, real* m, real* v) noexcept nogil:
+cdef inline void qhadam(QHAdam h, StepScalars now, real* p, real g, real* m, real* v) noexcept nogil:
     cdef real squares
     m[0] = <real>h.beta1 * m[0] + <real>(1 - h.beta1) * g
     v[0] = <real>h.beta2 * v[0] + <real>(1 - h.beta2) * (g * g)
@@ -492,7 +492,7 @@ cdef inline double rectification(double beta2, int64_t t, double least) noexcept
         return 0
     return sqrt(<double>((length - 4) * (length - 2) * endless / ((endless - 4) * (endless - 2) * length)))
 
-cdef inline void radam(AnyRAdam h, Now now, real* p, real g, real* m, real* v) noexcept nogil:
+cdef inline void radam(AnyRAdam h, StepScalars now, real* p, real g, real* m, real* v) noexcept nogil:
     m[0] = <real>h.beta1 * m[0] + <real>(1 - h.beta1) * g
     v[0] = <real>h.beta2 * v[0] + <real>(1 - h.beta2) * (g * g)
     p[0] = p[0] - <real>now.extra[0] * m[0] / (root(v[0]) + <real>now.extra[2] if now.extra[1] != 0 else <real>1)
@@ -510,17 +510,17 @@ ctypedef fused AnyNAdam:
     NAdam
     NAdamConstant
 
-cdef inline void nadam_recall(AnyNAdam h, Now* now, double* mu_product) noexcept nogil:
+cdef inline void nadam_recall(AnyNAdam h, StepScalars* now, double* mu_product) noexcept nogil:
     """The instant's two step sizes, of the gradient and of `m`; remembers the product of all mu up to t."""
     cdef double mu = h.beta1, coming = h.beta1
     if AnyNAdam is NAdam:
         mu = h.beta1 * (1 - 0.5 * pow(0.96, now.t * h.momentum_decay))
         coming = h.beta1 * (1 - 0.5 * pow(0.96, (now.t + 1) * h.momentum_decay))
-    mu_product[0] = mu if now.fresh else mu_product[0] * mu
+    mu_product[0] = mu if now.first_update else mu_product[0] * mu
     now.extra[0] = now.lr * (1 - mu) / (1 - mu_product[0])
     now.extra[1] = now.lr * coming / (1 - mu_product[0] * coming)
 
-cdef inline void nadam(AnyNAdam h, Now now, real* p, real g, real* m, real* v) noexcept nogil:
+cdef inline void nadam(AnyNAdam h, StepScalars now, real* p, real g, real* m, real* v) noexcept nogil:
     m[0] = <real>h.beta1 * m[0] + <real>(1 - h.beta1) * g
     v[0] = <real>h.beta2 * v[0] + <real>(1 - h.beta2) * (g * g)
     p[0] = p[0] - (<real>now.extra[0] * g + <real>now.extra[1] * m[0]) \
@@ -539,8 +539,8 @@ ctypedef fused AnyAdan:
     Adan
     AdanComplement
 
-cdef inline void adan(AnyAdan h, Now now, real* p, real g, real* m, real* v, real* n, real* g_before) noexcept nogil:
-    cdef real d = <real>(1 - now.fresh) * (g - g_before[0])
+cdef inline void adan(AnyAdan h, StepScalars now, real* p, real g, real* m, real* v, real* n, real* g_before) noexcept nogil:
+    cdef real d = <real>(1 - now.first_update) * (g - g_before[0])
     cdef real u = g + <real>now.extra[2] * d
     m[0] = <real>h.beta1 * m[0] + <real>(1 - h.beta1) * g
     v[0] = <real>h.beta2 * v[0] + <real>(1 - h.beta2) * d
@@ -556,7 +556,7 @@ cdef inline void adan(AnyAdan h, Now now, real* p, real g, real* m, real* v, rea
 cdef struct AdaBelief:
     double beta1, beta2, eps
 
-cdef inline void adabelief(AdaBelief h, Now now, real* p, real g, real* m, real* s) noexcept nogil:
+cdef inline void adabelief(AdaBelief h, StepScalars now, real* p, real g, real* m, real* s) noexcept nogil:
     m[0] = <real>h.beta1 * m[0] + <real>(1 - h.beta1) * g
     s[0] = <real>h.beta2 * s[0] + <real>(1 - h.beta2) * ((g - m[0]) * (g - m[0])) + <real>h.eps
     p[0] = p[0] - <real>(now.lr * now.debias1) * m[0] / (root(s[0]) * <real>now.debias2 + <real>h.eps)
@@ -567,7 +567,7 @@ cdef inline void adabelief(AdaBelief h, Now now, real* p, real g, real* m, real*
 cdef struct Yogi:
     double beta1, beta2, eps
 
-cdef inline void yogi(Yogi h, Now now, real* p, real g, real* m, real* v) noexcept nogil:
+cdef inline void yogi(Yogi h, StepScalars now, real* p, real g, real* m, real* v) noexcept nogil:
     m[0] = <real>h.beta1 * m[0] + <real>(1 - h.beta1) * g
     v[0] = v[0] - <real>(1 - h.beta2) * (sign(v[0] - g * g) * (g * g))
     p[0] = p[0] - <real>(now.lr * now.debias1) * m[0] / (root(v[0]) * <real>now.debias2 + <real>h.eps)
@@ -578,7 +578,7 @@ cdef inline void yogi(Yogi h, Now now, real* p, real g, real* m, real* v) noexce
 cdef struct Grams:
     double beta1, beta2, eps
 
-cdef inline void grams(Grams h, Now now, real* p, real g, real* m, real* v) noexcept nogil:
+cdef inline void grams(Grams h, StepScalars now, real* p, real g, real* m, real* v) noexcept nogil:
     m[0] = <real>h.beta1 * m[0] + <real>(1 - h.beta1) * g
     v[0] = <real>h.beta2 * v[0] + <real>(1 - h.beta2) * (g * g)
     p[0] = p[0] - <real>(now.lr * now.debias1) * (magnitude(m[0]) * sign(g)) \
@@ -590,7 +590,7 @@ cdef inline void grams(Grams h, Now now, real* p, real g, real* m, real* v) noex
 cdef struct AdaBound:
     double beta1, beta2, final_scale, gamma, eps
 
-cdef inline void adabound(AdaBound h, Now now, real* p, real g, real* m, real* v) noexcept nogil:
+cdef inline void adabound(AdaBound h, StepScalars now, real* p, real g, real* m, real* v) noexcept nogil:
     cdef real rate
     m[0] = <real>h.beta1 * m[0] + <real>(1 - h.beta1) * g
     v[0] = <real>h.beta2 * v[0] + <real>(1 - h.beta2) * (g * g)
@@ -603,7 +603,7 @@ cdef inline void adabound(AdaBound h, Now now, real* p, real g, real* m, real* v
 cdef struct DiffGrad:
     double beta1, beta2, eps
 
-cdef inline void diffgrad(DiffGrad h, Now now, real* p, real g, real* m, real* v, real* g_prev) noexcept nogil:
+cdef inline void diffgrad(DiffGrad h, StepScalars now, real* p, real g, real* m, real* v, real* g_prev) noexcept nogil:
     cdef real slower = <real>1 + exp_of_minus(magnitude(g_prev[0] - g))         # (the paper's friction is 1 / slower)
     m[0] = <real>h.beta1 * m[0] + <real>(1 - h.beta1) * g
     v[0] = <real>h.beta2 * v[0] + <real>(1 - h.beta2) * (g * g)
@@ -623,7 +623,7 @@ ctypedef fused AnyADOPT:
     ADOPT
     ADOPTWider
 
-cdef inline void adopt(AnyADOPT h, Now now, real* p, real g, real* m, real* v) noexcept nogil:
+cdef inline void adopt(AnyADOPT h, StepScalars now, real* p, real g, real* m, real* v) noexcept nogil:
     # (at the first update the bound is 0: nothing moves, and v is the square)
     cdef real step = bounded(g / larger(<real>h.eps, root(v[0])), <real>now.extra[0])
     m[0] = <real>h.beta1 * m[0] + <real>(1 - h.beta1) * step
@@ -648,7 +648,7 @@ ctypedef fused OfSophia:
     SophiaAdded
     SophiaDebiased
 
-cdef inline void sophia(OfSophia h, Now now, real* p, real g, real* m, real hess) noexcept nogil:
+cdef inline void sophia(OfSophia h, StepScalars now, real* p, real g, real* m, real hess) noexcept nogil:
     cdef real curvature
     m[0] = <real>h.beta1 * m[0] + <real>(1 - h.beta1) * g
     if OfSophia is SophiaAdded:
@@ -667,7 +667,7 @@ cdef inline double grown(double begin, double end, double share) noexcept nogil:
     """The decay between two whose half-life has grown by that share."""
     return exp(1 / ((1 - share) / log(begin) + share / log(end)))
 
-cdef inline void ademamix(AdEMAMix h, Now now, real* p, real g, real* m, real* v, real* m2) noexcept nogil:
+cdef inline void ademamix(AdEMAMix h, StepScalars now, real* p, real g, real* m, real* v, real* m2) noexcept nogil:
     m[0] = <real>h.beta1 * m[0] + <real>(1 - h.beta1) * g
     v[0] = <real>h.beta2 * v[0] + <real>(1 - h.beta2) * (g * g)
     m2[0] = <real>now.extra[1] * m2[0] + <real>(1 - now.extra[1]) * g
@@ -678,13 +678,13 @@ cdef inline void ademamix(AdEMAMix h, Now now, real* p, real g, real* m, real* v
 # Schedule-free -- Defazio et al. 2024, arXiv:2405.15682. The parameter is y, where gradients are taken; the mean x is
 # (y - (1 - beta) z) / beta. Each weighs by the largest rate so far.
 
-cdef inline void average_recall(Now* now, double lr, double beta, double r, double power,
+cdef inline void average_recall(StepScalars* now, double lr, double beta, double r, double power,
                                 double* memory) noexcept nogil:
     """The instant's shares of z and of the step in y; remembers the sum of weights, the largest rate, and beta."""
-    cdef double weight, share, before = beta if now.fresh else memory[2]
-    memory[1] = lr if now.fresh or lr > memory[1] else memory[1]
+    cdef double weight, share, before = beta if now.first_update else memory[2]
+    memory[1] = lr if now.first_update or lr > memory[1] else memory[1]
     weight = pow(now.t, r) * pow(memory[1], power) if memory[1] > 0 else 0
-    memory[0] = weight if now.fresh else memory[0] + weight
+    memory[0] = weight if now.first_update else memory[0] + weight
     memory[2] = beta
     share = weight / memory[0] if memory[0] > 0 else 0
     # (where beta has changed, x is kept rather than y)
@@ -695,28 +695,28 @@ cdef inline void average_recall(Now* now, double lr, double beta, double r, doub
 cdef inline double warmed(double lr, double t, double steps) noexcept nogil:
     return lr * (t / steps) if t < steps else lr
 
-cdef inline void descend(Now now, real* y, real g, real* z) noexcept nogil:
-    z[0] = y[0] if now.fresh == 1 else z[0]
+cdef inline void descend(StepScalars now, real* y, real g, real* z) noexcept nogil:
+    z[0] = y[0] if now.first_update == 1 else z[0]
     y[0] = y[0] + <real>now.extra[0] * (z[0] - y[0]) - <real>now.extra[1] * g
     z[0] = z[0] - <real>now.lr * g
 
 cdef struct ScheduleFreeSGD:
     double momentum, warmup_steps, r, weight_lr_power, weight_decay
 
-cdef inline void schedulefreesgd(ScheduleFreeSGD h, Now now, real* p, real g, real* z) noexcept nogil:
+cdef inline void schedulefreesgd(ScheduleFreeSGD h, StepScalars now, real* p, real g, real* z) noexcept nogil:
     descend(now, p, g + <real>now.decay * p[0], z)
 
 cdef struct ScheduleFreeAdamW:
     double beta1, beta2, eps, warmup_steps, r, weight_lr_power, weight_decay
 
-cdef inline void schedulefreeadamw(ScheduleFreeAdamW h, Now now, real* p, real g, real* z, real* v) noexcept nogil:
+cdef inline void schedulefreeadamw(ScheduleFreeAdamW h, StepScalars now, real* p, real g, real* z, real* v) noexcept nogil:
     v[0] = <real>h.beta2 * v[0] + <real>(1 - h.beta2) * (g * g)
     descend(now, p, g / (root(v[0]) * <real>now.debias2 + <real>h.eps) + <real>now.decay * p[0], z)
 
 cdef struct ScheduleFreeRAdam:
     double beta1, beta2, eps, r, weight_lr_power, weight_decay
 
-cdef inline void schedulefreeradam(ScheduleFreeRAdam h, Now now, real* p, real g, real* z, real* v) noexcept nogil:
+cdef inline void schedulefreeradam(ScheduleFreeRAdam h, StepScalars now, real* p, real g, real* z, real* v) noexcept nogil:
     v[0] = <real>h.beta2 * v[0] + <real>(1 - h.beta2) * (g * g)
     descend(now, p, g / (root(v[0]) * <real>now.debias2 + <real>h.eps) + <real>now.decay * p[0], z)
 
@@ -918,7 +918,7 @@ ctypedef fused Debiased:           # beta1 and beta2 are corrected for their sta
     DAdaptAdamDebiased
     ProdigyDebiased
 
-ctypedef fused Decaying:           # multiplies what weight decay leaves itself; for the others `update` does
+ctypedef fused AppliesDecayFactor:           # multiplies what weight decay leaves itself; for the others `update` does
     CautiousLion
     CautiousLionMean
     CautiousAdamW
@@ -928,7 +928,7 @@ ctypedef fused Decaying:           # multiplies what weight decay leaves itself;
     AdamW
     AdamWHat
 
-ctypedef fused Inner:              # decoupled weight decay is a term of the step: now.decay
+ctypedef fused DecayInsideUpdate:              # decoupled weight decay is a term of the step: now.decay
     Adan
     LARS
     LARC
@@ -950,7 +950,7 @@ ctypedef fused Inner:              # decoupled weight decay is a term of the ste
     Prodigy
     ProdigyDebiased
 
-ctypedef fused Placed:             # the step depends on where the parameter stands, not on its gradient alone
+ctypedef fused DependsOnParam:             # the step depends on where the parameter stands, not on its gradient alone
     ASGD
     Rprop
     RpropLate
@@ -988,10 +988,10 @@ ctypedef fused Placed:             # the step depends on where the parameter sta
     Prodigy
     ProdigyDebiased
 
-ctypedef fused Resting:            # leaves its slots as they are at some instants: see `rests`
+ctypedef fused MaySkipState:            # leaves its slots as they are at some instants: see `rests`
     ASGD
 
-ctypedef fused Busy:               # computes for so long that memory has to be asked early, see sweep.pxi
+ctypedef fused Prefetch:               # computes for so long that memory has to be asked early, see tiles.pxi
     FTRL
     MADGRAD
     DiffGrad
@@ -1024,7 +1024,7 @@ ctypedef fused Reducing:           # sums over a tensor before it moves (see red
     Prodigy
     ProdigyDebiased
 
-ctypedef fused Gathering:          # ... in that first pass its slots move, and no more in the second
+ctypedef fused UpdatesStateWhileReducing:          # ... in that first pass its slots move, and no more in the second
     CautiousAdamW
     CautiousAdamWMean
     StableAdamW
@@ -1042,10 +1042,10 @@ ctypedef fused Gathering:          # ... in that first pass its slots move, and 
     ProdigyDebiased
 
 
-cdef inline void update(Rule h, Now now, real* p, real g, real* a, real* b, real* c, real* d) noexcept nogil:
+cdef inline void update(Rule h, StepScalars now, real* p, real g, real* a, real* b, real* c, real* d) noexcept nogil:
     """Move one element: what weight decay leaves of it, then the rule. Slots that a rule lacks may be NULL."""
-    if not (Rule in Decaying):
-        p[0] = <real>now.keep * p[0]
+    if not (Rule in AppliesDecayFactor):
+        p[0] = <real>now.decay_factor * p[0]
     if Rule is SGD:
         sgd(h, now, p, g)
     elif Rule is SignSGD:
@@ -1164,7 +1164,7 @@ cdef inline void update(Rule h, Now now, real* p, real g, real* a, real* b, real
         update_has_no_branch_for(h)
 
 
-cdef inline bint rests(Rule h, Now now) noexcept nogil:
+cdef inline bint skips_state(Rule h, StepScalars now) noexcept nogil:
     """Whether an update neither reads nor writes any slot."""
     if Rule is ASGD:
         return now.extra[2] == 0
@@ -1186,12 +1186,12 @@ cdef inline int slots(Rule h) noexcept nogil:
         return 1
 
 
-cdef inline Now at(Rule h, double lr, int64_t t) noexcept nogil:
+cdef inline StepScalars at(Rule h, double lr, int64_t t) noexcept nogil:
     """The instant of update t = 1, 2, ...: all that a step computes once, in double."""
-    cdef Now now
+    cdef StepScalars now
     cdef int k
-    now.t, now.lr, now.keep, now.decay, now.fresh, now.debias1, now.debias2, now.loss = t, lr, 1, 0, t == 1, 1, 1, NAN
-    now.peak = lr
+    now.t, now.lr, now.decay_factor, now.decay, now.first_update, now.debias1, now.debias2, now.loss = t, lr, 1, 0, t == 1, 1, 1, NAN
+    now.max_lr = lr
     for k in range(MOST_EXTRA):
         now.extra[k] = 0
     if Rule in Debiased:
@@ -1240,9 +1240,9 @@ cdef inline Now at(Rule h, double lr, int64_t t) noexcept nogil:
         now.extra[1] = grown(h.beta1, h.beta3, t / h.beta3_warmup) if t < h.beta3_warmup else h.beta3
     if Rule in AnyAdaGrad:
         now.lr = lr / (1 + (t - 1) * h.lr_decay)
-    if Rule in Decaying or Rule is AdanComplement or Rule is LAMBOutside or Rule is LAMBUncorrected:
-        now.keep = 1 - lr * h.weight_decay
-    if Rule in Inner:
+    if Rule in AppliesDecayFactor or Rule is AdanComplement or Rule is LAMBOutside or Rule is LAMBUncorrected:
+        now.decay_factor = 1 - lr * h.weight_decay
+    if Rule in DecayInsideUpdate:
         now.decay = h.weight_decay
     return now
 
@@ -1250,7 +1250,7 @@ cdef inline Now at(Rule h, double lr, int64_t t) noexcept nogil:
 # What a rule remembers of a tensor beside its slots, and of all tensors together (`shared`): doubles that begin at 0
 # unless the class says otherwise.
 
-cdef inline int memories(Rule h) noexcept nogil:
+cdef inline int tensor_scalars(Rule h) noexcept nogil:
     """How many numbers of each tensor."""
     if Rule in AnyNAdam or Rule is NovoGrad or Rule is FTRL or Rule is ASGD:
         return 1
@@ -1259,7 +1259,7 @@ cdef inline int memories(Rule h) noexcept nogil:
     else:
         return 0
 
-cdef inline int shared_memories(Rule h) noexcept nogil:
+cdef inline int shared_scalars(Rule h) noexcept nogil:
     """How many numbers for all tensors."""
     if Rule is MoMo or Rule is MoMoAdam or Rule is DAdaptAdaGrad:
         return 4
@@ -1273,7 +1273,7 @@ cdef inline int shared_memories(Rule h) noexcept nogil:
     else:
         return 0
 
-cdef inline void recall(Rule h, Now* now, double* memory, const double* shared) noexcept nogil:
+cdef inline void begin_step(Rule h, StepScalars* now, double* memory, const double* shared) noexcept nogil:
     """What an instant takes from those before it, ahead of any element."""
     cdef double rectified
     if Rule in AnyNAdam:
@@ -1321,11 +1321,11 @@ cdef inline int sums(Rule h) noexcept nogil:
     else:
         return 0
 
-cdef inline void gauge(Rule h, Now now, real p, real g, real* a, real* b, real* c, real* d,
+cdef inline void reduce_terms(Rule h, StepScalars now, real p, real g, real* a, real* b, real* c, real* d,
                        double* terms) noexcept nogil:
     """The terms of one element, and what the first go does to its slots."""
-    if not (Rule in Decaying):
-        p = <real>now.keep * p
+    if not (Rule in AppliesDecayFactor):
+        p = <real>now.decay_factor * p
     if Rule is Fromage or Rule is LARS or Rule is LARC:
         fromage_gauge(p, g, terms)
     elif Rule is NovoGrad:
@@ -1359,7 +1359,7 @@ cdef inline void gauge(Rule h, Now now, real p, real g, real* a, real* b, real* 
     elif Rule is Prodigy or Rule is ProdigyDebiased:
         prodigy_gauge(h, now, p, g, a, b, c, d, terms)
 
-cdef inline void conclude(Rule h, Now now, double* shared, const double* totals, double size) noexcept nogil:
+cdef inline void finish_all(Rule h, StepScalars now, double* shared, const double* totals, double size) noexcept nogil:
     """What the sums over all tensors, of `size` elements together, do to what they share."""
     if Rule is PolyakSGD:
         polyak_conclude(h, now, shared, totals)
@@ -1382,7 +1382,7 @@ cdef inline void conclude(Rule h, Now now, double* shared, const double* totals,
     elif Rule is Prodigy or Rule is ProdigyDebiased:
         prodigy_conclude(h, now, shared, totals)
 
-cdef inline void settle(Rule h, Now* now, double* memory, const double* shared, const double* sums,
+cdef inline void finish_tensor(Rule h, StepScalars* now, double* memory, const double* shared, const double* sums,
                         double size) noexcept nogil:
     """What the sums over a tensor of `size` elements say of the second go."""
     if Rule is Fromage:

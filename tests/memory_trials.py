@@ -30,8 +30,8 @@ import numpy as np
 
 import fastlr
 from fastlr import kernels, schedules
-from fastlr._core.arrays import BFloat16
-from fastlr._core.tensors import nearest16
+from fastlr._engine.arrays import BFloat16
+from fastlr._engine.tensors import nearest16
 from fastlr.optimizers.base import REGISTRY
 
 REFUSED = (ValueError, TypeError, AttributeError, RuntimeError, FloatingPointError, OverflowError, BufferError,

@@ -123,7 +123,7 @@ def snapshot(opt, params):
         [p.tobytes() for p in params],
         {name: {slot: array.tobytes() for slot, array in slots.items()} for name, slots in opt.state.items()},
         opt.t,
-        opt._plan.missed_steps(),
+        opt._plan.read_skipped_steps(),
         [{name: getattr(group, name) for name in type(opt).hypers} for group in opt.groups],
     )
 

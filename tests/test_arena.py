@@ -11,7 +11,7 @@ import pytest
 from registry import arrays, every_rule
 
 import fastlr
-from fastlr._core.arena import Arena
+from fastlr._engine.arena import Arena
 
 SHAPES = [(3, 5), (), (0, 4), (100, 300), (7,), (70_001,)]
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from registry import arrays, bits, every_bitwise, every_dtype, every_separate, run
 
 import fastlr
-from fastlr._core.cpu import supports
+from fastlr._engine.cpu import supports
 
-CHUNK = 32768          # elements a thread takes at a time (fastlr/_core/plan.pxd); below it nobody is woken
+CHUNK = 32768          # elements a thread takes at a time (fastlr/_engine/plan.pxd); below it nobody is woken
 
 EDGES = [0, 1, 2, 7, 8, 15, 16, 17, 31, 33, 63, 64, 65, 255, 256, 257, CHUNK - 1, CHUNK, CHUNK + 1,
          2 * CHUNK + 5]
@@ -198,11 +198,11 @@ def test_an_unknown_instruction_set_is_refused(asked, says):
 
 
 def test_an_instruction_set_that_the_cpu_lacks_is_refused(monkeypatch):
-    from fastlr._core import dispatch
-    monkeypatch.setattr(dispatch, "supports", lambda level: level == "baseline")
+    from fastlr._engine import instruction_set
+    monkeypatch.setattr(instruction_set, "supports", lambda level: level == "baseline")
     with pytest.raises(ImportError, match=r"FASTLR_ISA: this CPU lacks v4; unset FASTLR_ISA"):
-        dispatch.choose("v4")
-    assert dispatch.choose("") == "baseline"
-    monkeypatch.setattr(dispatch, "find_spec", lambda name: name.endswith("baseline") or None)
+        instruction_set.choose("v4")
+    assert instruction_set.choose("") == "baseline"
+    monkeypatch.setattr(instruction_set, "find_spec", lambda name: name.endswith("baseline") or None)
     with pytest.raises(ImportError, match=r"v3 was not built for this platform; built: baseline"):
-        dispatch.choose("v3")
+        instruction_set.choose("v3")

@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 
 import fastlr
 from fastlr import CheckpointError, checkpoint, schedules
-from fastlr._core import safetensors as container
-from fastlr._core.program import DEPTH
+from fastlr._engine import safetensors as container
+from fastlr._engine.program import DEPTH
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")         # the extension modules of safetensors are not our concern
@@ -72,7 +72,7 @@ def snapshot(opt):
     """All of it, to the bit."""
     arrays = checkpoint.arrays_of(opt, True)
     return ({name: (array.dtype, array.shape, array.tobytes()) for name, array in arrays.items()}, opt.t,
-            opt._plan.missed_steps(), [repr(group) for group in opt.groups])
+            opt._plan.read_skipped_steps(), [repr(group) for group in opt.groups])
 
 
 def small(lr=0.1, t=2):

@@ -7,7 +7,7 @@ import pytest
 from registry import OPTIMIZERS, RULES, arrays, bits, every_dtype, every_optimizer, every_rule, snapshot
 
 import fastlr
-from fastlr._core.arrays import BFloat16
+from fastlr._engine.arrays import BFloat16
 
 BF16 = ml_dtypes.bfloat16
 SHAPES = [(3, 4), (), (0,), (700,), (33_001,)]
@@ -159,7 +159,7 @@ def halves_of(x):
 @every_rule
 @every_layout
 @pytest.mark.parametrize("keywords", [{}, {"state_dtype": "bfloat16", "clip_norm": 2.0, "ema_decay": 0.9},
-                                      {"state_dtype": "float64", "weight_decay": 0.1}], ids=["plain", "stages", "wide"])
+                                      {"state_dtype": "float64", "weight_decay": 0.1}], ids=["plain", "stages", "is_double"])
 def test_training_is_that_of_a_float32(cls, laid, keywords):
     p = laid(arrays(np.float32, [(211, 97)])[0].astype(BF16))
     q = np.asarray(p).astype(np.float32)

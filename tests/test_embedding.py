@@ -15,7 +15,7 @@ from registry import ELEMENTWISE, arrays, bits, every_dtype, every_elementwise, 
 
 import fastlr
 from fastlr import schedules
-from fastlr._core.program import Program
+from fastlr._engine.program import Program
 
 HEADER = Path(fastlr.get_include()) / "fastlr" / "fastlr.h"
 FROZEN = json.loads(Path(__file__).with_name("c_api.json").read_text())

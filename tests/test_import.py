@@ -48,9 +48,9 @@ def test_the_c_door_opens_without_anything_else():
     """PyCapsule_Import asks the module for the attribute, as C programs do."""
     assert run("""
 import ctypes
-door = ctypes.pythonapi.PyCapsule_Import
-door.restype, door.argtypes = ctypes.c_void_p, (ctypes.c_char_p, ctypes.c_int)
-print(door(b"fastlr._C_API", 0) is not None)
+capsule_import = ctypes.pythonapi.PyCapsule_Import
+capsule_import.restype, capsule_import.argtypes = ctypes.c_void_p, (ctypes.c_char_p, ctypes.c_int)
+print(capsule_import(b"fastlr._C_API", 0) is not None)
 """).strip() == "True"
 
 

@@ -21,7 +21,7 @@ from registry import (
 )
 
 import fastlr
-from fastlr._core.cpu import supports
+from fastlr._engine.cpu import supports
 from fastlr.optimizers.spectral import COEFFICIENTS, adjusted, orthogonalized
 
 OWN = [cls for cls in MATRIX if cls in BITWISE]

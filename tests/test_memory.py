@@ -10,7 +10,7 @@ import pytest
 from registry import arrays, bits
 
 import fastlr
-from fastlr._core import blend, dispatch
+from fastlr._engine import blend, instruction_set
 
 
 def run(code, environment):
@@ -123,12 +123,12 @@ thread.join()
 def test_parts_of_different_builds_are_refused():
     """They may disagree on what lies where in a struct."""
     from fastlr import kernels
-    from fastlr._core import arrays, capi, instant, matrix, plan, program, single
-    modules = (kernels, arrays, capi, instant, matrix, plan, program, single)
-    assert {module.layout for module in modules} == {dispatch.door.layout}
+    from fastlr._engine import arrays, c_api, functional_step, matrix_step, plan, program, step_scalars
+    modules = (kernels, arrays, c_api, step_scalars, matrix_step, plan, program, functional_step)
+    assert {module.build_id for module in modules} == {instruction_set.kernels.build_id}
     with pytest.raises(ImportError, match=rf"fastlr was built in parts .* x is of another build than "
-                                          rf"{dispatch.door.__name__}; build all of it anew"):
-        dispatch.one_build("x", "00000000")
+                                          rf"{instruction_set.kernels.__name__}; build all of it anew"):
+        instruction_set.one_build("x", "00000000")
 
 
 def test_operands_of_different_sizes_are_refused():
@@ -138,7 +138,7 @@ def test_operands_of_different_sizes_are_refused():
             blend.blend("ascend", *operands)
 
 
-@pytest.mark.parametrize("level", [level for level in ("baseline", "v3", "v4") if dispatch.supports(level)])
+@pytest.mark.parametrize("level", [level for level in ("baseline", "v3", "v4") if instruction_set.supports(level)])
 def test_random_trials_end_well(environment, level):
     """Memory beside which nobody may read or write, and whatever a caller can think of; see memory_trials.py."""
     first, count = {"baseline": 0, "v3": 100, "v4": 200}[level], 25

@@ -298,7 +298,7 @@ def test_one_step_of_a_model_with_tables_is_one_step():
         opt.step({"a": None, "w": grads["w"], "b": None})
         assert opt.t == t + 1
         assert bits(params.values()) == bits(others.values())
-    assert opt._plan.missed_steps() == [0, 0, 0]
+    assert opt._plan.read_skipped_steps() == [0, 0, 0]
 
 
 def test_tables_alone_end_their_step_when_told():
@@ -311,7 +311,7 @@ def test_tables_alone_end_their_step_when_told():
         dense.step({"a": np.repeat(g[0], 8, 0), "w": None, "b": np.repeat(g[1], 5, 0)})
         assert opt.t == dense.t == t + 1
         assert bits([params["a"][3], params["b"][2]]) == bits([others["a"][3], others["b"][2]])
-    assert opt._plan.missed_steps() == dense._plan.missed_steps() == [0, 3, 0]
+    assert opt._plan.read_skipped_steps() == dense._plan.read_skipped_steps() == [0, 3, 0]
 
 
 @every_by_rows
@@ -349,11 +349,11 @@ def test_who_is_how_old_in_any_order_of_steps(cls):
                 opt.step_rows(name, row, g)
                 anew.step_rows(name, row, g)
         grads = {name: rng.normal(size=p.shape) if rng.random() < 0.5 else None for name, p in params.items()}
-        anew._plan.set_clock(anew.t, anew._plan.missed_steps())
+        anew._plan.set_clock(anew.t, anew._plan.read_skipped_steps())
         opt.step(grads)
         anew.step(grads)
         assert bits(params.values()) == bits(others.values())
-        assert opt._plan.missed_steps() == anew._plan.missed_steps()
+        assert opt._plan.read_skipped_steps() == anew._plan.read_skipped_steps()
 
 
 def test_a_skipped_step_does_not_hide_who_is_how_old():
@@ -361,7 +361,7 @@ def test_a_skipped_step_does_not_hide_who_is_how_old():
     opt, anew = fastlr.Adam(params, 0.1, nonfinite="skip"), fastlr.Adam(others, 0.1, nonfinite="skip")
     full, bad = {name: np.full(p.shape, 0.5) for name, p in params.items()}, np.full(3, np.nan)
     for grads in (full, full | {"a": None}, full | {"a": None, "w": bad}, full):
-        anew._plan.set_clock(anew.t, anew._plan.missed_steps())
+        anew._plan.set_clock(anew.t, anew._plan.read_skipped_steps())
         opt.step(grads)
         anew.step(grads)
         assert bits(params.values()) == bits(others.values())
@@ -408,7 +408,7 @@ def test_resuming_is_exact(cls, within, how, tmp_path):
     whole = run(run(cls(through, **hyper), 0, 3), 3, 6)
     run(second, 3, 6)
     assert snapshot(second, after.values())[:4] == snapshot(whole, through.values())[:4]
-    assert min(second._plan.missed_steps()) < 0
+    assert min(second._plan.read_skipped_steps()) < 0
 
 
 # What is refused

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from mpmath import mpf
 
 from fastlr import schedules
-from fastlr._core import program
+from fastlr._engine import program
 from fastlr.schedules.base import REGISTRY, Curve, Schedule
 from fastlr.schedules.curves import (
     constant,

@@ -11,8 +11,8 @@ import pytest
 from registry import arrays, bits, every_optimizer, every_rule, snapshot
 
 import fastlr
-from fastlr._core.arrays import BFloat16, stored_as
-from fastlr._core.cpu import supports
+from fastlr._engine.arrays import BFloat16, stored_as
+from fastlr._engine.cpu import supports
 
 BF16 = ml_dtypes.bfloat16
 EVERY16 = np.arange(2**16, dtype=np.uint16)

@@ -13,8 +13,8 @@ import pytest
 from registry import arrays, bits, snapshot
 
 import fastlr
-from fastlr._core import pool
-from fastlr._core.threads import from_environment, usable_cores
+from fastlr._engine import thread_pool
+from fastlr._engine.threads import from_environment, usable_cores
 
 ALONE = 32768                          # a step over fewer elements wakes nobody
 SIZES = (1000, ALONE - 1, ALONE, 3 * ALONE + 5)
@@ -295,17 +295,17 @@ def test_a_thread_that_cannot_be_started_is_done_without(monkeypatch):
     def refuse(thread):
         raise RuntimeError("can't start new thread")
 
-    before = pool.running()
+    before = thread_pool.running()
     fastlr.set_num_threads(before + 4)
     counter = Counter(10 * ALONE)
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", refuse)
         counter.step(3)
     assert counter.is_at(3)
-    assert pool.running() == before
+    assert thread_pool.running() == before
     counter.step()
     assert counter.is_at(4)
-    assert pool.running() == before + 3
+    assert thread_pool.running() == before + 3
 
 
 def test_a_start_that_is_interrupted_can_be_made_again(monkeypatch):
@@ -315,7 +315,7 @@ def test_a_start_that_is_interrupted_can_be_made_again(monkeypatch):
         start(thread)
         raise KeyboardInterrupt
 
-    before = pool.running()
+    before = thread_pool.running()
     fastlr.set_num_threads(before + 3)
     counter = Counter(10 * ALONE)
     with monkeypatch.context() as patch:
@@ -325,7 +325,7 @@ def test_a_start_that_is_interrupted_can_be_made_again(monkeypatch):
     assert counter.is_at(0)
     counter.step(20)
     assert counter.is_at(20)
-    assert pool.running() == before + 2
+    assert thread_pool.running() == before + 2
 
 
 @pytest.mark.parametrize("n", [0, -1, 1.0, "2", None, True, 2.5, np.float64(2)])
@@ -349,7 +349,7 @@ def test_any_positive_integer_is_a_number_of_threads(n):
 PREAMBLE = """
 import os, signal, sys, threading, time, warnings
 import numpy as np, fastlr
-from fastlr._core import pool
+from fastlr._engine import thread_pool
 if hasattr(signal, "alarm"):
     signal.alarm(50)
 
@@ -382,7 +382,7 @@ def script(environment, tmp_path):
     return run
 
 
-SHOW = "print(fastlr.get_num_threads(), pool.running())\n"
+SHOW = "print(fastlr.get_num_threads(), thread_pool.running())\n"
 
 
 # At import, in a process of its own: one of each kind.
@@ -444,12 +444,12 @@ fastlr.set_num_threads(4)
 before = tasks()
 Counter(32_767).step(10)
 fastlr.kernels.sgd(np.zeros(32_767), np.zeros(32_767), t=1, lr=0.1)
-print(tasks() - before, pool.running())
+print(tasks() - before, thread_pool.running())
 Counter(32_768).step()
-print(tasks() - before, pool.running(), sorted(t.name for t in threading.enumerate() if t.daemon))
+print(tasks() - before, thread_pool.running(), sorted(t.name for t in threading.enumerate() if t.daemon))
 fastlr.set_num_threads(2)
 Counter().step(10)
-print(tasks() - before, pool.running())
+print(tasks() - before, thread_pool.running())
 """)
     assert out == "0 0\n3 3 ['fastlr-0', 'fastlr-1', 'fastlr-2']\n3 3\n"
 
@@ -467,7 +467,7 @@ threads = [threading.Thread(target=work, args=(counter,)) for counter in counter
 [thread.start() for thread in threads]
 [thread.join() for thread in threads]
 names = [thread.name for thread in threading.enumerate() if thread.name.startswith("fastlr-")]
-print(all(counter.is_at(50) for counter in counters), pool.running(), len(names), len(set(names)))
+print(all(counter.is_at(50) for counter in counters), thread_pool.running(), len(names), len(set(names)))
 """)
     assert out == "True 5 5 5\n"
 
@@ -496,14 +496,14 @@ def test_a_forked_child_steps_with_threads_of_its_own(script):
 counter = Counter()
 counter.step(10)
 def work():
-    if pool.running() != 0:
+    if thread_pool.running() != 0:
         return False
     counter.step(200)
-    return counter.is_at(210) and pool.running() == 3
+    return counter.is_at(210) and thread_pool.running() == 3
 print(in_child(work))
-print(in_child(lambda: work() and in_child(lambda: pool.running() == 0 and not counter.step(5)) == 0))
+print(in_child(lambda: work() and in_child(lambda: thread_pool.running() == 0 and not counter.step(5)) == 0))
 counter.step(10)
-print(counter.is_at(20), pool.running())
+print(counter.is_at(20), thread_pool.running())
 """)
     assert out == "0\n0\nTrue 3\n"
 
@@ -522,7 +522,7 @@ thread.start()
 def work():
     counter = Counter()
     counter.step(20)
-    return counter.is_at(20) and pool.running() == 3
+    return counter.is_at(20) and thread_pool.running() == 3
 codes = [in_child(work) for _ in range(30)]
 done.set()
 thread.join()

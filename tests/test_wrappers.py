@@ -7,7 +7,7 @@ import pytest
 from registry import arrays, bits, every_optimizer
 
 import fastlr
-from fastlr._core.blend import blend
+from fastlr._engine.blend import blend
 from fastlr.optimizers.resumable import flat
 
 SHAPES = ((3, 4), (5,), (), (2, 3, 2), (0,))
@@ -194,7 +194,7 @@ def test_none_is_zero_in_one_batch_and_skips_the_tensor_in_all():
         acc.add([np.full(1, 8.0), None, None])
         acc.inner.lr = 0.0
     assert (p[0], q[0], r[0]) == (-8, -1, 0)
-    assert acc.state["2"]["m"][0] == 0 and acc.inner._plan.missed_steps() == [0, 0, 2]
+    assert acc.state["2"]["m"][0] == 0 and acc.inner._plan.read_skipped_steps() == [0, 0, 2]
 
 
 def test_without_k_the_caller_steps_or_drops():

@@ -1,3 +1,3 @@
 # cython: language_level=3
 """The sweep, compiled for the plainest CPU of its family."""
-include "sweep.pxi"
+include "tiles.pxi"

@@ -30,7 +30,7 @@ cdef extern from *:
     float as_float "fastlr_float"(uint32_t u) noexcept nogil
     uint32_t as_bits "fastlr_bits"(float x) noexcept nogil
 
-include "packing.pxi"
+include "codecs_avx512.pxi"
 
 cdef inline Py_ssize_t bytes_of(Storage stored) noexcept nogil:
     if stored == FLOAT64:
@@ -65,23 +65,23 @@ cdef int fill_random_table() noexcept:
 
 fill_random_table()
 
-cdef struct Dice:
+cdef struct RandomBits:
     const uint16_t* a
     const uint16_t* b
     uint16_t c
 
-cdef inline Dice shaken(uint64_t key, Py_ssize_t element) noexcept nogil:
+cdef inline RandomBits shaken(uint64_t key, Py_ssize_t element) noexcept nogil:
     """For the elements from `element` on, to the next multiple of HASHED."""
     cdef uint64_t place = <uint64_t>element // HASHED
     cdef uint32_t x = mixed(<uint32_t>key ^ mixed(<uint32_t>(key >> 32) ^ mixed(<uint32_t>(place >> 32))))
-    cdef Dice dice
+    cdef RandomBits dice
     x = mixed(x ^ <uint32_t>place)
     dice.c = <uint16_t>mixed(x + <uint32_t>0x9e3779b9)
     dice.a = random_table[0] + x % HASHED + element % HASHED
     dice.b = random_table[1] + (x // HASHED) % HASHED + element % HASHED
     return dice
 
-cdef inline Dice further(Dice dice, Py_ssize_t k) noexcept nogil:
+cdef inline RandomBits further(RandomBits dice, Py_ssize_t k) noexcept nogil:
     dice.a += k
     dice.b += k
     return dice
@@ -95,7 +95,7 @@ cdef inline void throw(uint16_t* restrict out, const uint16_t* restrict a, const
 cdef void toss(uint16_t* restrict out, uint64_t key, Py_ssize_t element, Py_ssize_t size) noexcept nogil:
     """Sixteen random bits for each of `size` elements."""
     cdef Py_ssize_t k = 0, n
-    cdef Dice dice
+    cdef RandomBits dice
     while k < size:
         n = HASHED - (element + k) % HASHED
         if n > size - k:
@@ -139,7 +139,7 @@ cdef inline void toss_bfloat16(uint16_t* restrict out, const float* restrict x, 
 cdef void toss_bfloat16s(uint16_t* restrict out, const float* restrict x, uint64_t key, Py_ssize_t element,
                          Py_ssize_t size) noexcept nogil:
     cdef Py_ssize_t k = 0, n
-    cdef Dice dice
+    cdef RandomBits dice
     while k < size:
         n = HASHED - (element + k) % HASHED
         if n > size - k:

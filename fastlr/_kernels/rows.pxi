@@ -6,7 +6,7 @@
 # million rows of 64 float32, a loop in C that asks for the first level takes as long as one that does not ask, and one
 # that asks for the second three quarters of it, from 8 rows ahead to 128).
 
-from fastlr._kernels.rows cimport Rows, Stream
+from fastlr._kernels.rows cimport RowsJob, RowStream
 
 cdef enum:
     AHEAD_ROWS = 32            # how early rows are asked for
@@ -28,21 +28,21 @@ cdef extern from *:
     """
     void ask_row "fastlr_ask_row"(const char* row, Py_ssize_t bytes) noexcept nogil
 
-cdef struct Asked:
+cdef struct PrefetchList:
     # What is asked for of every row: of the gradient, the parameter, the state and a number.
     const char* first[3 + MOST_SLOTS]
     Py_ssize_t pitch[3 + MOST_SLOTS]
     Py_ssize_t bytes[3 + MOST_SLOTS]
     int count
 
-cdef void also_asked(Asked* asked, const char* first, Py_ssize_t pitch, Py_ssize_t bytes) noexcept nogil:
+cdef void also_asked(PrefetchList* asked, const char* first, Py_ssize_t pitch, Py_ssize_t bytes) noexcept nogil:
     asked.first[asked.count], asked.pitch[asked.count] = first, pitch
     asked.bytes[asked.count] = bytes if bytes < MOST_ASKED else MOST_ASKED
     asked.count += 1
 
-cdef void asked_of(Asked* asked, const Rows* job) noexcept nogil:
+cdef void asked_of(PrefetchList* asked, const RowsJob* job) noexcept nogil:
     """(An array whose rows do not lie in one piece is asked for from where each begins: that reads nothing.)"""
-    cdef Py_ssize_t number = 8 if job.wide else 4
+    cdef Py_ssize_t number = 8 if job.is_double else 4
     cdef int j
     asked.count = 0
     also_asked(asked, job.g.first, job.g.pitch, job.width * bytes_of(job.g.stored))
@@ -52,11 +52,11 @@ cdef void asked_of(Asked* asked, const Rows* job) noexcept nogil:
     if job.totals != NULL:
         also_asked(asked, job.totals, number, number)
 
-cdef real* fetch_row(real* scratch, uint64_t* raw, const Stream* stream, int64_t row, const float* scale,
+cdef real* fetch_row(real* scratch, uint64_t* raw, const RowStream* stream, int64_t row, const float* scale,
                      Py_ssize_t start, Py_ssize_t size) noexcept nogil:
-    return fetch(scratch, raw, stream.first + row * stream.pitch, stream.walk, scale, stream.stored, start, size)
+    return fetch(scratch, raw, stream.first + row * stream.pitch, stream.layout, scale, stream.stored, start, size)
 
-cdef const real* summed(real* restrict total, real* scratch, uint64_t* raw, const Rows* job, Py_ssize_t k,
+cdef const real* summed(real* restrict total, real* scratch, uint64_t* raw, const RowsJob* job, Py_ssize_t k,
                         Py_ssize_t start, Py_ssize_t size) noexcept nogil:
     """A tile of the gradient of the k-th row: where it lies, or in `total`."""
     cdef Py_ssize_t i, c
@@ -75,16 +75,16 @@ cdef const real* summed(real* restrict total, real* scratch, uint64_t* raw, cons
             total[i] = total[i] + more[i]
     return total
 
-cdef const real* staged_row(real* out, real* scratch, const real* p, uint64_t* raw, const Rows* job, Py_ssize_t k,
+cdef const real* staged_row(real* out, real* scratch, const real* p, uint64_t* raw, const RowsJob* job, Py_ssize_t k,
                             Py_ssize_t start, Py_ssize_t size) noexcept nogil:
     """A tile of the gradient of the k-th row as the rule sees it."""
     cdef const real* g = summed(out, scratch, raw, job, k, start, size)
-    if job.instant.staged or job.shrink != 1:
-        before(out, g, p, job.instant, job.shrink, size)
+    if job.scalar_group.staged or job.clip_factor != 1:
+        before(out, g, p, job.scalar_group, job.clip_factor, size)
         g = out
     return g
 
-cdef real row_rate(const Rows* job, Py_ssize_t k, real* also_typed) noexcept nogil:
+cdef real row_rate(const RowsJob* job, Py_ssize_t k, real* also_typed) noexcept nogil:
     """Add the k-th row's gradient to what is remembered of the row; what that makes of its learning rate."""
     cdef uint64_t[TILE] raw
     cdef real[TILE] scratch_p
@@ -96,14 +96,14 @@ cdef real row_rate(const Rows* job, Py_ssize_t k, real* also_typed) noexcept nog
     cdef Py_ssize_t i = 0, n
     while i < job.width:
         n = job.width - i if job.width - i < TILE else TILE
-        if job.instant.couple != 0:
+        if job.scalar_group.l2 != 0:
             p = fetch_row(scratch_p, raw, &job.p, job.row[k], NULL, i, n)
         squares += squared(staged_row(scratch_g, more, p, raw, job, k, i, n), n)
         i += n
     total[0] = grown(total[0], squares, <double>job.width)
     return slowed(total[0], job.eps)
 
-cdef void row_tiles(const Rows* job, Py_ssize_t k, real* also_typed) noexcept nogil:
+cdef void row_tiles(const RowsJob* job, Py_ssize_t k, real* also_typed) noexcept nogil:
     cdef uint64_t[TILE] raw
     cdef real[TILE] scratch_p
     cdef real[TILE] scratch_g
@@ -114,7 +114,7 @@ cdef void row_tiles(const Rows* job, Py_ssize_t k, real* also_typed) noexcept no
     cdef real* p
     cdef real* mean
     cdef const real* g
-    cdef const Instant* now = job.instant
+    cdef const ScalarGroup* now = job.scalar_group
     cdef int64_t row = job.row[k]
     cdef int64_t element = row * job.width
     cdef Py_ssize_t i = 0, n
@@ -139,11 +139,11 @@ cdef void row_tiles(const Rows* job, Py_ssize_t k, real* also_typed) noexcept no
             g = scratch_g
         if job.scale.first != NULL:
             memset(moved, 0, n * sizeof(real))
-            job.sweep(now.hyper, &now.now, moved, g, slot, n)
+            job.step(now.hyper, &now.now, moved, g, slot, n)
             # (the gradient's scratch is free now)
             after(p, moved, fetch_row(scratch_g, raw, &job.scale, row, NULL, i, n), now, n)
         else:
-            job.sweep(now.hyper, &now.now, p, g, slot, n)
+            job.step(now.hyper, &now.now, p, g, slot, n)
         for j in range(job.slots):
             put_row(<real*>slot[j], raw, &job.slot[j], row, scale[j], i, n, job, 1 + j, element)
         put_row(p, raw, &job.p, row, NULL, i, n, job, 0, element)
@@ -151,50 +151,50 @@ cdef void row_tiles(const Rows* job, Py_ssize_t k, real* also_typed) noexcept no
             if not native(job.p.stored, p):            # (the mean is of what is stored)
                 p = fetch_row(scratch_p, raw, &job.p, row, NULL, i, n)
             mean = fetch_row(scratch_g, raw, &job.ema, row, NULL, i, n)
-            average(mean, p, now.ema, n)
+            average(mean, p, now.ema_decay, n)
             put_row(mean, raw, &job.ema, row, NULL, i, n, job, 0, 0)
         i += n
 
-cdef void put_row(const real* tile, uint64_t* raw, const Stream* stream, int64_t row, float* scale, Py_ssize_t start,
-                  Py_ssize_t size, const Rows* job, uint64_t which, int64_t element) noexcept nogil:
+cdef void put_row(const real* tile, uint64_t* raw, const RowStream* stream, int64_t row, float* scale, Py_ssize_t start,
+                  Py_ssize_t size, const RowsJob* job, uint64_t which, int64_t element) noexcept nogil:
     """What `fetch_row` put into scratch, back to where it lies."""
     cdef char* array = stream.first + row * stream.pitch
     cdef char* x = array + start * bytes_of(stream.stored)
     if native(stream.stored, <real*>tile):
-        if stream.walk != NULL:
-            carry_any(<void*>tile, array, stream.walk, start, size, stream.stored, True)
+        if stream.layout != NULL:
+            carry_any(<void*>tile, array, stream.layout, start, size, stream.stored, True)
         return
-    if stream.walk != NULL:
+    if stream.layout != NULL:
         x = <char*>raw
-    encode(x, scale, tile, stream.stored, size, job.stochastic, job.key + job.salt + which, element + start)
-    if stream.walk != NULL:
-        carry_any(raw, array, stream.walk, start, size, stream.stored, True)
+    encode(x, scale, tile, stream.stored, size, job.stochastic, job.key + job.random_salt + which, element + start)
+    if stream.layout != NULL:
+        carry_any(raw, array, stream.layout, start, size, stream.stored, True)
 
-cdef inline bint straight(const Rows* job) noexcept nogil:
+cdef inline bint straight(const RowsJob* job) noexcept nogil:
     """Whether the rule can go over rows where they lie."""
     cdef int j
-    if job.totals != NULL or job.staged or job.instant.staged or job.shrink != 1 or job.p.walk != NULL \
-            or job.g.walk != NULL or job.scale.first != NULL or job.ema.first != NULL \
-            or job.g.stored != (FLOAT64 if job.wide else FLOAT32):
+    if job.totals != NULL or job.staged or job.scalar_group.staged or job.clip_factor != 1 or job.p.layout != NULL \
+            or job.g.layout != NULL or job.scale.first != NULL or job.ema.first != NULL \
+            or job.g.stored != (FLOAT64 if job.is_double else FLOAT32):
         return False
     for j in range(job.slots):
-        if job.slot[j].walk != NULL:
+        if job.slot[j].layout != NULL:
             return False
     return True
 
-cdef void touch(void* context, Py_ssize_t chunk) noexcept nogil:
+cdef void step_rows(void* context, Py_ssize_t task) noexcept nogil:
     """One chunk of a step over rows."""
-    cdef const Rows* job = <const Rows*>context
+    cdef const RowsJob* job = <const RowsJob*>context
     cdef unsigned int mode = fastlr_enter()
-    cdef Py_ssize_t k, c, later, last, start = chunk * job.together, behind = start + job.together
+    cdef Py_ssize_t k, c, later, last, start = task * job.together, behind = start + job.together
     cdef bint once, plain = straight(job)
     cdef uint64_t[TILE] raw
     cdef double[TILE] total
     cdef double[TILE] scratch
     cdef const void* g
     cdef void* slot[MOST_SLOTS]
-    cdef const Instant* now = job.instant
-    cdef Asked asked
+    cdef const ScalarGroup* now = job.scalar_group
+    cdef PrefetchList asked
     cdef int j
     asked_of(&asked, job)
     for j in range(MOST_SLOTS):
@@ -219,18 +219,18 @@ cdef void touch(void* context, Py_ssize_t chunk) noexcept nogil:
                 slot[j] = job.slot[j].first + job.row[k] * job.slot[j].pitch
             if once:
                 g = job.g.first + job.source[job.begin[k]] * job.g.pitch
-            elif job.wide:
+            elif job.is_double:
                 g = summed(<double*>total, <double*>scratch, raw, job, k, 0, job.width)
             else:
                 g = summed(<float*>total, <float*>scratch, raw, job, k, 0, job.width)
-            job.sweep(now.hyper, &now.now, job.p.first + job.row[k] * job.p.pitch, g, slot, job.width)
-        elif job.wide:
+            job.step(now.hyper, &now.now, job.p.first + job.row[k] * job.p.pitch, g, slot, job.width)
+        elif job.is_double:
             row_tiles(job, k, <double*>NULL)
         else:
             row_tiles(job, k, <float*>NULL)
     fastlr_leave(mode)
 
-cdef void weigh_row(const Rows* job, Py_ssize_t k, Lanes* lanes, real* also_typed) noexcept nogil:
+cdef void weigh_row(const RowsJob* job, Py_ssize_t k, Lanes* lanes, real* also_typed) noexcept nogil:
     cdef uint64_t[TILE] raw
     cdef real[TILE] total
     cdef real[TILE] scratch
@@ -239,26 +239,26 @@ cdef void weigh_row(const Rows* job, Py_ssize_t k, Lanes* lanes, real* also_type
         n = job.width - i
         if n > TILE:
             n = TILE
-        weigh_tile(summed(total, scratch, raw, job, k, i, n), lanes, job.instant, n)
+        weigh_tile(summed(total, scratch, raw, job, k, i, n), lanes, job.scalar_group, n)
         i += n
 
-cdef void weigh_touched(void* context, Py_ssize_t chunk) noexcept nogil:
+cdef void measure_rows(void* context, Py_ssize_t task) noexcept nogil:
     """Measure the gradients of one chunk of rows."""
-    cdef const Rows* job = <const Rows*>context
+    cdef const RowsJob* job = <const RowsJob*>context
     cdef unsigned int mode = fastlr_enter()
-    cdef Py_ssize_t k, start = chunk * job.together, behind = start + job.together
+    cdef Py_ssize_t k, start = task * job.together, behind = start + job.together
     cdef Lanes lanes
     weigh_nothing(&lanes)
     if behind > job.count:
         behind = job.count
     for k in range(start, behind):
-        if job.wide:
+        if job.is_double:
             weigh_row(job, k, &lanes, <double*>NULL)
         else:
             weigh_row(job, k, &lanes, <float*>NULL)
-    weigh_total(&job.sums[chunk], &lanes)
+    weigh_total(&job.sums[task], &lanes)
     fastlr_leave(mode)
 
 
-toucher = PyCapsule_New(<void*>&touch, "fastlr.run", NULL)
-row_weigher = PyCapsule_New(<void*>&weigh_touched, "fastlr.run", NULL)
+step_rows_task = PyCapsule_New(<void*>&step_rows, "fastlr.run", NULL)
+measure_rows_task = PyCapsule_New(<void*>&measure_rows, "fastlr.run", NULL)

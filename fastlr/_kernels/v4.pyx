@@ -1,3 +1,3 @@
 # cython: language_level=3
 """The sweep, compiled for x86-64-v4 (AVX-512)."""
-include "sweep.pxi"
+include "tiles.pxi"

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from .._core.blend import blend
-from .._core.tensors import Array, Tensor
+from .._engine.blend import blend
+from .._engine.tensors import Array, Tensor
 from .base import Optimizer
 from .linesearch import natural
 from .resumable import Act, Resumable, cast, flat, give, held, tensors_of

@@ -7,11 +7,11 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from .._core.arena import Arena
-from .._core.dispatch import door, isa
-from .._core.matrix import Director
-from .._core.plan import Plan, accumulate, step_rows
-from .._core.tensors import (
+from .._engine.arena import Arena
+from .._engine.instruction_set import kernels, isa
+from .._engine.matrix_step import MatrixStep
+from .._engine.plan import Plan, accumulate, step_rows
+from .._engine.tensors import (
     STORAGES,
     Tensor,
     named_dtype,
@@ -21,7 +21,7 @@ from .._core.tensors import (
     set_shadow,
     split,
 )
-from .._core.threads import get_num_threads
+from .._engine.threads import get_num_threads
 from .declaration import DECLARED, Bounded, Choice, Declared, Hyper, Start, Theirs, nearest, within
 from .groups import Group, Structure, are_groups, bound, most_of
 from .loss_scale import LossScale
@@ -186,10 +186,10 @@ class Optimizer:
     @classmethod
     def _opened(cls, name: str) -> tuple[Any, ...]:
         """The compiled rule of that name, and what it says of itself."""
-        opened: tuple[Any, ...] = door.rule[name]({**dict.fromkeys(cls.hypers, 0.0), "_": 0.0})
+        opened: tuple[Any, ...] = kernels.rule[name]({**dict.fromkeys(cls.hypers, 0.0), "_": 0.0})
         return opened
 
-    def _director(self, tensors: list[Tensor]) -> Director | None:
+    def _matrix_step(self, tensors: list[Tensor]) -> MatrixStep | None:
         """What makes the updates of a rule that is not elementwise."""
         return None
 
@@ -263,7 +263,7 @@ class Optimizer:
             split(tensors, who)
         new = []
         for tensor, stored in zip(tensors, per_tensor(self._state_dtype, tensors, who, "state_dtype"), strict=True):
-            stored = stored or ("float64" if tensor.wide else "float32")
+            stored = stored or ("float64" if tensor.is_double else "float32")
             if stored not in (*STORAGES, "int8"):
                 raise ValueError(f"{who}: state_dtype must be one of {', '.join(STORAGES)} or int8, got {stored!r}")
             if not tensor.allocated:
@@ -294,8 +294,8 @@ class Optimizer:
             raise ValueError(f"{who}: lr_max is what decay='corrected' goes by, and no parameter of the group has that")
         bounds = [(0.0, inf) if name == "_" else (self.hypers[name].low, self.hypers[name].high)
                   for name in self._fields]
-        plan = Plan(who, self._rules[self._whose.rule][0], door, self._fields, bounds, tensors, len(groups),
-                    self._shared, self._stages, self._director(tensors))
+        plan = Plan(who, self._rules[self._whose.rule][0], kernels, self._fields, bounds, tensors, len(groups),
+                    self._shared, self._stages, self._matrix_step(tensors))
         for group, peak in zip(groups, peaks, strict=True):
             for name, value in group._values.items():
                 plan.assign(group._index, self._fields.index(name), value)
@@ -349,9 +349,9 @@ class Optimizer:
             plan.end()
             raise
         self._structure.relabel()
-        self._plan.set_clock(plan.t, plan.missed_steps() + [plan.t] * len(added))
+        self._plan.set_clock(plan.t, plan.read_skipped_steps() + [plan.t] * len(added))
         self._plan.skipped = plan.skipped
-        self._plan.folded = plan.folded
+        self._plan.accumulated = plan.accumulated
         self._plan.norms = plan.norms
         return self.groups[-1]
 

@@ -104,7 +104,7 @@ class Sophia(Optimizer, slots=("m", "h"), decay="decoupled", folds=of_mean,
                   ends_step: bool | None = None) -> None:
         """As `Optimizer.step_rows`, once the curvature was estimated: ValueError before the first `step`."""
         names = [tensor.name for tensor in self._plan.tensors]
-        if name in names and self._plan.missed_steps()[names.index(name)] == self.t:
+        if name in names and self._plan.read_skipped_steps()[names.index(name)] == self.t:
             raise ValueError(f"Sophia: the curvature of {name!r} was never estimated; begin with step(grads, "
                              f"curvature=...), with zeros for rows that are not touched")
         super().step_rows(name, rows, grads, grad_scale, ends_step=ends_step)

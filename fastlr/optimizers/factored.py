@@ -4,7 +4,7 @@ from __future__ import annotations
 from math import prod
 from typing import Any
 
-from .._core.tensors import Tensor, per_tensor
+from .._engine.tensors import Tensor, per_tensor
 from .base import Optimizer
 from .declaration import Hyper, one_of, start, within
 from .matrix import Matrix, Slots, alike, as_batch, as_matrix
@@ -51,11 +51,11 @@ class Adafactor(Matrix, decay="decoupled", conventions=dict.fromkeys(("paper", "
     def _routed(self, tensors: list[Tensor]) -> list[str]:
         return ["adafactor" if tensor.array.ndim > 1 else "adafactor_vector" for tensor in tensors]
 
-    def _sheet(self, tensor: Tensor, route: str) -> tuple[int, int, int]:
+    def _matrix_shape(self, tensor: Tensor, route: str) -> tuple[int, int, int]:
         return (as_batch if self.convention == "torch" else as_matrix)(tensor.array.shape)
 
     def _slots(self, tensor: Tensor, route: str) -> Slots:
-        _, rows, cols = self._sheet(tensor, route)
+        _, rows, cols = self._matrix_shape(tensor, route)
         if route == "adafactor_vector":
             return alike(tensor, "v")
         lead = tensor.array.shape[:-2] if self.convention == "torch" else ()
@@ -135,7 +135,7 @@ class SM3(Matrix):
     momentum: Hyper = within(0.9, 0, 1)
     eps: Hyper = within(1e-30)
 
-    def _sheet(self, tensor: Tensor, route: str) -> tuple[int, int, int]:
+    def _matrix_shape(self, tensor: Tensor, route: str) -> tuple[int, int, int]:
         shape = tensor.array.shape
         return (1, prod(shape[:-1]), shape[-1]) if shape else (1, 1, 1)
 
@@ -195,7 +195,7 @@ class AdamMini(Matrix, decay="decoupled"):
             self._blocks[tensor.name] = number
         return ["adammini"] * len(tensors)
 
-    def _sheet(self, tensor: Tensor, route: str) -> tuple[int, int, int]:
+    def _matrix_shape(self, tensor: Tensor, route: str) -> tuple[int, int, int]:
         blocks = self._blocks[tensor.name]
         return 1, blocks, tensor.array.size // blocks if blocks else 0
 
@@ -240,12 +240,12 @@ class RowwiseAdaGrad(Matrix):
 
     step_rows = Optimizer.step_rows
 
-    def _sheet(self, tensor: Tensor, route: str) -> tuple[int, int, int]:
+    def _matrix_shape(self, tensor: Tensor, route: str) -> tuple[int, int, int]:
         shape = tensor.array.shape
         return 1, prod(shape[:1]), prod(shape[1:])
 
     def _slots(self, tensor: Tensor, route: str) -> Slots:
-        return {"s": (tensor.array.shape[:1] or (1,), tensor.wide)}
+        return {"s": (tensor.array.shape[:1] or (1,), tensor.is_double)}
 
     def _begin(self, tensor: Tensor, route: str) -> None:
         tensor.matrices["s"][...] = self._start["s"]

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from .._core.tensors import values
+from .._engine.tensors import values
 from .base import Optimizer
 from .declaration import Hyper, theirs, within
 
@@ -170,7 +170,7 @@ class ASGD(Optimizer, slots=("ax",), memory=("averaging",)):
     def averaged(self) -> dict[str, Any]:
         """The mean of each parameter, by name, as new arrays in the precision of the rule."""
         return {tensor.name: np.array(values(self.state[tensor.name]["ax"]) if self.state[tensor.name]["averaging"]
-                                      else tensor.master(), np.float64 if tensor.wide else np.float32)
+                                      else tensor.master(), np.float64 if tensor.is_double else np.float32)
                 for tensor in self._plan.tensors}
 
 

@@ -6,7 +6,7 @@ from math import inf
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
-from .._core.tensors import Tensor, bind, named
+from .._engine.tensors import Tensor, bind, named
 from .declaration import Hyper, nearest
 
 if TYPE_CHECKING:

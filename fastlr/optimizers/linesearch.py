@@ -8,8 +8,8 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from .._core.arrays import as_array
-from .._core.tensors import Array
+from .._engine.arrays import as_array
+from .._engine.tensors import Array
 
 MOST_EVALUATIONS = 25
 

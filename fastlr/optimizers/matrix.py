@@ -7,9 +7,9 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from .._core.dispatch import door
-from .._core.matrix import Director
-from .._core.tensors import Tensor, named_dtype, per_tensor
+from .._engine.instruction_set import kernels
+from .._engine.matrix_step import MatrixStep
+from .._engine.tensors import Tensor, named_dtype, per_tensor
 from .base import Optimizer
 from .declaration import Hyper, one_of
 from .groups import Group
@@ -30,7 +30,7 @@ class Matrix(Optimizer, family=True):
 
     @classmethod
     def _opened(cls, name: str) -> tuple[Any, ...]:
-        rule, fields, counts, _, placed = door.rule["SGD"]({"_": 0.0})         # (it applies what the director makes)
+        rule, fields, counts, _, placed = kernels.rule["SGD"]({"_": 0.0})         # (it applies what the director makes)
         own = tuple(name for name in cls.hypers if name not in ("lr", "weight_decay"))
         return rule, (*own, *fields), counts, True, placed
 
@@ -47,16 +47,16 @@ class Matrix(Optimizer, family=True):
         self._routes = self._routed(tensors)
         super()._adopt(tensors, groups)
 
-    def _director(self, tensors: list[Tensor]) -> Director:
+    def _matrix_step(self, tensors: list[Tensor]) -> MatrixStep:
         for tensor, route in zip(tensors, self._routes, strict=True):
             if not tensor.matrices:
-                tensor.sheet = self._sheet(tensor, route)
-                wide = "float64" if tensor.wide else "float32"
+                tensor.matrix_shape = self._matrix_shape(tensor, route)
+                wide = "float64" if tensor.is_double else "float32"
                 for slot, (shape, double) in self._slots(tensor, route).items():
                     tensor.matrices[slot] = np.zeros(shape, "float64" if double else wide)
                 self._begin(tensor, route)
         self._tensors = tensors
-        return Director(door.acting, tensors, self._routes, self._fields, self._update, **self._flags())
+        return MatrixStep(kernels.matrix_kernels, tensors, self._routes, self._fields, self._update, **self._flags())
 
     def step_rows(self, name: str, rows: Any, grads: Any, grad_scale: float = 1.0, *,
                   ends_step: bool | None = None) -> None:
@@ -70,7 +70,7 @@ class Matrix(Optimizer, family=True):
         """How each tensor's update is made: a route of the director's."""
         return [self.route] * len(tensors)
 
-    def _sheet(self, tensor: Tensor, route: str) -> tuple[int, int, int]:
+    def _matrix_shape(self, tensor: Tensor, route: str) -> tuple[int, int, int]:
         """A tensor as matrices: how many, their rows and columns."""
         return as_matrix(tensor.array.shape)
 

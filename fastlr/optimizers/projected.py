@@ -1,7 +1,7 @@
 """Rules that take out of an update what only makes a weight longer, where its length does not matter."""
 from __future__ import annotations
 
-from .._core.tensors import Tensor
+from .._engine.tensors import Tensor
 from .declaration import Hyper, one_of, within
 from .matrix import Matrix, Slots, alike
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from .._core.tensors import Array, Tensor, values
+from .._engine.tensors import Array, Tensor, values
 from .declaration import Bounded, Hyper
 from .linesearch import MOST_EVALUATIONS, Trial, armijo, check_conditions, natural, number, strong_wolfe
 from .resumable import Act, Resumable, gradients, held
@@ -91,7 +91,7 @@ class LBFGS(Resumable):
         self.lr = lr
         self._kind, self._bound = held(params, who, ("float32", "float64"), cure="; give it a float32 copy")
         size = sum(tensor.array.size for tensor in self._bound)
-        wide = any(tensor.wide for tensor in self._bound)
+        wide = any(tensor.is_double for tensor in self._bound)
         self._dtype: Any = np.float64 if wide else np.float32
         self._guard = float(np.finfo(self._dtype).eps)
         self._s: Array = np.zeros((self.history, size), self._dtype)

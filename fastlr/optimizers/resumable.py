@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from .._core.arrays import BFloat16, as_array, stored_as
-from .._core.tensors import STORAGES, Array, Tensor, refuse_shared, values
+from .._engine.arrays import BFloat16, as_array, stored_as
+from .._engine.tensors import STORAGES, Array, Tensor, refuse_shared, values
 from .base import Optimizer
 from .groups import are_groups, arranged, bound, same_names
 from .state import FORMAT, copies, fill, refuse_others

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .._core.tensors import Array, Tensor, values
+from .._engine.tensors import Array, Tensor, values
 from .base import Optimizer
 from .declaration import Hyper, within
 
@@ -29,7 +29,7 @@ class Averaging(Optimizer, family=True):
         y = tensor.master()
         state = self.state[tensor.name]
         beta = float(state["beta"])
-        wide = np.float64 if tensor.wide else np.float32
+        wide = np.float64 if tensor.is_double else np.float32
         if beta == 0:                  # (before its first update)
             return np.array(y, wide)
         z = values(state["z"])

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from .._core.tensors import Array, Tensor
+from .._engine.tensors import Array, Tensor
 from .declaration import Hyper, one_of, within
 from .matrix import Slots, WithFallback, as_matrix
 
@@ -131,7 +131,7 @@ class Muon(WithFallback, decay="decoupled", conventions=dict.fromkeys(("torch", 
         chosen = COEFFICIENTS[self.coefficients] if isinstance(self.coefficients, str) else self.coefficients
         self._turns = [chosen[min(k, len(chosen) - 1)] for k in range(self.steps)]
         return {"nesterov": self.nesterov, "debiased": self.convention == "optax", "turns": self._turns,
-                "adjust": [adjusted(self.adjust, *tensor.sheet[1:]) if route == "muon" and tensor.array.size else 1.0
+                "adjust": [adjusted(self.adjust, *tensor.matrix_shape[1:]) if route == "muon" and tensor.array.size else 1.0
                            for tensor, route in zip(self._tensors, self._routes, strict=True)]}
 
     def _update(self, u: Array, into: Array) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .._core.tensors import Array
+from .._engine.tensors import Array
 from ..schedules import Schedule, from_dict
 from .declaration import Hyper
 from .groups import Group, same_names
@@ -90,7 +90,7 @@ def fill(arrays: Arrays, given: Arrays) -> None:
 def described(opt: Optimizer) -> dict[str, Any]:
     """`state_dict` without its arrays."""
     plan = opt._plan
-    missed = zip(plan.tensors, plan.missed_steps(), strict=True)
+    missed = zip(plan.tensors, plan.read_skipped_steps(), strict=True)
     plain = {
         "format": FORMAT,
         "optimizer": type(opt).__name__,
@@ -107,8 +107,8 @@ def described(opt: Optimizer) -> dict[str, Any]:
         plain["shared"] = dict(zip(opt.shared, opt._shared.tolist(), strict=True))
     if opt.conventions and opt.convention != next(iter(opt.conventions)):
         plain["convention"] = opt.convention
-    if plan.folded:
-        plain["folded"] = plan.folded
+    if plan.accumulated:
+        plain["folded"] = plan.accumulated
     return plain
 
 
@@ -139,7 +139,7 @@ def load(opt: Optimizer, d: Mapping[str, Any]) -> None:
         opt._shared[...] = [shared[name] for name in opt.shared]
         plan.set_clock(t, missed)
         plan.norms = norms
-        plan.folded = folded
+        plan.accumulated = folded
         opt.cast()
     finally:
         plan.end()

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, dataclass_transform
 
 import numpy as np
 
-from fastlr._core import program
-from fastlr._core.program import Program
+from fastlr._engine import program
+from fastlr._engine.program import Program
 
 from .declaration import (
     REQUIRED,

@@ -6,8 +6,8 @@ from math import inf
 from numbers import Real
 from typing import Literal
 
-from fastlr._core import program
-from fastlr._core.program import Program
+from fastlr._engine import program
+from fastlr._engine.program import Program
 
 from .base import Schedule
 from .curves import cosine, linear, log_linear

@@ -8,7 +8,7 @@ from __future__ import annotations
 from math import inf
 from typing import Literal
 
-from fastlr._core.program import Program
+from fastlr._engine.program import Program
 
 from .base import Curve
 from .declaration import above, flag, number, one_of, positive, rate, within

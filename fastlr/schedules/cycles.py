@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastlr._core.program import Program
+from fastlr._engine.program import Program
 
 from .base import Curve, Schedule
 from .declaration import positive, rate, share, within

@@ -15,7 +15,7 @@ from math import inf, nan
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
-from fastlr._core.program import Program
+from fastlr._engine.program import Program
 
 if TYPE_CHECKING:
     from inspect import Signature

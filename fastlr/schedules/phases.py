@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, Literal
 
-from fastlr._core import program
-from fastlr._core.program import Program
+from fastlr._engine import program
+from fastlr._engine.program import Program
 
 from .base import REGISTRY, Schedule
 from .composition import join

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fastlr._core.program import Program
+from fastlr._engine.program import Program
 
 from .base import REGISTRY, Curve
 

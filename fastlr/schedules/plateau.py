@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from math import inf, isfinite, nan
 from typing import Any, Literal
 
-from fastlr._core import program
+from fastlr._engine import program
 
 from .base import Schedule, from_dict
 from .declaration import Field, bind, natural, one_of, positive, within

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from math import inf, log, nan, pi
 from typing import Any
 
-from fastlr._core.program import Program
+from fastlr._engine.program import Program
 
 from .base import REGISTRY, Curve
 

@@ -1,6 +1,6 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """A loop of one's own over fastlr's rules, and memory of one's own for its doors."""
-from fastlr cimport AdamW, Now, at, real, update
+from fastlr cimport AdamW, StepScalars, at, real, update
 from libc.stdlib cimport calloc, free
 
 
@@ -8,7 +8,7 @@ def train(real[::1] p, real[:, ::1] gradients, real[::1] m, real[::1] v, double 
           double beta2, double eps, double weight_decay):
     """One AdamW step for each row of gradients."""
     cdef AdamW h = AdamW(beta1, beta2, eps, weight_decay)
-    cdef Now now
+    cdef StepScalars now
     cdef Py_ssize_t t, i
     with nogil:
         for t in range(gradients.shape[0]):

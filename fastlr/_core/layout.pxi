@@ -1,6 +1,0 @@
-# What a module was built from, see `one_build` in dispatch.py. Included by those that share structs.
-
-cdef extern from *:
-    const char* FASTLR_LAYOUT          # by setup.py: a sum over all declarations
-
-layout = FASTLR_LAYOUT.decode()

@@ -1,0 +1,243 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""Arrays without a copy: NumPy's directly, anything else through the buffer protocol or DLPack.
+
+NumPy is not needed to build. The layout of its array object has been part of its binary interface since 1.7 and
+is read here directly (0.01 us an array, where `PyObject_GetBuffer` takes 0.07; see bench_overhead): on import it is
+held against what NumPy says of the same array, and should they ever differ, fastlr refuses to start.
+"""
+import numpy as np
+
+from cpython.buffer cimport PyBuffer_FillInfo
+from cpython.pycapsule cimport PyCapsule_GetPointer
+from libc.stdint cimport int32_t, int64_t, uint64_t, uintptr_t
+from fastlr._kernels.structs cimport BFLOAT16, FLOAT16, FLOAT32, FLOAT64, REST16, UNSIGNED8, SIGNED8, UNKNOWN, Storage
+
+cdef extern from *:
+    """
+    typedef struct {
+        PyObject ob_base;
+        char *data;
+        int nd;
+        Py_ssize_t *dimensions, *strides;
+        PyObject *base, *descr;
+        int flags;
+    } fastlr_array;
+    """
+    ctypedef struct fastlr_array:
+        char* data
+        int nd
+        Py_ssize_t* dimensions
+        Py_ssize_t* strides
+        void* descr
+        int flags
+
+cdef extern from "Python.h":
+    ctypedef struct PyTypeObject
+    bint PyObject_TypeCheck(object, PyTypeObject*)
+
+cdef object ndarray = np.ndarray
+cdef object float32 = np.dtype(np.float32)
+cdef object float64 = np.dtype(np.float64)
+cdef object float16 = np.dtype(np.float16)
+cdef object uint16 = np.dtype(np.uint16)
+cdef object int8 = np.dtype(np.int8)
+cdef object int16 = np.dtype(np.int16)
+cdef object uint8 = np.dtype(np.uint8)
+
+
+class BFloat16(np.ndarray):
+    """bfloat16 numbers as the uint16 that hold their bits: what NumPy has no type for.
+
+    >>> import numpy as np
+    >>> from fastlr._engine.arrays import BFloat16
+    >>> np.zeros(3, np.uint16).view(BFloat16).shape
+    (3,)
+    """
+
+
+cdef Storage storage(object array, object dtype) except? UNKNOWN:
+    """How the elements of an array of this type lie in memory."""
+    if dtype == uint16:
+        return BFLOAT16 if isinstance(array, BFloat16) else UNKNOWN
+    for known, stored in ((float32, FLOAT32), (float64, FLOAT64), (float16, FLOAT16), (int8, SIGNED8),
+                          (uint8, UNSIGNED8), (int16, REST16)):
+        if dtype == known:
+            return stored
+    # (ml_dtypes registers its type with NumPy under this name)
+    return BFLOAT16 if dtype.name == "bfloat16" and dtype.itemsize == 2 else UNKNOWN
+
+
+cdef bint read_array(object array, ArrayView* array_view) except -1:
+    """See an array; False if it is no NumPy array of a type that holds parameters or states."""
+    cdef fastlr_array* a
+    if not PyObject_TypeCheck(array, <PyTypeObject*>ndarray):
+        return False
+    a = <fastlr_array*><void*>array
+    if a.descr == <void*>float32:
+        array_view.stored, array_view.itemsize = FLOAT32, 4
+    elif a.descr == <void*>float64:
+        array_view.stored, array_view.itemsize = FLOAT64, 8
+    else:
+        array_view.stored, array_view.itemsize = storage(array, array.dtype), array.itemsize
+        if array_view.stored == UNKNOWN:
+            return False
+    array_view.data, array_view.ndim, array_view.flags = a.data, a.nd, a.flags
+    array_view.shape, array_view.strides = a.dimensions, a.strides
+    return True
+
+
+def stored_as(array):
+    """The name of how an array's elements lie in memory, or None."""
+    cdef ArrayView array_view
+    if not read_array(array, &array_view):
+        return None
+    return {FLOAT32: "float32", FLOAT64: "float64", FLOAT16: "float16", BFLOAT16: "bfloat16", SIGNED8: "int8",
+            UNSIGNED8: "uint8", REST16: "int16"}[array_view.stored]
+
+
+cdef bint strided_layout(StridedLayout* layout, const ArrayView* array_view, const int* axes) noexcept:
+    """Describe the way through an array, axis by axis; False if it is one aligned run of elements."""
+    cdef Py_ssize_t itemsize = array_view.itemsize
+    cdef Py_ssize_t size, stride
+    cdef int k, d = 0
+    for k in range(array_view.ndim):
+        size, stride = array_view.shape[axes[k]], array_view.strides[axes[k]]
+        if size == 1:
+            continue
+        if d > 0 and layout.stride[d - 1] == size * stride:
+            layout.shape[d - 1] *= size
+            layout.stride[d - 1] = stride
+        else:
+            layout.shape[d], layout.stride[d] = size, stride
+            d += 1
+    if d == 0:
+        layout.shape[0], layout.stride[0], d = 1, itemsize, 1
+    layout.ndim = d
+    return d > 1 or layout.stride[0] != itemsize or <uintptr_t>array_view.data % itemsize != 0
+
+
+cdef void memory_range(const ArrayView* array_view, char** low, char** high) noexcept:
+    """The bytes from the first to behind the last that an array touches; equal if it has no element."""
+    cdef int k
+    low[0] = high[0] = array_view.data
+    for k in range(array_view.ndim):
+        if array_view.shape[k] == 0:
+            low[0] = high[0] = array_view.data
+            return
+        if array_view.strides[k] > 0:
+            high[0] += (array_view.shape[k] - 1) * array_view.strides[k]
+        else:
+            low[0] += (array_view.shape[k] - 1) * array_view.strides[k]
+    high[0] += array_view.itemsize
+
+
+def dimensions(array):
+    """What is read of an array: (address, shape, strides, whether float64, writable), or None."""
+    cdef ArrayView array_view
+    if not read_array(array, &array_view):
+        return None
+    shape = tuple([array_view.shape[k] for k in range(array_view.ndim)])
+    strides = tuple([array_view.strides[k] for k in range(array_view.ndim)])
+    return <uintptr_t>array_view.data, shape, strides, array_view.stored == FLOAT64, bool(array_view.flags & WRITEABLE)
+
+
+cdef extern from *:
+    """
+    /* DLPack's own declaration (github.com/dmlc/dlpack, version 0.8, unversioned capsules), as far as it is read. */
+    typedef struct {
+        void *data;
+        struct { int32_t type, id; } device;
+        int32_t ndim;
+        struct { uint8_t code, bits; uint16_t lanes; } dtype;
+        int64_t *shape, *strides;
+        uint64_t byte_offset;
+    } fastlr_dltensor;
+    static int fastlr_is_bfloat16(const fastlr_dltensor *t) {
+        return t->device.type == 1 && t->dtype.code == 4 && t->dtype.bits == 16 && t->dtype.lanes == 1;
+    }
+    """
+    ctypedef struct fastlr_dltensor:
+        void* data
+        int32_t ndim
+        int64_t* shape
+        int64_t* strides               # in elements; NULL: C order
+        uint64_t byte_offset
+    bint is_bfloat16 "fastlr_is_bfloat16"(const fastlr_dltensor* tensor)
+
+
+cdef class DLPackBuffer:
+    """The memory of a DLPack capsule, as a buffer of bytes from its lowest element to its highest."""
+    cdef object capsule
+    cdef char* low
+    cdef Py_ssize_t size
+
+    def __getbuffer__(self, Py_buffer* view, int flags):
+        PyBuffer_FillInfo(view, self, self.low, self.size, 0, flags)
+
+
+def bfloat16_of(x):
+    """A bfloat16 tensor on the CPU, which NumPy cannot import, over its own memory."""
+    cdef fastlr_dltensor* tensor
+    cdef DLPackBuffer lent = DLPackBuffer()
+    cdef int k
+    if tuple(x.__dlpack_device__())[0] != 1:
+        raise BufferError("not on the CPU")
+    lent.capsule = x.__dlpack__()
+    tensor = <fastlr_dltensor*>PyCapsule_GetPointer(lent.capsule, "dltensor")
+    if not is_bfloat16(tensor):
+        raise TypeError("not bfloat16")
+    shape = [tensor.shape[k] for k in range(tensor.ndim)]
+    if tensor.strides != NULL:
+        strides = [2 * tensor.strides[k] for k in range(tensor.ndim)]
+    else:
+        strides = list(np.empty(shape, np.uint16).strides)
+    if 0 in shape:
+        return np.empty(shape, np.uint16).view(BFloat16)
+    below = sum([step * (n - 1) for n, step in zip(shape, strides, strict=True) if step < 0])
+    lent.low = <char*>tensor.data + tensor.byte_offset + <Py_ssize_t>below
+    lent.size = 2 + sum([abs(step) * (n - 1) for n, step in zip(shape, strides, strict=True)])
+    return np.ndarray(shape, np.uint16, lent, -below, strides).view(BFloat16)
+
+
+def as_array(x, who):
+    """Any CPU array, tensor or buffer as a NumPy array over the same memory; never a copy."""
+    if isinstance(x, ndarray):
+        return x
+    try:
+        view = memoryview(x)
+    except TypeError:
+        pass
+    else:
+        return np.asarray(view)
+    if hasattr(x, "__dlpack__"):
+        if getattr(x, "requires_grad", False):
+            x = x.detach()
+        reason = ""
+        for take in (np.from_dlpack, bfloat16_of):
+            try:
+                return take(x)
+            except (BufferError, RuntimeError, TypeError, ValueError) as error:
+                reason = reason or str(error)
+        raise TypeError(f"{who}: this {type(x).__name__} gives no CPU memory to write to ({reason}); "
+                        f"move it to the CPU, as float16, bfloat16, float32 or float64")
+    raise TypeError(f"{who}: expected an array (NumPy, buffer protocol or DLPack), got {type(x).__name__}")
+
+
+def overlaps_itself(array):
+    """Whether two elements of an array may share memory (as in a broadcast view)."""
+    memory_ranges = sorted((abs(step), size) for size, step in zip(array.shape, array.strides, strict=True) if size > 1)
+    reach = array.itemsize
+    for step, size in memory_ranges:
+        if step < reach:
+            return True
+        reach += step * (size - 1)
+    return False
+
+
+probe = np.zeros((3, 5), np.float32)[::-1, 1::2]
+if dimensions(probe) != (probe.__array_interface__["data"][0], probe.shape, probe.strides, False, True):
+    raise ImportError("fastlr: NumPy's array object is not laid out as expected; "
+                      f"please report this with NumPy's version, {np.__version__}")
+del probe
+
+include "build_id.pxi"

@@ -1,0 +1,212 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""The C door: the table of include/fastlr/fastlr.h, where every entry is described."""
+from cpython.object cimport PyObject
+from cpython.pycapsule cimport PyCapsule_New
+from libc.stdint cimport int64_t, uint32_t, uintptr_t
+from libc.stdlib cimport calloc
+from libc.string cimport strcmp
+from fastlr._kernels.structs cimport MOST_SLOTS
+from fastlr._engine cimport thread_pool
+from fastlr._engine.program cimport Node, Program, rate
+from fastlr._engine.functional_step cimport MOST_HYPERS, RuleCall, learn, move
+
+from fastlr import kernels
+from fastlr._engine.instruction_set import one_build
+from fastlr.optimizers.base import REGISTRY
+
+include "build_id.pxi"
+
+one_build("fastlr._engine.c_api", build_id)
+
+cdef extern from *:
+    const char* FASTLR_VERSION         # by setup.py, from pyproject.toml (asking for metadata here would cost 30 ms)
+
+cdef extern from "fastlr/fastlr.h" nogil:
+    enum: FASTLR_ABI_VERSION
+    enum: FASTLR_FLOAT32
+    enum: FASTLR_FLOAT64
+    enum: FASTLR_OK
+    enum: FASTLR_NO_RULE
+    enum: FASTLR_BAD_DTYPE
+    enum: FASTLR_BAD_T
+    enum: FASTLR_BAD_HYPER
+    enum: FASTLR_BAD_SIZE
+    enum: FASTLR_BAD_POINTER
+    enum: FASTLR_OVERLAP
+    enum: FASTLR_NO_MEMORY
+
+    ctypedef struct fastlr_rule:
+        const char* name
+        int slots
+        int hypers
+        const char** slot_names
+        const char** hyper_names
+        const double* defaults
+        const double* low
+        const double* high
+        const double* starts
+        int memories
+
+    ctypedef struct fastlr_schedule:
+        pass
+
+    ctypedef struct fastlr_api:
+        uint32_t abi_version
+        uint32_t struct_size
+        const char* version
+        const fastlr_rule* (*rule)(const char* name) noexcept nogil
+        int (*step)(const fastlr_rule* rule, int dtype, int64_t t, double lr, const double* hyper, int64_t n,
+                    void* p, const void* g, void* const* slots) noexcept nogil
+        const char* (*message)(int error) noexcept nogil
+        int (*start_threads)() except -1
+        const fastlr_schedule* (*schedule)(PyObject* schedule) except NULL
+        double (*rate)(const fastlr_schedule* schedule, double t) noexcept nogil
+
+cdef struct Entry:
+    fastlr_rule face                   # its address is the entry's
+    RuleCall known
+    int[MOST_HYPERS] at                # where the known values have hyper k
+    double[MOST_HYPERS] defaults, low, high
+    double[MOST_SLOTS] starts
+    const char* hyper_names[MOST_HYPERS]
+    const char* slot_names[MOST_SLOTS]
+
+cdef fastlr_api api
+cdef Entry* entries
+cdef int entry_count = 0
+cdef list texts = []                   # keeps alive what the table points to
+
+cdef int64_t MOST_STEPS = <int64_t>1 << 62
+cdef int64_t MOST_BYTES = <int64_t>((<size_t>-1) >> 1)
+
+
+cdef const char* text(str s) except NULL:
+    cdef bytes encoded = s.encode()
+    texts.append(encoded)
+    return encoded
+
+
+cdef int enter(Entry* entry, str name, object cls) except -1:
+    """Fill the entry of one rule from its class."""
+    cdef int k = 0, j
+    learn(&entry.known, cls)
+    for j, field in enumerate(cls._fields):
+        if field not in ("lr", "_"):
+            entry.at[k], entry.hyper_names[k], entry.defaults[k] = j, text(field), entry.known.defaults[j]
+            entry.low[k], entry.high[k] = entry.known.low[j], entry.known.high[j]
+            k += 1
+    starts = {start.slot: start.default for start in cls.starts.values()}
+    for j, slot in enumerate(cls.slots):
+        entry.slot_names[j], entry.starts[j] = text(slot), starts.get(slot, 0.0)
+    entry.face.name, entry.face.slots, entry.face.hypers = text(name), entry.known.terms.rule.slots, k
+    entry.face.slot_names, entry.face.hyper_names = entry.slot_names, entry.hyper_names
+    entry.face.defaults, entry.face.low, entry.face.high = entry.defaults, entry.low, entry.high
+    entry.face.starts = entry.starts
+    entry.face.memories = entry.known.terms.rule.tensor_scalars
+    return 0
+
+
+cdef const fastlr_rule* find(const char* name) noexcept nogil:
+    cdef int k
+    if name != NULL:
+        for k in range(entry_count):
+            if strcmp(entries[k].face.name, name) == 0:
+                return &entries[k].face
+    return NULL
+
+
+cdef int step(const fastlr_rule* rule, int dtype, int64_t t, double lr, const double* hyper, int64_t n,
+              void* p, const void* g, void* const* slots) noexcept nogil:
+    cdef const Entry* entry = <const Entry*>rule
+    cdef double[MOST_HYPERS] values
+    cdef uintptr_t[MOST_SLOTS + 3] begin
+    cdef int64_t itemsize, bytes
+    cdef int k, other, count
+    if rule == NULL:
+        return FASTLR_NO_RULE
+    if dtype != FASTLR_FLOAT32 and dtype != FASTLR_FLOAT64:
+        return FASTLR_BAD_DTYPE
+    if not 1 <= t < MOST_STEPS:
+        return FASTLR_BAD_T
+    for k in range(entry.known.width):
+        values[k] = entry.known.defaults[k]
+    values[0] = lr
+    if not entry.known.low[0] <= lr < entry.known.high[0]:
+        return FASTLR_BAD_HYPER
+    if hyper != NULL:
+        for k in range(entry.face.hypers):
+            if not entry.low[k] <= hyper[k] < entry.high[k]:
+                return FASTLR_BAD_HYPER
+            values[entry.at[k]] = hyper[k]
+    itemsize = 8 if dtype == FASTLR_FLOAT64 else 4
+    if not 0 <= n <= MOST_BYTES // itemsize:
+        return FASTLR_BAD_SIZE
+    if n == 0:
+        return FASTLR_OK
+    count = entry.face.slots + (entry.face.memories > 0)
+    if slots == NULL and count > 0:
+        return FASTLR_BAD_POINTER
+    begin[0], begin[1] = <uintptr_t>p, <uintptr_t>g
+    for k in range(count):
+        begin[2 + k] = <uintptr_t>slots[k]
+    for k in range(count + 2):
+        bytes = n * itemsize if k < entry.face.slots + 2 else 8 * entry.face.memories
+        if begin[k] == 0 or begin[k] % (itemsize if k < entry.face.slots + 2 else 8):
+            return FASTLR_BAD_POINTER
+        for other in range(k):
+            if begin[k] < begin[other] + n * itemsize and begin[other] < begin[k] + bytes:
+                return FASTLR_OVERLAP
+    if not move(&entry.known, values, t, dtype == FASTLR_FLOAT64, n, p, g, <void**>slots):
+        return FASTLR_NO_MEMORY
+    return FASTLR_OK
+
+
+cdef const char* message(int error) noexcept nogil:
+    if error == FASTLR_OK:
+        return "done"
+    if error == FASTLR_NO_RULE:
+        return "the rule must not be NULL"
+    if error == FASTLR_BAD_DTYPE:
+        return "dtype must be FASTLR_FLOAT32 or FASTLR_FLOAT64"
+    if error == FASTLR_BAD_T:
+        return "t must be 1 at the first update, and less than 2**62"
+    if error == FASTLR_BAD_HYPER:
+        return "lr must be finite and >= 0, and hyper[k] in [rule->low[k], rule->high[k])"
+    if error == FASTLR_BAD_SIZE:
+        return "n must be the number of elements, >= 0"
+    if error == FASTLR_BAD_POINTER:
+        return "p, g and slots must point to aligned arrays of n elements"
+    if error == FASTLR_OVERLAP:
+        return "p, g and slots must not share memory"
+    if error == FASTLR_NO_MEMORY:
+        return "out of memory"
+    return "unknown error"
+
+
+cdef int start_threads() except -1:
+    return thread_pool.prepare()
+
+
+cdef const fastlr_schedule* schedule(PyObject* given) except NULL:
+    if given == NULL or not isinstance(<object>given, Program) or (<Program><object>given).nodes == NULL:
+        raise TypeError("fastlr: expected a schedule of fastlr.schedules, got "
+                        + (f"{<object>given!r}" if given != NULL else "NULL"))
+    return <const fastlr_schedule*>(<Program><object>given).nodes
+
+
+cdef double rate_at(const fastlr_schedule* given, double t) noexcept nogil:
+    return rate(<const Node*>given, t)
+
+
+entries = <Entry*>calloc(len(kernels.__all__), sizeof(Entry))      # lives as long as the process
+if entries == NULL:
+    raise MemoryError
+for name in kernels.__all__:
+    enter(&entries[entry_count], name, REGISTRY[name])
+    entry_count += 1
+
+api.abi_version, api.struct_size = FASTLR_ABI_VERSION, sizeof(fastlr_api)
+api.version = FASTLR_VERSION
+api.rule, api.step, api.message, api.start_threads = find, step, message, start_threads
+api.schedule, api.rate = schedule, rate_at
+_C_API = PyCapsule_New(&api, "fastlr._C_API", NULL)

@@ -1,0 +1,61 @@
+from collections.abc import Callable
+from typing import Any
+
+from .matrix_step import MatrixStep
+from .tensors import Tensor
+
+class Plan:
+    t: int
+    skipped: int
+    accumulated: int
+    norms: tuple[int, float, float]
+    grad_norm: float | None
+    @property
+    def who(self) -> str: ...
+    @property
+    def names(self) -> tuple[str, ...]: ...
+    @property
+    def tensors(self) -> list[Tensor]: ...
+    @property
+    def count(self) -> int: ...
+    @property
+    def elements(self) -> int: ...
+    def __init__(
+        self,
+        who: str,
+        rule: object,
+        kernels: Any,
+        names: tuple[str, ...],
+        bounds: list[tuple[float, float]],
+        tensors: list[Tensor],
+        groups: int,
+        shared: Any,
+        stages: Any,
+        director: MatrixStep | None = None,
+    ) -> None: ...
+    def assign(self, group: int, index: int, value: Any) -> None: ...
+    def bind(self, arrays: list[Any]) -> None: ...
+    def begin(self) -> int: ...
+    def end(self) -> int: ...
+    def step(
+        self,
+        gradients: list[Any] | None,
+        grad_scale: float,
+        zero_grads: bool,
+        loss: float = ...,
+        curvatures: list[Any] | None = ...,
+        means: Callable[[dict[str, float]], list[float | None]] | None = ...,
+    ) -> None: ...
+    def set_peak(self, group: int, peak: float) -> None: ...
+    def set_clock(self, t: int, missed: list[int]) -> None: ...
+    def read_skipped_steps(self) -> list[int]: ...
+
+def step_rows(plan: Plan, i: int, rows: Any, gradient: Any, grad_scale: float, ends_step: bool) -> None: ...
+
+def accumulate(
+    plan: Plan,
+    gradients: list[Any] | None,
+    grad_scale: float,
+    zero_grads: bool,
+    shares: Callable[[dict[str, float], bool], list[tuple[int, float]]],
+) -> None: ...

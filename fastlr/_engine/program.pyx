@@ -1,0 +1,482 @@
+"""Composed schedules as flat data that C evaluates: an array of nodes, the root first.
+
+Nodes that only move time (branch, shift, every, k-decay, limit) are walked in a loop; those that change a
+value (scale, clip, product, noise) recurse, and nesting is bounded. So an evaluation takes no memory,
+cannot overflow the stack, and the same function serves a number and the optimizer. An array goes through the nodes
+64 times at a stretch, every node's loop over them compiled with its formula in it: three times as fast, the same bits.
+"""
+from cpython.buffer cimport PyBUF_C_CONTIGUOUS, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.float cimport PyFloat_CheckExact
+from cpython.long cimport PyLong_CheckExact
+from libc.float cimport DBL_MAX
+from libc.math cimport INFINITY, NAN, floor, fmod, isfinite
+from libc.stdint cimport int64_t, uint32_t, uint64_t, uintptr_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy
+
+from fastlr._engine.thread_pool cimport prepare, run
+from fastlr.curves cimport Curve, Cycle, bases, value
+from fastlr.powers cimport Power, to_the, whole
+
+from functools import lru_cache
+from math import frexp, ldexp
+from numbers import Real
+
+import cython
+
+import numpy
+
+DEPTH = 100                # what Python's own recursion (repr, pickle, ==) bears with room to spare
+SIZE = 1 << 16
+
+cdef enum:
+    CHUNK = 1 << 14            # times that one thread evaluates: 0.1 to 0.3 ms of work
+    BLOCK = 64                 # times that go through a node at a stretch: on the stack, once per node that moves time
+
+cdef tuple KINDS = (
+    "curve", "limit", "branch", "shift", "every", "k_decay", "scale", "clip", "product", "noise",
+)
+cdef dict FORMULAS = {}        # where a curve's function stands in memory: the name of its struct
+
+
+cdef double instant(const Curve* h, const Power* powers, double t) noexcept nogil:
+    cdef Cycle last = [0, 1, 0]
+    return value(h[0], powers, &last, t)
+
+
+cdef void instants(const Curve* h, const Power* powers, const double* t, double* y, int n) noexcept nogil:
+    cdef Curve numbers = h[0]          # copies, which writing to y cannot change
+    cdef Power[3] known
+    cdef Cycle last = [0, 1, 0]
+    cdef int i
+    known[0], known[1], known[2] = powers[0], powers[1], powers[2]
+    for i in range(n):
+        y[i] = value(numbers, known, &last, t[i])
+
+
+cdef uint32_t mixed(uint32_t x) noexcept nogil:
+    """Every bit of x in every bit of the result (the finalizer of MurmurHash3)."""
+    x = (x ^ (x >> 16)) * <uint32_t>0x85ebca6b
+    x = (x ^ (x >> 13)) * <uint32_t>0xc2b2ae35
+    return x ^ (x >> 16)
+
+
+cdef inline double noise(const double* h, double t) noexcept nogil:
+    """A number of [-1, 1) that depends on the seed (two 32-bit words h[1], h[2]) and on floor(t) alone."""
+    cdef double n = whole(t)
+    cdef uint32_t high, low, x = mixed(<uint32_t>h[1] + <uint32_t>0x9e3779b9)
+    if n < 9007199254740992.0:
+        high, low = <uint32_t>(<uint64_t>n >> 32), <uint32_t>(<uint64_t>n & <uint64_t>0xffffffff)
+    else:
+        high, low = <uint32_t>fmod(floor(n / 4294967296.0), 4294967296.0), <uint32_t>fmod(n, 4294967296.0)
+    x = mixed(x ^ <uint32_t>h[2])
+    x = mixed(x ^ high)
+    x = mixed(x ^ low)
+    return x / 2147483648.0 - 1
+
+
+# What each kind of node does, to a rate or to a time; once, for a number and for a block.
+
+cdef inline double noisier(const double* h, double y, double t) noexcept nogil:
+    return y * (1 + h[0] * noise(h, t))
+
+cdef inline double clipped(const double* h, double y) noexcept nogil:
+    return h[0] if y < h[0] else h[1] if y > h[1] else y           # NaN stays
+
+cdef inline double moved(Kind kind, const double* h, double t) noexcept nogil:
+    if kind == SHIFT:
+        return t - h[0] if t > h[0] else 0
+    if kind == EVERY:
+        return whole(t / h[0])
+    t = h[0] * to_the(t / h[0], h[1])
+    return t if t <= DBL_MAX else DBL_MAX
+
+
+cdef double evaluate(const Node* nodes, int i, double t) noexcept nogil:
+    cdef const Node* node
+    while True:
+        node = &nodes[i]
+        if node.kind == CURVE:
+            return node.curve(node.h, node.powers, t)
+        if node.kind == SCALE:
+            return node.h[0] * evaluate(nodes, node.left, t)
+        if node.kind == PRODUCT:
+            return evaluate(nodes, node.left, t) * evaluate(nodes, node.right, t)
+        if node.kind == CLIP:
+            return clipped(node.h, evaluate(nodes, node.left, t))
+        if node.kind == NOISE:
+            return noisier(node.h, evaluate(nodes, node.left, t), t)
+        if node.kind == LIMIT:
+            if t > node.h[0]:
+                return NAN
+        elif node.kind != BRANCH:
+            t = moved(node.kind, node.h, t)
+        i = node.right if node.kind == BRANCH and t >= node.h[0] else node.left
+
+
+# The same for n <= BLOCK times.
+
+cdef void evaluate_block(const Node* nodes, int i, const double* t, double* y, int n) noexcept nogil:
+    cdef const Node* node = &nodes[i]
+    cdef int k, end
+    if node.kind == CURVE:
+        node.sweep(node.h, node.powers, t, y, n)
+    elif node.kind == BRANCH:
+        k = 0
+        while k < n:                       # each stretch that goes the same way
+            end = k + 1
+            while end < n and (t[end] >= node.h[0]) == (t[k] >= node.h[0]):
+                end += 1
+            evaluate_block(nodes, node.right if t[k] >= node.h[0] else node.left, t + k, y + k, end - k)
+            k = end
+    elif node.kind == PRODUCT:
+        multiply_block(nodes, node, t, y, n)
+    elif node.kind == SHIFT or node.kind == EVERY or node.kind == K_DECAY:
+        move_block(nodes, node, t, y, n)
+    else:
+        evaluate_block(nodes, node.left, t, y, n)
+        if node.kind == SCALE:
+            for k in range(n):
+                y[k] = node.h[0] * y[k]
+        elif node.kind == CLIP:
+            for k in range(n):
+                y[k] = clipped(node.h, y[k])
+        elif node.kind == NOISE:
+            for k in range(n):
+                y[k] = noisier(node.h, y[k], t[k])
+        else:                              # LIMIT
+            for k in range(n):
+                y[k] = NAN if t[k] > node.h[0] else y[k]
+
+
+cdef void multiply_block(const Node* nodes, const Node* node, const double* t, double* y, int n) noexcept nogil:
+    cdef double[BLOCK] right
+    cdef int k
+    evaluate_block(nodes, node.left, t, y, n)
+    evaluate_block(nodes, node.right, t, right, n)
+    for k in range(n):
+        y[k] *= right[k]
+
+
+cdef void move_block(const Node* nodes, const Node* node, const double* t, double* y, int n) noexcept nogil:
+    cdef double[BLOCK] times
+    cdef int k
+    if node.kind == SHIFT:                 # (a loop for each, so that it has no branch in it)
+        for k in range(n):
+            times[k] = moved(SHIFT, node.h, t[k])
+    elif node.kind == EVERY:
+        for k in range(n):
+            times[k] = moved(EVERY, node.h, t[k])
+    else:
+        for k in range(n):
+            times[k] = moved(K_DECAY, node.h, t[k])
+    evaluate_block(nodes, node.left, times, y, n)
+
+
+cdef double rate(const Node* nodes, double t) noexcept nogil:
+    """The rate of update t; NaN if t is negative or NaN, or where a part with end="error" is over."""
+    if nodes == NULL or not t >= 0:
+        return NAN
+    return evaluate(nodes, 0, t if t <= DBL_MAX else DBL_MAX)
+
+
+cdef struct Batch:
+    const Node* nodes
+    const double* t
+    double* y
+    Py_ssize_t size
+    bint refused               # by any chunk: each may set it, none reads it
+
+
+cdef void evaluate_chunk(void* context, Py_ssize_t chunk) noexcept nogil:
+    """One stretch of an array of times; at least up to the first that has no rate."""
+    cdef Batch* batch = <Batch*>context
+    cdef Py_ssize_t begin = chunk * CHUNK, last = min(begin + CHUNK, batch.size)
+    cdef double[BLOCK] times
+    cdef const double* t
+    cdef double* y
+    cdef int i, n
+    cdef bint refused
+    while begin < last:
+        n = <int>min(last - begin, BLOCK)
+        t, y, refused = batch.t + begin, batch.y + begin, False
+        for i in range(n):
+            refused |= not t[i] >= 0
+            times[i] = t[i] if 0 <= t[i] <= DBL_MAX else DBL_MAX
+        evaluate_block(batch.nodes, 0, times, y, n)
+        for i in range(n):
+            if refused and not t[i] >= 0:
+                y[i] = NAN
+            refused |= not y[i] <= DBL_MAX
+        if refused:
+            batch.refused = True
+            return
+        begin += n
+
+
+cdef class Program:
+    """A schedule: called with t (0 is the first update), a number or an array, it gives the rate."""
+
+    def __dealloc__(self):
+        free(self.nodes)
+
+    cdef double at(self, double t) noexcept nogil:
+        return rate(self.nodes, t)
+
+    def __call__(self, t):
+        cdef double y
+        if PyFloat_CheckExact(t):
+            y = self.at(t)
+        elif PyLong_CheckExact(t) or isinstance(t, Real) and not isinstance(t, bool):
+            y = self.at(number(t))
+        else:
+            return self._array(t)
+        if not y <= DBL_MAX:
+            raise self._refusal(t, "")
+        return y
+
+    def _array(self, t):
+        cdef Py_buffer source, target
+        cdef Batch batch
+        cdef Py_ssize_t i = 0
+        if self.nodes == NULL:
+            raise ValueError(f"{type(self).__name__}: there is no schedule in it")
+        given = numpy.asarray(t)
+        if given.dtype.kind not in "iuf":
+            raise TypeError(f"{type(self).__name__}: t must be a number or an array of numbers, got "
+                            + (f"an array of {given.dtype}" if isinstance(t, numpy.ndarray) else repr(t)))
+        times = numpy.ascontiguousarray(given, dtype=numpy.float64)
+        if not times.flags.aligned:
+            times = times.copy()
+        rates = numpy.empty(given.shape)
+        PyObject_GetBuffer(times, &source, PyBUF_C_CONTIGUOUS)
+        try:
+            PyObject_GetBuffer(rates, &target, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE)
+            try:
+                batch.nodes, batch.refused, batch.size = self.nodes, False, times.size
+                batch.t, batch.y = <const double*>source.buf, <double*>target.buf
+                if batch.size > 2 * CHUNK:
+                    prepare()
+                with nogil:
+                    run(evaluate_chunk, &batch, (batch.size + CHUNK - 1) // CHUNK)
+                    while batch.refused and i + 1 < batch.size and batch.y[i] <= DBL_MAX:
+                        i += 1             # chunks before the first refusal are complete
+            finally:
+                PyBuffer_Release(&target)
+        finally:
+            PyBuffer_Release(&source)
+        if batch.refused:
+            where = tuple(int(k) for k in numpy.unravel_index(i, given.shape))
+            raise self._refusal(given[where].item(), f" at t[{', '.join(map(str, where))}]" if where else "")
+        return rates
+
+    def _refusal(self, t, where):
+        """Why there is no rate at t."""
+        who = type(self).__name__
+        if not t >= 0:
+            return ValueError(f"{who}: t must be >= 0, got {t}{where}")
+        if self.ends and self.at(number(t)) != self.at(number(t)):
+            return ValueError(f'{who}: t={t}{where} is past the end of a schedule with end="error"')
+        return ValueError(f"{who}: the rate at t={t}{where} is not a finite number")
+
+    def _parts(self):
+        """Its nodes, for those who evaluate them elsewhere: (kind, left, right, curve's struct, numbers)."""
+        return [
+            (KINDS[self.nodes[i].kind], self.nodes[i].left, self.nodes[i].right,
+             FORMULAS.get(<uintptr_t>self.nodes[i].curve, ""), [self.nodes[i].h[k] for k in range(8)])
+            for i in range(self.size)
+        ]
+
+    def _become(self, Program other not None):
+        """Take over what `other` computes; once."""
+        if self.nodes != NULL:
+            raise TypeError(f"{type(self).__name__} is immutable")
+        self.grow(other.size, other.depth)
+        self.graft(other, 0)
+
+    cdef Node* grow(self, int size, int depth) except NULL:
+        """Room for `size` nodes."""
+        if depth > DEPTH:
+            raise ValueError(f"a schedule can be nested at most {DEPTH} deep")
+        if size > SIZE:
+            raise ValueError(f"a schedule can have at most {SIZE} parts, got {size}")
+        self.nodes = <Node*>calloc(size, sizeof(Node))
+        if self.nodes == NULL:
+            raise MemoryError
+        self.size, self.depth = size, depth
+        return self.nodes
+
+    cdef int graft(self, Program child, int position) except -1:
+        """Copy a child's nodes to `position`; where the next child goes."""
+        cdef int i
+        if child is None or child.nodes == NULL:
+            raise TypeError(f"expected a schedule, got {child!r}")
+        memcpy(&self.nodes[position], child.nodes, child.size * sizeof(Node))
+        for i in range(position, position + child.size):
+            self.nodes[i].left += position
+            self.nodes[i].right += position
+        self.ends |= child.ends
+        return position + child.size
+
+    cdef int split(self, int low, int high, int* free_slot, list at) except -1:
+        """A balanced tree of branches over the pieces low <= i < high; its root."""
+        cdef int i, middle = (low + high) // 2
+        if high - low == 1:
+            return len(at) + low
+        i = free_slot[0]
+        free_slot[0] += 1
+        self.nodes[i].kind = BRANCH
+        self.nodes[i].h[0] = at[middle - 1]
+        self.nodes[i].left = self.split(low, middle, free_slot, at)
+        self.nodes[i].right = self.split(middle, high, free_slot, at)
+        return i
+
+
+cdef double number(t) except? -1:
+    """t as a double; an integer too large for one is infinite."""
+    try:
+        return float(t)
+    except OverflowError:
+        return DBL_MAX if t > 0 else -DBL_MAX
+
+
+cdef Program unary(Kind kind, Program child, double a, double b=0, double c=0):
+    cdef Program made = Program.__new__(Program)
+    made.grow(1 + child.size, 1 + child.depth)
+    made.nodes[0].kind, made.nodes[0].left = kind, 1
+    made.nodes[0].h[0], made.nodes[0].h[1], made.nodes[0].h[2] = a, b, c
+    made.graft(child, 1)
+    return made
+
+
+@lru_cache(1024)
+def binary_logarithm(double x):
+    """log2 of a positive number in two doubles, the first of at most 26 bits; zeros where there is none."""
+    if not (x > 0 and isfinite(x)):
+        return 0.0, 0.0
+    mantissa, exponent = frexp(x)
+    if mantissa < 0.7071:
+        mantissa, exponent = 2 * mantissa, exponent - 1
+    units, one = int(ldexp(mantissa, 54)), 1 << 54
+    total = (exponent << 200) + (inverse_tanh(units - one, units + one) << 200) // inverse_tanh(1, 3)
+    spare = max(abs(total).bit_length() - 26, 0)
+    head = total >> spare
+    return ldexp(head, spare - 200), (total - (head << spare)) / (1 << 200)
+
+
+def inverse_tanh(above, below):
+    """200 binary digits of artanh(above / below) = ln((1 + s) / (1 - s)) / 2, whole numbers all."""
+    s = (above << 200) // below
+    y, total = s * s >> 200, s
+    for k in range(3, 135, 2):             # enough for s = 1/3
+        s = s * y >> 200
+        if s in (0, -1):
+            break
+        total += s // k
+    return total
+
+
+def curve(Curve h):
+    """A curve of curves.pxd, by its struct's name: `curve["Linear"]({"lr": 0.1, "steps": 9, "final": 0})`."""
+    cdef Program made = Program.__new__(Program)
+    cdef Node* node = made.grow(1, 1)
+    cdef double[3] base
+    cdef int i
+    if sizeof(Curve) > sizeof(node.h):
+        raise TypeError("a curve has at most 8 numbers")
+    node.kind, node.curve, node.sweep = CURVE, <Evaluate>instant[Curve], <Sweep>instants[Curve]
+    memcpy(node.h, &h, sizeof(Curve))
+    base[0] = base[1] = base[2] = 1
+    bases(h, base)
+    for i in range(3):
+        node.powers[i].base = base[i]
+        node.powers[i].high, node.powers[i].low = binary_logarithm(base[i]) if base[i] != 1 else (0, 0)
+    if <uintptr_t>node.curve not in FORMULAS:
+        FORMULAS[<uintptr_t>node.curve] = cython.typeof(h)
+    return made
+
+
+def numbers(Curve h):
+    """The fields of a curve's struct, in order: `list(numbers["Linear"](...))`."""
+    return h
+
+
+def limit(Program child not None, double last):
+    cdef Program made = unary(LIMIT, child, last)
+    made.ends = True
+    return made
+
+
+def highest(Program schedule not None, int64_t updates):
+    """The largest rate of so many updates, or -inf; those where there is none do not count."""
+    cdef double[BLOCK] times, rates
+    cdef double most = -INFINITY
+    cdef int64_t t = 0
+    cdef int i, n
+    with nogil:
+        while t < updates and schedule.nodes != NULL:
+            n = <int>min(updates - t, <int64_t>BLOCK)
+            for i in range(n):
+                times[i] = <double>(t + i)
+            evaluate_block(schedule.nodes, 0, times, rates, n)
+            for i in range(n):
+                most = rates[i] if rates[i] > most else most
+            t += n
+    return most
+
+
+def shift(Program child not None, double n):
+    return unary(SHIFT, child, n)
+
+
+def every(Program child not None, double k):
+    return unary(EVERY, child, k)
+
+
+def k_decay(Program child not None, double steps, double k):
+    return unary(K_DECAY, child, steps, k)
+
+
+def noisy(Program child not None, double amount, unsigned long long seed):
+    return unary(NOISE, child, amount, <double>(seed & 0xffffffff), <double>(seed >> 32))
+
+
+def scale(Program child not None, double factor):
+    return unary(SCALE, child, factor)
+
+
+def clip(Program child not None, double low, double high):
+    return unary(CLIP, child, low, high)
+
+
+def product(Program left not None, Program right not None):
+    cdef Program made = Program.__new__(Program)
+    made.grow(1 + left.size + right.size, 1 + max(left.depth, right.depth))
+    made.nodes[0].kind, made.nodes[0].left = PRODUCT, 1
+    made.nodes[0].right = made.graft(left, 1)
+    made.graft(right, made.nodes[0].right)
+    return made
+
+
+def join(children, at):
+    """children[i] from at[i - 1] on, each counting from its own 0."""
+    cdef Program made = Program.__new__(Program)
+    cdef Program child
+    cdef list bounds = list(at)
+    cdef Py_ssize_t size = 2 * len(bounds) + 1
+    cdef int i, slot = 0, position = 2 * <int>len(bounds) + 1, depth = 0
+    for child in children:
+        size, depth = size + child.size, max(depth, child.depth)
+    if size > SIZE:                        # (before it is an int)
+        raise ValueError(f"a schedule can have at most {SIZE} parts, got {size}")
+    made.grow(<int>size, 1 + depth)
+    made.split(0, len(bounds) + 1, &slot, bounds)
+    for i, child in enumerate(children):
+        made.nodes[slot + i].kind = SHIFT
+        made.nodes[slot + i].h[0] = bounds[i - 1] if i else 0
+        made.nodes[slot + i].left = position
+        position = made.graft(child, position)
+    return made
+
+
+include "build_id.pxi"
