@@ -22,8 +22,26 @@ SMALL = 4096           # tensors of fewer elements keep their state in float32 r
 class Tensor:
     """One parameter: where it lies, how it is walked, and what differs for it alone."""
 
-    __slots__ = ("allocated", "array", "axes", "decay", "decays", "factor", "group", "label", "matrices", "memory",
-                 "name", "rest", "scale", "scales", "shadow", "matrix_shape", "state", "is_double")
+    __slots__ = (
+        "allocated",
+        "array",
+        "axes",
+        "decay",
+        "decays",
+        "factor",
+        "group",
+        "is_double",
+        "label",
+        "matrices",
+        "matrix_shape",
+        "memory",
+        "name",
+        "rest",
+        "scale",
+        "scales",
+        "shadow",
+        "state",
+    )
 
     def __init__(self, name: str, array: Array, group: int, label: str, axes: tuple[int, ...]) -> None:
         self.name, self.array, self.group, self.label, self.axes = name, array, group, label, axes

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from .._engine.arena import Arena
-from .._engine.instruction_set import kernels, isa
+from .._engine.instruction_set import isa, kernels
 from .._engine.matrix_step import MatrixStep
 from .._engine.plan import Plan, accumulate, step_rows
 from .._engine.tensors import (
