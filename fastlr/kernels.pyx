@@ -20,7 +20,7 @@ array([0.9, 1.1, 1. ])
 from inspect import Parameter, Signature
 
 from libc.stdint cimport int64_t
-from fastlr._kernels.structs cimport FLOAT64, MOST_SLOTS
+from fastlr._kernels.structs cimport FLOAT64, MAX_SLOTS
 from fastlr._engine cimport thread_pool
 from fastlr._engine.arrays cimport ALIGNED, C_CONTIGUOUS, WRITEABLE, ArrayView, memory_range, read_array
 from fastlr._engine.plan cimport ALONE
@@ -51,7 +51,7 @@ cdef class Kernel:
         fields = rule._fields
         learn(&self.known, rule)
         self.operands = ("p", "g", *rule.slots, *(("memory",) if rule.memory else ()))
-        self.position = {name: k for k, name in enumerate(fields) if name != "_"}
+        self.position = {name: k for k, name in enumerate(fields)}
         self.bounded = tuple([rule.hypers.get(name) for name in fields])
         self.__name__ = rule.__name__.lower()
         self.__doc__ = f"Move one tensor by the rule of `fastlr.{rule.__name__}`; see the module's text."
@@ -69,8 +69,8 @@ cdef class Kernel:
 
     def __call__(self, *operands, **hyper):
         cdef double[MOST_HYPERS] values
-        cdef ArrayView[MOST_SLOTS + 3] array_view
-        cdef void* slots[MOST_SLOTS + 1]
+        cdef ArrayView[MAX_SLOTS + 3] array_view
+        cdef void* slots[MAX_SLOTS + 1]
         cdef int64_t t
         cdef int k
         cdef Py_ssize_t size = 1
@@ -117,8 +117,8 @@ cdef class Kernel:
     cdef list read_operands(self, ArrayView* array_view, tuple operands):
         """See every array; all are checked here. Returns what keeps them alive."""
         cdef int k, other
-        cdef char* low[MOST_SLOTS + 3]
-        cdef char* high[MOST_SLOTS + 3]
+        cdef char* low[MAX_SLOTS + 3]
+        cdef char* high[MAX_SLOTS + 3]
         if len(operands) != len(self.operands):
             raise TypeError(f"{self.__name__}: expected {len(self.operands)} arrays ({', '.join(self.operands)}), "
                             f"got {len(operands)}")
@@ -143,7 +143,7 @@ cdef class Kernel:
         cdef int needed = C_CONTIGUOUS | ALIGNED | (WRITEABLE if k != 1 else 0)
         if k == self.known.terms.rule.slots + 2:       # memory
             return array_view[k].stored == FLOAT64 and array_view[k].ndim == 1 \
-                and array_view[k].shape[0] == self.known.terms.rule.tensor_scalars and array_view[k].flags & needed == needed
+                and array_view[k].shape[0] == self.known.terms.rule.memories and array_view[k].flags & needed == needed
         if array_view[k].stored != array_view[0].stored or array_view[k].ndim != array_view[0].ndim or array_view[k].flags & needed != needed:
             return False
         for d in range(array_view[k].ndim):
@@ -155,7 +155,7 @@ cdef class Kernel:
         who = f"{self.__name__}: {self.operands[k]}"
         if k == self.known.terms.rule.slots + 2:
             raise ValueError(f"{who}: expected a contiguous, writable float64 array of shape "
-                             f"({self.known.terms.rule.tensor_scalars},), got {array.dtype} {array.shape}")
+                             f"({self.known.terms.rule.memories},), got {array.dtype} {array.shape}")
         if array.dtype != first.dtype or array.shape != first.shape:
             raise ValueError(f"{who}: expected {first.dtype} {first.shape} like p, got {array.dtype} {array.shape}")
         if not (array.flags.c_contiguous and array.flags.aligned):

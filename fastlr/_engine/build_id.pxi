@@ -1,4 +1,4 @@
-# What a module was built from, see `one_build` in dispatch.py. Included by those that share structs.
+# What a module was built from, see `one_build` in instruction_set.py. Included by those that share structs.
 
 cdef extern from *:
     const char* FASTLR_LAYOUT          # by setup.py: a sum over all declarations

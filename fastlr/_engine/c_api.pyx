@@ -5,7 +5,7 @@ from cpython.pycapsule cimport PyCapsule_New
 from libc.stdint cimport int64_t, uint32_t, uintptr_t
 from libc.stdlib cimport calloc
 from libc.string cimport strcmp
-from fastlr._kernels.structs cimport MOST_SLOTS
+from fastlr._kernels.structs cimport MAX_SLOTS
 from fastlr._engine cimport thread_pool
 from fastlr._engine.program cimport Node, Program, rate
 from fastlr._engine.functional_step cimport MOST_HYPERS, RuleCall, learn, move
@@ -67,9 +67,9 @@ cdef struct Entry:
     RuleCall known
     int[MOST_HYPERS] at                # where the known values have hyper k
     double[MOST_HYPERS] defaults, low, high
-    double[MOST_SLOTS] starts
+    double[MAX_SLOTS] starts
     const char* hyper_names[MOST_HYPERS]
-    const char* slot_names[MOST_SLOTS]
+    const char* slot_names[MAX_SLOTS]
 
 cdef fastlr_api api
 cdef Entry* entries
@@ -91,7 +91,7 @@ cdef int enter(Entry* entry, str name, object cls) except -1:
     cdef int k = 0, j
     learn(&entry.known, cls)
     for j, field in enumerate(cls._fields):
-        if field not in ("lr", "_"):
+        if field != "lr":
             entry.at[k], entry.hyper_names[k], entry.defaults[k] = j, text(field), entry.known.defaults[j]
             entry.low[k], entry.high[k] = entry.known.low[j], entry.known.high[j]
             k += 1
@@ -102,7 +102,7 @@ cdef int enter(Entry* entry, str name, object cls) except -1:
     entry.face.slot_names, entry.face.hyper_names = entry.slot_names, entry.hyper_names
     entry.face.defaults, entry.face.low, entry.face.high = entry.defaults, entry.low, entry.high
     entry.face.starts = entry.starts
-    entry.face.memories = entry.known.terms.rule.tensor_scalars
+    entry.face.memories = entry.known.terms.rule.memories
     return 0
 
 
@@ -119,7 +119,7 @@ cdef int step(const fastlr_rule* rule, int dtype, int64_t t, double lr, const do
               void* p, const void* g, void* const* slots) noexcept nogil:
     cdef const Entry* entry = <const Entry*>rule
     cdef double[MOST_HYPERS] values
-    cdef uintptr_t[MOST_SLOTS + 3] begin
+    cdef uintptr_t[MAX_SLOTS + 3] begin
     cdef int64_t itemsize, bytes
     cdef int k, other, count
     if rule == NULL:

@@ -1,10 +1,10 @@
 # cython: language_level=3
 from libc.stdint cimport int64_t
-from fastlr._kernels.structs cimport MOST_FIELDS, TaskFunction
+from fastlr._kernels.structs cimport MAX_HYPERS, TaskFunction
 from fastlr._engine.step_scalars cimport Decay, StepConstants
 
 cdef enum:
-    MOST_HYPERS = MOST_FIELDS + 2      # lr and weight decay, which a rule's own fields may lack
+    MOST_HYPERS = MAX_HYPERS + 2      # lr and weight decay, which a rule's own fields may lack
 
 cdef struct RuleCall:
     # A rule and the values it takes: lr, then what else its class has, in the order of `rule._fields`.

@@ -5,7 +5,8 @@ from libc.math cimport INFINITY
 from libc.stdint cimport int64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
-from fastlr._kernels.structs cimport FLOAT32, FLOAT64, GradientView, ScalarGroup, StepJob, RuleTable, Chunk, TaskFunction, TensorView
+from fastlr._kernels.rule_table cimport RuleTable
+from fastlr._kernels.structs cimport FLOAT32, FLOAT64, GradientView, ScalarGroup, StepJob, Chunk, TaskFunction, TensorView
 from fastlr._engine cimport thread_pool
 from fastlr._engine.step_scalars cimport COUPLED, DECOUPLED, fill_scalar_group
 from fastlr._engine.plan cimport CHUNK
@@ -22,17 +23,16 @@ cdef int learn(RuleCall* known, object rule) except -1:
     cdef int k
     fields = rule._fields
     memset(known, 0, sizeof(RuleCall))
-    known.terms.rule = <const RuleTable*>PyCapsule_GetPointer(rule._rule, "fastlr.rule")
-    known.terms.hyper_at = <int>len(fields) - known.terms.rule.fields
+    known.terms.rule = <const RuleTable*>PyCapsule_GetPointer(rule._table(rule._default_rule), "fastlr.rule")
+    known.terms.hyper_at = <int>len(fields) - known.terms.rule.hypers
     known.terms.decay_at = fields.index("weight_decay")
     known.decay = DECOUPLED if rule.decay_mode == "decoupled" else COUPLED
     known.terms.clip = INFINITY
-    known.step_task = <TaskFunction>PyCapsule_GetPointer(kernels.step_task, "fastlr.run")
+    known.step_task = <TaskFunction>PyCapsule_GetPointer(kernels.step_task, "fastlr.task")
     known.width = <int>len(fields)
     for k in range(known.width):
-        hyper = rule.hypers.get(fields[k])         # (`_`, which fills an empty struct, is none)
-        if hyper is not None:
-            known.defaults[k], known.low[k], known.high[k] = hyper.default, hyper.low, hyper.high
+        hyper = rule.hypers[fields[k]]
+        known.defaults[k], known.low[k], known.high[k] = hyper.default, hyper.low, hyper.high
     return 0
 
 
@@ -59,8 +59,8 @@ cdef bint move(const RuleCall* known, const double* values, int64_t t, int is_do
         view.slot[k], view.slot_stored[k] = <char*>slots[k], view.stored
     gradient.g = <const char*>g
     fill_scalar_group(&now, &known.terms, values, 1, known.decay, 1, t, 1)
-    if known.terms.rule.tensor_scalars:
-        known.terms.rule.begin_step(now.hyper, &now.now, <double*>slots[known.terms.rule.slots], NULL)
+    if known.terms.rule.memories and known.terms.rule.begin != NULL:
+        known.terms.rule.begin(now.hyper, &now.now, <double*>slots[known.terms.rule.slots], NULL)
     task_starts[0] = 0
     for k in range(tasks):
         chunks[k].start, chunks[k].view = k * CHUNK, 0

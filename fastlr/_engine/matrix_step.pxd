@@ -1,7 +1,7 @@
 # cython: language_level=3
 from libc.stdint cimport int64_t
 from fastlr._kernels.rows cimport RowsJob
-from fastlr._kernels.structs cimport ScalarGroup, StepJob, TaskFunction
+from fastlr._kernels.structs cimport ScalarGroup, StepJob, TaskFunction, TensorOps
 
 cdef struct MatrixLayout
 
@@ -22,6 +22,7 @@ cdef class MatrixStep:
     cdef void* rooms                       # what each thread gathers small tensors in
     cdef size_t rooms_size
     cdef const void* kernel_table
+    cdef const TensorOps* ops
     cdef int[16] at                        # where hyper-parameters stand in a group's values
     cdef bint added, capped, scaled        # Adafactor: epsilon added to squares; lr capped; times the parameter's RMS
     cdef bint nesterov, uncorrected        # of AdamP, SGDP and Muon; AdamP: epsilon beside sqrt(v) itself

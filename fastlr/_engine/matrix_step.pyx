@@ -22,7 +22,9 @@ from fastlr._kernels.matrix_blocks cimport (
     TALL, WEIGH_P, MatrixKernels, MatrixBlock, MatrixOperation, is_few,
 )
 from fastlr._kernels.rows cimport RowsJob
-from fastlr._kernels.structs cimport FLOAT32, FLOAT64, GradientView, ScalarGroup, StepJob, Chunk, TaskFunction, TensorView
+from fastlr._kernels.structs cimport (
+    FLOAT32, FLOAT64, Chunk, GradientView, ScalarGroup, StepJob, TaskFunction, TensorOps, TensorView,
+)
 from fastlr._engine cimport thread_pool
 from fastlr._engine.arrays cimport ArrayView, read_array
 from fastlr._engine.plan cimport CHUNK
@@ -100,6 +102,7 @@ cdef struct MatrixLayout:
 
 cdef struct MatrixContext:
     const MatrixKernels* kernel_table
+    const TensorOps* ops
     const StepJob* job
     MatrixLayout* matrix_layouts
     const int* at
@@ -391,7 +394,7 @@ cdef void whole(void* context, Py_ssize_t task) noexcept nogil:
     cdef int phase, place_ = take(x.taken, x.room_count)
     cdef MatrixLayout* s
     cdef char* room = x.rooms + place_ * x.room_size
-    cdef unsigned int mode = x.kernel_table.enter()
+    cdef unsigned int mode = x.ops.enter()
     for k in range(x.ends[task], x.ends[task + 1]):
         s = &x.matrix_layouts[x.order[k]]
         if not s.active or s.size == 0:
@@ -407,15 +410,15 @@ cdef void whole(void* context, Py_ssize_t task) noexcept nogil:
             for u in range(s.units):
                 unit(x, s, phase, u)
             fold(x, s, phase)
-    x.kernel_table.leave(mode)
+    x.ops.leave(mode)
     store(&x.taken[place_], 0)
 
 cdef void part(void* context, Py_ssize_t u) noexcept nogil:
     """One patch of a large tensor's phase."""
     cdef const MatrixContext* x = <const MatrixContext*>context
-    cdef unsigned int mode = x.kernel_table.enter()
+    cdef unsigned int mode = x.ops.enter()
     unit(x, x.one, x.phase, u)
-    x.kernel_table.leave(mode)
+    x.ops.leave(mode)
 
 cdef void gather_part(void* context, Py_ssize_t u) noexcept nogil:
     """The gradient of one patch of a tensor whose update is made elsewhere."""
@@ -455,7 +458,7 @@ cdef class MatrixStep:
     learning rate, per tensor.
     """
 
-    def __cinit__(self, matrix_kernels, list tensors, list routes, tuple names, call=None, *, bint added=False,
+    def __cinit__(self, matrix_kernels, tensor_ops, list tensors, list routes, tuple names, call=None, *, bint added=False,
                   bint capped=False, bint scaled=False, bint nesterov=False, bint uncorrected=False,
                   bint debiased=False, turns=(), adjust=()):
         cdef Py_ssize_t i, most = 0, partial = 0, filled = 0, tasks = 0, smalls = 0
@@ -464,6 +467,7 @@ cdef class MatrixStep:
         cdef int n
         self.blocks, self.tensors, self.names, self.routes, self.call = [], tensors, names, routes, call
         self.kernel_table = PyCapsule_GetPointer(matrix_kernels, "fastlr.acts")
+        self.ops = <const TensorOps*>PyCapsule_GetPointer(tensor_ops, "fastlr.tensor_ops")
         self.added, self.capped, self.scaled = added, capped, scaled
         self.nesterov, self.uncorrected, self.debiased = nesterov, uncorrected, debiased
         self.turns, self.turn_count = <double*><size_t>self.room(3 * len(turns), 8), <int>len(turns)
@@ -608,6 +612,7 @@ cdef class MatrixStep:
         cdef int phase, helpers
         cdef unsigned int mode
         cdef list made = []
+        x.ops = self.ops
         x.kernel_table, x.job, x.matrix_layouts, x.at = <const MatrixKernels*>self.kernel_table, job, self.matrix_layouts, self.at
         x.order, x.ends, x.added, x.capped, x.scaled = self.order, self.ends, self.added, self.capped, self.scaled
         x.nesterov, x.uncorrected, x.debiased = self.nesterov, self.uncorrected, self.debiased
@@ -627,6 +632,7 @@ cdef class MatrixStep:
                 and (view.layout != NULL or view.stored != (FLOAT64 if s.is_double else FLOAT32))
             s.g, s.p = <char*>gradient.g, view.p
             s.patch.view, s.patch.gradient, s.patch.job = view, gradient, job
+            s.patch.ops = self.ops
             s.patch.turns, s.patch.turn_count = self.turns, self.turn_count
             if s.route == MUON and not s.calls:
                 room = (3 * WHOLE + FEW) * sizeof(double)
@@ -671,7 +677,7 @@ cdef class MatrixStep:
                 if s.small or not s.active or s.route == CALL or s.size == 0:
                     continue
                 place(s, <char*>self.scratch)
-                mode = x.kernel_table.enter()
+                mode = x.ops.enter()
                 x.one = s
                 if s.route == MUON:
                     if s.staged_g:
@@ -684,7 +690,7 @@ cdef class MatrixStep:
                         x.phase = phase
                         thread_pool.run(part, &x, s.units)
                         fold(&x, s, phase)
-                x.kernel_table.leave(mode)
+                x.ops.leave(mode)
         return 0
 
     cdef object evened(self, void* context, MatrixLayout* s):
@@ -696,7 +702,7 @@ cdef class MatrixStep:
         cdef unsigned int mode
         place(s, <char*>self.scratch)
         s.v = <char*>self.scratch + size * (<Py_ssize_t>s.staged_g + <Py_ssize_t>s.staged_p)
-        mode = x.kernel_table.enter()
+        mode = x.ops.enter()
         x.one = s
         with nogil:
             prime(x, s)
@@ -704,7 +710,7 @@ cdef class MatrixStep:
                 x.phase = phase
                 thread_pool.run(part, x, s.units)
                 fold(x, s, phase)
-        x.kernel_table.leave(mode)
+        x.ops.leave(mode)
         shape, dtype = (s.rows, s.cols), np.float64 if s.is_double else np.float32
         u = np.frombuffer(PyMemoryView_FromMemory(s.v, size, PyBUF_WRITE), dtype).reshape(shape)
         out = np.frombuffer(PyMemoryView_FromMemory(into, size, PyBUF_WRITE), dtype).reshape(shape)

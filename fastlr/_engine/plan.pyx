@@ -18,10 +18,11 @@ from libc.float cimport DBL_MAX, DBL_MIN, FLT_MAX, FLT_MIN
 from libc.math cimport INFINITY, NAN, sqrt
 from libc.string cimport memcmp, memcpy, memset
 from fastlr._kernels.structs cimport (
-    BFLOAT16, FLOAT16, FLOAT32, FLOAT64, GROUP, MOST_DIMENSIONS, MOST_FIELDS, MOST_SLOTS, MOST_SUMS, GradientView, ScalarGroup,
-    StepJob, RuleTable, Chunk, TaskFunction, UnitSums, TensorView, Storage, ChunkSum, TILE, UNKNOWN, UnitRange, StridedLayout, left_of,
+    BFLOAT16, FLOAT16, FLOAT32, FLOAT64, GROUP, MAX_DIMENSIONS, MAX_HYPERS, MAX_SLOTS, GradientView, ScalarGroup,
+    StepJob, Chunk, TaskFunction, UnitSums, TensorView, Storage, ChunkSum, TILE, UNKNOWN, UnitRange, StridedLayout, unit_clip_factor,
 )
 from fastlr._kernels.rows cimport RowsJob, RowStream
+from fastlr._kernels.rule_table cimport MAX_SUMS, RuleTable
 from fastlr._engine cimport thread_pool
 from fastlr._engine.arrays cimport ALIGNED, C_CONTIGUOUS, WRITEABLE, ArrayView, memory_range, strided_layout, read_array
 from fastlr._engine.arrays import BFloat16, as_array, overlaps_itself, stored_as
@@ -32,7 +33,7 @@ from fastlr._engine.row_index cimport RowIndex
 from fastlr._engine.step_scalars import DECAYS
 
 cdef enum:
-    MOST_VALUES = MOST_FIELDS + 2
+    MOST_VALUES = MAX_HYPERS + 2
     MOST_BLOCKS = 48
     ROWS_CHUNK = 16384         # elements of the rows that a thread takes at a time
 
@@ -55,8 +56,8 @@ cdef enum:
     OF_PARAMS, OF_STEP, OF_BOUND, OF_CURVATURE, OF_STEP_MEASURED, OF_BOUND_MEASURED, OF_CURVATURE_MEASURED, OF_SHADOW,
     WALKS
 
-cdef int[MOST_DIMENSIONS] AS_THEY_STAND
-for axis in range(MOST_DIMENSIONS):
+cdef int[MAX_DIMENSIONS] AS_THEY_STAND
+for axis in range(MAX_DIMENSIONS):
     AS_THEY_STAND[axis] = axis
 
 cdef int by_address(const void* a, const void* b) noexcept nogil:
@@ -103,7 +104,7 @@ cdef class Plan:
     cdef int group_count
     cdef Chunk* chunks
     cdef ChunkSum* sums                     # what each piece of this step's gradients adds up to
-    cdef double* chunk_terms                # MOST_SUMS per piece: what a reducing rule sums
+    cdef double* chunk_terms                # MAX_SUMS per piece: what a reducing rule sums
     cdef double** memory               # what the rule remembers of each tensor beside its slots
     cdef double* shared                # ... and of all of them
     cdef object shared_array
@@ -156,22 +157,22 @@ cdef class Plan:
         if len(names) > MOST_VALUES:
             raise ValueError(f"{who}: more than {MOST_VALUES} hyper-parameters")
         self.rule = <const RuleTable*>PyCapsule_GetPointer(rule, "fastlr.rule")
-        self.step_task = <TaskFunction>PyCapsule_GetPointer(kernels.step_task, "fastlr.run")
-        self.measure_task = <TaskFunction>PyCapsule_GetPointer(kernels.measure_task, "fastlr.run")
-        self.terms_task = <TaskFunction>PyCapsule_GetPointer(kernels.terms_task, "fastlr.run")
-        self.step_rows_task = <TaskFunction>PyCapsule_GetPointer(kernels.step_rows_task, "fastlr.run")
-        self.measure_rows_task = <TaskFunction>PyCapsule_GetPointer(kernels.measure_rows_task, "fastlr.run")
-        self.each, self.remembers = self.rule.sums > 0, self.rule.tensor_scalars + self.rule.shared > 0
+        self.step_task = <TaskFunction>PyCapsule_GetPointer(kernels.step_task, "fastlr.task")
+        self.measure_task = <TaskFunction>PyCapsule_GetPointer(kernels.measure_task, "fastlr.task")
+        self.terms_task = <TaskFunction>PyCapsule_GetPointer(kernels.terms_task, "fastlr.task")
+        self.step_rows_task = <TaskFunction>PyCapsule_GetPointer(kernels.step_rows_task, "fastlr.task")
+        self.measure_rows_task = <TaskFunction>PyCapsule_GetPointer(kernels.measure_rows_task, "fastlr.task")
+        self.each, self.remembers = self.rule.sums > 0, self.rule.memories + self.rule.shared > 0
         self.shared_array = shared     # (float64, the rule's own numbers for all tensors)
         self.who, self.names, self.width = who, names, <int>len(names)
-        self.terms = StepConstants(self.rule, self.width - self.rule.fields, names.index("weight_decay"),
+        self.terms = StepConstants(self.rule, self.width - self.rule.hypers, names.index("weight_decay"),
                            stages.maximize, at_most(stages.clip_value), stages.ema_decay or 0)
         self.clip_norm, self.clip_tensor_norm = at_most(stages.clip_norm), at_most(stages.clip_tensor_norm)
         self.clip_zscore, self.clip_zscore_alpha = at_most(stages.clip_zscore), stages.clip_zscore_alpha
         self.clip_zscore_warmup, self.nonfinite = stages.clip_zscore_warmup, stages.nonfinite
         self.stochastic, self.seed = stages.rounding == "stochastic", stages.seed
-        self.unit_norms_task = <TaskFunction>PyCapsule_GetPointer(kernels.unit_norms_task, "fastlr.run")
-        self.accumulate_task = <TaskFunction>PyCapsule_GetPointer(kernels.accumulate_task, "fastlr.run")
+        self.unit_norms_task = <TaskFunction>PyCapsule_GetPointer(kernels.unit_norms_task, "fastlr.task")
+        self.accumulate_task = <TaskFunction>PyCapsule_GetPointer(kernels.accumulate_task, "fastlr.task")
         self.clip_adaptive, self.clip_adaptive_eps = at_most(stages.clip_adaptive), stages.clip_adaptive_eps
         self.measures = min(self.clip_norm, self.clip_tensor_norm, self.clip_zscore, self.clip_adaptive) < INFINITY \
             or self.nonfinite != "propagate"
@@ -335,9 +336,9 @@ cdef class Plan:
         fill_scalar_groups(self, grad_scale)
         job.views, job.scalar_groups, job.chunks, job.task_starts = self.views, self.scalar_groups, self.chunks, self.task_starts
         job.step[0], job.step[1], job.slots = self.rule.step[0], self.rule.step[1], self.rule.slots
-        job.reduce_terms[0], job.reduce_terms[1], job.terms = self.rule.reduce_terms[0], self.rule.reduce_terms[1], self.chunk_terms
+        job.reduce_terms[0], job.reduce_terms[1], job.terms = self.rule.terms[0], self.rule.terms[1], self.chunk_terms
         job.updates_state_while_reducing = self.rule.updates_state_while_reducing
-        job.fused = &self.rule.fused[0]
+        job.storage_loop = self.rule.storage_loop if self.rule.storage_loop[0] != NULL else NULL
         job.unit_squares = NULL
         job.zero_grads, job.units, job.shares = zero_grads, self.units, self.shares
         job.sums, job.stochastic = self.sums, self.stochastic

@@ -64,7 +64,7 @@ cdef int of_curvatures(Plan plan, StepJob* job, const StepJob* step, ScalarGroup
     for i in range(plan.count):
         scalar_groups[i] = step.scalar_groups[i]
         scalar_groups[i].grad_factor, scalar_groups[i].clip_value, scalar_groups[i].l2, scalar_groups[i].staged = 1, INFINITY, 0, False
-        for k in range(MOST_SLOTS):
+        for k in range(MAX_SLOTS):
             scalar_groups[i].grad_power[k] = 0
     job[0] = step[0]
     job.gradients, job.scalar_groups, job.zero_grads = plan.curvatures, scalar_groups, False

@@ -23,7 +23,7 @@ cdef int reserve(Plan plan, int groups) except -1:
     if plan.each or plan.remembers:
         plan.shared_groups = <ScalarGroup*>plan.block(n, sizeof(ScalarGroup))
     plan.first_of = <Py_ssize_t*>plan.block(n, sizeof(Py_ssize_t))
-    plan.before = <double*>plan.block(n * plan.rule.tensor_scalars, sizeof(double))
+    plan.before = <double*>plan.block(n * plan.rule.memories, sizeof(double))
     plan.group_of = <int*>plan.block(n, sizeof(int))
     plan.memory = <double**>plan.block(n, sizeof(double*))
     plan.group_keys = <ScalarGroupKey*>plan.block(n, sizeof(ScalarGroupKey))
@@ -92,7 +92,7 @@ cdef int place(Plan plan, Py_ssize_t i, tensor) except -1:
         read_array(tensor.shadow, &array_view)
         s.shadow, s.shadow_stored, s.staged = array_view.data, array_view.stored, True
         if strided_layout(&plan.layouts[OF_SHADOW * plan.count + i], &array_view, axes):
-            s.shadow_walk = &plan.layouts[OF_SHADOW * plan.count + i]
+            s.shadow_layout = &plan.layouts[OF_SHADOW * plan.count + i]
     read_array(tensor.memory, &array_view)
     plan.memory[i] = <double*>array_view.data
     return 0
@@ -124,7 +124,7 @@ cdef int cut_chunks(Plan plan) except -1:
     plan.chunks = <Chunk*>plan.block(most, sizeof(Chunk))
     plan.task_starts = <Py_ssize_t*>plan.block(most + 1, sizeof(Py_ssize_t))
     plan.sums = <ChunkSum*>plan.block(most, sizeof(ChunkSum))
-    plan.chunk_terms = <double*>plan.block(most if plan.rule.sums else 0, MOST_SUMS * sizeof(double))
+    plan.chunk_terms = <double*>plan.block(most if plan.rule.sums else 0, MAX_SUMS * sizeof(double))
     for i in range(plan.count):
         start = 0
         while start < plan.views[i].size:

@@ -14,8 +14,8 @@ def step_rows(Plan plan, Py_ssize_t i, rows, gradient, grad_scale, bint ends_ste
     """One update of some rows of tensor i by gradient[k] for rows[k]; all is checked before the first write."""
     cdef RowsJob job
     cdef ScalarGroup now
-    cdef StridedLayout[4 + MOST_SLOTS] layouts
-    cdef Py_ssize_t[(4 + MOST_SLOTS) * 2 * MOST_DIMENSIONS] lengths
+    cdef StridedLayout[4 + MAX_SLOTS] layouts
+    cdef Py_ssize_t[(4 + MAX_SLOTS) * 2 * MAX_DIMENSIONS] lengths
     cdef Py_ssize_t k, tasks
     cdef int64_t age
     cdef double scale = plan.scale_of(grad_scale)
@@ -23,9 +23,9 @@ def step_rows(Plan plan, Py_ssize_t i, rows, gradient, grad_scale, bint ends_ste
     cdef str spoken = f"{plan.who}: step_rows({plan.tensors[i].name!r})"
     plan.begin()
     try:
-        for k in range(4 + MOST_SLOTS):
-            layouts[k].shape = lengths + 2 * MOST_DIMENSIONS * k
-            layouts[k].stride = layouts[k].shape + MOST_DIMENSIONS
+        for k in range(4 + MAX_SLOTS):
+            layouts[k].shape = lengths + 2 * MAX_DIMENSIONS * k
+            layouts[k].stride = layouts[k].shape + MAX_DIMENSIONS
         if plan.row_index is None:
             plan.row_index = RowIndex()
         lay_rows(plan, i, &job, layouts, spoken)
@@ -52,7 +52,8 @@ def step_rows(Plan plan, Py_ssize_t i, rows, gradient, grad_scale, bint ends_ste
             if not weigh_sums(plan, i, &job, tasks):
                 plan.skipped += 1
                 return
-        plan.rule.begin_step(now.hyper, &now.now, plan.memory[i], plan.shared)
+        if plan.rule.begin != NULL:
+            plan.rule.begin(now.hyper, &now.now, plan.memory[i], plan.shared)
         run_rows(plan.step_rows_task, &job, tasks)
         plan.skipped_steps[i] -= 1
         if ends_step:

@@ -114,7 +114,7 @@ cdef void copy_shared_groups(Plan plan, double loss) noexcept:
 
 cdef void begin_step(Plan plan, const GradientView* gradients) noexcept:
     """What instants take from those before them: once for all tensors of a kind that remember the same."""
-    cdef Py_ssize_t i, first, size = plan.rule.tensor_scalars * sizeof(double)
+    cdef Py_ssize_t i, first, size = plan.rule.memories * sizeof(double)
     cdef int k, own = plan.group_count
     for k in range(plan.group_count):
         plan.first_of[k] = -1
@@ -123,30 +123,31 @@ cdef void begin_step(Plan plan, const GradientView* gradients) noexcept:
             continue
         k = plan.group_of[i]
         first = plan.first_of[k]
-        if first >= 0 and memcmp(plan.before + k * plan.rule.tensor_scalars, plan.memory[i], size) == 0:
+        if first >= 0 and memcmp(plan.before + k * plan.rule.memories, plan.memory[i], size) == 0:
             memcpy(plan.memory[i], plan.memory[first], size)
             if plan.each:
                 plan.scalar_groups[i].now = plan.scalar_groups[first].now
             continue
         if first < 0:
             plan.first_of[k] = i
-            memcpy(plan.before + k * plan.rule.tensor_scalars, plan.memory[i], size)
+            memcpy(plan.before + k * plan.rule.memories, plan.memory[i], size)
         elif not plan.each:
             # (room for it is that of a tensor of its kind; the kind's own instant has changed already)
             plan.scalar_groups[own], plan.scalar_groups[own].now = plan.scalar_groups[k], plan.shared_groups[k].now
             plan.views[i].scalar_group, plan.apart = own, True
             own += 1
         k = plan.views[i].scalar_group
-        plan.rule.begin_step(plan.scalar_groups[k].hyper, &plan.scalar_groups[k].now, plan.memory[i], plan.shared)
+        if plan.rule.begin != NULL:
+            plan.rule.begin(plan.scalar_groups[k].hyper, &plan.scalar_groups[k].now, plan.memory[i], plan.shared)
 
 
 cdef int reduce_terms(Plan plan, StepJob* job) except -1:
     """A reducing rule's first go, and what it finds."""
     cdef Py_ssize_t i, k = 0, first = -1, size = 0
-    cdef double[MOST_SUMS] own, totals
+    cdef double[MAX_SUMS] own, totals
     cdef int j
     plan.run(plan.terms_task, job, plan.tasks)
-    for j in range(MOST_SUMS):
+    for j in range(MAX_SUMS):
         totals[j] = 0
     while k < plan.task_starts[plan.tasks]:
         i = plan.chunks[k].view
@@ -154,19 +155,19 @@ cdef int reduce_terms(Plan plan, StepJob* job) except -1:
             first = i if first < 0 else first
             size += plan.chunks[k].size
             for j in range(plan.rule.sums):
-                totals[j] += plan.chunk_terms[k * MOST_SUMS + j]
+                totals[j] += plan.chunk_terms[k * MAX_SUMS + j]
         k += 1
-    if first >= 0:
+    if first >= 0 and plan.rule.finish_all != NULL:
         plan.rule.finish_all(plan.scalar_groups[first].hyper, &plan.scalar_groups[first].now, plan.shared, totals, <double>size)
     k = 0
     for i in range(plan.count):
-        for j in range(MOST_SUMS):
+        for j in range(MAX_SUMS):
             own[j] = 0
         while k < plan.task_starts[plan.tasks] and plan.chunks[k].view == i:
             for j in range(plan.rule.sums):
-                own[j] += plan.chunk_terms[k * MOST_SUMS + j]
+                own[j] += plan.chunk_terms[k * MAX_SUMS + j]
             k += 1
-        if job.gradients[i].g != NULL:
-            plan.rule.finish_tensor(plan.scalar_groups[i].hyper, &plan.scalar_groups[i].now, plan.memory[i], plan.shared, own,
+        if job.gradients[i].g != NULL and plan.rule.finish != NULL:
+            plan.rule.finish(plan.scalar_groups[i].hyper, &plan.scalar_groups[i].now, plan.memory[i], plan.shared, own,
                              <double>plan.views[i].size)
     return 0

@@ -84,7 +84,7 @@ cdef int judge_units(Plan plan) except -1:
                 g += plan.shares[at_ + k * s.unit_count + unit].gradient
                 p += plan.shares[at_ + k * s.unit_count + unit].parameter
                 plan.zeros[i] += plan.shares[at_ + k * s.unit_count + unit].nonfinite
-            left = left_of(g, p, plan.clip_adaptive, plan.clip_adaptive_eps)
+            left = unit_clip_factor(g, p, plan.clip_adaptive, plan.clip_adaptive_eps)
             s.unit_factors[unit] = left
             s.clip_factor += left * left * g
         at_ += slices * s.unit_count

@@ -1,6 +1,7 @@
 # cython: language_level=3
 from libc.stdint cimport int64_t
-from fastlr._kernels.structs cimport ScalarGroup, RuleTable
+from fastlr._kernels.rule_table cimport RuleTable
+from fastlr._kernels.structs cimport ScalarGroup
 
 cdef enum Decay:
     COUPLED, DECOUPLED, INDEPENDENT, CORRECTED

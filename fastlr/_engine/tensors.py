@@ -55,7 +55,7 @@ class Tensor:
         self.allocated = False
         self.memory: Array = np.zeros(0)           # what the rule remembers of the tensor as a whole
         self.matrices: dict[str, Array] = {}         # slots that are not of the parameter's shape
-        self.matrix_shape = (1, 1, array.size)            # as a rule for matrices sees it: matrices, their rows and columns
+        self.matrix_shape = (1, 1, array.size)     # for a matrix rule: how many matrices, their rows and columns
 
     def alike(self, stored: str, arena: Arena | None = None) -> Array:
         """A new array of the parameter's shape, laid out in memory in the order in which it is walked."""

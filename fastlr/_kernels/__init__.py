@@ -1,4 +1,5 @@
-"""One room, several doors: the same sweep, compiled for each instruction set.
+"""One kernel source, compiled once per instruction set (`fastlr._engine.instruction_set` chooses).
 
-Only what must be compiled once per instruction set may enter. Nothing here knows Python objects.
+May enter here: what must be compiled once per instruction set, and the inline functions it is made of. Nothing here knows
+Python objects, but for the capsules that each module makes when it is imported.
 """

@@ -1,6 +1,6 @@
 # cython: language_level=3
 """What a door computes for rules that see a tensor as a matrix: patches of rows and columns."""
-from fastlr._kernels.structs cimport GradientView, ScalarGroup, StepJob, TensorView
+from fastlr._kernels.structs cimport GradientView, ScalarGroup, StepJob, TensorOps, TensorView
 
 cdef enum:
     TALL = 64              # the most blocks of rows a matrix is cut into: each keeps a sum per column
@@ -59,6 +59,7 @@ cdef struct MatrixBlock:
     const GradientView* gradient
     const ScalarGroup* scalar_group
     const StepJob* job
+    const TensorOps* ops
 
 ctypedef void (*MatrixKernel)(void* nothing, MatrixBlock* patch) noexcept nogil     # (its first argument has a type, no value)
 
@@ -75,5 +76,3 @@ cdef inline bint is_few(Py_ssize_t rows, Py_ssize_t cols) noexcept nogil:
 
 cdef struct MatrixKernels:
     MatrixKernel[2] operation[TASKS]     # [0] float32, [1] float64
-    unsigned int (*enter)() noexcept nogil             # the floating-point mode in which rules compute
-    void (*leave)(unsigned int mode) noexcept nogil

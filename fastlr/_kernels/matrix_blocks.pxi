@@ -1,34 +1,9 @@
-# What rules do that see a tensor as a matrix: sums by row and column, updates made of factors. Included by tiles.pxi.
-#
-# A patch is a block of rows (and of columns, where rows are long) whose gradient lies in memory as it is computed.
-# Sums are of doubles: a row in sixteen lanes, a column row by row in groups of four; the caller adds patches in
-# order. So results depend on the patches' sizes, which depend on the tensor's shape alone. Updates are made in a
-# buffer that stays in cache, and `run` applies them as it does gradients, with all that it knows of decay, storage,
-# factors and means.
-
 from libc.math cimport INFINITY, sqrt
 from fastlr._kernels.matrix_blocks cimport (
     ADAM, ALIGNED, ALIGN_ADAM, ALIGN_SGD, CLIPPED, CONFIDENCE, CONFIDENT, CONFIDENT_ROOTED, COVERED, EVENED, FACTORED,
     FEW, GATHER, GATHER_P, LEAN, MINI, MOVED, PROJECTED_ADAM, PROJECTED_SGD, ROOTED, ROWWISE, SCALED, SECOND, SIDE,
     SPREAD, SQUARES, WEIGH_P, MatrixKernel, MatrixKernels, MatrixBlock, padded,
 )
-
-cdef double squared(const real* restrict x, Py_ssize_t size) noexcept nogil:
-    cdef double[LANES] lane
-    cdef double total = 0
-    cdef Py_ssize_t i, j, whole = size // LANES * LANES
-    if size < LANES:
-        for i in range(size):
-            total += <double>x[i] * <double>x[i]
-        return total
-    for j in range(LANES):
-        lane[j] = 0
-    for i in range(size // LANES):
-        for j in range(LANES):
-            lane[j] = lane[j] + <double>x[i * LANES + j] * <double>x[i * LANES + j]
-    for i in range(whole, size):
-        lane[i - whole] = lane[i - whole] + <double>x[i] * <double>x[i]
-    return accumulated(lane)
 
 cdef void lie(double* sums, const real* restrict g, const real* restrict p, const real* restrict u,
               Py_ssize_t size) noexcept nogil:
@@ -43,7 +18,7 @@ cdef void lie(double* sums, const real* restrict g, const real* restrict p, cons
         for k in range(ALIGNED):
             for j in range(size, LANES // 2):
                 lane[k][j] = 0
-            sums[k] += folded_half(lane[k])
+            sums[k] += fold_half(lane[k])
         return
     for k in range(ALIGNED):
         for j in range(LANES):
@@ -62,7 +37,7 @@ cdef void lie(double* sums, const real* restrict g, const real* restrict p, cons
         lane[2][i - whole] = lane[2][i - whole] + x * y
         lane[3][i - whole] = lane[3][i - whole] + y * z
     for k in range(ALIGNED):
-        sums[k] += accumulated(lane[k])
+        sums[k] += fold_lanes(lane[k])
 
 cdef inline real least(real x, real most) noexcept nogil:
     return most if x > most else x          # (NaN stays)
@@ -97,7 +72,7 @@ cdef void act_squares(real* typed, MatrixBlock* s) noexcept nogil:
     while i < s.rows:
         n = 4 if s.rows - i >= 4 else s.rows - i
         for k in range(n):
-            s.row[(i + k) * s.row_step] = squared(g + (i + k) * s.stride, s.cols)
+            s.row[(i + k) * s.row_step] = sum_of_squares(g + (i + k) * s.stride, s.cols)
         if s.col != NULL:
             add_columns(g + i * s.stride, n, s.cols, s.stride, s.col)
         i += n
@@ -118,46 +93,24 @@ cdef void act_clipped(real* typed, MatrixBlock* s) noexcept nogil:
             n = s.cols - j if s.cols - j < SPREAD else SPREAD
             factored_row(u, <const real*>s.g + i * s.stride + j, <const real*>s.c + j, (<const real*>s.r)[i],
                          <real>s.most, n)
-            s.sum[0] += squared(u, n)
+            s.sum[0] += sum_of_squares(u, n)
             j += n
 
 cdef void act_weigh_p(real* typed, MatrixBlock* s) noexcept nogil:
     cdef Py_ssize_t i
     s.sum[1] = 0
     if s.cols == s.stride:
-        s.sum[1] = squared(<const real*>s.p, s.rows * s.cols)
+        s.sum[1] = sum_of_squares(<const real*>s.p, s.rows * s.cols)
         return
     for i in range(s.rows):
-        s.sum[1] += squared(<const real*>s.p + i * s.stride, s.cols)
+        s.sum[1] += sum_of_squares(<const real*>s.p + i * s.stride, s.cols)
 
 
 # Applying
 
 cdef void give(MatrixBlock* s, const void* u, Py_ssize_t start, Py_ssize_t n, Py_ssize_t itemsize) noexcept nogil:
-    """Let `n` elements of the parameter from `start` on take the update `u`, as `run` does with a gradient."""
-    cdef StepJob job
-    cdef GradientView gradient
-    cdef TensorView view
-    cdef Chunk chunk
-    cdef Py_ssize_t[2] task_starts
-    cdef ScalarGroup scalar_group
-    cdef void* slot[MOST_SLOTS]
-    cdef int k
-    if not s.view.staged and s.view.layout == NULL and s.view.lr_factors == NULL and s.view.ema == NULL:
-        for k in range(MOST_SLOTS):
-            slot[k] = NULL
-        s.job.step[s.view.is_double](s.scalar_group.hyper, &s.scalar_group.now, s.view.p + start * itemsize, u, slot, n)
-        return
-    job, view, scalar_group = s.job[0], s.view[0], s.scalar_group[0]
-    view.unit_factors = NULL               # (adaptive clipping was of the gradient)
-    gradient.g = <const char*>u - start * itemsize
-    gradient.stored, gradient.layout, gradient.measured_layout = FLOAT64 if view.is_double else FLOAT32, NULL, NULL
-    view.clip_factor, view.scalar_group = 1, 0
-    chunk.start, chunk.size, chunk.view = start, n, 0
-    task_starts[0], task_starts[1] = 0, 1
-    job.views, job.gradients, job.scalar_groups, job.chunks, job.task_starts = &view, &gradient, &scalar_group, &chunk, task_starts
-    job.zero_grads = False
-    run(&job, 0)
+    """Apply the update `u` to `n` elements of the parameter from `start` on."""
+    s.ops.apply_update(s.job, s.view, s.scalar_group, u, start, n)
 
 cdef enum UpdateKind:
     # How the update of a row comes about.
@@ -222,23 +175,12 @@ cdef void block_row(real* restrict u, const real* restrict g, real* restrict m, 
         m[j] = beta * m[j] + rest * g[j]
         u[j] = m[j] * r
 
-cdef inline real grown(real total, double squares, double size) noexcept nogil:
-    return <real>(<double>total + squares / size)
-
-cdef inline real slowed(real total, double eps) noexcept nogil:
-    return <real>(1 / (sqrt(<double>total) + eps))
-
-cdef void slowed_row(real* u, const real* g, real rate, Py_ssize_t n) noexcept nogil:
-    cdef Py_ssize_t j
-    for j in range(n):
-        u[j] = g[j] * rate
-
 cdef double squared_row(const real* g, Py_ssize_t size) noexcept nogil:
     # (as `row_rate` meets it: tile by tile)
     cdef double total = 0
     cdef Py_ssize_t i = 0
     while i < size:
-        total += squared(g + i, size - i if size - i < TILE else TILE)
+        total += sum_of_squares(g + i, size - i if size - i < TILE else TILE)
         i += TILE
     return total
 
@@ -246,8 +188,8 @@ cdef void slowed_rows_of_one(real* restrict u, const real* restrict g, real* res
                              Py_ssize_t n) noexcept nogil:
     cdef Py_ssize_t j
     for j in range(n):
-        total[j] = grown(total[j], <double>g[j] * <double>g[j], 1)
-        u[j] = g[j] * slowed(total[j], eps)
+        total[j] = grown_total(total[j], <double>g[j] * <double>g[j], 1)
+        u[j] = g[j] * rate_of_total(total[j], eps)
 
 cdef void adam_row(real* restrict u, const real* restrict g, real* restrict m, real* restrict v, real beta, real rest,
                    real keep, real add, real debias1, real debias2, real eps, Py_ssize_t n) noexcept nogil:
@@ -318,8 +260,8 @@ cdef void made_row(real* u, MatrixBlock* s, UpdateKind how, Py_ssize_t i, Py_ssi
             tangential_row(u, <const real*>s.p + k, (<const real*>s.r)[i], n)
     elif how == BY_ROW:
         if j == 0:
-            (<real*>s.r)[i] = grown((<real*>s.r)[i], squared_row(g, s.cols), <double>s.cols)
-        slowed_row(u, g, slowed((<real*>s.r)[i], s.eps), n)
+            (<real*>s.r)[i] = grown_total((<real*>s.r)[i], squared_row(g, s.cols), <double>s.cols)
+        scale_row(u, g, rate_of_total((<real*>s.r)[i], s.eps), n)
     else:
         adam_row(u, g, <real*>s.m + k, <real*>s.v + k, <real>s.beta, <real>(1 - s.beta), <real>s.keep, <real>s.add,
                  <real>s.debias1, <real>s.debias2, <real>s.eps, n)
@@ -379,10 +321,10 @@ cdef void short_rows(real* restrict u, const real* restrict g, real* restrict to
     for i in range(rows):
         squares[i] = squared_row(g + i * cols, cols)
     for i in range(rows):
-        total[i] = grown(total[i], squares[i], <double>cols)
-        rate[i] = slowed(total[i], eps)
+        total[i] = grown_total(total[i], squares[i], <double>cols)
+        rate[i] = rate_of_total(total[i], eps)
     for i in range(rows):
-        slowed_row(u + i * cols, g + i * cols, rate[i], cols)
+        scale_row(u + i * cols, g + i * cols, rate[i], cols)
 
 cdef void act_rowwise(real* typed, MatrixBlock* s) noexcept nogil:
     cdef real[SPREAD] u
@@ -430,7 +372,7 @@ cdef void act_second(real* typed, MatrixBlock* s) noexcept nogil:
             n = s.cols - j if s.cols - j < SPREAD else SPREAD
             k = i * s.stride + j
             second_row(<const real*>s.g + k, <real*>s.v + k, u, <real>s.keep, <real>s.add, <real>s.eps, <real>s.most, n)
-            s.sum[0] += squared(u, n)
+            s.sum[0] += sum_of_squares(u, n)
             j += n
 
 cdef void confidence_row(const real* restrict g, real* restrict m, const real* restrict c, real* restrict rest_of,
@@ -454,7 +396,7 @@ cdef void act_confidence(real* typed, MatrixBlock* s) noexcept nogil:
             k = i * s.stride + j
             confidence_row(<const real*>s.g + k, <real*>s.m + k, <const real*>s.c + j, left, (<const real*>s.r)[i],
                            <real>s.by, <real>s.beta, <real>(1 - s.beta), n)
-            s.row[i * s.row_step] += squared(left, n)
+            s.row[i * s.row_step] += sum_of_squares(left, n)
             add_columns(left, 1, n, n, s.col + j)
             j += n
 
@@ -512,30 +454,15 @@ include "newton_schulz.pxi"
 
 # Gathering: what does not lie in memory as it is computed
 
-cdef void bring(real* typed, MatrixBlock* s, void* into, GradientView gradient, ScalarGroup scalar_group, double clip_factor) noexcept nogil:
-    # A parameter of zeros takes the gradient at a learning rate of -1.
-    cdef StepJob job = s.job[0]
-    cdef TensorView view
-    cdef Chunk chunk
-    cdef Py_ssize_t[2] task_starts
+cdef void bring(real* typed, MatrixBlock* s, void* into) noexcept nogil:
+    """The preprocessed gradient of a block."""
     cdef Py_ssize_t i
-    memset(&view, 0, sizeof(TensorView))
-    view.stored = FLOAT64 if s.view.is_double else FLOAT32
-    view.is_double, view.clip_factor = s.view.is_double, clip_factor
-    view.unit_factors, view.unit_count, view.unit_length, view.staged = s.view.unit_factors, s.view.unit_count, s.view.unit_length, s.view.unit_factors != NULL
-    scalar_group.now.lr, scalar_group.now.decay_factor, scalar_group.decay_by_lr, scalar_group.l2 = -1, 1, 0, 0
-    task_starts[0], task_starts[1] = 0, 1
-    job.views, job.gradients, job.scalar_groups, job.chunks, job.task_starts = &view, &gradient, &scalar_group, &chunk, task_starts
-    job.zero_grads, job.stochastic = False, False
+    if s.cols == s.stride:
+        s.ops.load_gradient(s.job, s.view, s.gradient, s.scalar_group, into, s.start, s.rows * s.cols)
+        return
     for i in range(s.rows):
-        chunk.start, chunk.size, chunk.view = s.start + i * s.stride, s.cols, 0
-        if s.cols == s.stride:
-            chunk.size = s.rows * s.cols
-        memset(<real*>into + i * s.stride, 0, chunk.size * sizeof(real))
-        view.p = <char*>(<real*>into - s.start)
-        run(&job, 0)
-        if s.cols == s.stride:
-            return
+        s.ops.load_gradient(s.job, s.view, s.gradient, s.scalar_group, <real*>into + i * s.stride, s.start + i * s.stride,
+                            s.cols)
 
 cdef void couple_row(real* restrict g, const real* restrict p, real l2, Py_ssize_t n) noexcept nogil:
     cdef Py_ssize_t j
@@ -544,23 +471,15 @@ cdef void couple_row(real* restrict g, const real* restrict p, real l2, Py_ssize
 
 cdef void act_gather(real* typed, MatrixBlock* s) noexcept nogil:
     cdef Py_ssize_t i
-    bring(typed, s, s.g, s.gradient[0], s.scalar_group[0], s.view.clip_factor)
+    bring(typed, s, s.g)
     if s.scalar_group.l2 != 0:
         for i in range(s.rows):
             couple_row(<real*>s.g + i * s.stride, <const real*>s.p + i * s.stride, <real>s.scalar_group.l2, s.cols)
 
 cdef void act_gather_p(real* typed, MatrixBlock* s) noexcept nogil:
-    cdef uint64_t[TILE] raw
-    cdef real[TILE] scratch
-    cdef real* p
-    cdef Py_ssize_t i, k, n
+    cdef Py_ssize_t i
     for i in range(s.rows):
-        k = 0
-        while k < s.cols:
-            n = s.cols - k if s.cols - k < TILE else TILE
-            p = fetch_parameter(scratch, raw, s.view, s.start + i * s.stride + k, n)
-            memcpy(<real*>s.p + i * s.stride + k, p, n * sizeof(real))
-            k += n
+        s.ops.load_param(s.view, <real*>s.p + i * s.stride, s.start + i * s.stride, s.cols)
 
 
 cdef MatrixKernels kernel_table
@@ -588,6 +507,5 @@ kernel_table.operation[<int>LEAN] = [<MatrixKernel>&act_lean[float], <MatrixKern
 kernel_table.operation[<int>SCALED] = [<MatrixKernel>&act_scaled[float], <MatrixKernel>&act_scaled[double]]
 kernel_table.operation[<int>EVENED] = [<MatrixKernel>&act_evened[float], <MatrixKernel>&act_evened[double]]
 kernel_table.operation[<int>MOVED] = [<MatrixKernel>&act_moved[float], <MatrixKernel>&act_moved[double]]
-kernel_table.enter, kernel_table.leave = &fastlr_enter, &fastlr_leave
 
 matrix_kernels = PyCapsule_New(&kernel_table, "fastlr.acts", NULL)

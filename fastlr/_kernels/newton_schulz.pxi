@@ -22,7 +22,7 @@ cdef void act_lean(real* typed, MatrixBlock* s) noexcept nogil:
             lean_row(<real*>s.v + i * s.stride + k, <const real*>s.g + i * s.stride + k,
                      <const real*>s.m + i * s.stride + k, <real>s.beta, <real>(1 - s.beta), <real>s.share_m,
                      <real>s.share_g, n)
-            s.sum[0] += squared(<const real*>s.v + i * s.stride + k, n)
+            s.sum[0] += sum_of_squares(<const real*>s.v + i * s.stride + k, n)
             k += n
 
 cdef void scaled_row(real* restrict u, real by, Py_ssize_t n) noexcept nogil:

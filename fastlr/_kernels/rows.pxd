@@ -1,7 +1,8 @@
 # cython: language_level=3
 """What crosses the wall for a step over some rows of a table: plain C."""
 from libc.stdint cimport int64_t, uint64_t
-from fastlr._kernels.structs cimport MOST_SLOTS, ScalarGroup, Storage, ChunkSum, StepFunction, StridedLayout
+from fastlr._kernels.rule_table cimport StepFunction
+from fastlr._kernels.structs cimport MAX_SLOTS, ChunkSum, ScalarGroup, Storage, StridedLayout
 
 cdef struct RowStream:
     # One array, row by row.
@@ -13,8 +14,8 @@ cdef struct RowStream:
 cdef struct RowsJob:
     # Update `count` different rows, the k-th of them by the sum of the gradients source[begin[k]:begin[k + 1]].
     RowStream p, g, scale, ema
-    RowStream slot[MOST_SLOTS]
-    float* slot_scale[MOST_SLOTS]
+    RowStream slot[MAX_SLOTS]
+    float* slot_scale[MAX_SLOTS]
     const int64_t* row
     const int64_t* begin
     const int64_t* source

@@ -1,16 +1,26 @@
-# Storage and rule in one loop, for the rules of `Hot`: a block is decoded, moved and encoded while it is in registers,
-# so that the divider, which bounds a rule, works beside the codecs rather than after them. A processor looks ahead over
-# a few hundred instructions, half of them where a neighbour shares its core: so all roots of a block are on their way
-# before the first quotient, and packing goes between them (a sixth less time than a rule at a time). What comes out are
-# the bits that `tiles` makes, which takes what is left: other rules, layouts, mixtures, and the ends of pieces.
-# Included by every door. (benchmarks/storage.py shows what it is worth.)
+# Storage and rule in one loop, for rules of two moments: a block is decoded, moved and encoded while it is in registers, so
+# that the divider, which bounds a rule, works beside the codecs rather than after them. A processor looks ahead over a few
+# hundred instructions, half of them where a neighbour shares its core: so all roots of a block are started before the
+# first quotient, and packing goes between them (a sixth less time than a rule at a time). The bits are those that
+# `step_tiles` makes, which takes what is left: other layouts, mixtures, and the ends of chunks.
+# (benchmarks/storage.py shows what it is worth.)
+#
+# The template of fastlr/build.py: {moments} and {apply} are the two halves of the rules' function, InStorageLoop the rules.
 
-from fastlr.rules cimport Adam, AdamW, adam_moments, adam_move, adamw_move, without_decay
-from fastlr._kernels.structs cimport StorageLoop
+from libc.stdint cimport int8_t, uint8_t, uint16_t
+from fastlr._kernels.codecs cimport (
+    decode_bfloat16, decode_signed8, decode_unsigned8, encode8, encode_bfloat16, encode_bfloat16_by_bits,
+)
+from fastlr._kernels.codecs_avx512 cimport (
+    AVX512, Avx512Constants, Packing, avx512_constants, avx512_decode8, avx512_largest, avx512_load, avx512_pack,
+    avx512_packed, avx512_scale, avx512_store, avx512_store_stochastic,
+)
+from fastlr._kernels.prefetch cimport prefetch_write
+from fastlr._kernels.random_bits cimport BITS_BLOCK, RandomBits, advance, fill_random_table, random_bits_at
+from fastlr._kernels.structs cimport GROUP, ScalarGroup, StepJob, TensorView
+from fastlr._kernels.tiles cimport preprocess
 
-ctypedef fused InStorageLoop:
-    Adam
-    AdamW
+fill_random_table()
 
 ctypedef fused weight:         # parameter and gradient: float32, bfloat16
     float
@@ -22,17 +32,16 @@ ctypedef fused moment:         # every slot: float32, bfloat16, 8 bits
     uint8_t
 
 cdef enum:
-    AHEAD = 1024               # elements asked for early
+    STORED_AHEAD = 1024        # elements prefetched
     BLOCK = GROUP              # elements that are in registers at a time
-    SLOTS = 2                  # of each of the rules
 
-cdef inline void expect(const weight* x) noexcept nogil:
+cdef inline void prefetch_block(const weight* x) noexcept nogil:
     # (past the end of an array, too: that asks for nothing that could fail)
-    soon(x + AHEAD)
-    soon(<const char*>(x + AHEAD) + 64)
+    prefetch_write(x + STORED_AHEAD)
+    prefetch_write(<const char*>(x + STORED_AHEAD) + 64)
     if weight is float:
-        soon(<const char*>(x + AHEAD) + 128)
-        soon(<const char*>(x + AHEAD) + 192)
+        prefetch_write(<const char*>(x + STORED_AHEAD) + 128)
+        prefetch_write(<const char*>(x + STORED_AHEAD) + 192)
 
 cdef extern from *:
     """
@@ -42,219 +51,194 @@ cdef extern from *:
     ctypedef struct Block "fastlr_block":
         float[BLOCK] x
     ctypedef struct Blocks "fastlr_blocks":
-        float[HASHED] x
+        float[BITS_BLOCK] x
 
-cdef inline void load(float* restrict out, const weight* restrict x, bint pairs, Held h) noexcept nogil:
+cdef inline void load_block(float* restrict out, const weight* restrict x, bint pairs, Avx512Constants h) noexcept nogil:
     cdef Py_ssize_t i
     if weight is float:
         for i in range(BLOCK):
             out[i] = x[i]
-    elif WIDE:
-        wide_load(out, x, pairs, h)
+    elif AVX512:
+        avx512_load(out, x, pairs, h)
     else:
         decode_bfloat16(out, x, BLOCK)
 
-cdef inline void unload(weight* restrict out, const float* restrict x, bint stochastic, RandomBits dice, bint pairs,
-                        bint any_nan, Held h) noexcept nogil:
+cdef inline void store_block(weight* restrict out, const float* restrict x, bint stochastic, RandomBits random, bint pairs,
+                        bint any_nan, Avx512Constants h) noexcept nogil:
     cdef Py_ssize_t i
     if weight is float:
         for i in range(BLOCK):
             out[i] = x[i]
-    elif WIDE:
+    elif AVX512:
         if stochastic:
-            wide_toss(out, x, dice.a, dice.b, dice.c, pairs, any_nan, h)
+            avx512_store_stochastic(out, x, random.a, random.b, random.c, pairs, any_nan, h)
         else:
-            wide_round(out, x, pairs, any_nan, h)
+            avx512_store(out, x, pairs, any_nan, h)
     elif stochastic:
-        toss_bfloat16(out, x, dice.a, dice.b, dice.c, BLOCK)
+        encode_bfloat16_by_bits(out, x, random.a, random.b, random.c, BLOCK)
     else:
         encode_bfloat16(out, x, BLOCK)
 
-cdef inline void load_slot(float* restrict out, const moment* restrict x, bint negative, const float* scale,
-                           bint pairs, Held h) noexcept nogil:
+cdef inline void load_slot_block(float* restrict out, const moment* restrict x, bint negative, const float* scale,
+                           bint pairs, Avx512Constants h) noexcept nogil:
     if moment is uint8_t:
-        if WIDE:
-            wide_decode8(out, x, scale, negative, pairs, h)
+        if AVX512:
+            avx512_decode8(out, x, scale, negative, pairs, h)
         elif negative:
             decode_signed8(out, <const int8_t*>x, scale[0], BLOCK)
         else:
             decode_unsigned8(out, x, scale[0], BLOCK)
     else:
-        load(out, x, pairs, h)
+        load_block(out, x, pairs, h)
 
-cdef void in_order(float* restrict out, const float* restrict x) noexcept nogil:
+cdef void unpair(float* restrict out, const float* restrict x) noexcept nogil:
     """Blocks of `pairs` as they were before, see codecs_avx512.pxi."""
     cdef Py_ssize_t k, i
-    for k in range(HASHED // 32):
+    for k in range(BITS_BLOCK // 32):
         for i in range(16):
             out[32 * k + 2 * i], out[32 * k + 2 * i + 1] = x[32 * k + i], x[32 * k + 16 + i]
 
-cdef void repack(moment* out, float* scale, const Blocks* x, bint negative, bint pairs) noexcept nogil:
-    """What `wide_pack` could not."""
+cdef void encode_again(moment* out, float* scale, const Blocks* x, bint negative, bint pairs) noexcept nogil:
+    """What `avx512_pack` could not."""
     cdef Blocks ordered
     if pairs:
-        in_order(ordered.x, x.x)
+        unpair(ordered.x, x.x)
         x = &ordered
-    encode8(<char*>out, scale, x.x, negative, HASHED)
+    encode8(<char*>out, scale, x.x, negative, BITS_BLOCK)
 
-cdef inline void moments(InStorageLoop h, const float* g, const float* old_a, const float* old_b, float* a, float* b,
-                         float* root_of_b) noexcept nogil:
+cdef inline void moments_of_block(InStorageLoop h, const float* g, const float* old_m, const float* old_v, float* m,
+                                  float* v, float* root_of_v) noexcept nogil:
     """The first half of a rule, for a block."""
     cdef Py_ssize_t i
-    cdef float ai, bi
+    cdef float m_i, v_i
     for i in range(BLOCK):
-        ai, bi = old_a[i], old_b[i]
-        if InStorageLoop is AdamW:
-            root_of_b[i] = adam_moments(without_decay(h), g[i], &ai, &bi)
-        else:
-            root_of_b[i] = adam_moments(h, g[i], &ai, &bi)
-        a[i], b[i] = ai, bi
+        m_i, v_i = old_m[i], old_v[i]
+        root_of_v[i] = {moments}(h, g[i], &m_i, &v_i)
+        m[i], v[i] = m_i, v_i
 
-cdef inline void move_block(InStorageLoop h, StepScalars now, float* restrict p, const float* restrict a,
-                            const float* restrict root_of_b, Py_ssize_t start, Py_ssize_t behind) noexcept nogil:
+cdef inline void apply_block(InStorageLoop h, StepScalars now, {scalars} s, float* restrict p, const float* restrict m,
+                             const float* restrict root_of_v, Py_ssize_t start, Py_ssize_t end) noexcept nogil:
     """The second, for a part of it."""
     cdef Py_ssize_t i
-    cdef float pi
-    for i in range(start, behind):
-        pi = p[i]
-        if InStorageLoop is AdamW:
-            adamw_move(h, now, &pi, a[i], root_of_b[i])
-        else:
-            pi = <float>now.decay_factor * pi
-            adam_move(h, now, &pi, a[i], root_of_b[i])
-        p[i] = pi
+    cdef float p_i
+    for i in range(start, end):
+        p_i = <float>now.decay_factor * p[i]
+        {apply}(h, now, s, &p_i, m[i], root_of_v[i])
+        p[i] = p_i
 
-cdef void fuse(const InStorageLoop* hyper, const StepJob* job, const TensorView* s, const weight* gradient, const ScalarGroup* scalar_group,
-               Py_ssize_t start, Py_ssize_t size, moment* also_typed) noexcept nogil:
-    """Whole HASHED elements from a multiple of HASHED on.
+cdef void step_stored(const InStorageLoop* hyper, const StepJob* job, const TensorView* view, const weight* gradient,
+                      const ScalarGroup* group, Py_ssize_t start, Py_ssize_t size, moment* also_typed) noexcept nogil:
+    """Whole BITS_BLOCK elements from a multiple of BITS_BLOCK on.
 
-    Codes of 8 bits wait for the scales of their groups, and then for the next HASHED elements, between whose quotients
+    Codes of 8 bits wait for the scales of their groups, and then for the next BITS_BLOCK elements, between whose quotients
     and roots they are packed: so the divider is not idle meanwhile.
     """
     cdef InStorageLoop h = hyper[0]
-    cdef StepScalars now = scalar_group.now
+    cdef StepScalars now = group.now
+    cdef {scalars} s = (<{scalars}*>now.own)[0]
     cdef bint stochastic = job.stochastic
-    cdef bint packs = WIDE and moment is uint8_t
+    cdef bint packs = AVX512 and moment is uint8_t
     cdef bint pairs = weight is uint16_t and moment is not float       # (what is float32 stays in order)
     cdef bint any_nan = weight is float or moment is float     # whether NaN of any bits comes in
-    cdef Block p, g, raw, a, b, root_of_b
-    cdef Blocks[2] all_a
-    cdef Blocks[2] all_b
-    cdef Packing packing_a, packing_b
+    cdef Block p, g, raw, m, v, root_of_v
+    cdef Blocks[2] all_m
+    cdef Blocks[2] all_v
+    cdef Packing packing_m, packing_v
     cdef float* at_p = p.x                     # (where it lies, if that is as it is computed)
-    cdef float* at_a = a.x
-    cdef float* at_b = b.x
-    cdef weight* all_p = <weight*>s.p
-    cdef moment* first_a = <moment*>s.slot[0]
-    cdef moment* first_b = <moment*>s.slot[1]
-    cdef bint staged = scalar_group.staged
+    cdef float* at_m = m.x
+    cdef float* at_v = v.x
+    cdef weight* all_p = <weight*>view.p
+    cdef moment* first_m = <moment*>view.slot[0]
+    cdef moment* first_v = <moment*>view.slot[1]
+    cdef bint staged = group.staged
     cdef weight* to
     cdef const weight* of
-    cdef moment* slot_a
-    cdef moment* slot_b
-    cdef float* scale_a = NULL
-    cdef float* scale_b = NULL
-    cdef float* unit_a = NULL
-    cdef float* unit_b = NULL
-    cdef Held held = wide_held()
-    cdef RandomBits dice, dice_a, dice_b
-    cdef Py_ssize_t i, k, tile, block, tiles_ = size // HASHED, this, last = 0
-    dice = dice_a = dice_b = shaken(0, 0)          # (which nothing reads unless it is thrown)
-    for tile in range(tiles_):
-        i = start + tile * HASHED
+    cdef moment* slot_m
+    cdef moment* slot_v
+    cdef float* scale_m = NULL
+    cdef float* scale_v = NULL
+    cdef float* unit_m = NULL
+    cdef float* unit_v = NULL
+    cdef Avx512Constants constants = avx512_constants()
+    cdef RandomBits random, random_m, random_v
+    cdef Py_ssize_t i, k, tile, block, tile_count = size // BITS_BLOCK, this, last = 0
+    random = random_m = random_v = random_bits_at(0, 0)          # (which nothing reads unless it is thrown)
+    for tile in range(tile_count):
+        i = start + tile * BITS_BLOCK
         this, last = tile & 1, 1 - (tile & 1)
         if stochastic:
             if weight is uint16_t:
-                dice = shaken(job.key + s.random_salt, i)
+                random = random_bits_at(job.key + view.random_salt, i)
             if moment is uint16_t:
-                dice_a, dice_b = shaken(job.key + s.random_salt + 1, i), shaken(job.key + s.random_salt + 2, i)
+                random_m, random_v = random_bits_at(job.key + view.random_salt + 1, i), random_bits_at(job.key + view.random_salt + 2, i)
         if moment is uint8_t:
-            scale_a, scale_b = s.slot_scale[0] + i // GROUP, s.slot_scale[1] + i // GROUP
-        for block in range(HASHED // BLOCK):
+            scale_m, scale_v = view.slot_scale[0] + i // GROUP, view.slot_scale[1] + i // GROUP
+        for block in range(BITS_BLOCK // BLOCK):
             k = block * BLOCK
             to, of = all_p + i + k, gradient + i + k
-            slot_a, slot_b = first_a + i + k, first_b + i + k
+            slot_m, slot_v = first_m + i + k, first_v + i + k
             if moment is uint8_t:
-                unit_a, unit_b = scale_a + k // GROUP, scale_b + k // GROUP
-                at_a, at_b = all_a[this].x + k, all_b[this].x + k
-            expect(to)
-            expect(of)
+                unit_m, unit_v = scale_m + k // GROUP, scale_v + k // GROUP
+                at_m, at_v = all_m[this].x + k, all_v[this].x + k
+            prefetch_block(to)
+            prefetch_block(of)
             if moment is uint8_t:
-                soon(slot_a + AHEAD)
-                soon(slot_b + AHEAD)
+                prefetch_write(slot_m + STORED_AHEAD)
+                prefetch_write(slot_v + STORED_AHEAD)
             else:
-                expect(slot_a)
-                expect(slot_b)
+                prefetch_block(slot_m)
+                prefetch_block(slot_v)
             if weight is float:
                 at_p = <float*>to
             else:
-                load(at_p, to, pairs, held)
-            load_slot(a.x, slot_a, True, unit_a, pairs, held)
-            load_slot(b.x, slot_b, False, unit_b, pairs, held)
+                load_block(at_p, to, pairs, constants)
+            load_slot_block(m.x, slot_m, True, unit_m, pairs, constants)
+            load_slot_block(v.x, slot_v, False, unit_v, pairs, constants)
             if staged:
-                load(raw.x, of, pairs, held)
-                before(g.x, raw.x, at_p, scalar_group, s.clip_factor, BLOCK)
-                moments(h, g.x, a.x, b.x, at_a, at_b, root_of_b.x)
+                load_block(raw.x, of, pairs, constants)
+                preprocess(g.x, raw.x, at_p, group, view.clip_factor, BLOCK)
+                moments_of_block(h, g.x, m.x, v.x, at_m, at_v, root_of_v.x)
             elif weight is float:
-                moments(h, <const float*>of, a.x, b.x, at_a, at_b, root_of_b.x)
+                moments_of_block(h, <const float*>of, m.x, v.x, at_m, at_v, root_of_v.x)
             else:
-                load(raw.x, of, pairs, held)
-                moments(h, raw.x, a.x, b.x, at_a, at_b, root_of_b.x)
+                load_block(raw.x, of, pairs, constants)
+                moments_of_block(h, raw.x, m.x, v.x, at_m, at_v, root_of_v.x)
             if packs:
-                wide_weigh(&packing_a, block, at_a, True)
-                wide_weigh(&packing_b, block, at_b, False)
+                avx512_largest(&packing_m, block, at_m, True)
+                avx512_largest(&packing_v, block, at_v, False)
                 if tile > 0:
-                    wide_pack(&packing_a, block, slot_a - HASHED, all_a[last].x + k, True, pairs, held)
-                move_block(h, now, at_p, at_a, root_of_b.x, 0, BLOCK // 2)
+                    avx512_pack(&packing_m, block, slot_m - BITS_BLOCK, all_m[last].x + k, True, pairs, constants)
+                apply_block(h, now, s, at_p, at_m, root_of_v.x, 0, BLOCK // 2)
                 if tile > 0:
-                    wide_pack(&packing_b, block, slot_b - HASHED, all_b[last].x + k, False, pairs, held)
-                move_block(h, now, at_p, at_a, root_of_b.x, BLOCK // 2, BLOCK)
+                    avx512_pack(&packing_v, block, slot_v - BITS_BLOCK, all_v[last].x + k, False, pairs, constants)
+                apply_block(h, now, s, at_p, at_m, root_of_v.x, BLOCK // 2, BLOCK)
             else:
-                move_block(h, now, at_p, at_a, root_of_b.x, 0, BLOCK)
+                apply_block(h, now, s, at_p, at_m, root_of_v.x, 0, BLOCK)
             if weight is not float:
-                unload(to, at_p, stochastic, further(dice, k), pairs, any_nan, held)
+                store_block(to, at_p, stochastic, advance(random, k), pairs, any_nan, constants)
             if moment is not uint8_t:
-                unload(slot_a, at_a, stochastic, further(dice_a, k), pairs, any_nan, held)
-                unload(slot_b, at_b, stochastic, further(dice_b, k), pairs, any_nan, held)
+                store_block(slot_m, at_m, stochastic, advance(random_m, k), pairs, any_nan, constants)
+                store_block(slot_v, at_v, stochastic, advance(random_v, k), pairs, any_nan, constants)
         if packs:
             if tile > 0:
-                if not wide_packed(&packing_a):
-                    repack(<moment*>s.slot[0] + i - HASHED, scale_a - HASHED // GROUP, &all_a[last], True, pairs)
-                if not wide_packed(&packing_b):
-                    repack(<moment*>s.slot[1] + i - HASHED, scale_b - HASHED // GROUP, &all_b[last], False, pairs)
-            wide_scale(&packing_a, scale_a, True, HASHED // GROUP)
-            wide_scale(&packing_b, scale_b, False, HASHED // GROUP)
+                if not avx512_packed(&packing_m):
+                    encode_again(<moment*>view.slot[0] + i - BITS_BLOCK, scale_m - BITS_BLOCK // GROUP, &all_m[last], True, pairs)
+                if not avx512_packed(&packing_v):
+                    encode_again(<moment*>view.slot[1] + i - BITS_BLOCK, scale_v - BITS_BLOCK // GROUP, &all_v[last], False, pairs)
+            avx512_scale(&packing_m, scale_m, True, BITS_BLOCK // GROUP)
+            avx512_scale(&packing_v, scale_v, False, BITS_BLOCK // GROUP)
         elif moment is uint8_t:
-            encode8(s.slot[0] + i, scale_a, all_a[this].x, True, HASHED)
-            encode8(s.slot[1] + i, scale_b, all_b[this].x, False, HASHED)
-    if packs and tiles_ > 0:
-        last = (tiles_ - 1) & 1
-        i = start + (tiles_ - 1) * HASHED
-        for block in range(HASHED // BLOCK):
+            encode8(view.slot[0] + i, scale_m, all_m[this].x, True, BITS_BLOCK)
+            encode8(view.slot[1] + i, scale_v, all_v[this].x, False, BITS_BLOCK)
+    if packs and tile_count > 0:
+        last = (tile_count - 1) & 1
+        i = start + (tile_count - 1) * BITS_BLOCK
+        for block in range(BITS_BLOCK // BLOCK):
             k = block * BLOCK
-            wide_pack(&packing_a, block, <moment*>s.slot[0] + i + k, all_a[last].x + k, True, pairs, held)
-            wide_pack(&packing_b, block, <moment*>s.slot[1] + i + k, all_b[last].x + k, False, pairs, held)
-        if not wide_packed(&packing_a):
-            repack(<moment*>s.slot[0] + i, scale_a, &all_a[last], True, pairs)
-        if not wide_packed(&packing_b):
-            repack(<moment*>s.slot[1] + i, scale_b, &all_b[last], False, pairs)
+            avx512_pack(&packing_m, block, <moment*>view.slot[0] + i + k, all_m[last].x + k, True, pairs, constants)
+            avx512_pack(&packing_v, block, <moment*>view.slot[1] + i + k, all_v[last].x + k, False, pairs, constants)
+        if not avx512_packed(&packing_m):
+            encode_again(<moment*>view.slot[0] + i, scale_m, &all_m[last], True, pairs)
+        if not avx512_packed(&packing_v):
+            encode_again(<moment*>view.slot[1] + i, scale_v, &all_v[last], False, pairs)
 
-cdef inline int fusible(const StepJob* job, const TensorView* s, const GradientView* gradient) noexcept nogil:
-    """Which of `job.fused` serves, or -1."""
-    cdef Storage first = s.slot_stored[0], second = s.slot_stored[1]
-    cdef int k
-    if job.fused == NULL or job.fused[0] == NULL or s.is_double or s.layout != NULL or gradient.layout != NULL \
-            or s.lr_factors != NULL or s.ema != NULL or s.low_bits != NULL or s.shadow != NULL or s.unit_factors != NULL \
-            or s.stored != gradient.stored:
-        return -1
-    if s.stored != FLOAT32 and s.stored != BFLOAT16:
-        return -1
-    if first == FLOAT32 and second == FLOAT32:
-        k = 0
-    elif first == BFLOAT16 and second == BFLOAT16:
-        k = 1
-    elif first == SIGNED8 and second == UNSIGNED8:
-        k = 2
-    else:
-        return -1
-    return k if s.stored == FLOAT32 else k + 3

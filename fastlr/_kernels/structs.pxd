@@ -1,30 +1,16 @@
 # cython: language_level=3
-"""What crosses the wall between the plan (compiled once) and a door (compiled per instruction set): plain C."""
+"""The structs that the engine (compiled once) and the kernels (compiled per instruction set) share: plain C."""
 from libc.math cimport sqrt
 from libc.stdint cimport int64_t, uint64_t
-from fastlr.element cimport StepScalars
+from fastlr._kernels.rule_table cimport MAX_SUMS, StepFunction, StorageLoop, TermsFunction
+from fastlr.rules.scalars cimport StepScalars
 
 cdef enum:
-    MOST_SLOTS = 4
-    MOST_SUMS = 4          # sums of a reducing rule
-    MOST_DIMENSIONS = 64   # NumPy's own bound
-    MOST_FIELDS = 12       # hyper-parameters of a rule
+    MAX_SLOTS = 4          # of a rule
+    MAX_DIMENSIONS = 64   # NumPy's own bound
+    MAX_HYPERS = 12        # hyper-parameters of a rule
     GROUP = 64             # elements of an 8-bit state that share a scale; a tile holds whole groups
     TILE = 256             # elements staged at a time; a tile of each operand stays in the first-level cache
-
-ctypedef void (*ScalarsFunction)(const double* hyper, double lr, int64_t t, StepScalars* now) noexcept nogil
-ctypedef void (*StepFunction)(const double* hyper, const StepScalars* now, void* p, const void* g, void** slots,
-                       Py_ssize_t size) noexcept nogil
-# (see rules.pxd for what these four are)
-ctypedef void (*TermsFunction)(const double* hyper, const StepScalars* now, const void* p, const void* g, void** slots, double* totals,
-                       Py_ssize_t size) noexcept nogil
-ctypedef void (*BeginFunction)(const double* hyper, StepScalars* now, double* memory, const double* shared) noexcept nogil
-ctypedef void (*FinishAllFunction)(const double* hyper, const StepScalars* now, double* shared, const double* totals,
-                          double size) noexcept nogil
-ctypedef void (*FinishFunction)(const double* hyper, StepScalars* now, double* memory, const double* shared, const double* sums,
-                        double size) noexcept nogil
-ctypedef void (*StorageLoop)(const double* hyper, const void* job, const void* view, const void* g, const void* scalar_group,
-                       Py_ssize_t start, Py_ssize_t size, void* also_typed) noexcept nogil
 
 cdef enum Storage:
     # How elements lie in memory.
@@ -34,121 +20,116 @@ cdef enum Storage:
     REST16,                # int16: what a bfloat16 leaves of a float32
     UNKNOWN
 
-cdef struct RuleTable:
-    # One rule, ready to be called: its instant, and its sweep over float32 and float64.
-    ScalarsFunction at
-    StepFunction[2] step         # [0] float32, [1] float64
-    TermsFunction[2] reduce_terms         # of a reducing rule: the go over its tensors before that
-    BeginFunction begin_step
-    FinishAllFunction finish_all
-    FinishFunction finish_tensor
-    StorageLoop[6] fused         # storage and rule in one loop, see storage_loop.pxi; NULL: this rule has none
-    int slots
-    int fields
-    int tensor_scalars           # numbers remembered of a tensor beside its slots
-    int shared             # ... and of all tensors together
-    int sums               # what a reducing rule sums, or 0
-    bint updates_state_while_reducing           # whether its slots move in its first go (else in the second)
-    bint decay_inside_update             # whether decoupled weight decay is a term of its step
-
 cdef struct StridedLayout:
-    # The way through an array that is not one contiguous run, in the order of the parameter's walk.
+    # An array that is not one contiguous run: its axes in the order in which the parameter is traversed.
     int ndim
     Py_ssize_t* shape
-    Py_ssize_t* stride     # bytes
+    Py_ssize_t* stride                 # bytes
 
 cdef struct TensorView:
-    # One tensor.
+    # One parameter, with all that a step reads and writes beside it.
     char* p
-    Storage stored         # of the parameter
-    char* slot[MOST_SLOTS]
-    Storage slot_stored[MOST_SLOTS]
-    float* slot_scale[MOST_SLOTS]      # of 8-bit slots
-    char* lr_factors       # a learning-rate factor per element, or NULL
-    char* ema              # a running mean of the parameter, or NULL
-    double* unit_factors   # what adaptive clipping leaves of each unit's gradient, or NULL
-    Py_ssize_t unit_count, unit_length  # of them; element e is of unit (e // run) % units
-    char* low_bits         # what a bfloat16 parameter leaves of the float32 that moves, or NULL
-    char* shadow           # a 16-bit copy of the parameter, or NULL
+    Storage stored                     # of the parameter
+    char* slot[MAX_SLOTS]
+    Storage slot_stored[MAX_SLOTS]
+    float* slot_scale[MAX_SLOTS]       # of 8-bit slots
+    char* lr_factors                   # a learning-rate factor per element, or NULL
+    char* ema                          # a running mean of the parameter, or NULL
+    double* unit_factors               # what adaptive clipping multiplies each unit's gradient by, or NULL
+    Py_ssize_t unit_count, unit_length # element e is of unit (e // unit_length) % unit_count
+    char* low_bits                     # the lower half of a float32 whose upper half the parameter is, or NULL
+    char* shadow                       # a 16-bit copy of the parameter, or NULL
     Storage shadow_stored
-    StridedLayout* shadow_walk      # NULL: contiguous
-    double clip_factor          # what clipping by norm leaves of this step's gradient: a factor
-    StridedLayout* layout             # NULL: contiguous
+    StridedLayout* shadow_layout       # NULL: contiguous
+    double clip_factor                 # what clipping by norm multiplies this step's gradient by
+    StridedLayout* layout              # NULL: contiguous
     Py_ssize_t size
-    int scalar_group            # which Instant holds for it
-    int is_double               # computed in 0 float32, 1 float64
-    bint staged            # whether parameter or state is stored otherwise than it is computed
-    uint64_t random_salt          # what tells its random bits from another tensor's
+    int scalar_group                   # which of the job's ScalarGroups is this tensor's
+    int is_double                      # computed in 0 float32, 1 float64
+    bint staged                        # whether parameter or state is stored otherwise than it is computed
+    uint64_t random_salt               # tells its random bits from another tensor's
 
 cdef struct ScalarGroup:
-    # What one step does alike to all tensors of a kind (same group, learning-rate factor, age).
+    # The scalars of one step that tensors of the same group, learning-rate factor and age share.
     StepScalars now
-    double[MOST_FIELDS] hyper
-    double grad_factor     # multiplies each gradient: 1 / grad_scale, negative to maximize
-    double clip_value      # bounds each scaled gradient to [-clip, clip]
-    double l2          # coupled weight decay: added to each gradient, times the parameter
-    double ema_decay       # what a step leaves of the running mean
-    double decay_by_lr     # the part of 1 - now.keep that scales with an element's learning-rate factor
-    double[MOST_SLOTS] slot_keep    # what a gradient that is folded into a slot leaves of it
-    double[MOST_SLOTS] grad_share   # of a gradient to be folded into each slot, at a power (0: not at all)
-    int[MOST_SLOTS] grad_power
-    bint staged            # whether scale, clip or couple do anything, or a shrink may
+    double[MAX_HYPERS] hyper
+    double grad_factor                 # multiplies each gradient: 1 / grad_scale, negative to maximize
+    double clip_value                  # bounds each scaled gradient to [-clip_value, clip_value]
+    double l2                          # coupled weight decay: added to each gradient, times the parameter
+    double ema_decay                   # what a step leaves of the running mean
+    double decay_by_lr                 # the part of 1 - decay_factor that scales with an element's learning-rate factor
+    double[MAX_SLOTS] slot_keep        # accumulation: what a gradient leaves of each slot,
+    double[MAX_SLOTS] grad_share       # ... the share of it that is added,
+    int[MAX_SLOTS] grad_power          # ... at this power (0: nothing is added)
+    bint staged                        # whether grad_factor, clip_value, l2 or any clip_factor changes the gradient
 
 cdef struct Chunk:
     # Consecutive elements of one tensor.
     Py_ssize_t start, size
-    int view
+    int view                           # which tensor
 
 cdef struct GradientView:
-    const char* g          # NULL: this tensor is skipped
+    const char* g                      # NULL: this tensor is skipped
     Storage stored
-    StridedLayout* layout             # NULL: contiguous
-    StridedLayout* measured_layout         # the way in which it is measured: in the order of its elements; NULL: contiguous
+    StridedLayout* layout              # as the parameter is traversed; NULL: contiguous
+    StridedLayout* measured_layout     # as it is measured: in the order of its elements; NULL: contiguous
 
 cdef struct ChunkSum:
-    # What a piece of a gradient adds up to.
-    double squares         # of its elements, unscaled and clipped
-    double nonfinite       # 0, or NaN if one of them is not finite
+    double squares                     # of the elements of a chunk of a gradient, unscaled and clipped by value
+    double nonfinite                   # 0, or NaN if one of them is not finite
 
 cdef struct UnitRange:
-    # Some units of one tensor to be measured at a time: of each its elements (or, where run is 1, rows) begin .. end.
+    # Some units of one tensor to be measured at a time: of each, its elements (or, where unit_length is 1, rows)
+    # begin .. end.
     int view
     Py_ssize_t first, count
     Py_ssize_t begin, end
-    Py_ssize_t out         # where their shares stand
+    Py_ssize_t out                     # the place of their sums
 
 cdef struct UnitSums:
-    # What a part of a unit adds up to.
-    double gradient, parameter     # squares
-    double nonfinite               # 0, or NaN if an element of the gradient is not finite
+    double gradient, parameter         # squares of a part of a unit
+    double nonfinite                   # 0, or NaN if an element of the gradient is not finite
 
 cdef struct StepJob:
+    # One pass over all tensors. Task k is chunks[task_starts[k]] .. chunks[task_starts[k + 1]].
     TensorView* views
     GradientView* gradients
     ScalarGroup* scalar_groups
     Chunk* chunks
-    Py_ssize_t* task_starts      # chunk k is pieces[edges[k]] .. pieces[edges[k + 1]]
-    StepFunction[2] step
-    const StorageLoop* fused     # NULL, or none
+    Py_ssize_t* task_starts
+    StepFunction[2] step               # of the rule: [0] float32, [1] float64
+    TermsFunction[2] reduce_terms      # of a reducing rule
+    const StorageLoop* storage_loop    # six entries of the rule, or NULL
     int slots
-    TermsFunction[2] reduce_terms
-    double* terms          # MOST_SUMS per piece
+    double* terms                      # MAX_SUMS per chunk
     bint updates_state_while_reducing
     bint zero_grads
-    bint stochastic        # whether 16-bit values are rounded by random bits
-    uint64_t key           # of this step's random bits
-    ChunkSum* sums              # per piece
-    UnitRange* units           # to be measured, one a chunk
+    bint stochastic                    # whether 16-bit values are rounded by random bits
+    uint64_t key                       # of this step's random bits
+    ChunkSum* sums                     # per chunk
+    UnitRange* units                   # to be measured, one per task
     UnitSums* shares
-    double* unit_squares   # what units leave of each tensor's squares, where they are measured as it moves; or NULL
-    double unit_clip, unit_eps       # the clip_adaptive of those, and its epsilon
+    double* unit_squares               # where units are measured as they move: their clipped squares, per tensor; or NULL
+    double unit_clip, unit_eps         # clip_adaptive and its epsilon, there
 
-cdef inline double left_of(double gradient, double parameter, double most, double least) noexcept nogil:
-    # What adaptive clipping leaves of a unit, by the squares of its gradient and parameter: most * max(|p|, least) /
-    # max(|g|, 1e-6), if that is less than 1. (NaN stays.)
-    cdef double left
-    parameter = least * least if least * least > parameter else parameter
-    left = most * sqrt(parameter / (1e-12 if 1e-12 > gradient else gradient))
-    return 1 if left >= 1 else left
+cdef struct TensorOps:
+    # What rules for matrices do with a tensor, whatever its layout, storage and stages.
+    # The preprocessed gradient (unscaled, clipped, without l2) of elements start .. start + size, into contiguous floats:
+    void (*load_gradient)(const StepJob* job, const TensorView* view, const GradientView* gradient,
+                          const ScalarGroup* group, void* into, Py_ssize_t start, Py_ssize_t size) noexcept nogil
+    void (*load_param)(const TensorView* view, void* into, Py_ssize_t start, Py_ssize_t size) noexcept nogil
+    # p <- decay_factor * p - lr * update by job.step, through lr_factors, storage, running mean and shadow:
+    void (*apply_update)(const StepJob* job, const TensorView* view, const ScalarGroup* group, const void* update,
+                         Py_ssize_t start, Py_ssize_t size) noexcept nogil
+    unsigned int (*enter)() noexcept nogil             # the floating-point mode in which kernels compute
+    void (*leave)(unsigned int mode) noexcept nogil
+
+cdef inline double unit_clip_factor(double gradient, double parameter, double clip, double eps) noexcept nogil:
+    """What adaptive clipping multiplies a unit by, from the squares of its gradient and parameter:
+    clip * max(|p|, eps) / max(|g|, 1e-6), if that is less than 1. (NaN stays.)"""
+    cdef double factor
+    parameter = eps * eps if eps * eps > parameter else parameter
+    factor = clip * sqrt(parameter / (1e-12 if 1e-12 > gradient else gradient))
+    return 1 if factor >= 1 else factor
 
 ctypedef void (*TaskFunction)(void* job, Py_ssize_t task) noexcept nogil

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from .._engine.arena import Arena
-from .._engine.instruction_set import isa, kernels
+from .._engine.instruction_set import isa, kernels, load
 from .._engine.matrix_step import MatrixStep
 from .._engine.plan import Plan, accumulate, step_rows
 from .._engine.tensors import (
@@ -22,6 +22,8 @@ from .._engine.tensors import (
     split,
 )
 from .._engine.threads import get_num_threads
+from ..rules import RuleSignature
+from ..rules.signatures import SIGNATURES
 from .declaration import DECLARED, Bounded, Choice, Declared, Hyper, Start, Theirs, nearest, within
 from .groups import Group, Structure, are_groups, bound, most_of
 from .loss_scale import LossScale
@@ -139,8 +141,7 @@ class Optimizer:
     starts: ClassVar[dict[str, Start]] = {}
     choices: ClassVar[dict[str, Choice]] = {}
     __signature__: ClassVar[Any]
-    _rules: ClassVar[dict[str, Any]]
-    _rule: ClassVar[Any]
+    _signatures: ClassVar[dict[str, RuleSignature]]
     _default_rule: ClassVar[str]
     _fields: ClassVar[tuple[str, ...]]
 
@@ -164,15 +165,17 @@ class Optimizer:
         cls.starts = {name: value for name, value in declared if type(value) is Start}
         cls.choices = {name: value for name, value in declared if type(value) is Choice}
         cls.hypers = {name: value for name, value in declared if type(value) is Bounded}
-        # (the struct of the same name says which of them are its own, and in which order; `_` fills an empty one)
+        # (the struct of the same name says which of them are its own, and in which order)
         named = [rule or cls.__name__, *(whose.rule for whose in cls.conventions.values())]
-        cls._rules = {name: cls._opened(name) for name in named}
+        cls._signatures = {name: cls._signature_of(name) for name in named}
         cls._default_rule = named[0]
-        cls._rule, fields, counts, cls.reduces, cls.placed = cls._rules[named[0]]
-        numbers = len(slots), len(memory), len(shared)
-        if any(rule[2] != numbers or list(rule[1]) != list(fields) for rule in cls._rules.values()):
-            raise TypeError(f"{cls.__name__}: declares {numbers} slots, numbers of a tensor and of all; its rules have "
-                            f"{counts}, or differ in their fields")
+        own = cls._signatures[named[0]]
+        fields, cls.placed = own.hypers, own.depends_on_param
+        cls.reduces = bool(own.sums) or cls.kind == "matrix"
+        if any((rule.slots, rule.memory, rule.shared) != (slots, memory, shared) or set(fields) - set(cls.hypers)
+               for rule in cls._signatures.values()):
+            raise TypeError(f"{cls.__name__}: declares slots {slots}, memory {memory}, shared {shared} and "
+                            f"{', '.join(cls.hypers)}; its rules say {list(cls._signatures.values())}")
         declarations: dict[str, Bounded | Choice] = {**cls.hypers, **cls.starts, **cls.choices}
         for name, whose in cls.conventions.items():
             for key, value in whose.defaults.items():
@@ -184,10 +187,14 @@ class Optimizer:
         REGISTRY[cls.__name__.lower()] = cls
 
     @classmethod
-    def _opened(cls, name: str) -> tuple[Any, ...]:
-        """The compiled rule of that name, and what it says of itself."""
-        opened: tuple[Any, ...] = kernels.rule[name]({**dict.fromkeys(cls.hypers, 0.0), "_": 0.0})
-        return opened
+    def _signature_of(cls, name: str) -> RuleSignature:
+        """What is known of the rule of that name."""
+        return SIGNATURES[name]
+
+    @classmethod
+    def _table(cls, name: str) -> Any:
+        """The compiled table of one of the class's rules; its module is loaded when it is first needed."""
+        return load(cls._signatures[name].module).RULES[name][0]
 
     def _matrix_step(self, tensors: list[Tensor]) -> MatrixStep | None:
         """What makes the updates of a rule that is not elementwise."""
@@ -292,9 +299,8 @@ class Optimizer:
         peaks = [group._peak_at(group._values["lr"]) if group._index in corrected else None for group in groups]
         if any(group._most is not None and group._index not in corrected for group in groups):
             raise ValueError(f"{who}: lr_max is what decay='corrected' goes by, and no parameter of the group has that")
-        bounds = [(0.0, inf) if name == "_" else (self.hypers[name].low, self.hypers[name].high)
-                  for name in self._fields]
-        plan = Plan(who, self._rules[self._whose.rule][0], kernels, self._fields, bounds, tensors, len(groups),
+        bounds = [(self.hypers[name].low, self.hypers[name].high) for name in self._fields]
+        plan = Plan(who, self._table(self._whose.rule), kernels, self._fields, bounds, tensors, len(groups),
                     self._shared, self._stages, self._matrix_step(tensors))
         for group, peak in zip(groups, peaks, strict=True):
             for name, value in group._values.items():

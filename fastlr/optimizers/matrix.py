@@ -7,9 +7,11 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from .._engine.instruction_set import kernels
+from .._engine.instruction_set import kernels, load
 from .._engine.matrix_step import MatrixStep
 from .._engine.tensors import Tensor, named_dtype, per_tensor
+from ..rules import RuleSignature
+from ..rules.signatures import SIGNATURES
 from .base import Optimizer
 from .declaration import Hyper, one_of
 from .groups import Group
@@ -29,10 +31,13 @@ class Matrix(Optimizer, family=True):
     route: ClassVar[str] = "call"
 
     @classmethod
-    def _opened(cls, name: str) -> tuple[Any, ...]:
-        rule, fields, counts, _, placed = kernels.rule["SGD"]({"_": 0.0})         # (it applies what the director makes)
+    def _signature_of(cls, name: str) -> RuleSignature:
         own = tuple(name for name in cls.hypers if name not in ("lr", "weight_decay"))
-        return rule, (*own, *fields), counts, True, placed
+        return SIGNATURES["SGD"]._replace(hypers=own)
+
+    @classmethod
+    def _table(cls, name: str) -> Any:
+        return load(SIGNATURES["SGD"].module).RULES["SGD"][0]          # (it applies the updates)
 
     def __init__(self, params: Any, lr: Hyper | None = None, **keywords: Any) -> None:
         who = type(self).__name__
@@ -56,7 +61,7 @@ class Matrix(Optimizer, family=True):
                     tensor.matrices[slot] = np.zeros(shape, "float64" if double else wide)
                 self._begin(tensor, route)
         self._tensors = tensors
-        return MatrixStep(kernels.matrix_kernels, tensors, self._routes, self._fields, self._update, **self._flags())
+        return MatrixStep(kernels.matrix_kernels, kernels.tensor_ops, tensors, self._routes, self._fields, self._update, **self._flags())
 
     def step_rows(self, name: str, rows: Any, grads: Any, grad_scale: float = 1.0, *,
                   ends_step: bool | None = None) -> None:

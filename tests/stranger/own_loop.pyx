@@ -1,6 +1,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""A loop of one's own over fastlr's rules, and memory of one's own for its doors."""
-from fastlr cimport AdamW, StepScalars, at, real, update
+"""A loop of one's own over fastlr's rules, and memory of one's own for its interfaces."""
+from fastlr.rules.element cimport real
+from fastlr.rules.moments cimport AdamScalars, AdamW, adam, adam_scalars
+from fastlr.rules.scalars cimport StepScalars, step_scalars
 from libc.stdlib cimport calloc, free
 
 
@@ -9,12 +11,16 @@ def train(real[::1] p, real[:, ::1] gradients, real[::1] m, real[::1] v, double 
     """One AdamW step for each row of gradients."""
     cdef AdamW h = AdamW(beta1, beta2, eps, weight_decay)
     cdef StepScalars now
+    cdef AdamScalars s
     cdef Py_ssize_t t, i
     with nogil:
         for t in range(gradients.shape[0]):
-            now = at(h, lr, t + 1)
+            now = step_scalars(lr, t + 1)
+            now.decay_factor = 1 - lr * weight_decay
+            adam_scalars(beta1, beta2, &now, &s)
             for i in range(p.shape[0]):
-                update(h, now, &p[i], gradients[t, i], &m[i], &v[i], <real*>NULL, <real*>NULL)
+                p[i] = <real>now.decay_factor * p[i]
+                adam(h, now, s, &p[i], gradients[t, i], &m[i], &v[i])
 
 
 cdef class Weights:

@@ -1,5 +1,15 @@
-# How elements lie in memory when they are no floats that the rule computes in: decoded a tile at a time into float32,
-# encoded back after. No rule knows of it, and it knows no rule. Included by every door.
+# cython: language_level=3, cdivision=True
+"""How elements are stored that are no floats in which the rule computes: decoded a tile at a time into float32, encoded
+back after. No rule knows of it, and it knows no rule.
+"""
+from libc.stdint cimport int8_t, int16_t, int32_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset
+from fastlr._kernels.codecs_avx512 cimport AVX512, avx512_constants, avx512_decode8, avx512_encode8
+from fastlr._kernels.random_bits cimport BITS_BLOCK, RandomBits, random_bits, random_bits_at
+from fastlr._kernels.structs cimport (
+    BFLOAT16, FLOAT16, FLOAT32, FLOAT64, GROUP, SIGNED8, TILE, UNSIGNED8, Storage,
+)
+from fastlr.rules.element cimport bounded, real
 
 cdef extern from *:
     """
@@ -17,20 +27,11 @@ cdef extern from *:
     #else
     #define FASTLR_LOW 0
     #endif
-    #if defined(_MSC_VER) && !defined(__clang__)
-    #define FASTLR_LINES __declspec(align(64))
-    #else
-    #define FASTLR_LINES __attribute__((aligned(64)))
-    #endif
-    #define FASTLR_SIGNED_SPAN 0x3f8ad8f0
-    #define FASTLR_UNSIGNED_SPAN 0x3f864ca2
     """
     ctypedef uint16_t either "fastlr_either"       # half of a float
     enum: LOW "FASTLR_LOW"                         # which of the two is the lower
     float as_float "fastlr_float"(uint32_t u) noexcept nogil
     uint32_t as_bits "fastlr_bits"(float x) noexcept nogil
-
-include "codecs_avx512.pxi"
 
 cdef inline Py_ssize_t bytes_of(Storage stored) noexcept nogil:
     if stored == FLOAT64:
@@ -38,71 +39,6 @@ cdef inline Py_ssize_t bytes_of(Storage stored) noexcept nogil:
     if stored == FLOAT32:
         return 4
     return 1 if stored == SIGNED8 or stored == UNSIGNED8 else 2
-
-
-# Random bits: sixteen for each element, a ^ b ^ c, where a and b are of two fixed random tables, each from a place on
-# that is a hash of key and place, and c is a hash of them: one hash for HASHED elements. So each is as likely as any
-# other, any two of them are as good as independent, nothing is remembered, and they are the same for any thread and
-# any cut. (A hash for each two elements costs eight times as much.)
-
-cdef enum:
-    HASHED = 512
-
-cdef uint16_t[2][2 * HASHED] random_table
-
-cdef inline uint32_t mixed(uint32_t x) noexcept nogil:
-    # Wellons' lowbias32 (github.com/skeeto/hash-prospector): every input bit flips every output bit half of the time
-    x = (x ^ (x >> 16)) * <uint32_t>0x7feb352d
-    x = (x ^ (x >> 15)) * <uint32_t>0x846ca68b
-    return x ^ (x >> 16)
-
-cdef int fill_random_table() noexcept:
-    cdef int i
-    for i in range(2 * HASHED):
-        random_table[0][i] = <uint16_t>mixed(mixed(<uint32_t>i + <uint32_t>0x9e3779b9))
-        random_table[1][i] = <uint16_t>mixed(mixed(<uint32_t>i + <uint32_t>0x3c6ef372))
-    return 0
-
-fill_random_table()
-
-cdef struct RandomBits:
-    const uint16_t* a
-    const uint16_t* b
-    uint16_t c
-
-cdef inline RandomBits shaken(uint64_t key, Py_ssize_t element) noexcept nogil:
-    """For the elements from `element` on, to the next multiple of HASHED."""
-    cdef uint64_t place = <uint64_t>element // HASHED
-    cdef uint32_t x = mixed(<uint32_t>key ^ mixed(<uint32_t>(key >> 32) ^ mixed(<uint32_t>(place >> 32))))
-    cdef RandomBits dice
-    x = mixed(x ^ <uint32_t>place)
-    dice.c = <uint16_t>mixed(x + <uint32_t>0x9e3779b9)
-    dice.a = random_table[0] + x % HASHED + element % HASHED
-    dice.b = random_table[1] + (x // HASHED) % HASHED + element % HASHED
-    return dice
-
-cdef inline RandomBits further(RandomBits dice, Py_ssize_t k) noexcept nogil:
-    dice.a += k
-    dice.b += k
-    return dice
-
-cdef inline void throw(uint16_t* restrict out, const uint16_t* restrict a, const uint16_t* restrict b, uint16_t c,
-                       Py_ssize_t size) noexcept nogil:
-    cdef Py_ssize_t i
-    for i in range(size):
-        out[i] = a[i] ^ b[i] ^ c
-
-cdef void toss(uint16_t* restrict out, uint64_t key, Py_ssize_t element, Py_ssize_t size) noexcept nogil:
-    """Sixteen random bits for each of `size` elements."""
-    cdef Py_ssize_t k = 0, n
-    cdef RandomBits dice
-    while k < size:
-        n = HASHED - (element + k) % HASHED
-        if n > size - k:
-            n = size - k
-        dice = shaken(key, element + k)
-        throw(out + k, dice.a, dice.b, dice.c, n)
-        k += n
 
 
 # bfloat16: the upper half of a float32
@@ -121,7 +57,7 @@ cdef inline void encode_bfloat16(uint16_t* restrict out, const float* restrict x
         nearest = u + 0x7fff + ((u >> 16) & 1)
         out[i] = <uint16_t>((nearest if x[i] == x[i] else u | 0x400000) >> 16)
 
-cdef inline void toss_bfloat16(uint16_t* restrict out, const float* restrict x, const uint16_t* restrict a,
+cdef inline void encode_bfloat16_by_bits(uint16_t* restrict out, const float* restrict x, const uint16_t* restrict a,
                                const uint16_t* restrict b, uint16_t c, Py_ssize_t size) noexcept nogil:
     """Away from zero with the probability of what is cut off: the mean is x. What is not finite stays."""
     # (in halves, of which a vector holds twice as many: their carry is what rounds up)
@@ -136,21 +72,21 @@ cdef inline void toss_bfloat16(uint16_t* restrict out, const float* restrict x, 
         out[i] = odd if <uint16_t>(high & 0x7f80) == 0x7f80 else up
 
 
-cdef void toss_bfloat16s(uint16_t* restrict out, const float* restrict x, uint64_t key, Py_ssize_t element,
+cdef inline void encode_bfloat16_stochastic(uint16_t* restrict out, const float* restrict x, uint64_t key, Py_ssize_t element,
                          Py_ssize_t size) noexcept nogil:
     cdef Py_ssize_t k = 0, n
-    cdef RandomBits dice
+    cdef RandomBits random
     while k < size:
-        n = HASHED - (element + k) % HASHED
+        n = BITS_BLOCK - (element + k) % BITS_BLOCK
         if n > size - k:
             n = size - k
-        dice = shaken(key, element + k)
-        toss_bfloat16(out + k, x + k, dice.a, dice.b, dice.c, n)
+        random = random_bits_at(key, element + k)
+        encode_bfloat16_by_bits(out + k, x + k, random.a, random.b, random.c, n)
         k += n
 
 # float16. Subnormal float32 are flushed inside a kernel, so its subnormals go by way of integers.
 
-cdef void decode_float16(float* restrict out, const uint16_t* restrict x, Py_ssize_t size) noexcept nogil:
+cdef inline void decode_float16(float* restrict out, const uint16_t* restrict x, Py_ssize_t size) noexcept nogil:
     cdef Py_ssize_t i
     cdef uint32_t u, normal, small
     cdef float unit = as_float(0x33800000)         # 2**-24
@@ -160,14 +96,14 @@ cdef void decode_float16(float* restrict out, const uint16_t* restrict x, Py_ssi
         small = as_bits(<float><int32_t>u * unit)
         out[i] = as_float((small if u < 0x400 else normal) | (<uint32_t>(x[i] & 0x8000) << 16))
 
-cdef inline uint16_t half(uint32_t u, uint32_t normal, uint32_t small) noexcept nogil:
+cdef inline uint16_t half_bits(uint32_t u, uint32_t normal, uint32_t small) noexcept nogil:
     # u: a float32 without its sign; normal, small: it rounded, as one kind or the other
     cdef uint32_t finite = small if u < 0x38800000 else normal
     if finite > 0x7c00:
         finite = 0x7c00
     return <uint16_t>(0x7e00 if u > 0x7f800000 else 0x7c00 if u == 0x7f800000 else finite)
 
-cdef void encode_float16(uint16_t* restrict out, const float* restrict x, Py_ssize_t size) noexcept nogil:
+cdef inline void encode_float16(uint16_t* restrict out, const float* restrict x, Py_ssize_t size) noexcept nogil:
     cdef Py_ssize_t i
     cdef uint32_t u, sign, normal, small
     cdef float shift = as_float(0x3f000000)        # 0.5: its last bit is 2**-24, so adding it rounds to that
@@ -177,9 +113,9 @@ cdef void encode_float16(uint16_t* restrict out, const float* restrict x, Py_ssi
         normal = u if u < 0x48000000 else <uint32_t>0x48000000
         normal = (normal - <uint32_t>0x38000000 + 0xfff + ((u >> 13) & 1)) >> 13
         small = as_bits(as_float(u if u < 0x38800000 else <uint32_t>0) + shift) - <uint32_t>0x3f000000
-        out[i] = <uint16_t>(half(u, normal, small) | sign)
+        out[i] = <uint16_t>(half_bits(u, normal, small) | sign)
 
-cdef void toss_float16(uint16_t* restrict out, const float* restrict x, const uint16_t* restrict dice,
+cdef inline void encode_float16_by_bits(uint16_t* restrict out, const float* restrict x, const uint16_t* restrict random,
                        Py_ssize_t size) noexcept nogil:
     cdef Py_ssize_t i
     cdef uint32_t u, sign, normal, small
@@ -188,9 +124,9 @@ cdef void toss_float16(uint16_t* restrict out, const float* restrict x, const ui
     for i in range(size):
         u = as_bits(x[i]) & 0x7fffffff
         sign = (as_bits(x[i]) >> 16) & 0x8000
-        normal = ((u if u < 0x48000000 else <uint32_t>0x48000000) - <uint32_t>0x38000000 + (dice[i] >> 3)) >> 13
-        small = <uint32_t><int32_t>(as_float(u if u < 0x38800000 else <uint32_t>0) * up + <float>dice[i] * part)
-        out[i] = <uint16_t>(half(u, normal, small) | sign)
+        normal = ((u if u < 0x48000000 else <uint32_t>0x48000000) - <uint32_t>0x38000000 + (random[i] >> 3)) >> 13
+        small = <uint32_t><int32_t>(as_float(u if u < 0x38800000 else <uint32_t>0) * up + <float>random[i] * part)
+        out[i] = <uint16_t>(half_bits(u, normal, small) | sign)
 
 
 # 8 bits, companded as the telephone does (G.711): a value over its group's scale, moved away from zero a bit, has the
@@ -214,9 +150,9 @@ cdef extern from *:
 
 cdef enum:
     SIGNED_SHIFT = 0x3e000000          # 2**-3
-    SIGNED_MOST = 0x3fec0000           # 1.84375
+    SIGNED_MAX = 0x3fec0000           # 1.84375
     UNSIGNED_SHIFT = 0x38000000        # 2**-15
-    UNSIGNED_MOST = 0x3ff00000         # 1.875
+    UNSIGNED_MAX = 0x3ff00000         # 1.875
     LARGEST_SCALE = 0x7e800000         # 2**126: one whose reciprocal is a float, too; what is larger is cut
 
 cdef inline void decode_signed8(float* restrict out, const int8_t* restrict q, float scale,
@@ -274,14 +210,14 @@ cdef inline float largest(const float* x, Py_ssize_t size) noexcept nogil:
 
 cdef inline void decode_group(float* restrict out, const char* q, float scale, bint negative,
                               Py_ssize_t size) noexcept nogil:
-    if WIDE and size == GROUP:
-        wide_decode8(out, q, &scale, negative, False, wide_held())
+    if AVX512 and size == GROUP:
+        avx512_decode8(out, q, &scale, negative, False, avx512_constants())
     elif negative:
         decode_signed8(out, <const int8_t*>q, scale, size)
     else:
         decode_unsigned8(out, <const uint8_t*>q, scale, size)
 
-cdef void decode8(float* restrict out, const char* q, const float* scale, bint negative,
+cdef inline void decode8(float* restrict out, const char* q, const float* scale, bint negative,
                   Py_ssize_t size) noexcept nogil:
     cdef Py_ssize_t k = 0
     while size - k >= GROUP:
@@ -290,35 +226,35 @@ cdef void decode8(float* restrict out, const char* q, const float* scale, bint n
     if k < size:
         decode_group(out + k, q + k, scale[k // GROUP], negative, size - k)
 
-cdef inline void fold(uint32_t* restrict out, const uint32_t* restrict x, Py_ssize_t size) noexcept nogil:
+cdef inline void fold_pairs(uint32_t* restrict out, const uint32_t* restrict x, Py_ssize_t size) noexcept nogil:
     cdef Py_ssize_t i
     for i in range(size):
         out[i] = x[2 * i] if x[2 * i] > x[2 * i + 1] else x[2 * i + 1]
 
 cdef enum:
-    TOGETHER = 8               # groups: one after another, each waits for its own maximum
+    GROUPS_TOGETHER = 8               # groups: one after another, each waits for its own maximum
 
-cdef inline void largest_of_each(float* restrict out, const float* restrict x) noexcept nogil:
+cdef inline void largest_of_groups(float* restrict out, const float* restrict x) noexcept nogil:
     """`largest`, of TOGETHER groups."""
-    cdef uint32_t[TOGETHER * GROUP] a
-    cdef uint32_t[TOGETHER * GROUP] b
+    cdef uint32_t[GROUPS_TOGETHER * GROUP] a
+    cdef uint32_t[GROUPS_TOGETHER * GROUP] b
     cdef uint32_t u, v
     cdef Py_ssize_t i, k
-    for k in range(TOGETHER):
+    for k in range(GROUPS_TOGETHER):
         for i in range(GROUP // 2):
             u, v = as_bits(x[k * GROUP + i]) & 0x7fffffff, as_bits(x[k * GROUP + GROUP // 2 + i]) & 0x7fffffff
             a[k * (GROUP // 2) + i] = u if u > v else v
-    fold(b, a, TOGETHER * GROUP // 4)
-    fold(a, b, TOGETHER * GROUP // 8)
-    fold(b, a, TOGETHER * GROUP // 16)
-    fold(a, b, TOGETHER * GROUP // 32)
-    fold(b, a, TOGETHER * GROUP // 64)
-    memcpy(out, b, TOGETHER * 4)
+    fold_pairs(b, a, GROUPS_TOGETHER * GROUP // 4)
+    fold_pairs(a, b, GROUPS_TOGETHER * GROUP // 8)
+    fold_pairs(b, a, GROUPS_TOGETHER * GROUP // 16)
+    fold_pairs(a, b, GROUPS_TOGETHER * GROUP // 32)
+    fold_pairs(b, a, GROUPS_TOGETHER * GROUP // 64)
+    memcpy(out, b, GROUPS_TOGETHER * 4)
 
-cdef void encode_group(char* q, float* scale, const float* restrict x, float most, bint negative,
+cdef inline void encode_group(char* q, float* scale, const float* restrict x, float most, bint negative,
                        Py_ssize_t size) noexcept nogil:
     """Of a group whose largest is `most`."""
-    cdef float[GROUP] held
+    cdef float[GROUP] bounded_x
     cdef Py_ssize_t i
     scale[0] = scale_of(most, negative)
     if as_bits(scale[0]) > LARGEST_SCALE:
@@ -328,25 +264,25 @@ cdef void encode_group(char* q, float* scale, const float* restrict x, float mos
             return
         scale[0] = as_float(LARGEST_SCALE)
         for i in range(size):
-            held[i] = clipped(x[i], scale[0] * as_float(SIGNED_MOST if negative else UNSIGNED_MOST))
-        x = held
+            bounded_x[i] = bounded(x[i], scale[0] * as_float(SIGNED_MAX if negative else UNSIGNED_MAX))
+        x = bounded_x
     if negative:
         encode_signed8(<int8_t*>q, x, scale[0], size)
     else:
         encode_unsigned8(<uint8_t*>q, x, scale[0], size)
 
-cdef void encode8(char* q, float* scale, const float* restrict x, bint negative, Py_ssize_t size) noexcept nogil:
+cdef inline void encode8(char* q, float* scale, const float* restrict x, bint negative, Py_ssize_t size) noexcept nogil:
     cdef Py_ssize_t k = 0, j
-    cdef float[TOGETHER] most
-    if WIDE and size == 4 * GROUP:
-        if wide_encode8(q, scale, x, negative, 4):
+    cdef float[GROUPS_TOGETHER] most
+    if AVX512 and size == 4 * GROUP:
+        if avx512_encode8(q, scale, x, negative, 4):
             return
-    while size - k >= TOGETHER * GROUP:
-        if not (WIDE and wide_encode8(q + k, scale + k // GROUP, x + k, negative, TOGETHER)):
-            largest_of_each(most, x + k)
-            for j in range(TOGETHER):
+    while size - k >= GROUPS_TOGETHER * GROUP:
+        if not (AVX512 and avx512_encode8(q + k, scale + k // GROUP, x + k, negative, GROUPS_TOGETHER)):
+            largest_of_groups(most, x + k)
+            for j in range(GROUPS_TOGETHER):
                 encode_group(q + k + j * GROUP, scale + k // GROUP + j, x + k + j * GROUP, most[j], negative, GROUP)
-        k += TOGETHER * GROUP
+        k += GROUPS_TOGETHER * GROUP
     while k < size:
         j = GROUP if size - k > GROUP else size - k
         encode_group(q + k, scale + k // GROUP, x + k, largest(x + k, j), negative, j)
@@ -355,7 +291,7 @@ cdef void encode8(char* q, float* scale, const float* restrict x, bint negative,
 
 # Any of them, to and from the precision of the rule.
 
-cdef void decode(real* restrict out, const char* x, const float* scale, Storage stored, Py_ssize_t size) noexcept nogil:
+cdef inline void decode(real* restrict out, const char* x, const float* scale, Storage stored, Py_ssize_t size) noexcept nogil:
     cdef float[TILE] narrow
     cdef float* to
     cdef Py_ssize_t i
@@ -375,10 +311,10 @@ cdef void decode(real* restrict out, const char* x, const float* scale, Storage 
         for i in range(size):
             out[i] = narrow[i]
 
-cdef void encode(char* out, float* scale, const real* restrict x, Storage stored, Py_ssize_t size, bint stochastic,
+cdef inline void encode(char* out, float* scale, const real* restrict x, Storage stored, Py_ssize_t size, bint stochastic,
                  uint64_t key, Py_ssize_t element) noexcept nogil:
     cdef float[TILE] narrow
-    cdef uint16_t[TILE] dice
+    cdef uint16_t[TILE] random
     cdef const float* of
     cdef Py_ssize_t i
     if real is float:
@@ -391,13 +327,13 @@ cdef void encode(char* out, float* scale, const real* restrict x, Storage stored
         memcpy(out, of, size * 4)
     elif stored == BFLOAT16:
         if stochastic:
-            toss_bfloat16s(<uint16_t*>out, of, key, element, size)
+            encode_bfloat16_stochastic(<uint16_t*>out, of, key, element, size)
         else:
             encode_bfloat16(<uint16_t*>out, of, size)
     elif stored == FLOAT16:
         if stochastic:
-            toss(dice, key, element, size)
-            toss_float16(<uint16_t*>out, of, dice, size)
+            random_bits(random, key, element, size)
+            encode_float16_by_bits(<uint16_t*>out, of, random, size)
         else:
             encode_float16(<uint16_t*>out, of, size)
     else:

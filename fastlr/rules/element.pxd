@@ -1,11 +1,14 @@
 # cython: language_level=3, cdivision=True
-"""What every rule is written in: the precision of an element, and what it may know of the instant."""
+"""What every rule is written in: the precision of an element, and functions of one element.
+
+May enter here: pure functions of a few elements that vectorise and give the same bits on every machine.
+"""
 from libc.math cimport sqrt, sqrtf
 
 cdef extern from *:
     """
-    /* Cube roots and exponentials by additions, products, quotients and the bits of a float alone: they vectorise, and
-       have the same bits on every machine, which libm's have not. */
+    /* Cube roots and exponentials by additions, products, quotients and the bits of a float alone: they vectorise and
+       give the same bits on every machine; libm's do neither. */
     #include <stdint.h>
     typedef union { float number; uint32_t bits; } fastlr_bits_of_float;
     typedef union { double number; uint64_t bits; } fastlr_bits_of_double;
@@ -82,24 +85,6 @@ ctypedef fused real:
     float
     double
 
-cdef enum:
-    MOST_EXTRA = 4         # scalars of an instant that a rule names itself
-
-
-cdef struct StepScalars:
-    # What a rule may know of the instant: scalars of one step, the same for all elements of a tensor.
-    double t               # which update of the tensor this is: 1, 2, ...
-    double lr              # the learning rate of this step
-    double max_lr            # the largest learning rate of any tensor in this step
-    double decay_factor    # what decoupled weight decay leaves of a parameter: 1 - lr * weight_decay, or 1
-    double decay           # decoupled weight decay that a rule adds to its own step, to be multiplied by lr, or 0
-    double first_update           # 1 at a tensor's first update, 0 after
-    double debias1         # 1 / (1 - beta1**t)
-    double debias2         # 1 / sqrt(1 - beta2**t)
-    double loss            # of this step, for rules that ask for it
-    double[MOST_EXTRA] extra   # what else the rule's own `at`, `recall` or `settle` found
-
-
 cdef inline real root(real x) noexcept nogil:
     if real is float:
         return sqrtf(x)
@@ -133,3 +118,11 @@ cdef inline real exp_of_minus(real x) noexcept nogil:
         return fastlr_exp_of_minus_float(x)
     else:
         return fastlr_exp_of_minus_double(x)
+
+cdef inline double square(real x) noexcept nogil:
+    """As a term of a sum: of float32, exact."""
+    return <double>x * <double>x
+
+cdef inline bint same_sign(real x, real y) noexcept nogil:
+    """Whether both are positive or both negative. (Their product would be flushed to zero where both are small.)"""
+    return sign(x) * sign(y) > <real>0

@@ -1,6 +1,23 @@
-# What the compiler makes badly of the codecs' loops, in AVX-512: a block of floats to and from 16 and 8 bits. The bits
-# are those of codecs.pxi, which serves where this is not compiled (WIDE is 0). Included by codecs.pxi.
-#
+# cython: language_level=3, cdivision=True
+"""The codecs' loops in AVX-512, where compilers do badly: a block of floats to and from 16 and 8 bits.
+
+The bits are those of codecs.pxd, which serves where this is not compiled (AVX512 is 0).
+"""
+from libc.stdint cimport uint16_t
+
+cdef extern from *:
+    """
+    #include <stdint.h>
+    #include <string.h>
+    #if defined(_MSC_VER) && !defined(__clang__)
+    #define FASTLR_LINES __declspec(align(64))
+    #else
+    #define FASTLR_LINES __attribute__((aligned(64)))
+    #endif
+    #define FASTLR_SIGNED_SPAN 0x3f8ad8f0
+    #define FASTLR_UNSIGNED_SPAN 0x3f864ca2
+    """
+
 # A block lies in one of two orders, and whoever takes it out must say the one it was put in. `pairs`: as 16-bit halves
 # of 32-bit lanes are taken apart, even places before odd ones, 32 at a time: a shuffle or a mask is all it costs. Else:
 # in their own order, as float32 parameters have it.
@@ -317,22 +334,22 @@ cdef extern from *:
     typedef int fastlr_held;
     #endif
     """
-    enum: WIDE "FASTLR_WIDE"
+    enum: AVX512 "FASTLR_WIDE"
     ctypedef struct Packing "fastlr_packing":
         pass
-    ctypedef struct Held "fastlr_held":
+    ctypedef struct Avx512Constants "fastlr_held":
         pass
-    Held wide_held "fastlr_wide_held"() noexcept nogil
-    void wide_load "fastlr_wide_load"(float* out, const uint16_t* x, bint pairs, Held h) noexcept nogil
-    void wide_toss "fastlr_wide_toss"(uint16_t* out, const float* x, const uint16_t* a, const uint16_t* b, uint16_t c,
-                                      bint pairs, bint any_nan, Held h) noexcept nogil
-    void wide_round "fastlr_wide_round"(uint16_t* out, const float* x, bint pairs, bint any_nan, Held h) noexcept nogil
-    void wide_decode8 "fastlr_wide_decode8"(float* out, const void* q, const float* scale, bint negative, bint pairs,
-                                            Held h) noexcept nogil
-    void wide_weigh "fastlr_wide_weigh"(Packing* s, Py_ssize_t k, const float* x, bint negative) noexcept nogil
-    void wide_scale "fastlr_wide_scale"(Packing* s, float* scale, bint negative, int groups) noexcept nogil
-    void wide_pack "fastlr_wide_pack"(Packing* s, Py_ssize_t k, void* q, const float* x, bint negative, bint pairs,
-                                      Held h) noexcept nogil
-    bint wide_packed "fastlr_wide_packed"(const Packing* s) noexcept nogil
-    bint wide_encode8 "fastlr_wide_encode8"(void* q, float* scale, const float* x, bint negative,
+    Avx512Constants avx512_constants "fastlr_wide_held"() noexcept nogil
+    void avx512_load "fastlr_wide_load"(float* out, const uint16_t* x, bint pairs, Avx512Constants h) noexcept nogil
+    void avx512_store_stochastic "fastlr_wide_toss"(uint16_t* out, const float* x, const uint16_t* a, const uint16_t* b, uint16_t c,
+                                      bint pairs, bint any_nan, Avx512Constants h) noexcept nogil
+    void avx512_store "fastlr_wide_round"(uint16_t* out, const float* x, bint pairs, bint any_nan, Avx512Constants h) noexcept nogil
+    void avx512_decode8 "fastlr_wide_decode8"(float* out, const void* q, const float* scale, bint negative, bint pairs,
+                                            Avx512Constants h) noexcept nogil
+    void avx512_largest "fastlr_wide_weigh"(Packing* s, Py_ssize_t k, const float* x, bint negative) noexcept nogil
+    void avx512_scale "fastlr_wide_scale"(Packing* s, float* scale, bint negative, int groups) noexcept nogil
+    void avx512_pack "fastlr_wide_pack"(Packing* s, Py_ssize_t k, void* q, const float* x, bint negative, bint pairs,
+                                      Avx512Constants h) noexcept nogil
+    bint avx512_packed "fastlr_wide_packed"(const Packing* s) noexcept nogil
+    bint avx512_encode8 "fastlr_wide_encode8"(void* q, float* scale, const float* x, bint negative,
                                             int groups) noexcept nogil

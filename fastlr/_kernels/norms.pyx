@@ -1,0 +1,74 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""The reading pass: squares of gradients, and whether all is finite, by chunk or by unit."""
+from cpython.pycapsule cimport PyCapsule_New
+from libc.stdint cimport uint64_t
+from libc.string cimport memset
+from fastlr._kernels.floating_point_mode cimport enter_kernel_mode, leave_kernel_mode
+from fastlr._kernels.norms cimport NormLanes, clear_lanes, finish_lanes, measure_tile, measure_units
+from fastlr._kernels.structs cimport (
+    TILE, Chunk, ChunkSum, GradientView, ScalarGroup, StepJob, TensorView, UnitRange, UnitSums,
+)
+from fastlr._kernels.tiles cimport load_tile
+from fastlr.rules.element cimport real
+
+
+cdef void measure_chunk(ChunkSum* total, const GradientView* gradient, const ScalarGroup* group, Py_ssize_t start, Py_ssize_t size,
+                      real* also_typed) noexcept nogil:
+    cdef uint64_t[TILE] raw
+    cdef real[TILE] scratch
+    cdef const real* g
+    cdef NormLanes lanes
+    cdef Py_ssize_t i = start, n
+    clear_lanes(&lanes)
+    while i < start + size:
+        n = start + size - i
+        if n > TILE:
+            n = TILE
+        g = load_tile(scratch, raw, <char*>gradient.g, gradient.measured_layout, NULL, gradient.stored, i, n)
+        measure_tile(g, &lanes, group, n)
+        i += n
+    finish_lanes(total, &lanes)
+
+cdef void measure_chunks(void* context, Py_ssize_t task) noexcept nogil:
+    """Measure the gradients of one chunk."""
+    cdef const StepJob* job = <const StepJob*>context
+    cdef unsigned int mode = enter_kernel_mode()
+    cdef Py_ssize_t k
+    cdef const Chunk* chunk
+    cdef const TensorView* view
+    for k in range(job.task_starts[task], job.task_starts[task + 1]):
+        chunk = &job.chunks[k]
+        view = &job.views[chunk.view]
+        job.sums[k].squares, job.sums[k].nonfinite = 0, 0
+        if job.gradients[chunk.view].g == NULL:
+            continue
+        if view.is_double:
+            measure_chunk(&job.sums[k], &job.gradients[chunk.view], &job.scalar_groups[view.scalar_group], chunk.start, chunk.size,
+                        <double*>NULL)
+        else:
+            measure_chunk(&job.sums[k], &job.gradients[chunk.view], &job.scalar_groups[view.scalar_group], chunk.start, chunk.size,
+                        <float*>NULL)
+    leave_kernel_mode(mode)
+
+
+cdef void measure_unit_range(void* context, Py_ssize_t task) noexcept nogil:
+    """Measure some units of one tensor."""
+    cdef const StepJob* job = <const StepJob*>context
+    cdef unsigned int mode = enter_kernel_mode()
+    cdef const UnitRange* u = &job.units[task]
+    cdef const TensorView* view = &job.views[u.view]
+    cdef const GradientView* gradient = &job.gradients[u.view]
+    cdef UnitSums* out = job.shares + u.out
+    if gradient.g == NULL:
+        memset(out, 0, u.count * sizeof(UnitSums))
+    elif view.is_double:
+        measure_units(out, u, view, gradient, &job.scalar_groups[view.scalar_group], <double*>NULL)
+    else:
+        measure_units(out, u, view, gradient, &job.scalar_groups[view.scalar_group], <float*>NULL)
+    leave_kernel_mode(mode)
+
+
+measure_task = PyCapsule_New(<void*>&measure_chunks, "fastlr.task", NULL)
+unit_norms_task = PyCapsule_New(<void*>&measure_unit_range, "fastlr.task", NULL)
+
+include "../_engine/build_id.pxi"

@@ -1,0 +1,331 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""The writing pass: every chunk of a step, straight over memory or tile by tile.
+
+A chunk is stepped by the rule's loop over contiguous memory where its operands are contiguous floats and nothing is done
+before or after the rule; by the rule's own loop over stored elements where it has one; tile by tile otherwise.
+"""
+from cpython.pycapsule cimport PyCapsule_New
+from libc.stdint cimport uint64_t
+from libc.string cimport memcpy, memset
+from fastlr._kernels.codecs cimport bytes_of
+from fastlr._kernels.floating_point_mode cimport enter_kernel_mode, leave_kernel_mode
+from fastlr._kernels.norms cimport measure_units_of_chunk
+from fastlr._kernels.random_bits cimport BITS_BLOCK, fill_random_table
+from fastlr._kernels.strided cimport zero_strided
+from fastlr._kernels.structs cimport (
+    BFLOAT16, FLOAT32, FLOAT64, GROUP, MAX_SLOTS, MAX_SUMS, SIGNED8, TILE, UNSIGNED8, Chunk, GradientView, ScalarGroup,
+    StepJob, Storage, TensorOps, TensorView,
+)
+from fastlr._kernels.tiles cimport (
+    apply_lr_factors, is_native, load_param, load_tile, preprocess, preprocess_units, store_param, store_shadow, store_tile,
+    update_ema,
+)
+from fastlr.rules.element cimport real
+
+fill_random_table()
+
+
+cdef void step_tiles(const StepJob* job, const TensorView* view, const GradientView* gradient, const ScalarGroup* group, Py_ssize_t start,
+                Py_ssize_t size, double* totals, real* also_typed) noexcept nogil:
+    """One pass over consecutive elements: that of a reducing rule's terms where there are `totals` to add to."""
+    cdef uint64_t[TILE] raw
+    cdef real[TILE] scratch_p
+    cdef real[TILE] scratch_g
+    cdef real[TILE] moved
+    cdef real[MAX_SLOTS][TILE] scratch
+    cdef void* slot[MAX_SLOTS]
+    cdef float* scale[MAX_SLOTS]
+    cdef real* p
+    cdef const real* g
+    cdef Py_ssize_t i = start, n
+    cdef int k
+    for k in range(MAX_SLOTS):
+        slot[k] = scale[k] = NULL
+    while i < start + size:
+        n = start + size - i
+        if n > TILE:
+            n = TILE
+        p = load_param(scratch_p, raw, view, i, n)
+        g = load_tile(scratch_g, raw, <char*>gradient.g, gradient.layout, NULL, gradient.stored, i, n)
+        for k in range(job.slots):
+            if view.slot_scale[k] != NULL:
+                scale[k] = view.slot_scale[k] + i // GROUP
+            slot[k] = load_tile(scratch[k], raw, view.slot[k], NULL, scale[k], view.slot_stored[k], i, n)
+        if view.unit_factors != NULL:
+            preprocess_units(scratch_g, g, p, group, view, i, n)
+            g = scratch_g
+        elif group.staged:
+            preprocess(scratch_g, g, p, group, view.clip_factor, n)
+            g = scratch_g
+        if totals != NULL:
+            job.reduce_terms[view.is_double](group.hyper, &group.now, p, g, slot, totals, n)
+        elif view.lr_factors != NULL:
+            memset(moved, 0, n * sizeof(real))
+            job.step[view.is_double](group.hyper, &group.now, moved, g, slot, n)
+            apply_lr_factors(p, moved, <const real*>view.lr_factors + i, group, n)
+        else:
+            job.step[view.is_double](group.hyper, &group.now, p, g, slot, n)
+        for k in range(job.slots if job.updates_state_while_reducing == (totals != NULL) else 0):
+            store_tile(<real*>slot[k], raw, view.slot[k], NULL, scale[k], view.slot_stored[k], i, n, job, view.random_salt + 1 + k)
+        if totals != NULL:
+            i += n
+            continue
+        store_param(p, raw, view, i, n, job)
+        if view.ema != NULL or view.shadow != NULL:
+            if not is_native(view.stored, p):            # (mean and copy are of what is stored)
+                p = load_param(scratch_p, raw, view, i, n)
+            if view.ema != NULL:
+                update_ema(<real*>view.ema + i, p, group.ema_decay, n)
+            if view.shadow != NULL:
+                store_shadow(view, p, raw, i, n)
+        i += n
+
+
+cdef inline bint is_direct(const TensorView* view, const GradientView* gradient, const ScalarGroup* group) noexcept nogil:
+    """Whether the rule's loop may read and write the operands in place."""
+    return not (view.staged or group.staged) and view.layout == NULL and gradient.layout == NULL and view.lr_factors == NULL \
+        and view.ema == NULL and gradient.stored == (FLOAT64 if view.is_double else FLOAT32)
+
+
+cdef inline int storage_loop_index(const StepJob* job, const TensorView* view, const GradientView* gradient) noexcept nogil:
+    """Which entry of `job.storage_loop` serves, or -1."""
+    cdef Storage first = view.slot_stored[0], second = view.slot_stored[1]
+    cdef int k
+    if job.storage_loop == NULL or job.storage_loop[0] == NULL or view.is_double or view.layout != NULL or gradient.layout != NULL \
+            or view.lr_factors != NULL or view.ema != NULL or view.low_bits != NULL or view.shadow != NULL or view.unit_factors != NULL \
+            or view.stored != gradient.stored:
+        return -1
+    if view.stored != FLOAT32 and view.stored != BFLOAT16:
+        return -1
+    if first == FLOAT32 and second == FLOAT32:
+        k = 0
+    elif first == BFLOAT16 and second == BFLOAT16:
+        k = 1
+    elif first == SIGNED8 and second == UNSIGNED8:
+        k = 2
+    else:
+        return -1
+    return k if view.stored == FLOAT32 else k + 3
+
+
+cdef void zero_gradient(const GradientView* gradient, const Chunk* chunk) noexcept nogil:
+    cdef Py_ssize_t bytes = bytes_of(gradient.stored)
+    if gradient.layout == NULL:
+        memset(<char*>gradient.g + chunk.start * bytes, 0, chunk.size * bytes)
+    else:
+        zero_strided(<char*>gradient.g, gradient.layout, chunk.start, chunk.size, gradient.stored)
+
+
+cdef void step_range(const StepJob* job, const TensorView* view, const GradientView* gradient, const ScalarGroup* group,
+                     Py_ssize_t start, Py_ssize_t size) noexcept nogil:
+    """Step consecutive elements of one tensor."""
+    cdef void* slot[MAX_SLOTS]
+    cdef Py_ssize_t bytes
+    cdef int i
+    if is_direct(view, gradient, group):
+        bytes = start * (8 if view.is_double else 4)
+        for i in range(MAX_SLOTS):
+            slot[i] = view.slot[i] + bytes if i < job.slots else NULL
+        job.step[view.is_double](group.hyper, &group.now, view.p + bytes, gradient.g + bytes, slot, size)
+    elif view.is_double:
+        step_tiles(job, view, gradient, group, start, size, NULL, <double*>NULL)
+    else:
+        i = storage_loop_index(job, view, gradient)
+        if i >= 0 and size >= BITS_BLOCK:
+            job.storage_loop[i](group.hyper, job, view, gradient.g, group, start, size // BITS_BLOCK * BITS_BLOCK, NULL)
+            start, size = start + size // BITS_BLOCK * BITS_BLOCK, size % BITS_BLOCK
+        step_tiles(job, view, gradient, group, start, size, NULL, <float*>NULL)
+
+cdef void step_chunks(void* context, Py_ssize_t task) noexcept nogil:
+    """One task of a step: the chunks that one thread takes at a time."""
+    cdef const StepJob* job = <const StepJob*>context
+    cdef unsigned int mode = enter_kernel_mode()
+    cdef Py_ssize_t k
+    cdef const Chunk* chunk
+    cdef const TensorView* view
+    cdef const GradientView* gradient
+    cdef const ScalarGroup* group
+    for k in range(job.task_starts[task], job.task_starts[task + 1]):
+        chunk = &job.chunks[k]
+        view = &job.views[chunk.view]
+        gradient = &job.gradients[chunk.view]
+        if gradient.g == NULL:
+            continue
+        group = &job.scalar_groups[view.scalar_group]
+        if job.unit_squares != NULL and chunk.size == view.size:
+            measure_units_of_chunk(job, chunk, group)
+        step_range(job, view, gradient, group, chunk.start, chunk.size)
+        # (gradients are zeroed here, while their lines are in cache)
+        if job.zero_grads:
+            zero_gradient(gradient, chunk)
+    leave_kernel_mode(mode)
+
+
+cdef void reduce_chunk(const StepJob* job, const TensorView* view, const GradientView* gradient, const ScalarGroup* group, const Chunk* chunk,
+                      double* totals) noexcept nogil:
+    """The terms of a reducing rule, summed over one chunk."""
+    cdef void* slot[MAX_SLOTS]
+    cdef Py_ssize_t i = chunk.start, n, itemsize = 8 if view.is_double else 4
+    cdef int k
+    for k in range(MAX_SUMS):
+        totals[k] = 0
+    if not is_direct(view, gradient, group):
+        if view.is_double:
+            step_tiles(job, view, gradient, group, i, chunk.size, totals, <double*>NULL)
+        else:
+            step_tiles(job, view, gradient, group, i, chunk.size, totals, <float*>NULL)
+        return
+    while i < chunk.start + chunk.size:
+        n = chunk.start + chunk.size - i
+        if n > TILE:
+            n = TILE
+        for k in range(MAX_SLOTS):
+            slot[k] = view.slot[k] + i * itemsize if k < job.slots else NULL
+        job.reduce_terms[view.is_double](group.hyper, &group.now, view.p + i * itemsize, gradient.g + i * itemsize, slot, totals, n)
+        i += n
+
+cdef void reduce_chunks(void* context, Py_ssize_t task) noexcept nogil:
+    """One task of that."""
+    cdef const StepJob* job = <const StepJob*>context
+    cdef unsigned int mode = enter_kernel_mode()
+    cdef Py_ssize_t k
+    cdef const Chunk* chunk
+    cdef const TensorView* view
+    for k in range(job.task_starts[task], job.task_starts[task + 1]):
+        chunk = &job.chunks[k]
+        view = &job.views[chunk.view]
+        if job.gradients[chunk.view].g != NULL:
+            reduce_chunk(job, view, &job.gradients[chunk.view], &job.scalar_groups[view.scalar_group], chunk, job.terms + k * MAX_SUMS)
+    leave_kernel_mode(mode)
+
+
+cdef void add_to_slot(real* restrict slot, const real* restrict g, double keep, double share, int power,
+               Py_ssize_t size) noexcept nogil:
+    cdef Py_ssize_t i
+    cdef real part = <real>share, left = <real>keep
+    if power == 1:
+        for i in range(size):
+            slot[i] = left * slot[i] + part * g[i]
+    else:
+        for i in range(size):
+            slot[i] = left * slot[i] + part * (g[i] * g[i])
+
+cdef void accumulate_tiles(const StepJob* job, const TensorView* view, const GradientView* gradient, const ScalarGroup* group, Py_ssize_t start,
+                     Py_ssize_t size, real* also_typed) noexcept nogil:
+    cdef uint64_t[TILE] raw
+    cdef real[TILE] scratch
+    cdef real[TILE] scratch_g
+    cdef real* slot
+    cdef float* scale
+    cdef const real* g
+    cdef Py_ssize_t i = start, n
+    cdef int k
+    while i < start + size:
+        n = start + size - i
+        if n > TILE:
+            n = TILE
+        g = load_tile(scratch_g, raw, <char*>gradient.g, gradient.layout, NULL, gradient.stored, i, n)
+        if group.staged:
+            preprocess(scratch_g, g, g, group, 1, n)
+            g = scratch_g
+        for k in range(job.slots):
+            if group.grad_power[k] != 0:
+                scale = view.slot_scale[k] + i // GROUP if view.slot_scale[k] != NULL else NULL
+                slot = load_tile(scratch, raw, view.slot[k], NULL, scale, view.slot_stored[k], i, n)
+                add_to_slot(slot, g, group.slot_keep[k], group.grad_share[k], group.grad_power[k], n)
+                store_tile(slot, raw, view.slot[k], NULL, scale, view.slot_stored[k], i, n, job, view.random_salt + 1 + k)
+        i += n
+
+cdef void accumulate_chunks(void* context, Py_ssize_t task) noexcept nogil:
+    """One task of a gradient that is added to the state, where the parameter stays: accumulation without a buffer."""
+    cdef const StepJob* job = <const StepJob*>context
+    cdef unsigned int mode = enter_kernel_mode()
+    cdef Py_ssize_t k
+    cdef const Chunk* chunk
+    cdef const TensorView* view
+    cdef const GradientView* gradient
+    for k in range(job.task_starts[task], job.task_starts[task + 1]):
+        chunk = &job.chunks[k]
+        view = &job.views[chunk.view]
+        gradient = &job.gradients[chunk.view]
+        if gradient.g == NULL:
+            continue
+        if view.is_double:
+            accumulate_tiles(job, view, gradient, &job.scalar_groups[view.scalar_group], chunk.start, chunk.size, <double*>NULL)
+        else:
+            accumulate_tiles(job, view, gradient, &job.scalar_groups[view.scalar_group], chunk.start, chunk.size, <float*>NULL)
+        if job.zero_grads:
+            zero_gradient(gradient, chunk)
+    leave_kernel_mode(mode)
+
+
+# What rules for matrices use
+
+cdef void load_gradient_tiles(const TensorView* view, const GradientView* gradient, const ScalarGroup* group,
+                              real* restrict into, Py_ssize_t start, Py_ssize_t size) noexcept nogil:
+    cdef uint64_t[TILE] raw
+    cdef real[TILE] scratch
+    cdef real[TILE] preprocessed
+    cdef const real* g
+    cdef Py_ssize_t i = 0, k, n
+    while i < size:
+        n = size - i if size - i < TILE else TILE
+        g = load_tile(scratch, raw, <char*>gradient.g, gradient.layout, NULL, gradient.stored, start + i, n)
+        if view.unit_factors != NULL:
+            preprocess_units(preprocessed, g, NULL, group, view, start + i, n)
+            g = preprocessed
+        elif group.staged:
+            preprocess(preprocessed, g, NULL, group, view.clip_factor, n)
+            g = preprocessed
+        for k in range(n):
+            into[i + k] = g[k] + <real>0           # (minus zero becomes zero, as by a step on zeros)
+        i += n
+
+cdef void load_gradient(const StepJob* job, const TensorView* view, const GradientView* gradient,
+                        const ScalarGroup* group, void* into, Py_ssize_t start, Py_ssize_t size) noexcept nogil:
+    cdef ScalarGroup without_l2 = group[0]
+    without_l2.l2 = 0
+    if view.is_double:
+        load_gradient_tiles(view, gradient, &without_l2, <double*>into, start, size)
+    else:
+        load_gradient_tiles(view, gradient, &without_l2, <float*>into, start, size)
+
+cdef void load_param_tiles(const TensorView* view, real* into, Py_ssize_t start, Py_ssize_t size) noexcept nogil:
+    cdef uint64_t[TILE] raw
+    cdef real[TILE] scratch
+    cdef Py_ssize_t i = 0, n
+    while i < size:
+        n = size - i if size - i < TILE else TILE
+        memcpy(into + i, load_param(scratch, raw, view, start + i, n), n * sizeof(real))
+        i += n
+
+cdef void load_param_range(const TensorView* view, void* into, Py_ssize_t start, Py_ssize_t size) noexcept nogil:
+    if view.is_double:
+        load_param_tiles(view, <double*>into, start, size)
+    else:
+        load_param_tiles(view, <float*>into, start, size)
+
+cdef void apply_update(const StepJob* job, const TensorView* view, const ScalarGroup* group, const void* update,
+                       Py_ssize_t start, Py_ssize_t size) noexcept nogil:
+    cdef TensorView plain
+    cdef GradientView gradient
+    cdef Py_ssize_t itemsize = 8 if view.is_double else 4
+    gradient.g = <const char*>update - start * itemsize
+    gradient.stored, gradient.layout, gradient.measured_layout = FLOAT64 if view.is_double else FLOAT32, NULL, NULL
+    if view.unit_factors == NULL:
+        step_range(job, view, &gradient, group, start, size)
+        return
+    plain = view[0]                                # (adaptive clipping was of the gradient)
+    plain.unit_factors = NULL
+    step_range(job, &plain, &gradient, group, start, size)
+
+cdef TensorOps operations
+operations.load_gradient, operations.load_param, operations.apply_update = load_gradient, load_param_range, apply_update
+operations.enter, operations.leave = enter_kernel_mode, leave_kernel_mode
+
+step_task = PyCapsule_New(<void*>&step_chunks, "fastlr.task", NULL)
+terms_task = PyCapsule_New(<void*>&reduce_chunks, "fastlr.task", NULL)
+accumulate_task = PyCapsule_New(<void*>&accumulate_chunks, "fastlr.task", NULL)
+tensor_ops = PyCapsule_New(&operations, "fastlr.tensor_ops", NULL)
+
+include "../_engine/build_id.pxi"
