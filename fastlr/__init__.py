@@ -1,7 +1,18 @@
 """fastlr: optimizers and learning-rate schedules as compiled kernels that update arrays in place."""
 from typing import TYPE_CHECKING, Any
 
-from . import optimizers
+try:
+    from . import optimizers
+except ModuleNotFoundError as error:
+    from pathlib import Path
+
+    source = Path(__file__).parents[1]
+    if not (error.name or "").startswith("fastlr.") or not (source / "setup.py").exists():
+        raise
+    raise ImportError(f"fastlr: {source} is the source folder, where {error.name} is not compiled; to import "
+                      "an installed fastlr, start Python in another folder or set PYTHONSAFEPATH=1; to compile the "
+                      "source, run `pip install -e .` there") from None
+
 from . import schedules as schedules
 from ._engine.threads import get_num_threads as get_num_threads
 from ._engine.threads import set_num_threads as set_num_threads

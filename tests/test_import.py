@@ -1,6 +1,9 @@
 """`import fastlr` brings what a training step needs, and the rest when it is asked for."""
+import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -42,6 +45,25 @@ def test_a_name_that_is_not_there():
     for module in (fastlr, fastlr.optimizers):
         with pytest.raises(AttributeError, match=rf"module '{module.__name__}' has no attribute 'nothing'"):
             module.nothing  # noqa: B018
+
+
+@pytest.mark.parametrize("is_source", [True, False], ids=["source folder", "torn installation"])
+def test_what_is_not_compiled_says_what_to_do(tmp_path, is_source):
+    """`import fastlr` in the project's folder; where the project is not there, Python's own error is the right one."""
+    shutil.copytree(Path(fastlr.__file__).parent, tmp_path / "fastlr", ignore=shutil.ignore_patterns("*.so", "*.pyd"))
+    if is_source:
+        (tmp_path / "setup.py").touch()
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
+    done = subprocess.run([sys.executable, "-c", "import fastlr"], cwd=tmp_path, env=environment, capture_output=True,
+                          text=True)
+    says = done.stderr.splitlines()[-1]
+    assert done.returncode == 1
+    if is_source:
+        assert says.startswith(f"ImportError: fastlr: {tmp_path} is the source folder, where fastlr.")
+        assert says.endswith("start Python in another folder or set PYTHONSAFEPATH=1; to compile the source, "
+                             "run `pip install -e .` there")
+    else:
+        assert says.startswith("ModuleNotFoundError: No module named 'fastlr.")
 
 
 def test_the_c_door_opens_without_anything_else():
