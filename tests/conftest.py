@@ -1,7 +1,9 @@
 """Every test gives back the threads as it found them; some build what a stranger would."""
+import gc
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -16,6 +18,12 @@ import fastlr
 sys.path.insert(0, str(Path(__file__).parent))
 # (a child started in the project's folder imports what is installed, not the sources that lie there)
 os.environ["PYTHONSAFEPATH"] = "1"
+
+
+def pytest_collection_finish():
+    """The thousands of tests stay until the end: the collector of garbage need not visit them again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
@@ -42,14 +50,32 @@ def compiler():
     return command
 
 
-@pytest.fixture(scope="session")
-def stranger(tmp_path_factory, compiler, environment):
-    """The modules of tests/stranger, compiled elsewhere against the fastlr that is imported."""
+@pytest.fixture(scope="session", autouse=True)
+def stranger_build(request, tmp_path_factory, compiler, environment):
+    """tests/stranger compiled elsewhere against the fastlr that is imported: its folder and the compiling process.
+
+    It is begun with the first test, where any needs it: most of it is done when that one comes.
+    """
+    if not any("stranger" in item.fixturenames for item in request.session.items):
+        yield None
+        return
     folder = tmp_path_factory.mktemp("stranger") / "project"
     shutil.copytree(Path(__file__).with_name("stranger"), folder)
-    done = subprocess.run([sys.executable, "setup.py", "build_ext", "-i"], cwd=folder, env=environment,
-                          capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
+    with (folder.parent / "log").open("w") as log, subprocess.Popen(
+            [sys.executable, "setup.py", "build_ext", "-i", "-j", "2"], cwd=folder, env=environment, stdout=log,
+            stderr=subprocess.STDOUT, start_new_session=True) as process:
+        try:
+            yield SimpleNamespace(folder=folder, process=process)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+@pytest.fixture(scope="session")
+def stranger(stranger_build):
+    """The modules of tests/stranger."""
+    folder = stranger_build.folder
+    assert stranger_build.process.wait() == 0, (folder.parent / "log").read_text()
     sys.path.insert(0, str(folder))
     try:
         return SimpleNamespace(loop=import_module("own_loop"), extension=import_module("own_extension"))

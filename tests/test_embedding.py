@@ -128,22 +128,22 @@ def test_there_is_no_other_rule(stranger):
 
 @every_elementwise
 @every_dtype
-@pytest.mark.parametrize("size", [1, 777, LARGE])
-def test_steps_in_a_foreign_thread_give_the_optimizers_bits(stranger, cls, dtype, size):
+def test_steps_in_a_foreign_thread_give_the_optimizers_bits(stranger, cls, dtype):
     fastlr.set_num_threads(3)
     assert stranger.extension.start_threads() == 2
     hyper = {name: other_value(bound) for name, bound in cls.hypers.items()}
     rule = stranger.extension.describe(cls.__name__.lower())
-    (p, g), q = arrays(dtype, [size, size]), arrays(dtype, [size])[0]
-    opt = cls([q], **hyper)
-    slots = operands(opt)
-    for _ in range(5):
-        opt.step([g])
     values = np.array([hyper[row[0]] for row in rule[3]])
-    for t, steps in ((1, 2), (3, 3)):
-        assert stranger.extension.steps(
-            rule[0], DTYPE[dtype], t, steps, hyper["lr"], values, (p, g, *slots)) == 0
-    assert bits([p, *slots]) == bits([q, *operands(opt)])
+    for size in (1, 777, LARGE):
+        (p, g), q = arrays(dtype, [size, size]), arrays(dtype, [size])[0]
+        opt = cls([q], **hyper)
+        slots = operands(opt)
+        for _ in range(5):
+            opt.step([g])
+        for t, steps in ((1, 2), (3, 3)):
+            assert stranger.extension.steps(
+                rule[0], DTYPE[dtype], t, steps, hyper["lr"], values, (p, g, *slots)) == 0
+        assert bits([p, *slots]) == bits([q, *operands(opt)]), size
 
 
 @every_elementwise
