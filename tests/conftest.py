@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import pytest
 
 import fastlr
+from fastlr._engine.cpu import supports
 
 sys.path.insert(0, str(Path(__file__).parent))
 # (a child started in the project's folder imports what is installed, not the sources that lie there)
@@ -38,6 +39,33 @@ def environment():
     """The environment of a subprocess that is to import this very fastlr."""
     path = os.pathsep.join([str(Path(fastlr.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
     return os.environ | {"PYTHONPATH": path}
+
+
+DIGESTS = ("test_bits", "test_storage", "test_matrix")
+
+
+@pytest.fixture(scope="session")
+def digests(environment):
+    """What `digest()` of these modules gives on each instruction set of this CPU: {module: hashes}, one if none differ.
+
+    A process for each instruction set, as it is chosen at import; all at once.
+    """
+    code = """
+import importlib, sys
+sys.path.insert(0, sys.argv[1])
+import fastlr
+print(fastlr.show_config(mode="dicts")["isa"], *(importlib.import_module(name).digest() for name in sys.argv[2:]))
+"""
+    found = {name: set() for name in DIGESTS}
+    running = {level: subprocess.Popen([sys.executable, "-c", code, str(Path(__file__).parent), *DIGESTS],
+                                       env=environment | {"FASTLR_ISA": level}, stdout=subprocess.PIPE, text=True)
+               for level in ("baseline", "v3", "v4") if supports(level)}
+    for level, process in running.items():
+        isa, *hashes = process.communicate()[0].split()
+        assert (process.returncode, isa) == (0, level)
+        for name, digest in zip(DIGESTS, hashes, strict=True):
+            found[name].add(digest)
+    return found
 
 
 @pytest.fixture(scope="session")
