@@ -99,10 +99,16 @@ every_variant = pytest.mark.parametrize(
 )
 
 
-def arrays(dtype, shapes, seed=0):
-    """Normal random numbers."""
+@functools.lru_cache(maxsize=32)
+def normal(shapes, seed):
+    """Normal random numbers, which are only read: many tests want the same ones, and making them takes longer than a step."""
     rng = np.random.default_rng(seed)
-    return [rng.normal(size=shape).astype(dtype) for shape in shapes]
+    return [rng.normal(size=shape) for shape in shapes]
+
+
+def arrays(dtype, shapes, seed=0):
+    """Normal random numbers, new arrays each time."""
+    return [np.array(x, dtype) for x in normal(tuple(shapes), seed)]
 
 
 def full(cls, hyper, convention=None):

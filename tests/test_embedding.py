@@ -319,8 +319,8 @@ def test_every_elementwise_rule_is_in_the_table():
 
 
 def test_importing_the_table_imports_fastlr(stranger, environment):
-    folder = Path(stranger.extension.__file__).parent
-    code = "import own_extension, sys; print('fastlr' in sys.modules, own_extension.table()[0])"
-    done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True,
-                          text=True)
+    code = "import sys; sys.path.append(sys.argv[1]); import own_extension; " \
+           "print('fastlr' in sys.modules, own_extension.table()[0])"
+    done = subprocess.run([sys.executable, "-c", code, str(Path(stranger.extension.__file__).parent)], env=environment,
+                          capture_output=True, text=True)
     assert (done.stdout.split(), done.stderr) == (["True", str(FROZEN["version"])], "")
