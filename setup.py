@@ -1,8 +1,8 @@
 """What pyproject.toml cannot say: which source is compiled how often, and with which flags.
 
 Kernels (`fastlr/_kernels` and the loops round the rules of `fastlr/rules`) are translated once and compiled once per
-instruction set into one file; everything else is compiled once, for the plainest CPU, so that nothing runs an instruction
-before the CPU was asked.
+instruction set into one file; everything else is compiled once, for the plainest CPU, so that nothing runs an
+instruction before the CPU was asked.
 
     FASTLR_VARIANTS=v4          only this instruction set beside the plainest (a development build); "" for none
     FASTLR_NO_ABI3=1            a version-specific build
@@ -65,8 +65,8 @@ FAMILIES = {f"fastlr.rules._{path.stem}": path for path in sorted(Path("fastlr/r
 KERNELS = {f"fastlr._kernels.{path.stem}": path for path in sorted(Path("fastlr/_kernels").glob("*.pyx"))}
 
 
-# Tiles and codecs are long functions that are called from many places: where the compiler decides what to inline, a build
-# takes a third of the time and half of the space, and no step is slower.
+# Tiles and codecs are long functions that are called from many places: where the compiler decides what to inline, a
+# build takes a third of the time and half of the space, and no step is slower.
 OWN_INLINING = [("CYTHON_INLINE", "")]
 UNUSED = [] if os.name == "nt" else ["-Wno-unused-function"]
 
@@ -114,6 +114,6 @@ translated = cythonize(
 )
 
 setup(
-    ext_modules=[build.with_variants(made) if made.name in FAMILIES or made.name in KERNELS else made for made in translated],
+    ext_modules=[build.with_variants(made) if made.name in FAMILIES | KERNELS else made for made in translated],
     options={"build_ext": {"parallel": JOBS}} | ({"bdist_wheel": {"py_limited_api": "cp311"}} if ABI3 else {}),
 )

@@ -2,8 +2,8 @@
 
 A rule is stated once, as a struct of hyper-parameters and a function that moves one element; see `fastlr/rules/*.pxd`.
 `generate(text, module)` reads every rule of such a file from its signatures alone and returns the Cython source of the
-loops over it, for float32 and float64, with a table of function pointers for each rule (`fastlr/_kernels/rule_table.pxd`).
-fastlr's own families are built by the same functions as a stranger's package:
+loops over it, for float32 and float64, with a table of function pointers for each rule
+(`fastlr/_kernels/rule_table.pxd`). fastlr's own families are built by the same functions as a stranger's package:
 
     # setup.py
     from setuptools import setup
@@ -15,8 +15,8 @@ This module imports neither NumPy nor fastlr's compiled modules; `rules_extensio
 What is read
 ------------
 For a rule `Name`, whose struct holds doubles alone (its hyper-parameters; a struct that is empty but for `double _` has
-none), functions are found by the name in lower case, or by that of another member of the `ctypedef fused` type that their
-first parameter has:
+none), functions are found by the name in lower case, or by that of another member of the `ctypedef fused` type that
+their first parameter has:
 
 ==================  ==================================================================================================
 `name`              moves one element: `real* p`, `real g`, then the slots: `real* m` is read and written, `real m` only
@@ -74,7 +74,7 @@ class RuleError(ValueError):
 class Parameter:
     """A parameter of one of a rule's functions."""
 
-    kind: str               # hypers, value (of one hyper-parameter), now, scalars, memory, shared, terms, size, p, g, slot
+    kind: str               # hypers, value (one of them), now, scalars, memory, shared, terms, size, p, g, slot
     type: str
     name: str
     pointer: bool
@@ -202,7 +202,7 @@ def read_rule(name: str, fields: list[tuple[str, str]], structs: dict[str, Any],
     rule = Rule(name, [field for _, field in fields if field != "_"], function,
 own, {}, flags=flags, lists=lists)
     scalars = next((parameter.type for parameter in own if parameter.kind == "scalars"), None)
-    if scalars is not None:                    # (functions of the name of the scalars serve every rule that takes those)
+    if scalars is not None:                    # (functions of the scalars' own name serve every rule that takes those)
         stems.append(scalars.removesuffix("Scalars").lower())
     for piece in PIECES:
         found = named(f"_{piece}")
@@ -236,14 +236,17 @@ def check(rule: Rule) -> None:
     for kind, slots in rule.lists.items():
         for slot in slots:
             if slot not in names:
-                raise RuleError(f"{rule.name}: {kind}({slot}): has no slot {slot!r}; it has {', '.join(names) or 'none'}")
+                raise RuleError(f"{rule.name}: {kind}({slot}): has no slot {slot!r}; "
+                                f"it has {', '.join(names) or 'none'}")
     if "terms" in rule.pieces:
         taken = [p for p in rule.pieces["terms"][1] if p.kind == "slot"]
         for slot in taken:
             if slot.name not in names:
-                raise RuleError(f"{rule.pieces['terms'][0]}: takes the slot {slot.name!r}, which {rule.function} has not")
+                raise RuleError(f"{rule.pieces['terms'][0]}: takes the slot {slot.name!r}, "
+                                f"which {rule.function} has not")
         if any(slot.pointer for slot in taken) and any(slot.pointer for slot in rule.slots):
-            raise RuleError(f"{rule.name}: slots move either in {rule.pieces['terms'][0]} or in {rule.function}, not both")
+            raise RuleError(f"{rule.name}: slots move either in {rule.pieces['terms'][0]} or in {rule.function}, "
+                            f"not in both")
 
 
 def updates_state_while_reducing(rule: Rule) -> bool:
@@ -280,7 +283,8 @@ def generate(text: str, source: str) -> str:
         raise RuleError(f"{source}: holds no rule: no `cdef struct` with a function of its name in lower case")
     used = {rule.name for rule in rules}
     used |= {type_ for rule in rules for type_ in rule.types.values()}
-    used |= {f"{rule.function}_{half}" for rule in rules if "storage_loop" in rule.flags for half in ("moments", "apply")}
+    used |= {f"{rule.function}_{half}" for rule in rules if "storage_loop" in rule.flags
+             for half in ("moments", "apply")}
     used |= {rule.function for rule in rules} | {name for rule in rules for name, _ in rule.pieces.values()}
     lines = [HEAD.format(source=source, names=wrapped(sorted(used)))]
     if any("storage_loop" in rule.flags for rule in rules):
@@ -527,7 +531,7 @@ def built_variants() -> tuple[str, ...]:
 
 
 def declarations_id(texts: Iterable[str]) -> str:
-    """A number of all structs, enums and classes that these sources declare: it differs where memory is laid out otherwise."""
+    """A checksum of the structs, enums and classes that these sources declare: it changes with the layout of memory."""
     found = [block[0] for text in texts for block in DECLARATION.finditer(text)]
     plain = "\n".join(" ".join(line.split("#")[0].split()) for block in found for line in block.splitlines())
     return f"{zlib.crc32(plain.encode()):08x}"

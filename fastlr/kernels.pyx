@@ -84,7 +84,8 @@ cdef class Kernel:
         if size >= ALONE:
             thread_pool.prepare()
         with nogil:
-            moved = move(&self.known, values, t, array_view[0].stored == FLOAT64, size, array_view[0].data, array_view[1].data, slots)
+            moved = move(&self.known, values, t, array_view[0].stored == FLOAT64, size, array_view[0].data,
+                         array_view[1].data, slots)
         if not moved:
             raise MemoryError
 
@@ -144,7 +145,8 @@ cdef class Kernel:
         if k == self.known.terms.rule.slots + 2:       # memory
             return array_view[k].stored == FLOAT64 and array_view[k].ndim == 1 \
                 and array_view[k].shape[0] == self.known.terms.rule.memories and array_view[k].flags & needed == needed
-        if array_view[k].stored != array_view[0].stored or array_view[k].ndim != array_view[0].ndim or array_view[k].flags & needed != needed:
+        if array_view[k].stored != array_view[0].stored or array_view[k].ndim != array_view[0].ndim \
+                or array_view[k].flags & needed != needed:
             return False
         for d in range(array_view[k].ndim):
             if array_view[k].shape[d] != array_view[0].shape[d]:

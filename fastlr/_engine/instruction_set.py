@@ -1,7 +1,7 @@
 """Which instruction set's kernels this process runs: the widest that the CPU has, or what FASTLR_ISA says.
 
-A kernel module holds one variant per instruction set in one file: `x` is the plainest, `x_v3` and `x_v4` are the same source
-compiled for x86-64-v3 and -v4. `load` returns the one to run.
+A kernel module holds one variant per instruction set in one file: `x` is the plainest, `x_v3` and `x_v4` are the same
+source compiled for x86-64-v3 and -v4. `load` returns the one to run.
 """
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ cdef inline void encode_bfloat16(uint16_t* restrict out, const float* restrict x
         out[i] = <uint16_t>((nearest if x[i] == x[i] else u | 0x400000) >> 16)
 
 cdef inline void encode_bfloat16_by_bits(uint16_t* restrict out, const float* restrict x, const uint16_t* restrict a,
-                               const uint16_t* restrict b, uint16_t c, Py_ssize_t size) noexcept nogil:
+                                         const uint16_t* restrict b, uint16_t c, Py_ssize_t size) noexcept nogil:
     """Away from zero with the probability of what is cut off: the mean is x. What is not finite stays."""
     # (in halves, of which a vector holds twice as many: their carry is what rounds up)
     cdef Py_ssize_t i
@@ -72,8 +72,8 @@ cdef inline void encode_bfloat16_by_bits(uint16_t* restrict out, const float* re
         out[i] = odd if <uint16_t>(high & 0x7f80) == 0x7f80 else up
 
 
-cdef inline void encode_bfloat16_stochastic(uint16_t* restrict out, const float* restrict x, uint64_t key, Py_ssize_t element,
-                         Py_ssize_t size) noexcept nogil:
+cdef inline void encode_bfloat16_stochastic(uint16_t* restrict out, const float* restrict x, uint64_t key,
+                                            Py_ssize_t element, Py_ssize_t size) noexcept nogil:
     cdef Py_ssize_t k = 0, n
     cdef RandomBits random
     while k < size:
@@ -115,8 +115,8 @@ cdef inline void encode_float16(uint16_t* restrict out, const float* restrict x,
         small = as_bits(as_float(u if u < 0x38800000 else <uint32_t>0) + shift) - <uint32_t>0x3f000000
         out[i] = <uint16_t>(half_bits(u, normal, small) | sign)
 
-cdef inline void encode_float16_by_bits(uint16_t* restrict out, const float* restrict x, const uint16_t* restrict random,
-                       Py_ssize_t size) noexcept nogil:
+cdef inline void encode_float16_by_bits(uint16_t* restrict out, const float* restrict x,
+                                        const uint16_t* restrict random, Py_ssize_t size) noexcept nogil:
     cdef Py_ssize_t i
     cdef uint32_t u, sign, normal, small
     cdef float up = as_float(0x4b800000)           # 2**24
@@ -218,7 +218,7 @@ cdef inline void decode_group(float* restrict out, const char* q, float scale, b
         decode_unsigned8(out, <const uint8_t*>q, scale, size)
 
 cdef inline void decode8(float* restrict out, const char* q, const float* scale, bint negative,
-                  Py_ssize_t size) noexcept nogil:
+                         Py_ssize_t size) noexcept nogil:
     cdef Py_ssize_t k = 0
     while size - k >= GROUP:
         decode_group(out + k, q + k, scale[k // GROUP], negative, GROUP)
@@ -252,7 +252,7 @@ cdef inline void largest_of_groups(float* restrict out, const float* restrict x)
     memcpy(out, b, GROUPS_TOGETHER * 4)
 
 cdef inline void encode_group(char* q, float* scale, const float* restrict x, float most, bint negative,
-                       Py_ssize_t size) noexcept nogil:
+                              Py_ssize_t size) noexcept nogil:
     """Of a group whose largest is `most`."""
     cdef float[GROUP] bounded_x
     cdef Py_ssize_t i
@@ -291,7 +291,8 @@ cdef inline void encode8(char* q, float* scale, const float* restrict x, bint ne
 
 # Any of them, to and from the precision of the rule.
 
-cdef inline void decode(real* restrict out, const char* x, const float* scale, Storage stored, Py_ssize_t size) noexcept nogil:
+cdef inline void decode(real* restrict out, const char* x, const float* scale, Storage stored,
+                        Py_ssize_t size) noexcept nogil:
     cdef float[TILE] narrow
     cdef float* to
     cdef Py_ssize_t i
@@ -311,8 +312,8 @@ cdef inline void decode(real* restrict out, const char* x, const float* scale, S
         for i in range(size):
             out[i] = narrow[i]
 
-cdef inline void encode(char* out, float* scale, const real* restrict x, Storage stored, Py_ssize_t size, bint stochastic,
-                 uint64_t key, Py_ssize_t element) noexcept nogil:
+cdef inline void encode(char* out, float* scale, const real* restrict x, Storage stored, Py_ssize_t size,
+                        bint stochastic, uint64_t key, Py_ssize_t element) noexcept nogil:
     cdef float[TILE] narrow
     cdef uint16_t[TILE] random
     cdef const float* of

@@ -341,15 +341,17 @@ cdef extern from *:
         pass
     Avx512Constants avx512_constants "fastlr_wide_held"() noexcept nogil
     void avx512_load "fastlr_wide_load"(float* out, const uint16_t* x, bint pairs, Avx512Constants h) noexcept nogil
-    void avx512_store_stochastic "fastlr_wide_toss"(uint16_t* out, const float* x, const uint16_t* a, const uint16_t* b, uint16_t c,
-                                      bint pairs, bint any_nan, Avx512Constants h) noexcept nogil
-    void avx512_store "fastlr_wide_round"(uint16_t* out, const float* x, bint pairs, bint any_nan, Avx512Constants h) noexcept nogil
+    void avx512_store_stochastic "fastlr_wide_toss"(uint16_t* out, const float* x, const uint16_t* a, const uint16_t* b,
+                                                    uint16_t c, bint pairs, bint any_nan,
+                                                    Avx512Constants h) noexcept nogil
+    void avx512_store "fastlr_wide_round"(uint16_t* out, const float* x, bint pairs, bint any_nan,
+                                          Avx512Constants h) noexcept nogil
     void avx512_decode8 "fastlr_wide_decode8"(float* out, const void* q, const float* scale, bint negative, bint pairs,
-                                            Avx512Constants h) noexcept nogil
+                                              Avx512Constants h) noexcept nogil
     void avx512_largest "fastlr_wide_weigh"(Packing* s, Py_ssize_t k, const float* x, bint negative) noexcept nogil
     void avx512_scale "fastlr_wide_scale"(Packing* s, float* scale, bint negative, int groups) noexcept nogil
     void avx512_pack "fastlr_wide_pack"(Packing* s, Py_ssize_t k, void* q, const float* x, bint negative, bint pairs,
-                                      Avx512Constants h) noexcept nogil
+                                       Avx512Constants h) noexcept nogil
     bint avx512_packed "fastlr_wide_packed"(const Packing* s) noexcept nogil
     bint avx512_encode8 "fastlr_wide_encode8"(void* q, float* scale, const float* x, bint negative,
-                                            int groups) noexcept nogil
+                                             int groups) noexcept nogil

@@ -1,8 +1,8 @@
 # cython: language_level=3, cdivision=True
 """Squares of gradients, by chunk and by unit (the weights of one output), unscaled and clipped by value.
 
-A sum is that of the tiles it is measured in, in their order: cuts depend on shapes alone. Elements are in the array's own
-order, where element e is of unit (e // unit_length) % unit_count.
+A sum is that of the tiles it is measured in, in their order: cuts depend on shapes alone. Elements are in the array's
+own order, where element e is of unit (e // unit_length) % unit_count.
 """
 from libc.math cimport INFINITY
 from libc.stdint cimport uint64_t
@@ -16,7 +16,7 @@ from fastlr._kernels.tiles cimport load_param, load_tile
 from fastlr.rules.element cimport bounded, real
 
 cdef enum:
-    STREAM_AHEAD = 4096        # bytes: a sum reads one stream and waits for it; requested 64 lines ahead it takes half the time
+    STREAM_AHEAD = 4096        # bytes: a sum waits for the one stream it reads; requested 64 lines ahead, half as long
 
 cdef struct NormLanes:
     # A sum under way: squares, and what tells whether all is finite.
@@ -30,10 +30,11 @@ cdef inline void clear_lanes(NormLanes* lanes) noexcept nogil:
 cdef inline void finish_lanes(ChunkSum* out, NormLanes* lanes) noexcept nogil:
     out.squares = fold_lanes(lanes.square)
     out.nonfinite = fold_lanes(lanes.nonfinite)
-    if lanes.squares_tell:                   # (squares of float32 do not overflow: NaN comes from NaN and infinity alone)
+    if lanes.squares_tell:     # (squares of float32 do not overflow: NaN comes from NaN and infinity alone)
         out.nonfinite = out.squares - out.squares
 
-cdef inline void measure_tile(const real* restrict g, NormLanes* lanes, const ScalarGroup* group, Py_ssize_t size) noexcept nogil:
+cdef inline void measure_tile(const real* restrict g, NormLanes* lanes, const ScalarGroup* group,
+                              Py_ssize_t size) noexcept nogil:
     """Add the squares of up to TILE elements as they are scaled and clipped."""
     if real is float:
         if group.clip_value == <double>INFINITY:
@@ -42,7 +43,8 @@ cdef inline void measure_tile(const real* restrict g, NormLanes* lanes, const Sc
             return
     measure_clipped(g, lanes.square, lanes.nonfinite, <real>group.grad_factor, <real>group.clip_value, size)
 
-cdef inline void measure_floats(const float* restrict g, double* restrict into, float scale, Py_ssize_t size) noexcept nogil:
+cdef inline void measure_floats(const float* restrict g, double* restrict into, float scale,
+                                Py_ssize_t size) noexcept nogil:
     cdef double[LANES] lane
     cdef Py_ssize_t i, j, whole = size // LANES * LANES
     cdef float x
@@ -59,8 +61,8 @@ cdef inline void measure_floats(const float* restrict g, double* restrict into, 
         x = g[i] * scale
         into[i - whole] = into[i - whole] + <double>x * <double>x
 
-cdef inline void measure_clipped(const real* restrict g, double* restrict into, double* restrict odd, real scale, real most,
-                        Py_ssize_t size) noexcept nogil:
+cdef inline void measure_clipped(const real* restrict g, double* restrict into, double* restrict odd, real scale,
+                                 real most, Py_ssize_t size) noexcept nogil:
     cdef double[LANES] lane
     cdef double[LANES] strange
     cdef Py_ssize_t i, j, whole = size // LANES * LANES
@@ -84,8 +86,9 @@ cdef inline void measure_clipped(const real* restrict g, double* restrict into, 
 cdef enum:
     SHORT_LANES = 8
 
-cdef inline void measure_columns(double* restrict sum_g, double* restrict sum_p, double* restrict odd, const real* restrict g,
-                        const real* restrict p, const ScalarGroup* group, Py_ssize_t size) noexcept nogil:
+cdef inline void measure_columns(double* restrict sum_g, double* restrict sum_p, double* restrict odd,
+                                 const real* restrict g, const real* restrict p, const ScalarGroup* group,
+                                 Py_ssize_t size) noexcept nogil:
     cdef Py_ssize_t i
     cdef real x, scale = <real>group.grad_factor, most = <real>group.clip_value
     for i in range(size):
@@ -118,8 +121,9 @@ cdef inline double short_squares(const real* restrict g, real scale, Py_ssize_t 
         rest = rest + <double>x * <double>x
     return fold_short(lane) + rest
 
-cdef inline void measure_short_units(UnitSums* out, const UnitRange* u, const TensorView* view, const GradientView* gradient, const ScalarGroup* group,
-                      real* also_typed) noexcept nogil:
+cdef inline void measure_short_units(UnitSums* out, const UnitRange* u, const TensorView* view,
+                                     const GradientView* gradient, const ScalarGroup* group,
+                                     real* also_typed) noexcept nogil:
     """Units of no more than a tile."""
     cdef uint64_t[TILE] raw
     cdef real[TILE] scratch
@@ -128,7 +132,8 @@ cdef inline void measure_short_units(UnitSums* out, const UnitRange* u, const Te
     cdef Py_ssize_t k, i, start = u.first * view.unit_length
     cdef real scale = <real>group.grad_factor, most = <real>group.clip_value
     for k in range(u.count):
-        x = load_tile(scratch, raw, <char*>gradient.g, gradient.measured_layout, NULL, gradient.stored, start + k * view.unit_length, view.unit_length)
+        x = load_tile(scratch, raw, <char*>gradient.g, gradient.measured_layout, NULL, gradient.stored,
+                      start + k * view.unit_length, view.unit_length)
         if real is float and group.clip_value == <double>INFINITY:
             out[k].gradient = short_squares(x, scale, view.unit_length)
             out[k].nonfinite = out[k].gradient - out[k].gradient
@@ -137,13 +142,14 @@ cdef inline void measure_short_units(UnitSums* out, const UnitRange* u, const Te
             for i in range(view.unit_length):
                 zero_strided += <double>(x[i] * scale - x[i] * scale)
                 scratch[i] = bounded(x[i] * scale, most)
-            out[k].gradient, out[k].nonfinite = short_squares(<const real*>scratch, <real>1, view.unit_length), zero_strided
+            out[k].gradient, out[k].nonfinite = short_squares(<const real*>scratch, <real>1,
+                                                              view.unit_length), zero_strided
     for k in range(u.count):
         x = load_param(scratch, raw, view, start + k * view.unit_length, view.unit_length)
         out[k].parameter = short_squares(x, <real>1, view.unit_length)
 
-cdef inline void measure_units(UnitSums* out, const UnitRange* u, const TensorView* view, const GradientView* gradient, const ScalarGroup* group,
-                     real* also_typed) noexcept nogil:
+cdef inline void measure_units(UnitSums* out, const UnitRange* u, const TensorView* view, const GradientView* gradient,
+                               const ScalarGroup* group, real* also_typed) noexcept nogil:
     cdef uint64_t[TILE] raw
     cdef real[TILE] scratch_p
     cdef real[TILE] scratch_g
@@ -161,7 +167,8 @@ cdef inline void measure_units(UnitSums* out, const UnitRange* u, const TensorVi
             sum_g[k] = sum_p[k] = odd[k] = 0
         for i in range(u.begin, u.end):
             start = i * view.unit_count + u.first
-            g = load_tile(scratch_g, raw, <char*>gradient.g, gradient.measured_layout, NULL, gradient.stored, start, u.count)
+            g = load_tile(scratch_g, raw, <char*>gradient.g, gradient.measured_layout, NULL, gradient.stored, start,
+                          u.count)
             p = load_param(scratch_p, raw, view, start, u.count)
             measure_columns(sum_g, sum_p, odd, g, p, group, u.count)
         for k in range(u.count):
@@ -188,7 +195,8 @@ cdef inline void measure_units(UnitSums* out, const UnitRange* u, const TensorVi
         finish_lanes(&total_p, &of_p)
         out[k].gradient, out[k].parameter, out[k].nonfinite = total_g.squares, total_p.squares, total_g.nonfinite
 
-cdef inline void measure_units_of_chunk(const StepJob* job, const Chunk* chunk, const ScalarGroup* group) noexcept nogil:
+cdef inline void measure_units_of_chunk(const StepJob* job, const Chunk* chunk,
+                                        const ScalarGroup* group) noexcept nogil:
     """Measure the units of a tensor that is one piece, just before it moves, and fix what is left of them."""
     cdef const TensorView* view = &job.views[chunk.view]
     cdef UnitSums[TILE] shares
@@ -203,7 +211,8 @@ cdef inline void measure_units_of_chunk(const StepJob* job, const Chunk* chunk, 
         else:
             measure_units(shares, &u, view, &job.gradients[chunk.view], group, <float*>NULL)
         for k in range(u.count):
-            view.unit_factors[u.first + k] = unit_clip_factor(shares[k].gradient, shares[k].parameter, job.unit_clip, job.unit_eps)
+            view.unit_factors[u.first + k] = unit_clip_factor(shares[k].gradient, shares[k].parameter, job.unit_clip,
+                                                              job.unit_eps)
         for k in range(u.count):
             squares += view.unit_factors[u.first + k] * view.unit_factors[u.first + k] * shares[k].gradient
         u.first += u.count

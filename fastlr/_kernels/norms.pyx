@@ -12,8 +12,8 @@ from fastlr._kernels.tiles cimport load_tile
 from fastlr.rules.element cimport real
 
 
-cdef void measure_chunk(ChunkSum* total, const GradientView* gradient, const ScalarGroup* group, Py_ssize_t start, Py_ssize_t size,
-                      real* also_typed) noexcept nogil:
+cdef void measure_chunk(ChunkSum* total, const GradientView* gradient, const ScalarGroup* group, Py_ssize_t start,
+                        Py_ssize_t size, real* also_typed) noexcept nogil:
     cdef uint64_t[TILE] raw
     cdef real[TILE] scratch
     cdef const real* g
@@ -43,11 +43,11 @@ cdef void measure_chunks(void* context, Py_ssize_t task) noexcept nogil:
         if job.gradients[chunk.view].g == NULL:
             continue
         if view.is_double:
-            measure_chunk(&job.sums[k], &job.gradients[chunk.view], &job.scalar_groups[view.scalar_group], chunk.start, chunk.size,
-                        <double*>NULL)
+            measure_chunk(&job.sums[k], &job.gradients[chunk.view], &job.scalar_groups[view.scalar_group], chunk.start,
+                          chunk.size, <double*>NULL)
         else:
-            measure_chunk(&job.sums[k], &job.gradients[chunk.view], &job.scalar_groups[view.scalar_group], chunk.start, chunk.size,
-                        <float*>NULL)
+            measure_chunk(&job.sums[k], &job.gradients[chunk.view], &job.scalar_groups[view.scalar_group], chunk.start,
+                          chunk.size, <float*>NULL)
     leave_kernel_mode(mode)
 
 

@@ -21,8 +21,8 @@ cdef extern from *:
     #define fastlr_prefetch_l2(x) ((void)(x))
     #endif
 
-    /* Each cache line that a row has part in. (Inlined before gcc judges it: a function that does nothing but prefetch is
-       one without effects to gcc, and its calls are removed, as are those of a function around it.) */
+    /* Each cache line that a row has part in. (Inlined before gcc judges it: a function that does nothing but prefetch
+       is one without effects to gcc, and its calls are removed, as are those of a function around it.) */
     #if defined(__GNUC__)
     static inline __attribute__((always_inline)) void fastlr_prefetch_row(const char *row, Py_ssize_t bytes) {
     #else
@@ -39,7 +39,7 @@ cdef extern from *:
 
 cdef enum:
     STRIDE = 64                # elements between two requests of a loop
-    EARLY = 512                # elements that a rule with much arithmetic requests ahead (benchmarks/compare.py --tables roof)
+    EARLY = 512                # elements that a rule with much arithmetic requests ahead (compare.py --tables roof)
 
 cdef inline void prefetch_ahead(const real* x) noexcept nogil:
     """STRIDE elements, EARLY elements ahead."""

@@ -57,7 +57,7 @@ cdef inline RandomBits advance(RandomBits random, Py_ssize_t k) noexcept nogil:
     return random
 
 cdef inline void xor_bits(uint16_t* restrict out, const uint16_t* restrict a, const uint16_t* restrict b, uint16_t c,
-                       Py_ssize_t size) noexcept nogil:
+                          Py_ssize_t size) noexcept nogil:
     cdef Py_ssize_t i
     for i in range(size):
         out[i] = a[i] ^ b[i] ^ c

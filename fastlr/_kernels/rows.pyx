@@ -3,9 +3,9 @@
 
 Gradients of a row that came several times are added in the order in which they came, in the precision of the rule; rows
 are different, so threads never meet. Rows are prefetched into the second-level cache: the rows of a table lie where no
-pattern tells it, and a core counts the lines on their way to the first level (of a million rows of 64 float32, a loop in C
-that prefetches into the first level takes as long as one that does not, and one that prefetches into the second three
-quarters of it, from 8 rows ahead to 128).
+pattern tells it, and a core counts the lines on their way to the first level (of a million rows of 64 float32, a loop
+in C that prefetches into the first level takes as long as one that does not, and one that prefetches into the second
+three quarters of it, from 8 rows ahead to 128).
 """
 from cpython.pycapsule cimport PyCapsule_New
 from libc.stdint cimport int64_t, uint64_t
@@ -54,11 +54,11 @@ cdef void prefetch_list_of(PrefetchList* ahead, const RowsJob* job) noexcept nog
         add_prefetch(ahead, job.totals, number, number)
 
 cdef real* load_row(real* scratch, uint64_t* raw, const RowStream* stream, int64_t row, const float* scale,
-                     Py_ssize_t start, Py_ssize_t size) noexcept nogil:
+                    Py_ssize_t start, Py_ssize_t size) noexcept nogil:
     return load_tile(scratch, raw, stream.first + row * stream.pitch, stream.layout, scale, stream.stored, start, size)
 
 cdef const real* summed_gradient(real* restrict total, real* scratch, uint64_t* raw, const RowsJob* job, Py_ssize_t k,
-                        Py_ssize_t start, Py_ssize_t size) noexcept nogil:
+                                 Py_ssize_t start, Py_ssize_t size) noexcept nogil:
     """A tile of the gradient of the k-th row: where it lies, or in `total`."""
     cdef Py_ssize_t i, c
     cdef const real* more
@@ -70,14 +70,14 @@ cdef const real* summed_gradient(real* restrict total, real* scratch, uint64_t* 
     for c in range(job.begin[k] + 1, job.begin[k + 1]):
         if c + AHEAD_ROWS < job.begin[k + 1]:
             prefetch_row(job.g.first + job.source[c + AHEAD_ROWS] * job.g.pitch + start * bytes_of(job.g.stored),
-                    size * bytes_of(job.g.stored))
+                         size * bytes_of(job.g.stored))
         more = load_row(scratch, raw, &job.g, job.source[c], NULL, start, size)
         for i in range(size):
             total[i] = total[i] + more[i]
     return total
 
-cdef const real* preprocessed_row(real* out, real* scratch, const real* p, uint64_t* raw, const RowsJob* job, Py_ssize_t k,
-                            Py_ssize_t start, Py_ssize_t size) noexcept nogil:
+cdef const real* preprocessed_row(real* out, real* scratch, const real* p, uint64_t* raw, const RowsJob* job,
+                                  Py_ssize_t k, Py_ssize_t start, Py_ssize_t size) noexcept nogil:
     """A tile of the gradient of the k-th row as the rule sees it."""
     cdef const real* g = summed_gradient(out, scratch, raw, job, k, start, size)
     if job.scalar_group.staged or job.clip_factor != 1:
@@ -156,8 +156,9 @@ cdef void step_row_tiles(const RowsJob* job, Py_ssize_t k, real* also_typed) noe
             store_row(mean, raw, &job.ema, row, NULL, i, n, job, 0, 0)
         i += n
 
-cdef void store_row(const real* tile, uint64_t* raw, const RowStream* stream, int64_t row, float* scale, Py_ssize_t start,
-                  Py_ssize_t size, const RowsJob* job, uint64_t which, int64_t element) noexcept nogil:
+cdef void store_row(const real* tile, uint64_t* raw, const RowStream* stream, int64_t row, float* scale,
+                    Py_ssize_t start, Py_ssize_t size, const RowsJob* job, uint64_t which,
+                    int64_t element) noexcept nogil:
     """What `fetch_row` put into scratch, back to where it lies."""
     cdef char* array = stream.first + row * stream.pitch
     cdef char* x = array + start * bytes_of(stream.stored)

@@ -13,7 +13,8 @@ cdef enum:
 
 # Contiguous elements are given as pointers to float ([0] of each pair) or double ([1]); hyper: the rule's own struct.
 ctypedef void (*ScalarsFunction)(const double* hyper, StepScalars* now) noexcept nogil
-ctypedef void (*BeginFunction)(const double* hyper, StepScalars* now, double* memory, const double* shared) noexcept nogil
+ctypedef void (*BeginFunction)(const double* hyper, StepScalars* now, double* memory,
+                               const double* shared) noexcept nogil
 ctypedef void (*StepFunction)(const double* hyper, const StepScalars* now, void* p, const void* g, void** slots,
                               Py_ssize_t size) noexcept nogil
 ctypedef void (*TermsFunction)(const double* hyper, const StepScalars* now, const void* p, const void* g, void** slots,

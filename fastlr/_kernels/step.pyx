@@ -1,8 +1,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """The writing pass: every chunk of a step, straight over memory or tile by tile.
 
-A chunk is stepped by the rule's loop over contiguous memory where its operands are contiguous floats and nothing is done
-before or after the rule; by the rule's own loop over stored elements where it has one; tile by tile otherwise.
+A chunk is stepped by the rule's loop over contiguous memory where its operands are contiguous floats and nothing is
+done before or after the rule; by the rule's own loop over stored elements where it has one; tile by tile otherwise.
 """
 from cpython.pycapsule cimport PyCapsule_New
 from libc.stdint cimport uint64_t
@@ -16,17 +16,15 @@ from fastlr._kernels.structs cimport (
     BFLOAT16, FLOAT32, FLOAT64, GROUP, MAX_SLOTS, MAX_SUMS, SIGNED8, TILE, UNSIGNED8, Chunk, GradientView, ScalarGroup,
     StepJob, Storage, TensorOps, TensorView,
 )
-from fastlr._kernels.tiles cimport (
-    apply_lr_factors, is_native, load_param, load_tile, preprocess, preprocess_units, store_param, store_shadow, store_tile,
-    update_ema,
-)
+from fastlr._kernels.tiles cimport (apply_lr_factors, is_native, load_param, load_tile, preprocess, preprocess_units,
+                                    store_param, store_shadow, store_tile, update_ema,)
 from fastlr.rules.element cimport real
 
 fill_random_table()
 
 
-cdef void step_tiles(const StepJob* job, const TensorView* view, const GradientView* gradient, const ScalarGroup* group, Py_ssize_t start,
-                Py_ssize_t size, double* totals, real* also_typed) noexcept nogil:
+cdef void step_tiles(const StepJob* job, const TensorView* view, const GradientView* gradient, const ScalarGroup* group,
+                     Py_ssize_t start, Py_ssize_t size, double* totals, real* also_typed) noexcept nogil:
     """One pass over consecutive elements: that of a reducing rule's terms where there are `totals` to add to."""
     cdef uint64_t[TILE] raw
     cdef real[TILE] scratch_p
@@ -66,7 +64,8 @@ cdef void step_tiles(const StepJob* job, const TensorView* view, const GradientV
         else:
             job.step[view.is_double](group.hyper, &group.now, p, g, slot, n)
         for k in range(job.slots if job.updates_state_while_reducing == (totals != NULL) else 0):
-            store_tile(<real*>slot[k], raw, view.slot[k], NULL, scale[k], view.slot_stored[k], i, n, job, view.random_salt + 1 + k)
+            store_tile(<real*>slot[k], raw, view.slot[k], NULL, scale[k], view.slot_stored[k], i, n, job,
+                       view.random_salt + 1 + k)
         if totals != NULL:
             i += n
             continue
@@ -81,19 +80,21 @@ cdef void step_tiles(const StepJob* job, const TensorView* view, const GradientV
         i += n
 
 
-cdef inline bint is_direct(const TensorView* view, const GradientView* gradient, const ScalarGroup* group) noexcept nogil:
+cdef inline bint is_direct(const TensorView* view, const GradientView* gradient,
+                           const ScalarGroup* group) noexcept nogil:
     """Whether the rule's loop may read and write the operands in place."""
-    return not (view.staged or group.staged) and view.layout == NULL and gradient.layout == NULL and view.lr_factors == NULL \
-        and view.ema == NULL and gradient.stored == (FLOAT64 if view.is_double else FLOAT32)
+    return not (view.staged or group.staged) and view.layout == NULL and gradient.layout == NULL \
+        and view.lr_factors == NULL and view.ema == NULL and gradient.stored == (FLOAT64 if view.is_double else FLOAT32)
 
 
-cdef inline int storage_loop_index(const StepJob* job, const TensorView* view, const GradientView* gradient) noexcept nogil:
+cdef inline int storage_loop_index(const StepJob* job, const TensorView* view,
+                                   const GradientView* gradient) noexcept nogil:
     """Which entry of `job.storage_loop` serves, or -1."""
     cdef Storage first = view.slot_stored[0], second = view.slot_stored[1]
     cdef int k
-    if job.storage_loop == NULL or job.storage_loop[0] == NULL or view.is_double or view.layout != NULL or gradient.layout != NULL \
-            or view.lr_factors != NULL or view.ema != NULL or view.low_bits != NULL or view.shadow != NULL or view.unit_factors != NULL \
-            or view.stored != gradient.stored:
+    if job.storage_loop == NULL or view.is_double or view.layout != NULL or gradient.layout != NULL \
+            or view.lr_factors != NULL or view.ema != NULL or view.low_bits != NULL or view.shadow != NULL \
+            or view.unit_factors != NULL or view.stored != gradient.stored:
         return -1
     if view.stored != FLOAT32 and view.stored != BFLOAT16:
         return -1
@@ -161,8 +162,8 @@ cdef void step_chunks(void* context, Py_ssize_t task) noexcept nogil:
     leave_kernel_mode(mode)
 
 
-cdef void reduce_chunk(const StepJob* job, const TensorView* view, const GradientView* gradient, const ScalarGroup* group, const Chunk* chunk,
-                      double* totals) noexcept nogil:
+cdef void reduce_chunk(const StepJob* job, const TensorView* view, const GradientView* gradient,
+                       const ScalarGroup* group, const Chunk* chunk, double* totals) noexcept nogil:
     """The terms of a reducing rule, summed over one chunk."""
     cdef void* slot[MAX_SLOTS]
     cdef Py_ssize_t i = chunk.start, n, itemsize = 8 if view.is_double else 4
@@ -181,7 +182,8 @@ cdef void reduce_chunk(const StepJob* job, const TensorView* view, const Gradien
             n = TILE
         for k in range(MAX_SLOTS):
             slot[k] = view.slot[k] + i * itemsize if k < job.slots else NULL
-        job.reduce_terms[view.is_double](group.hyper, &group.now, view.p + i * itemsize, gradient.g + i * itemsize, slot, totals, n)
+        job.reduce_terms[view.is_double](group.hyper, &group.now, view.p + i * itemsize, gradient.g + i * itemsize,
+                                         slot, totals, n)
         i += n
 
 cdef void reduce_chunks(void* context, Py_ssize_t task) noexcept nogil:
@@ -195,12 +197,13 @@ cdef void reduce_chunks(void* context, Py_ssize_t task) noexcept nogil:
         chunk = &job.chunks[k]
         view = &job.views[chunk.view]
         if job.gradients[chunk.view].g != NULL:
-            reduce_chunk(job, view, &job.gradients[chunk.view], &job.scalar_groups[view.scalar_group], chunk, job.terms + k * MAX_SUMS)
+            reduce_chunk(job, view, &job.gradients[chunk.view], &job.scalar_groups[view.scalar_group], chunk,
+                         job.terms + k * MAX_SUMS)
     leave_kernel_mode(mode)
 
 
 cdef void add_to_slot(real* restrict slot, const real* restrict g, double keep, double share, int power,
-               Py_ssize_t size) noexcept nogil:
+                      Py_ssize_t size) noexcept nogil:
     cdef Py_ssize_t i
     cdef real part = <real>share, left = <real>keep
     if power == 1:
@@ -210,8 +213,9 @@ cdef void add_to_slot(real* restrict slot, const real* restrict g, double keep, 
         for i in range(size):
             slot[i] = left * slot[i] + part * (g[i] * g[i])
 
-cdef void accumulate_tiles(const StepJob* job, const TensorView* view, const GradientView* gradient, const ScalarGroup* group, Py_ssize_t start,
-                     Py_ssize_t size, real* also_typed) noexcept nogil:
+cdef void accumulate_tiles(const StepJob* job, const TensorView* view, const GradientView* gradient,
+                           const ScalarGroup* group, Py_ssize_t start, Py_ssize_t size,
+                           real* also_typed) noexcept nogil:
     cdef uint64_t[TILE] raw
     cdef real[TILE] scratch
     cdef real[TILE] scratch_g
@@ -233,7 +237,8 @@ cdef void accumulate_tiles(const StepJob* job, const TensorView* view, const Gra
                 scale = view.slot_scale[k] + i // GROUP if view.slot_scale[k] != NULL else NULL
                 slot = load_tile(scratch, raw, view.slot[k], NULL, scale, view.slot_stored[k], i, n)
                 add_to_slot(slot, g, group.slot_keep[k], group.grad_share[k], group.grad_power[k], n)
-                store_tile(slot, raw, view.slot[k], NULL, scale, view.slot_stored[k], i, n, job, view.random_salt + 1 + k)
+                store_tile(slot, raw, view.slot[k], NULL, scale, view.slot_stored[k], i, n, job,
+                           view.random_salt + 1 + k)
         i += n
 
 cdef void accumulate_chunks(void* context, Py_ssize_t task) noexcept nogil:
@@ -251,9 +256,11 @@ cdef void accumulate_chunks(void* context, Py_ssize_t task) noexcept nogil:
         if gradient.g == NULL:
             continue
         if view.is_double:
-            accumulate_tiles(job, view, gradient, &job.scalar_groups[view.scalar_group], chunk.start, chunk.size, <double*>NULL)
+            accumulate_tiles(job, view, gradient, &job.scalar_groups[view.scalar_group], chunk.start, chunk.size,
+                             <double*>NULL)
         else:
-            accumulate_tiles(job, view, gradient, &job.scalar_groups[view.scalar_group], chunk.start, chunk.size, <float*>NULL)
+            accumulate_tiles(job, view, gradient, &job.scalar_groups[view.scalar_group], chunk.start, chunk.size,
+                             <float*>NULL)
         if job.zero_grads:
             zero_gradient(gradient, chunk)
     leave_kernel_mode(mode)

@@ -1,11 +1,12 @@
-# Storage and rule in one loop, for rules of two moments: a block is decoded, moved and encoded while it is in registers, so
-# that the divider, which bounds a rule, works beside the codecs rather than after them. A processor looks ahead over a few
-# hundred instructions, half of them where a neighbour shares its core: so all roots of a block are started before the
-# first quotient, and packing goes between them (a sixth less time than a rule at a time). The bits are those that
-# `step_tiles` makes, which takes what is left: other layouts, mixtures, and the ends of chunks.
+# Storage and rule in one loop, for rules of two moments: a block is decoded, moved and encoded while it is in
+# registers, so that the divider, which bounds a rule, works beside the codecs rather than after them. A processor looks
+# ahead over a few hundred instructions, half of them where a neighbour shares its core: so all roots of a block are
+# started before the first quotient, and packing goes between them (a sixth less time than a rule at a time). The bits
+# are those that `step_tiles` makes, which takes what is left: other layouts, mixtures, and the ends of chunks.
 # (benchmarks/storage.py shows what it is worth.)
 #
-# The template of fastlr/build.py: {moments} and {apply} are the two halves of the rules' function, InStorageLoop the rules.
+# The template of fastlr/build.py: {moments} and {apply} are the two halves of the rules' function, InStorageLoop the
+# rules.
 
 from libc.stdint cimport int8_t, uint8_t, uint16_t
 from fastlr._kernels.codecs cimport (
@@ -53,7 +54,8 @@ cdef extern from *:
     ctypedef struct Blocks "fastlr_blocks":
         float[BITS_BLOCK] x
 
-cdef inline void load_block(float* restrict out, const weight* restrict x, bint pairs, Avx512Constants h) noexcept nogil:
+cdef inline void load_block(float* restrict out, const weight* restrict x, bint pairs,
+                            Avx512Constants h) noexcept nogil:
     cdef Py_ssize_t i
     if weight is float:
         for i in range(BLOCK):
@@ -63,8 +65,8 @@ cdef inline void load_block(float* restrict out, const weight* restrict x, bint 
     else:
         decode_bfloat16(out, x, BLOCK)
 
-cdef inline void store_block(weight* restrict out, const float* restrict x, bint stochastic, RandomBits random, bint pairs,
-                        bint any_nan, Avx512Constants h) noexcept nogil:
+cdef inline void store_block(weight* restrict out, const float* restrict x, bint stochastic, RandomBits random,
+                             bint pairs, bint any_nan, Avx512Constants h) noexcept nogil:
     cdef Py_ssize_t i
     if weight is float:
         for i in range(BLOCK):
@@ -80,7 +82,7 @@ cdef inline void store_block(weight* restrict out, const float* restrict x, bint
         encode_bfloat16(out, x, BLOCK)
 
 cdef inline void load_slot_block(float* restrict out, const moment* restrict x, bint negative, const float* scale,
-                           bint pairs, Avx512Constants h) noexcept nogil:
+                                 bint pairs, Avx512Constants h) noexcept nogil:
     if moment is uint8_t:
         if AVX512:
             avx512_decode8(out, x, scale, negative, pairs, h)
@@ -130,8 +132,8 @@ cdef void step_stored(const InStorageLoop* hyper, const StepJob* job, const Tens
                       const ScalarGroup* group, Py_ssize_t start, Py_ssize_t size, moment* also_typed) noexcept nogil:
     """Whole BITS_BLOCK elements from a multiple of BITS_BLOCK on.
 
-    Codes of 8 bits wait for the scales of their groups, and then for the next BITS_BLOCK elements, between whose quotients
-    and roots they are packed: so the divider is not idle meanwhile.
+    Codes of 8 bits wait for the scales of their groups, and then for the next BITS_BLOCK elements, between whose
+    quotients and roots they are packed: so the divider is not idle meanwhile.
     """
     cdef InStorageLoop h = hyper[0]
     cdef StepScalars now = group.now
@@ -170,7 +172,8 @@ cdef void step_stored(const InStorageLoop* hyper, const StepJob* job, const Tens
             if weight is uint16_t:
                 random = random_bits_at(job.key + view.random_salt, i)
             if moment is uint16_t:
-                random_m, random_v = random_bits_at(job.key + view.random_salt + 1, i), random_bits_at(job.key + view.random_salt + 2, i)
+                random_m, random_v = random_bits_at(job.key + view.random_salt + 1,
+                                                    i), random_bits_at(job.key + view.random_salt + 2, i)
         if moment is uint8_t:
             scale_m, scale_v = view.slot_scale[0] + i // GROUP, view.slot_scale[1] + i // GROUP
         for block in range(BITS_BLOCK // BLOCK):
@@ -222,9 +225,11 @@ cdef void step_stored(const InStorageLoop* hyper, const StepJob* job, const Tens
         if packs:
             if tile > 0:
                 if not avx512_packed(&packing_m):
-                    encode_again(<moment*>view.slot[0] + i - BITS_BLOCK, scale_m - BITS_BLOCK // GROUP, &all_m[last], True, pairs)
+                    encode_again(<moment*>view.slot[0] + i - BITS_BLOCK, scale_m - BITS_BLOCK // GROUP, &all_m[last],
+                                 True, pairs)
                 if not avx512_packed(&packing_v):
-                    encode_again(<moment*>view.slot[1] + i - BITS_BLOCK, scale_v - BITS_BLOCK // GROUP, &all_v[last], False, pairs)
+                    encode_again(<moment*>view.slot[1] + i - BITS_BLOCK, scale_v - BITS_BLOCK // GROUP, &all_v[last],
+                                 False, pairs)
             avx512_scale(&packing_m, scale_m, True, BITS_BLOCK // GROUP)
             avx512_scale(&packing_v, scale_v, False, BITS_BLOCK // GROUP)
         elif moment is uint8_t:
@@ -241,4 +246,3 @@ cdef void step_stored(const InStorageLoop* hyper, const StepJob* job, const Tens
             encode_again(<moment*>view.slot[0] + i, scale_m, &all_m[last], True, pairs)
         if not avx512_packed(&packing_v):
             encode_again(<moment*>view.slot[1] + i, scale_v, &all_v[last], False, pairs)
-

@@ -9,7 +9,8 @@ ctypedef fused bits:
     uint32_t
     uint64_t
 
-cdef inline void first_offset(const StridedLayout* w, Py_ssize_t element, Py_ssize_t* index, Py_ssize_t* offset) noexcept nogil:
+cdef inline void first_offset(const StridedLayout* w, Py_ssize_t element, Py_ssize_t* index,
+                              Py_ssize_t* offset) noexcept nogil:
     cdef int d
     offset[0] = 0
     for d in range(w.ndim - 1, -1, -1):
@@ -32,7 +33,8 @@ cdef inline Py_ssize_t next_row_offset(const StridedLayout* w, Py_ssize_t* index
         offset += index[d] * w.stride[d]
     return offset
 
-cdef inline void copy_strided(bits* scratch, char* array, const StridedLayout* w, Py_ssize_t start, Py_ssize_t size, bint out) noexcept nogil:
+cdef inline void copy_strided(bits* scratch, char* array, const StridedLayout* w, Py_ssize_t start, Py_ssize_t size,
+                              bint out) noexcept nogil:
     """Gather `size` elements of a walk from `start` on into scratch, or (`out`) scatter them back."""
     cdef Py_ssize_t[MAX_DIMENSIONS] index
     cdef Py_ssize_t offset, step_chunks, i, k = 0, stride = w.stride[w.ndim - 1]
@@ -53,8 +55,8 @@ cdef inline void copy_strided(bits* scratch, char* array, const StridedLayout* w
         if k < size:
             offset = next_row_offset(w, index)
 
-cdef inline void copy_strided_any(void* scratch, char* array, const StridedLayout* w, Py_ssize_t start, Py_ssize_t size, Storage stored,
-                    bint out) noexcept nogil:
+cdef inline void copy_strided_any(void* scratch, char* array, const StridedLayout* w, Py_ssize_t start, Py_ssize_t size,
+                                  Storage stored, bint out) noexcept nogil:
     if stored == FLOAT64:
         copy_strided(<uint64_t*>scratch, array, w, start, size, out)
     elif stored == FLOAT32:
@@ -62,7 +64,8 @@ cdef inline void copy_strided_any(void* scratch, char* array, const StridedLayou
     else:
         copy_strided(<uint16_t*>scratch, array, w, start, size, out)
 
-cdef inline void zero_strided(char* array, const StridedLayout* w, Py_ssize_t start, Py_ssize_t size, Storage stored) noexcept nogil:
+cdef inline void zero_strided(char* array, const StridedLayout* w, Py_ssize_t start, Py_ssize_t size,
+                              Storage stored) noexcept nogil:
     cdef uint64_t[TILE] nothing
     cdef Py_ssize_t i = start, n
     memset(nothing, 0, sizeof(nothing))

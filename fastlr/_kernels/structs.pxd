@@ -36,7 +36,7 @@ cdef struct TensorView:
     char* lr_factors                   # a learning-rate factor per element, or NULL
     char* ema                          # a running mean of the parameter, or NULL
     double* unit_factors               # what adaptive clipping multiplies each unit's gradient by, or NULL
-    Py_ssize_t unit_count, unit_length # element e is of unit (e // unit_length) % unit_count
+    Py_ssize_t unit_count, unit_length     # element e is of unit (e // unit_length) % unit_count
     char* low_bits                     # the lower half of a float32 whose upper half the parameter is, or NULL
     char* shadow                       # a 16-bit copy of the parameter, or NULL
     Storage shadow_stored
@@ -109,12 +109,13 @@ cdef struct StepJob:
     ChunkSum* sums                     # per chunk
     UnitRange* units                   # to be measured, one per task
     UnitSums* shares
-    double* unit_squares               # where units are measured as they move: their clipped squares, per tensor; or NULL
+    double* unit_squares               # where units are measured as they move: clipped squares per tensor; or NULL
     double unit_clip, unit_eps         # clip_adaptive and its epsilon, there
 
 cdef struct TensorOps:
     # What rules for matrices do with a tensor, whatever its layout, storage and stages.
-    # The preprocessed gradient (unscaled, clipped, without l2) of elements start .. start + size, into contiguous floats:
+    # The preprocessed gradient (unscaled, clipped, without l2) of elements start .. start + size, into contiguous
+    # floats:
     void (*load_gradient)(const StepJob* job, const TensorView* view, const GradientView* gradient,
                           const ScalarGroup* group, void* into, Py_ssize_t start, Py_ssize_t size) noexcept nogil
     void (*load_param)(const TensorView* view, void* into, Py_ssize_t start, Py_ssize_t size) noexcept nogil

@@ -17,8 +17,8 @@ cdef inline bint is_native(Storage stored, real* also_typed) noexcept nogil:
     else:
         return stored == FLOAT64
 
-cdef inline real* load_tile(real* scratch, uint64_t* raw, char* array, const StridedLayout* layout, const float* scale, Storage stored,
-                 Py_ssize_t start, Py_ssize_t size) noexcept nogil:
+cdef inline real* load_tile(real* scratch, uint64_t* raw, char* array, const StridedLayout* layout, const float* scale,
+                            Storage stored, Py_ssize_t start, Py_ssize_t size) noexcept nogil:
     """A tile of an array as floats: where it lies if it lies so, else in scratch."""
     cdef char* x = array + start * bytes_of(stored)
     if layout != NULL:
@@ -32,8 +32,9 @@ cdef inline real* load_tile(real* scratch, uint64_t* raw, char* array, const Str
     decode(scratch, x, scale, stored, size)
     return scratch
 
-cdef inline void store_tile(const real* tile, uint64_t* raw, char* array, const StridedLayout* layout, float* scale, Storage stored,
-                   Py_ssize_t start, Py_ssize_t size, const StepJob* job, uint64_t random_salt) noexcept nogil:
+cdef inline void store_tile(const real* tile, uint64_t* raw, char* array, const StridedLayout* layout, float* scale,
+                            Storage stored, Py_ssize_t start, Py_ssize_t size, const StepJob* job,
+                            uint64_t random_salt) noexcept nogil:
     """What `fetch` put into scratch, back to where it lies."""
     cdef char* x = array + start * bytes_of(stored)
     if is_native(stored, <real*>tile):
@@ -48,10 +49,11 @@ cdef inline void store_tile(const real* tile, uint64_t* raw, char* array, const 
 
 
 # Split float32: the parameter is the nearest bfloat16, ties away from zero; the remainder what is missing, in units of
-# the float32'view last place. One is signed, so together they are that float32 again, whatever a parameter was rounded to.
+# the float32'view last place. One is signed, so together they are that float32 again, whatever a parameter was rounded
+# to.
 
 cdef inline void join_master(real* restrict out, const uint16_t* restrict upper, const int16_t* restrict rest,
-               Py_ssize_t size) noexcept nogil:
+                             Py_ssize_t size) noexcept nogil:
     """The float32s of bfloat16s and remainders. Pairs that `split` never makes come from a caller who changed the
     parameter: 0 is then 0, and an infinity no NaN."""
     cdef Py_ssize_t i
@@ -69,7 +71,7 @@ cdef inline void join_master(real* restrict out, const uint16_t* restrict upper,
         out[i] = narrow[i]
 
 cdef inline void split_master(uint16_t* restrict upper, int16_t* restrict rest, const real* restrict x,
-                Py_ssize_t size) noexcept nogil:
+                              Py_ssize_t size) noexcept nogil:
     """A NaN keeps its sign only."""
     cdef Py_ssize_t i
     cdef float[TILE] narrow
@@ -83,7 +85,7 @@ cdef inline void split_master(uint16_t* restrict upper, int16_t* restrict rest, 
         rest[i] = <int16_t>(u & 0xffff)
 
 cdef inline real* load_param(real* scratch, uint64_t* raw, const TensorView* view, Py_ssize_t start,
-                           Py_ssize_t size) noexcept nogil:
+                             Py_ssize_t size) noexcept nogil:
     cdef char* x = view.p + 2 * start
     if view.low_bits == NULL:
         return load_tile(scratch, raw, view.p, view.layout, NULL, view.stored, start, size)
@@ -118,7 +120,8 @@ cdef inline float round_to_odd(double x) noexcept nogil:
     u |= 1 if back != x and x == x else 0
     return as_float(u)
 
-cdef inline void store_shadow(const TensorView* view, const real* p, uint64_t* raw, Py_ssize_t start, Py_ssize_t size) noexcept nogil:
+cdef inline void store_shadow(const TensorView* view, const real* p, uint64_t* raw, Py_ssize_t start,
+                              Py_ssize_t size) noexcept nogil:
     """A tile of a parameter into its copy."""
     cdef float[TILE] narrow
     cdef const float* x
@@ -137,11 +140,12 @@ cdef inline void store_shadow(const TensorView* view, const real* p, uint64_t* r
     if view.shadow_layout != NULL:
         copy_strided_any(raw, view.shadow, view.shadow_layout, start, size, view.shadow_stored, True)
 
-cdef inline void preprocess(real* restrict out, const real* restrict g, const real* restrict p, const ScalarGroup* group,
-                 double clip_factor, Py_ssize_t size) noexcept nogil:
+cdef inline void preprocess(real* restrict out, const real* restrict g, const real* restrict p,
+                            const ScalarGroup* group, double clip_factor, Py_ssize_t size) noexcept nogil:
     """What happens to a gradient before the rule sees it: unscale, clip by value, clip by norm, coupled decay."""
     cdef Py_ssize_t i
-    cdef real scale = <real>group.grad_factor, most = <real>group.clip_value, l2 = <real>group.l2, left = <real>clip_factor
+    cdef real scale = <real>group.grad_factor, most = <real>group.clip_value, l2 = <real>group.l2
+    cdef real left = <real>clip_factor
     for i in range(size):
         out[i] = bounded(g[i] * scale, most) * left
     if group.l2 != 0:
@@ -155,8 +159,8 @@ cdef inline void update_ema(real* restrict ema, const real* restrict p, double d
     for i in range(size):
         ema[i] = keep * ema[i] + take * p[i]
 
-cdef inline void apply_lr_factors(real* restrict p, const real* restrict moved, const real* restrict factor, const ScalarGroup* group,
-                Py_ssize_t size) noexcept nogil:
+cdef inline void apply_lr_factors(real* restrict p, const real* restrict moved, const real* restrict factor,
+                                  const ScalarGroup* group, Py_ssize_t size) noexcept nogil:
     """A learning rate per element: the rule moved a zero, its move is scaled and added to what decay leaves."""
     cdef Py_ssize_t i
     cdef real keep = <real>group.now.decay_factor, own = <real>group.decay_by_lr, one = 1
@@ -164,12 +168,14 @@ cdef inline void apply_lr_factors(real* restrict p, const real* restrict moved, 
         p[i] = (keep + own * (one - factor[i])) * p[i] + factor[i] * moved[i]
 
 
-cdef inline void preprocess_units(real* restrict out, const real* restrict g, const real* restrict p, const ScalarGroup* group,
-                       const TensorView* view, Py_ssize_t start, Py_ssize_t size) noexcept nogil:
+cdef inline void preprocess_units(real* restrict out, const real* restrict g, const real* restrict p,
+                                  const ScalarGroup* group, const TensorView* view, Py_ssize_t start,
+                                  Py_ssize_t size) noexcept nogil:
     """`before`, with what is left of each unit behind the clip by value."""
     cdef Py_ssize_t i, k = 0, n, unit = start // view.unit_length % view.unit_count, inside = start % view.unit_length
     cdef real[TILE] by
-    cdef real scale = <real>group.grad_factor, most = <real>group.clip_value, l2 = <real>group.l2, left = <real>view.clip_factor, own
+    cdef real scale = <real>group.grad_factor, most = <real>group.clip_value, l2 = <real>group.l2
+    cdef real left = <real>view.clip_factor, own
     while k < size:                                # (columns: up to the row'view end; runs: up to the unit'view)
         n = view.unit_count - unit if view.unit_length == 1 else view.unit_length - inside
         if n > size - k:

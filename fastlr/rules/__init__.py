@@ -1,8 +1,8 @@
 """Every elementwise and reducing update rule, a `.pxd` file for each family: the formula of one element.
 
-May enter here: structs of hyper-parameters and inline functions of one element and of a step's scalars; nothing of arrays,
-threads, storage or Python. `fastlr/build.py` reads them and writes the loops (compiled as `fastlr.rules._<family>`) and
-`signatures.py`, which says of each rule what its signature says.
+May enter here: structs of hyper-parameters and inline functions of one element and of a step's scalars; nothing of
+arrays, threads, storage or Python. `fastlr/build.py` reads them and writes the loops (compiled as
+`fastlr.rules._<family>`) and `signatures.py`, which says of each rule what its signature says.
 """
 from typing import NamedTuple
 

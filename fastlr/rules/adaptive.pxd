@@ -109,8 +109,8 @@ cdef inline void adadelta(AdaDelta h, StepScalars now, real* p, real g, real* v,
     p[0] = p[0] - <real>now.lr * d
 
 
-# What the four forms of RMSprop share. `Inside`: epsilon inside the root, and the learning rate in the velocity, as optax,
-# Keras and TensorFlow
+# What the four forms of RMSprop share. `Inside`: epsilon inside the root, and the learning rate in the velocity, as
+# optax, Keras and TensorFlow
 
 cdef struct RMSpropScalars:
     double eps_inside, eps_outside     # of the root
@@ -160,7 +160,8 @@ ctypedef fused AnyRMSpropCentered:
     RMSpropCentered
     RMSpropCenteredInside
 
-cdef inline void rmspropcentered_scalars(AnyRMSpropCentered h, const StepScalars* now, RMSpropScalars* s) noexcept nogil:
+cdef inline void rmspropcentered_scalars(AnyRMSpropCentered h, const StepScalars* now,
+                                         RMSpropScalars* s) noexcept nogil:
     fill_rmsprop(AnyRMSpropCentered is RMSpropCenteredInside, False, h.eps, now.lr, s)
 
 cdef inline void rmspropcentered(AnyRMSpropCentered h, RMSpropScalars s, real* p, real g, real* v,
@@ -183,7 +184,8 @@ ctypedef fused AnyRMSpropMomentum:
     RMSpropMomentum
     RMSpropMomentumInside
 
-cdef inline void rmspropmomentum_scalars(AnyRMSpropMomentum h, const StepScalars* now, RMSpropScalars* s) noexcept nogil:
+cdef inline void rmspropmomentum_scalars(AnyRMSpropMomentum h, const StepScalars* now,
+                                         RMSpropScalars* s) noexcept nogil:
     fill_rmsprop(AnyRMSpropMomentum is RMSpropMomentumInside, True, h.eps, now.lr, s)
 
 cdef inline void rmspropmomentum(AnyRMSpropMomentum h, RMSpropScalars s, real* p, real g, real* v,
@@ -206,7 +208,8 @@ ctypedef fused AnyRMSpropCenteredMomentum:
     RMSpropCenteredMomentum
     RMSpropCenteredMomentumInside
 
-cdef inline void rmspropcenteredmomentum_scalars(AnyRMSpropCenteredMomentum h, const StepScalars* now, RMSpropScalars* s) noexcept nogil:
+cdef inline void rmspropcenteredmomentum_scalars(AnyRMSpropCenteredMomentum h, const StepScalars* now,
+                                                 RMSpropScalars* s) noexcept nogil:
     fill_rmsprop(AnyRMSpropCenteredMomentum is RMSpropCenteredMomentumInside, True, h.eps, now.lr, s)
 
 cdef inline void rmspropcenteredmomentum(AnyRMSpropCenteredMomentum h, RMSpropScalars s, real* p, real g, real* v,

@@ -1,10 +1,10 @@
 # cython: language_level=3, cdivision=True
 """Update rules that find their own step size, from sums over all tensors; simplest first (see reducing.pxd).
 
-What they find is shared by all tensors: `<rule>_finish_all` has the sums over all of them. The largest learning rate of a
-step, `now.max_lr`, is that of the whole; a tensor with a smaller one moves as if it were measured in larger units, in
-which all learning rates are alike: by the factor `share` = lr / max_lr for rules whose step does not depend on the scale
-of a gradient, by its root for the others.
+What they find is shared by all tensors: `<rule>_finish_all` has the sums over all of them. The largest learning rate of
+a step, `now.max_lr`, is that of the whole; a tensor with a smaller one moves as if it were measured in larger units, in
+which all learning rates are alike: by the factor `share` = lr / max_lr for rules whose step does not depend on the
+scale of a gradient, by its root for the others.
 """
 from libc.math cimport expm1, log, sqrt
 from fastlr.rules.element cimport larger, magnitude, real, root, sign, square
@@ -116,12 +116,13 @@ cdef inline void momo(MoMo h, StepScalars now, MoMoScalars s, real* p, real g, r
 
 cdef inline void momoadam_terms(MoMoAdam h, MoMoScalars s, real p, real g, real* m, real* v,
                                 MoMoTerms* terms) noexcept nogil:
+    cdef real root_of_v
     m[0] = <real>h.beta1 * m[0] + <real>(1 - h.beta1) * g
     v[0] = <real>h.beta2 * v[0] + <real>(1 - h.beta2) * (g * g)
     terms.slope = <double>g * <double>p
     terms.momentum_slope = <double>m[0] * <double>p
-    terms.momentum_squares = s.share * (<double>m[0] * <double>(m[0] / larger(root(v[0]) * <real>s.debias2 + <real>h.eps,
-                                                                              <real>1e-30)))
+    root_of_v = larger(root(v[0]) * <real>s.debias2 + <real>h.eps, <real>1e-30)
+    terms.momentum_squares = s.share * (<double>m[0] * <double>(m[0] / root_of_v))
 
 cdef inline void momoadam_finish_all(MoMoAdam h, const StepScalars* now, MoMoShared* shared,
                                      const MoMoTerms* sums) noexcept nogil:
@@ -350,8 +351,8 @@ cdef inline void dadaptadam_finish_all(AnyDAdaptAdam h, const StepScalars* now, 
     cdef double d = started(shared.d, h.d0)
     update_estimate(h.beta2, d * now.max_lr * scalars.correction, d, now, shared, sums)
 
-cdef inline void dadaptadam(AnyDAdaptAdam h, StepScalars now, DAdaptAdamScalars scalars, real* p, real g, real m, real v,
-                            real s) noexcept nogil:
+cdef inline void dadaptadam(AnyDAdaptAdam h, StepScalars now, DAdaptAdamScalars scalars, real* p, real g, real m,
+                            real v, real s) noexcept nogil:
     p[0] = p[0] - <real>(scalars.rate * now.weight_decay) * p[0] - m / (root(v) + <real>h.eps)
 
 # traits of DAdaptLion: depends_on_param, decay_inside_update
@@ -427,8 +428,8 @@ cdef inline void prodigy_terms(AnyProdigy h, StepScalars now, ProdigyScalars sca
     s[0] = <real>scalars.root_beta2 * s[0] + <real>(scalars.d / h.d0 * scalars.rate) * g
     terms.sum_norm = <double>magnitude(s[0])
 
-cdef inline void prodigy_finish_all(AnyProdigy h, const StepScalars* now, ProdigyScalars scalars, EstimateShared* shared,
-                                    const EstimateTerms* sums) noexcept nogil:
+cdef inline void prodigy_finish_all(AnyProdigy h, const StepScalars* now, ProdigyScalars scalars,
+                                    EstimateShared* shared, const EstimateTerms* sums) noexcept nogil:
     cdef double d = started(shared.d, h.d0)
     shared.d = d
     shared.numerator = sqrt(h.beta2) * shared.numerator + d / h.d0 * (d * now.max_lr * scalars.correction) * sums.slope
@@ -440,4 +441,5 @@ cdef inline void prodigy_finish(AnyProdigy h, ProdigyScalars* scalars, const Est
 
 cdef inline void prodigy(AnyProdigy h, StepScalars now, ProdigyScalars scalars, real* p, real g, real m, real v, real s,
                          real x0) noexcept nogil:
-    p[0] = p[0] - <real>(scalars.rate * now.weight_decay) * p[0] - <real>scalars.rate * m / (root(v) + <real>scalars.eps)
+    p[0] = p[0] - <real>(scalars.rate * now.weight_decay) * p[0] \
+        - <real>scalars.rate * m / (root(v) + <real>scalars.eps)

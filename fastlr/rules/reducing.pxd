@@ -2,9 +2,9 @@
 """Update rules that sum over a tensor before they move it, simplest first.
 
 Such a rule reads a tensor twice. `<rule>_terms` is given each element first and gives the terms to be summed; where it
-takes slots as pointers, they move in that pass and are only read in the second. `<rule>_finish` then has the sums of the
-whole tensor and fills the scalars of this step, in double. Last, the rule itself moves each element. Sums are made in
-doubles, in an order that depends on sizes alone.
+takes slots as pointers, they move in that pass and are only read in the second. `<rule>_finish` then has the sums of
+the whole tensor and fills the scalars of this step, in double. Last, the rule itself moves each element. Sums are made
+in doubles, in an order that depends on sizes alone.
 """
 from libc.math cimport sqrt
 from fastlr.rules.element cimport larger, real, root, same_sign, sign, smaller, square

@@ -1,8 +1,8 @@
 # cython: language_level=3, cdivision=True
 """Schedule-free rules -- Defazio et al. 2024, arXiv:2405.15682.
 
-The parameter is y, where gradients are taken; the mean x is (y - (1 - beta) z) / beta. Each update weighs by the largest
-learning rate so far.
+The parameter is y, where gradients are taken; the mean x is (y - (1 - beta) z) / beta. Each update weighs by the
+largest learning rate so far.
 """
 from libc.math cimport pow, sqrt
 from fastlr.rules.element cimport real, root
