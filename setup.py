@@ -11,6 +11,7 @@ compiled once, for the plainest CPU, so that nothing runs an instruction before 
 import multiprocessing
 import os
 import platform
+import runpy
 import sys
 import sysconfig
 import tomllib
@@ -63,6 +64,11 @@ C_DOOR = "fastlr._core.capi"           # alone includes fastlr's own header, and
 VERSION = tomllib.loads(Path("pyproject.toml").read_text())["project"]["version"]
 
 
+# The table of the schedules' curves follows from their file.
+GENERATED = Path("build/generated")
+runpy.run_path("fastlr/build_schedules.py")["write_table"](Path("fastlr/curves.pxd"), GENERATED / "curve_table.pxi")
+
+
 def compiled(name: str, flags: list[str]) -> Extension:
     """The extension of one .pyx file."""
     return Extension(
@@ -95,6 +101,7 @@ setup(
         extensions,
         build_dir="build/cython",
         nthreads=TRANSLATORS,
+        include_path=[str(GENERATED)],
         compiler_directives={
             "language_level": 3,
             "boundscheck": False,

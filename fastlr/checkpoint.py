@@ -20,7 +20,7 @@ from zlib import crc32
 import numpy as np
 
 from ._core.arrays import stored_as
-from ._core.program import DEPTH
+from ._core.compiled_schedule import DEPTH
 from ._core.safetensors import (
     CODES,
     LARGEST_HEADER,

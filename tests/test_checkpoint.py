@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 import fastlr
 from fastlr import CheckpointError, checkpoint, schedules
 from fastlr._core import safetensors as container
-from fastlr._core.program import DEPTH
+from fastlr._core.compiled_schedule import DEPTH
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")         # the extension modules of safetensors are not our concern

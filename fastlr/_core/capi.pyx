@@ -7,7 +7,7 @@ from libc.stdlib cimport calloc
 from libc.string cimport strcmp
 from fastlr._kernels.sweep cimport MOST_SLOTS
 from fastlr._core cimport pool
-from fastlr._core.program cimport Node, Program, rate
+from fastlr._core.compiled_schedule cimport CompiledSchedule, Node, rate
 from fastlr._core.single cimport MOST_HYPERS, Known, learn, move
 
 from fastlr import kernels
@@ -188,10 +188,11 @@ cdef int start_threads() except -1:
 
 
 cdef const fastlr_schedule* schedule(PyObject* given) except NULL:
-    if given == NULL or not isinstance(<object>given, Program) or (<Program><object>given).nodes == NULL:
+    if (given == NULL or not isinstance(<object>given, CompiledSchedule)
+            or (<CompiledSchedule><object>given).nodes == NULL):
         raise TypeError("fastlr: expected a schedule of fastlr.schedules, got "
                         + (f"{<object>given!r}" if given != NULL else "NULL"))
-    return <const fastlr_schedule*>(<Program><object>given).nodes
+    return <const fastlr_schedule*>(<CompiledSchedule><object>given).nodes
 
 
 cdef double rate_at(const fastlr_schedule* given, double t) noexcept nogil:

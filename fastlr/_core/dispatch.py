@@ -35,5 +35,5 @@ def one_build(module: str, layout: str) -> None:
                           f"{door.__name__}; build all of it anew")
 
 
-for part in ("arrays", "instant", "matrix", "plan", "program"):
+for part in ("arrays", "instant", "matrix", "plan", "compiled_schedule"):
     one_build(f"fastlr._core.{part}", importlib.import_module(f"fastlr._core.{part}").layout)

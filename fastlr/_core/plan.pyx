@@ -27,7 +27,7 @@ from fastlr._core.arrays cimport ALIGNED, C_CONTIGUOUS, WRITEABLE, Seen, extent,
 from fastlr._core.arrays import BFloat16, as_array, overlaps_itself, stored_as
 from fastlr._core.instant cimport CORRECTED, Decay, Terms, fix
 from fastlr._core.matrix cimport Director
-from fastlr._core.program cimport Program
+from fastlr._core.compiled_schedule cimport CompiledSchedule
 from fastlr._core.rows cimport Touched
 from fastlr._core.instant import DECAYS
 
