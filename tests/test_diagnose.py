@@ -161,7 +161,7 @@ def test_whatever_the_numbers_are_there_is_a_finding():
             assert finding.kind in KINDS and finding.factor > 0 and finding.advice in str(finding)
 
 
-def test_several_findings_come_gravest_first():
+def test_several_findings_come_most_serious_first():
     swinging = {"loss": CURVES["oscillating"], "val_loss": (0.8**T + 0.3 + 0.002 * T)[::5]}
     assert [one.kind for one in fastlr.diagnose(swinging)] == ["oscillating", "overfitting"]
 

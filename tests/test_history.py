@@ -47,7 +47,7 @@ def test_each_name_has_its_own_series():
     assert list(history.rows())[2] == {"t": 3, "loss": 1e-300, "lr": 0.1, "val_loss": 2e-300}
 
 
-def test_an_optimizer_tells_t_rate_and_norm():
+def test_an_optimizer_gives_t_rate_and_norm():
     w, v = np.ones(3), np.ones(2)
     opt = fastlr.SGD([{"params": w, "lr": schedules.inverse_time(1.0, decay=1.0)},
                       {"params": v, "lr": 0.5}], clip_norm=100.0)
@@ -291,7 +291,7 @@ def test_an_attribute_that_does_nothing_is_refused(name, words):
     assert mine.note and mine["loss"].tolist() == [1.0]
 
 
-def test_json_lines_are_json_for_everyone(tmp_path):
+def test_json_lines_are_standard_json(tmp_path):
     a_history().to_jsonl(tmp_path / "run.jsonl")
 
     def refuse(word):
@@ -400,7 +400,7 @@ def test_an_old_file_stays_where_the_new_one_cannot_be_written(tmp_path):
     assert path.read_bytes() == before and os.listdir(tmp_path) == ["run.csv"]
 
 
-# looking
+# showing
 
 
 def test_sparklines_take_medians_and_mark_what_is_not_finite():
@@ -476,19 +476,19 @@ def test_tensorboard_has_every_record(tmp_path):
     assert seen == [(1, "loss", 0.5), (2, "loss", 0.25), (2, "lr", 0.1)]
 
 
-def test_followers_hear_every_record_and_are_closed():
-    heard = []
+def test_followers_get_every_record_and_are_closed():
+    received = []
 
     class Follower:
         def __call__(self, t, row):
-            heard.append((t, row))
+            received.append((t, row))
 
         def close(self):
-            heard.append("closed")
+            received.append("closed")
     with History() as history:
         history.follow(Follower())
         history.record(loss=1.0)
-    assert heard == [(1, {"loss": 1.0}), "closed"]
+    assert received == [(1, {"loss": 1.0}), "closed"]
     with pytest.raises(TypeError, match="expected a function of t and a dict, got int"):
         history.follow(3)
 

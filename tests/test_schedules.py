@@ -33,12 +33,14 @@ from fastlr.schedules import (
     geometric,
     inverse_time,
     linear,
-    log_linear,
     step_based,
     step_decay,
     time_based,
 )
 from fastlr.schedules.traced import traced
+
+
+FINITE = {name for name, cls in CURVES.items() if cls.__module__ == "fastlr.schedules.finite"}
 
 
 class TestValues:
@@ -105,15 +107,12 @@ class TestValues:
         stairs = inverse_time(0.1, 0.3, every=7, staircase=True)
         assert bits(stairs(t)) == bits(inverse_time(0.1, 0.3).every(7)(t))
 
-    @pytest.mark.parametrize("cls", [
-        linear, log_linear, cosine, schedules.polynomial, schedules.one_minus_sqrt, schedules.one_minus_square,
-        schedules.rex,
-    ])
+    @pytest.mark.parametrize("name", sorted(FINITE - {"tanh"}))            # (whose tangent is cut off)
     @settings(max_examples=100, deadline=None)
     @given(lr=st.floats(1e-8, 100), final=st.floats(1e-8, 100), steps=counts)
-    def test_finite_curves_begin_and_end_exactly(self, cls, lr, final, steps):
-        more = {"power": 1.5} if cls is schedules.polynomial else {}
-        curve = cls(lr, steps=steps, final=final, **more)
+    def test_finite_curves_begin_and_end_exactly(self, name, lr, final, steps):
+        more = {"power": 1.5} if name == "polynomial" else {}
+        curve = CURVES[name](lr, steps=steps, final=final, **more)
         assert curve(0) == lr
         after = (steps, steps + 1, 2 * steps, 1e9 + steps, LAST, 1e300, math.inf)
         assert {curve(t) for t in after} == {final}
