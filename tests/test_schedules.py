@@ -39,7 +39,6 @@ from fastlr.schedules import (
 )
 from fastlr.schedules.traced import traced
 
-
 FINITE = {name for name, cls in CURVES.items() if cls.__module__ == "fastlr.schedules.finite"}
 
 
