@@ -225,14 +225,9 @@ class LogFile:
         self.columns = columns
 
     def rewind(self, t: int) -> None:
-        """Take the rows from update t on out of the file, and those that a fall of t in it has replaced already."""
-        kept: list[tuple[int, str]] = []
-        for at, _, line in self.read():
-            while kept and kept[-1][0] > at:
-                kept.pop()
-            kept.append((at, line))
+        """Take the rows from update t on out of the file."""
         lines = [] if self.jsonl or not self.columns else [header(self.columns)]
-        self.rewrite([*lines, *(line.rstrip("\r") + "\n" for at, line in kept if at < t)])
+        self.rewrite([*lines, *(line.rstrip("\r") + "\n" for at, _, line in self.read() if at < t)])
 
     def rewrite(self, lines: list[str]) -> None:
         """Put these lines in place of the file's, and go on appending."""

@@ -27,9 +27,9 @@ Shape = Literal["linear", "cosine", "1-sqrt", "square", "exponential"]
 def through(points: Sequence[tuple[float, float]], shape: str) -> CompiledSchedule:
     """The curve through these (t, rate), by linear or cosine pieces; the times need not be whole.
 
-    A piece that ends before the first update, or takes no time, is left out: the next one begins where that ended.
+    A piece that takes no time, or would end before it begins, is left out; a piece may begin before t = 0.
     """
-    pairs = [(begin, end) for begin, end in pairwise(points) if end[0] > max(begin[0], 0)]
+    pairs = [(begin, end) for begin, end in pairwise(points) if end[0] > begin[0]]
     if not pairs:
         return constant(points[-1][1])
     pieces = [compiled_schedule.curve(shape, {"lr": low, "steps": end - begin, "final": high})
