@@ -142,14 +142,16 @@ class TestRegistry:
             type("cosine", (Curve,), {})
         with pytest.raises(TypeError, match=r"nowhere: curves.pxd has no function nowhere with a struct of its own"):
             type("nowhere", (Curve,), {})
-        saved = REGISTRY.pop("constant")
+        saved = dict(REGISTRY)         # (whose order is that of the gallery)
+        del REGISTRY["constant"]
         try:
             with pytest.raises(TypeError, match=r"declares \['lr', 'more'\], the struct of constant in curves.pxd \['lr'\]"):
                 type("constant", (Curve,), {"lr": rate(), "more": rate()})
             with pytest.raises(TypeError, match=r"declares \[\], the struct"):
                 type("constant", (Curve,), {})
         finally:
-            REGISTRY["constant"] = saved
+            REGISTRY.clear()
+            REGISTRY.update(saved)
         assert "nowhere" not in REGISTRY
 
     def test_abstract_classes_cannot_be_made(self):
