@@ -171,7 +171,7 @@ class TestNoise:
             for k in range(i):
                 assert abs(np.corrcoef(others[i], others[k])[0, 1]) < 0.15
 
-    def test_these_numbers_for_ever(self):
+    def test_the_random_numbers_are_frozen(self):
         got = s.constant(1.0).noise(1.0, seed=1)([0, 1, 2, 2**32, 2**53, 1e300])
         assert got.tolist() == [self.hashed(t) for t in (0, 1, 2, 2**32, 2**53, int(1e300))]
 
@@ -196,7 +196,7 @@ class TestNoise:
         bins = np.histogram(rates, 50, (0.75, 1.25))[0]
         assert bins == pytest.approx(4000, rel=0.063) and 49 - 30 < ((bins - 4000) ** 2 / 4000).sum() < 49 + 30
 
-    def test_none_of_it_and_only_from_some_update_on(self):
+    def test_no_noise_and_noise_from_some_update_on(self):
         r = s.cosine(0.1, 50)
         assert (r.noise(0.0)(range(60)) == r(range(60))).all()
         late = r.then(r.shift(-20).noise(0.5), at=20)
@@ -338,7 +338,7 @@ class TestDefectsOfOthers:
         updates = s.linear(1.0, steps=2)
         assert updates.every(5)(range(12)).tolist() == [1.0] * 5 + [0.5] * 5 + [0.0] * 2
 
-    def test_the_step_is_where_it_says(self):
+    def test_piecewise_constant_changes_at_its_boundary(self):
         """timm's MultiStep changes one epoch early."""
         assert s.piecewise_constant([1.0, 0.1], at=[3])(range(5)).tolist() == [1, 1, 1, 0.1, 0.1]
 

@@ -162,7 +162,7 @@ def plateau_of(kind):
 @pytest.mark.parametrize("kind", ["schedule", "function", "plateau"])
 @settings(max_examples=30, deadline=None)
 @given(metrics=st.lists(st.sampled_from([1.0, 0.5, 2.0, 3.0]), min_size=8, max_size=20), k=st.integers(0, 8))
-def test_the_state_is_all_there_is(kind, metrics, k):
+def test_the_state_determines_all_later_rates(kind, metrics, k):
     one, two = plateau_of(kind), plateau_of(kind)
     for metric in metrics[:k]:
         one.observe(metric)
@@ -264,7 +264,7 @@ def test_loading_what_does_not_fit_changes_nothing():
     ({"schedule": {"name": "cosin"}}, "unknown schedule 'cosin'"),
     ({"schedule": {"callable": "f"}}, "the schedule was not saved"),
 ])
-def test_a_state_that_is_none(change, message):
+def test_an_invalid_state_is_refused(change, message):
     plateau = Plateau(schedules.constant(0.1))
     before = plateau.state_dict()
     with pytest.raises(ValueError, match=message):

@@ -88,7 +88,7 @@ class TestValueSemantics:
             if p.default is not p.empty:
                 assert cls._fields[k].default == p.default
 
-    def test_the_attribute_beside_a_method_of_the_same_name(self):
+    def test_an_argument_with_the_name_of_a_method(self):
         assert step_decay(1.0, every=3).interval == 3
         assert bits(step_decay(1.0, every=3).every(2)(range(20))) == bits(step_decay(1.0, every=6)(range(20)))
 

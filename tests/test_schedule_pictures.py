@@ -27,7 +27,7 @@ class TestExpressions:
         schedule = gallery.EXAMPLES[name]
         assert parse(repr(schedule)) == schedule
 
-    def test_is_what_python_makes_of_it(self):
+    def test_gives_what_python_evaluates(self):
         for text in (
             "cosine(1e-3, steps=1000).warmup(50)",
             "linear(lr=1/3, steps=10**3, final=-1 + 1.5) * 0.5 * constant(+2)",
@@ -106,7 +106,7 @@ class TestExpressions:
 
     @settings(max_examples=300, deadline=None)
     @given(st.text(max_size=60) | st.text("cosine(1,2).warmup*5[]'=-", max_size=60))
-    def test_any_text_is_a_schedule_or_a_value_error(self, text):
+    def test_any_text_gives_a_schedule_or_a_value_error(self, text):
         try:
             assert isinstance(parse(text), Schedule)
         except ValueError:

@@ -72,10 +72,9 @@ class Plateau:
     0.5
 
     A metric that is not finite is no improvement and does not enter the smoothed mean, nor does a mean of
-    `accumulation_size` metrics with one in it. Differs from torch ReduceLROnPlateau,
-    Keras ReduceLROnPlateau and optax reduce_on_plateau in that a relative threshold is one of the best metric's
-    absolute value, so that negative metrics improve downwards too; and in that it composes: with warmup, with cosine,
-    with another Plateau.
+    `accumulation_size` metrics with one in it. Differs from torch ReduceLROnPlateau, Keras ReduceLROnPlateau and optax
+    reduce_on_plateau: a relative threshold is one of the best metric's absolute value, so that negative metrics improve
+    downwards too; and a Plateau composes with warmup, with cosine, with another Plateau.
     """
 
     __slots__ = ("_settings", "bad", "best", "cooling", "count", "scale", "schedule", "smoothed", "total")
@@ -124,6 +123,8 @@ class Plateau:
     def __getattr__(self, name: str) -> Any:
         if name in SETTINGS:
             return self._settings[name]
+        if name.startswith("_"):       # (a protocol's name, as copy and NumPy look them up)
+            raise AttributeError(name)
         raise AttributeError(f"Plateau: {unknown('attribute', name, ATTRIBUTES)}")
 
     def __setattr__(self, name: str, value: Any) -> None:
