@@ -20,7 +20,7 @@ from zlib import crc32
 import numpy as np
 
 from ._engine.arrays import stored_as
-from ._engine.program import DEPTH
+from ._engine.compiled_schedule import DEPTH
 from ._engine.safetensors import (
     CODES,
     LARGEST_HEADER,

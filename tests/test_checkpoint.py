@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 import fastlr
 from fastlr import CheckpointError, checkpoint, schedules
 from fastlr._engine import safetensors as container
-from fastlr._engine.program import DEPTH
+from fastlr._engine.compiled_schedule import DEPTH
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")         # the extension modules of safetensors are not our concern

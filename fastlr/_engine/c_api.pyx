@@ -7,7 +7,7 @@ from libc.stdlib cimport calloc
 from libc.string cimport strcmp
 from fastlr._kernels.structs cimport MAX_SLOTS
 from fastlr._engine cimport thread_pool
-from fastlr._engine.program cimport Node, Program, rate
+from fastlr._engine.compiled_schedule cimport Node, CompiledSchedule, rate
 from fastlr._engine.functional_step cimport MOST_HYPERS, RuleCall, learn, move
 
 from fastlr import kernels
@@ -188,10 +188,11 @@ cdef int start_threads() except -1:
 
 
 cdef const fastlr_schedule* schedule(PyObject* given) except NULL:
-    if given == NULL or not isinstance(<object>given, Program) or (<Program><object>given).nodes == NULL:
+    if (given == NULL or not isinstance(<object>given, CompiledSchedule)
+            or (<CompiledSchedule><object>given).nodes == NULL):
         raise TypeError("fastlr: expected a schedule of fastlr.schedules, got "
                         + (f"{<object>given!r}" if given != NULL else "NULL"))
-    return <const fastlr_schedule*>(<Program><object>given).nodes
+    return <const fastlr_schedule*>(<CompiledSchedule><object>given).nodes
 
 
 cdef double rate_at(const fastlr_schedule* given, double t) noexcept nogil:

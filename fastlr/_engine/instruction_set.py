@@ -81,5 +81,5 @@ class Kernels:
 
 kernels = Kernels()
 
-for part in ("arrays", "step_scalars", "matrix_step", "plan", "program"):
+for part in ("arrays", "step_scalars", "matrix_step", "plan", "compiled_schedule"):
     one_build(f"fastlr._engine.{part}", importlib.import_module(f"fastlr._engine.{part}").build_id)

@@ -28,7 +28,7 @@ from fastlr._engine.arrays cimport ALIGNED, C_CONTIGUOUS, WRITEABLE, ArrayView, 
 from fastlr._engine.arrays import BFloat16, as_array, overlaps_itself, stored_as
 from fastlr._engine.step_scalars cimport CORRECTED, Decay, StepConstants, fill_scalar_group
 from fastlr._engine.matrix_step cimport MatrixStep
-from fastlr._engine.program cimport Program
+from fastlr._engine.compiled_schedule cimport CompiledSchedule
 from fastlr._engine.row_index cimport RowIndex
 from fastlr._engine.step_scalars import DECAYS
 

@@ -25,8 +25,8 @@ cdef int evaluate(Plan plan) except -1:
 
 cdef double value_at(Plan plan, int index, source) except? -1:
     cdef double x
-    if isinstance(source, Program):
-        x = (<Program>source).at(<double>plan.t)
+    if isinstance(source, CompiledSchedule):
+        x = (<CompiledSchedule>source).at(<double>plan.t)
         if x != x:
             source(plan.t)                 # says why there is no value
     else:
