@@ -74,6 +74,11 @@ class Run:
         if "lr_scale" in options:
             options["lr_scale"] = {name: rates_of(trial, tensor) if scale == "array" else scale for name, scale in
                                    options["lr_scale"].items() for tensor in self.tensors if tensor["name"] == name}
+        for name, form in trial["forms"].items():
+            given = options.get(name)
+            if form != "mapping" and isinstance(given, dict):
+                options[name] = [given[tensor["name"]] for tensor in self.tensors] if form == "sequence" else \
+                    (lambda name, array, given=given: given.get(name))
         if trial["convention"]:
             options["convention"] = trial["convention"]
         return options | {name: scheduled(value) for name, value in trial["hyper"].items()}
@@ -288,12 +293,10 @@ class Run:
                 params = [fresh, self.arrays[self.tensors[0]["name"]]]
             elif why == "name":
                 params = {"new": fresh, self.tensors[0]["name"]: fresh.copy()}
-            elif why == "grads":
+            elif why == "dtype":
                 params = [fresh, np.ones(3, np.int32)]
-            elif why in ("lr_scale", "decay"):
-                params = {"new": fresh}
         act = {
-            "group": lambda: self.inner.add_group(params, **(odd if why in ("hyper", "lr_scale", "decay") else {})),
+            "group": lambda: self.inner.add_group(params, **(odd if why == "hyper" else {})),
             "step": lambda: self.inner.step(self.structured({tensor["name"]: np.ones((9, 9, 9)) for tensor in self.tensors}),
                                             **{k: v for k, v in (("loss", 1.0),) if self.trial["cls"] in NEED_LOSS}),
             "load": lambda: self.inner.load_state_dict(self.inner.state_dict() | {"t": -5}),
@@ -443,7 +446,8 @@ def ways(trial):
             and trial["structure"] != "groups" and kinds <= {"step", "set", "refuse", "rewind"} \
             and str(trial["wrapper"])[2:5] != "SAM" and rng.random() < 0.5:
         found.append("alone")
-    if CAN[cls]["rows"] and cls != "Sophia" and not ({"clip_norm", "clip_zscore", "clip_adaptive"} & set(options)) and \
+    if CAN[cls]["rows"] and cls != "Sophia" and not (
+            {"clip_norm", "clip_zscore", "clip_adaptive", "clip_tensor_norm"} & set(options)) and \
             trial["wrapper"] is None and not ({"shadow", "master"} & set(options)) and kinds <= {"step", "set", "refuse"} and not (odd and "nonfinite" in options) \
             and all(tensor["shape"] and tensor["shape"][0] and by_whole_groups(tensor, options)
                     for tensor in trial["tensors"]) and not any(event.get("none") or event.get("zero") for event in events):
@@ -506,13 +510,14 @@ def attempt(trial):
 
 # What is printed
 
-def shrunk(trial, rounds=60):
+def shrunk(trial, says, rounds=60):
     """The trial without what it fails without, in a few attempts."""
+    def kind(text):
+        return text and (text.split(":")[0] if "Error:" in text else text[:12] if text.startswith(("nothing", "resume"))
+                         else "values")
+
     def fails(other):
-        try:
-            return attempt(other)[0] is not None
-        except Exception:
-            return False
+        return kind(attempt(other)[0]) == kind(says)
 
     done = False
     while not done and rounds > 0:
@@ -558,7 +563,7 @@ def child(seed, numbers, digest, shrink):
             failures += 1
             print(f"FAILED --seed {seed} --only {k}: {says}\n" + described(trial), flush=True)
             if shrink:
-                trial = shrunk(trial)
+                trial = shrunk(trial, says)
                 print(f"cut down: {attempt(trial)[0]}\n" + described(trial), flush=True)
         elif digest:
             print(f"{k} {found}", flush=True)

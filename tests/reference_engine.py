@@ -21,8 +21,10 @@ WITHIN = 24.0
 COARSE, FINE = 2.0**-23, 2.0**-46
 MOVED = 8.0
 TINY = 1e-30
+#: By how much states of fewer bits may change a factor of a whole tensor.
+ROUGH = {"int8": 1 / 32, "bfloat16": 2.0**-8, "float16": 2.0**-10}
 #: Polynomials of singular values, whose slope at small ones is 3.4445**5, and what divides by small row means.
-LOOSE = {"Muon": 2e4, "CAME": 100.0, "Adafactor": 20.0}
+LOOSE = {"Muon": 2e4, "CAME": 100.0, "Adafactor": 20.0, "RAdam": 8.0, "RAdamW": 8.0, "ScheduleFreeRAdam": 8.0}
 UNCHECKED = {"Shampoo", "SOAP"}           # (their bases are not unique; compared with themselves alone)
 MUON = [(3.4445, -4.7750, 2.0315)] * 5
 
@@ -87,6 +89,27 @@ def with_groups(x, slots, name):
     return flat.reshape(np.shape(x))
 
 
+def going_on(compute, exact, got):
+    """What a rule computes where it goes on with what was stored: each value before it was stored."""
+    values = dict(enumerate(exact))
+
+    def see(k, value):
+        values[k] = value
+        return value if k == 0 else got(k)
+
+    values[0] = compute(see)[0]
+    return [values[k] for k in range(len(exact))]
+
+
+def centred(g):
+    """A gradient less the means of its rows, as GradientCentralization keeps it: in float32 or float64."""
+    if g.ndim < 2 or not g.size:
+        return g
+    wide = g.astype(np.float64)
+    kept = np.float64 if g.dtype == np.float64 else np.float32
+    return wide.astype(kept) - wide.mean(axis=tuple(range(1, g.ndim)), keepdims=True).astype(kept)
+
+
 class Facts:
     """What is documented of a class, under a convention."""
 
@@ -134,7 +157,7 @@ class Engine:
 
     def option(self, name, tensor, default=None):
         value = self.options.get(name, default)
-        return value[tensor["name"]] if isinstance(value, dict) else value
+        return value.get(tensor["name"], default) if isinstance(value, dict) else value
 
     def values(self, tensor):
         """Hyper-parameters of a tensor now, its mode of decay and its rate's factor."""
@@ -159,10 +182,9 @@ class Engine:
     def preprocessed(self, given, scale, before):
         """Gradients after unscaling and clipping, the norm where it is measured; None for a skipped step."""
         options = self.options
-        g = {name: x.astype(np.float64) / scale for name, x in given.items()}
         if self.trial["wrapper"] and self.trial["wrapper"][0] == "GradientCentralization":
-            g = {name: x - x.mean(axis=tuple(range(1, x.ndim)), keepdims=True) if x.ndim > 1 and x.size else x
-                 for name, x in g.items()}
+            given = {name: centred(x) for name, x in given.items()}
+        g = {name: x.astype(np.float64) / scale for name, x in given.items()}
         if options.get("maximize"):
             g = {name: -x for name, x in g.items()}
         if "clip_value" in options:
@@ -274,9 +296,14 @@ class Engine:
             full = slots
             slots = [x[at] if like or (x.ndim and len(x) == tensor["shape"][0]) else x
                      for x, like in zip(slots, shaped, strict=True)]
+        sizes = list(slots)
         if self.facts.name == "Sophia":
-            slots[names.index("h")] = self.estimated(event, tensor, values, slots[names.index("h")])
-        eps = FINE if self.wide(tensor) and (tensor["dtype"] == "float64" or not self.trial["wrapper"]) else COARSE
+            h = names.index("h")
+            sizes[h] = abs(slots[h]) + (abs(curvature_of(self.trial, event, tensor).astype(np.float64))
+                                        if event.get("curvature") else 0.0)
+            slots[h] = self.estimated(event, tensor, values, slots[h])
+        eps = FINE if self.wide(tensor) and (tensor["dtype"] == "float64" or not self.trial["wrapper"]) and not (
+            {"clip_norm", "clip_zscore"} & set(self.options) and not all(map(self.wide, self.tensors.values()))) else COARSE
         t = self.age[name] + 1
 
         def compute(theta, g, slots, see=reference.unseen):
@@ -295,11 +322,17 @@ class Engine:
             ways, spread = [exact], None
             if self.facts.name not in ELEMENTWISE or self.facts.name == "Sophia":
                 # (some store before they move, and move by what is stored, or sum that)
-                ways.append(compute(theta, g, slots, lambda k, value: value if k == 0 else got(k)))
+                ways.append(going_on(lambda see: compute(theta, g, slots, see), exact, got))
+                # (and where they sum what is computed and move by what is stored, a factor differs by rounding)
                 spread = [0.0] + [stored_bound(np.asarray(exact[k], np.float64), new["slots"], slot, self.stochastic())
                                   for k, slot in enumerate(names, 1)] if rows is None else None
-            self.compare(name, "the parameter", theta, [self.pulled(way[0], old, name) for way in ways], got(0), eps,
-                         self.stored(tensor, new, exact[0], rows),
+            bound = self.stored(tensor, new, self.pulled(exact[0], old, name), rows)
+            if self.pulls():
+                bound = bound + self.stored(tensor, new, exact[0], rows)
+            state = self.options.get("state_dtype")
+            if len(ways) > 1 and state in ROUGH:
+                bound = bound + ROUGH[state] * abs(exact[0] - theta) + 3 * abs(exact[0] - ways[1][0])
+            self.compare(name, "the parameter", theta, [self.pulled(way[0], old, name) for way in ways], got(0), eps, bound,
                          lambda: [self.pulled(x, old, name) for x in self.moved(compute, theta, g, slots, eps, 0, spread)],
                          np.isnan(g))
             for k, slot in enumerate(names, 1):
@@ -309,7 +342,7 @@ class Engine:
                     if rows is None or slot + "_scale" not in kept else None
                 if bound is None:
                     continue
-                self.compare(name, f"the state {slot}", slots[k - 1], [with_groups(way[k], kept, slot) for way in ways],
+                self.compare(name, f"the state {slot}", sizes[k - 1], [with_groups(way[k], kept, slot) for way in ways],
                              got(k), eps, bound,
                              lambda k=k: self.moved(compute, theta, g, slots, eps, k), np.isnan(g))
             if not self.pulls():
@@ -318,7 +351,7 @@ class Engine:
 
     def stored(self, tensor, new, exact, rows):
         kept = new["p"] if new.get("master") is None else new["master"]
-        return stored_bound(exact, {"p": kept}, "p", self.stochastic()) * (2.2 if self.pulls() else 1.0)
+        return stored_bound(exact, {"p": kept}, "p", self.stochastic())
 
     def stochastic(self):
         return self.options.get("rounding") == "stochastic"
@@ -435,7 +468,9 @@ class Engine:
             return None
         values = dict(values)
         decay = values.pop("weight_decay")
-        lr = values["lr"]
+        # (what is no matrix is moved by AdamW at fallback_scale times the rate)
+        lr = values["lr"] * (values.get("fallback_scale", 1.0) if theta.ndim < 2 else 1.0)
+        peak = peak * (values.get("fallback_scale", 1.0) if theta.ndim < 2 else 1.0)
         if mode == "coupled":
             g, left = g + decay * theta, 0.0
         else:
@@ -494,7 +529,7 @@ class Engine:
 
         with np.errstate(all="ignore"):
             exact = compute(theta, gradient, slots + shared)
-            stored = compute(theta, gradient, slots + shared, lambda k, value: value if k == 0 else got(k))
+            stored = going_on(lambda see: compute(theta, gradient, slots + shared, see), exact, got)
             for k in range(len(exact)):
                 x = np.asarray(exact[k], np.float64)
                 if k > len(slots):
@@ -502,7 +537,10 @@ class Engine:
                 else:
                     parts = [part.reshape(np.shape(g[name])) for name, part in zip(names, np.split(x, cut), strict=True)]
                     bound = np.concatenate([np.broadcast_to(
-                        self.stored(self.tensors[name], after["tensors"][name], part, None) if k == 0 else
+                        self.stored(self.tensors[name], after["tensors"][name], part, None) +
+                        (self.stored(self.tensors[name], after["tensors"][name],
+                                     self.pulled(part, before["tensors"][name], name), None) if self.pulls() else 0.0)
+                        if k == 0 else
                         stored_bound(part, after["tensors"][name]["slots"], slot_names[k - 1], self.stochastic()),
                         part.shape).ravel() for name, part in zip(names, parts, strict=True)])
                 def pull(x, k=k):
@@ -558,8 +596,9 @@ class Engine:
         old, new = before["tensors"][name], after["tensors"][name]
         if pulled:
             x = number(old["p"])
-            self.compare(name, "the parameter at a pull", x, [self.pulled(x, old, name)], number(new["p"]), COARSE,
-                         stored_bound(x, {"p": new["p"]}, "p", False) * 1.1, None)
+            exact = self.pulled(x, old, name)
+            self.compare(name, "the parameter at a pull", x, [exact], number(new["p"]), COARSE,
+                         stored_bound(exact, {"p": new["p"]}, "p", False), None)
         else:
             self.identical(old["p"], new["p"], f"{name}: {why}, but its parameter moved")
         for slot, x in old["slots"].items():

@@ -30,7 +30,9 @@ FAVOURED = ("Adam", "AdamW", "Adam", "AdamW", "SGD", "Momentum", "Lion", "AdaGra
 DECAYS = ("coupled", "decoupled", "independent", "corrected")
 
 #: What trials leave out of what is documented, each with the reason.
-KNOWN = {}
+KNOWN = {
+    "eps of AdamP and SGDP": "it is added to the norms of the cosine too, as in the authors' code; the docstrings do not say so",
+}
 
 SMALL = [(), (1,), (3,), (17,), (65,), (7, 5), (1, 9), (6, 1), (4, 3, 2), (2, 64), (16, 16), (128,)]
 BLOCKS = [(511,), (512,), (513,), (700,), (1024,), (1300,), (11, 64), (40, 30), (5, 7, 19), (2, 512)]
@@ -249,6 +251,8 @@ class Maker:
                 if maybe(0.75 if whole else 0.3):
                     given[name] = choose((0.0, 0.1, 0.3))
             elif values:
+                if name == "eps" and self.name in ("AdamP", "SGDP"):
+                    continue                       # (KNOWN)
                 if name == "eps" and (self.state == "float16" or self.name in ("AdaBelief", "LaProp")):
                     given[name] = 0.03
                 elif maybe(0.3):
@@ -281,6 +285,9 @@ class Maker:
             if CAN[self.name]["rates"] and not self.matrix and maybe(0.6):
                 scale[choose(names)] = "array"
             options["lr_scale"] = scale
+        # (each may be given as a mapping, a sequence or a function; with a sequence, no group can join)
+        trial["forms"] = {name: choose(("mapping", "mapping", "sequence", "function"))
+                          for name in ("decay", "decay_mask", "lr_scale") if isinstance(options.get(name), dict)}
         for name, values, share in (("clip_value", (0.5, 1.5), 0.15), ("clip_norm", (0.5, 3.0, 100.0), 0.2),
                                     ("clip_tensor_norm", (0.5, 2.0), 0.1), ("clip_adaptive", (0.02, 0.3), 0.07),
                                     ("clip_zscore", (1.0, 2.0), 0.07), ("ema_decay", (0.5, 0.9), 0.2),
@@ -311,6 +318,8 @@ class Maker:
                     options["decay"] = "corrected"
                     options["lr_max"] = 2 * most_of(rate)
 
+        trial["forms"] = {name: form for name, form in trial["forms"].items() if isinstance(options[name], dict)}
+
     def wrapper(self, trial):
         if trial["structure"] == "groups" or not self.maybe(0.12):
             return None
@@ -336,7 +345,7 @@ class Maker:
         event["size"] = size * event.get("scale", 1.0)
         if maybe(0.2) and trial["wrapper"] is None:
             event["zero"] = True
-        if maybe(0.1):
+        if maybe(0.1) and self.name not in ("AdamP", "SGDP"):      # (the cosine of a row of zeros is 0/0)
             event["sparse"] = True
         if maybe(0.2) and len(names) > 1 and not self.together and not whole:
             event["none"] = [choose(names)]
@@ -392,7 +401,9 @@ class Maker:
             if maybe(0.12) and not self.together:
                 events.append(self.event("refuse", how=choose(("group", "group", "group", "step", "load"))))
                 if events[-1]["how"] == "group":
-                    events[-1]["why"] = choose(("lr_scale", "decay", "grads", "name", "hyper", "shared"))
+                    events[-1]["why"] = choose(("dtype", "name", "hyper", "shared"))
+                    if "sequence" in trial["forms"].values() and maybe(0.8):
+                        events[-1]["why"] = "sequence"
             if maybe(0.08) and not self.together and self.joinable(trial):
                 events.append(self.joining(trial))
             if maybe(0.08) and not (kind == "SAM"):
@@ -425,8 +436,7 @@ class Maker:
         return self.event("set", group=None if self.together else self.choose((None, 0)), hyper=hyper)
 
     def joinable(self, trial):
-        return trial["wrapper"] is None and not any(isinstance(trial["options"].get(name), dict)
-                                                    for name in ("decay", "decay_mask", "lr_scale"))
+        return trial["wrapper"] is None and "sequence" not in trial["forms"].values()
 
     def joining(self, trial):
         group = 1 + max(tensor["group"] for tensor in self.now)
