@@ -14,7 +14,19 @@ What must not move is compared bit for bit.
 import numpy as np
 import reference
 import reference_matrix
-from trials_programs import BFLOAT16, CLASSES, DTYPES, ELEMENTWISE, MATRIX, TOGETHER, most_of, parameter, value_at
+from trials_programs import (
+    BFLOAT16,
+    CLASSES,
+    ELEMENTWISE,
+    MATRIX,
+    TOGETHER,
+    curvature_of,
+    most_of,
+    parameter,
+    rates_of,
+    value_at,
+)
+from trials_storage import centred, decoded, number, stored_bound, unit, with_groups, wrong
 
 WITHIN = 24.0
 #: Units of float32, and of float64 (of which this engine, too, loses a few bits: 1 - beta2**t takes ten of 53).
@@ -22,71 +34,11 @@ COARSE, FINE = 2.0**-23, 2.0**-46
 MOVED = 8.0
 TINY = 1e-30
 #: By how much states of fewer bits may change a factor of a whole tensor.
-ROUGH = {"int8": 1 / 32, "bfloat16": 2.0**-8, "float16": 2.0**-10}
+ROUGH = {"int8": 1 / 16, "bfloat16": 2.0**-8, "float16": 2.0**-10, "float32": 2.0**-22}
 #: Polynomials of singular values, whose slope at small ones is 3.4445**5, and what divides by small row means.
 LOOSE = {"Muon": 2e4, "CAME": 100.0, "Adafactor": 20.0, "RAdam": 8.0, "RAdamW": 8.0, "ScheduleFreeRAdam": 8.0}
 UNCHECKED = {"Shampoo", "SOAP"}           # (their bases are not unique; compared with themselves alone)
 MUON = [(3.4445, -4.7750, 2.0315)] * 5
-
-
-class Wrong(AssertionError):
-    """What was observed is not what the documentation says."""
-
-
-def wrong(*parts):
-    raise Wrong(" ".join(map(str, parts)))
-
-
-# Storage
-
-def decoded(slots, name):
-    """A stored array as float64."""
-    x = np.asarray(slots[name])
-    if x.dtype in (np.int8, np.uint8) and name + "_scale" in slots:
-        scale = np.repeat(np.asarray(slots[name + "_scale"], np.float64).ravel(), 64)[:x.size].reshape(x.shape)
-        code = x.view(np.uint8).astype(np.float64)
-        if x.dtype == np.uint8:
-            return scale / 32768 * ((1 + code % 16 / 16) * 2 ** (code // 16) - 1)
-        m = code % 128
-        return np.where(code > 127, -1, 1) * scale / 8 * ((1 + m % 32 / 32) * 2 ** (m // 32) - 1)
-    return number(x)
-
-
-def number(x):
-    x = np.asarray(x)
-    return x.view(BFLOAT16).astype(np.float64) if x.dtype == np.uint16 else x.astype(np.float64)
-
-
-def unit(x, kind):
-    """The distance from x to its neighbour, as stored."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        if kind == "bfloat16":
-            return np.spacing(abs(x).astype(np.float32)).astype(np.float64) * 65536
-        return np.spacing(abs(x).astype(DTYPES[kind])).astype(np.float64)
-
-
-def stored_bound(x, slots, name, stochastic):
-    """How far a stored array may be from what was computed."""
-    kept = np.asarray(slots[name])
-    if kept.dtype in (np.int8, np.uint8) and name + "_scale" in slots:
-        scale = np.repeat(np.asarray(slots[name + "_scale"], np.float64).ravel(), 64)[:x.size].reshape(x.shape)
-        if kept.dtype == np.int8:
-            return (abs(x) + scale / 8) / 64 + scale * 1e-6
-        return (abs(x) + scale / 32768) / 32 + scale * 1e-6 * 2.0**-10 + scale / 32768 / 16
-    kind = "bfloat16" if kept.dtype == np.uint16 else kept.dtype.name
-    if kind == "float64":
-        return 0.0
-    return unit(x, kind) * (1.01 if stochastic and kind in ("bfloat16", "float16") else 0.51)
-
-
-def with_groups(x, slots, name):
-    """What is computed; of 8 bits, NaN in one element reaches the 64 that share its scale."""
-    if name + "_scale" not in slots or not np.isnan(x).any():
-        return x
-    flat = np.ravel(x).copy()
-    for k in set((np.flatnonzero(np.isnan(flat)) // 64).tolist()):
-        flat[64 * k:64 * k + 64] = np.nan
-    return flat.reshape(np.shape(x))
 
 
 def going_on(compute, exact, got):
@@ -99,15 +51,6 @@ def going_on(compute, exact, got):
 
     values[0] = compute(see)[0]
     return [values[k] for k in range(len(exact))]
-
-
-def centred(g):
-    """A gradient less the means of its rows, as GradientCentralization keeps it: in float32 or float64."""
-    if g.ndim < 2 or not g.size:
-        return g
-    wide = g.astype(np.float64)
-    kept = np.float64 if g.dtype == np.float64 else np.float32
-    return wide.astype(kept) - wide.mean(axis=tuple(range(1, g.ndim)), keepdims=True).astype(kept)
 
 
 class Facts:
@@ -331,7 +274,7 @@ class Engine:
                 bound = bound + self.stored(tensor, new, exact[0], rows)
             state = self.options.get("state_dtype")
             if len(ways) > 1 and state in ROUGH:
-                bound = bound + ROUGH[state] * abs(exact[0] - theta) + 3 * abs(exact[0] - ways[1][0])
+                bound = bound + ROUGH[state] * abs(exact[0] - theta) + 4 * abs(exact[0] - ways[1][0])
             self.compare(name, "the parameter", theta, [self.pulled(way[0], old, name) for way in ways], got(0), eps, bound,
                          lambda: [self.pulled(x, old, name) for x in self.moved(compute, theta, g, slots, eps, 0, spread)],
                          np.isnan(g))
@@ -447,6 +390,8 @@ class Engine:
         elif np.ndim(scale) == 0 and peak * scale == 0:
             values["lr_max"] = 1.0
         values["weight_decay"] = decay
+        if self.facts.name == "MADGRAD" and values["lr"] == 0:
+            values["lr"] = -values["eps"]          # (a rate of 0 adds nothing)
         given = list(slots.values())
         if self.facts.name in ("Momentum", "SGDW") and tensor["name"] in self.folded and t == 1:
             t, values["dampening"] = 2, 0.0        # (what was accumulated is part of the first gradient)
@@ -476,7 +421,7 @@ class Engine:
         else:
             left = decay * {"decoupled": lr, "independent": 1.0, "corrected": lr * lr / peak if peak else 0.0}[mode]
         shape = theta.shape
-        if name != "SM3" and theta.ndim > 1 or name == "SM3" and theta.ndim == 0:
+        if (name != "SM3" and theta.ndim > 1) or (name == "SM3" and theta.ndim == 0):
             theta, g = (x.reshape(shape[0], -1) if x.ndim else x.reshape(1) for x in (theta, g))
         memory = {slot: x.copy().reshape(theta.shape) if x.shape == shape else x.copy() for slot, x in slots.items()}
         if name in ("Muon", "Shampoo", "SOAP"):
@@ -543,6 +488,9 @@ class Engine:
                         if k == 0 else
                         stored_bound(part, after["tensors"][name]["slots"], slot_names[k - 1], self.stochastic()),
                         part.shape).ravel() for name, part in zip(names, parts, strict=True)])
+                if k == 0 and self.options.get("state_dtype") in ROUGH:
+                    bound = bound + ROUGH[self.options["state_dtype"]] * abs(x - theta) + 4 * abs(x - stored[0])
+
                 def pull(x, k=k):
                     return np.concatenate([np.ravel(self.pulled(part.reshape(np.shape(g[name])), before["tensors"][name], name))
                                            for name, part in zip(names, np.split(x, cut), strict=True)]) if k == 0 else x
@@ -638,15 +586,3 @@ class Engine:
                 self.identical(number(seen["slots"]["ema"]), self.place_of(observed, name), f"{name}: ema is not the parameter")
             self.shadowed(tensor, seen)
         self.clock(observed)
-
-
-def rates_of(trial, tensor):
-    """A learning-rate factor for each element."""
-    from trials_programs import numbers
-    return numbers(trial, "rates", tensor["name"]).choice([0.25, 0.5, 1.0, 2.0], size=tensor["shape"])
-
-
-def curvature_of(trial, event, tensor):
-    from trials_programs import numbers
-    values = 1 + 3 * np.asarray(numbers(trial, "h", event["key"], tensor["name"]).normal(size=tensor["shape"]))
-    return np.asarray(values).astype(np.float64 if tensor["dtype"] == "float64" else np.float32)

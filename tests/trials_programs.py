@@ -112,6 +112,20 @@ def gradient(trial, event, tensor, part=0, count=None):
     return values
 
 
+def rates_of(trial, tensor):
+    """A learning-rate factor for each element."""
+    return numbers(trial, "rates", tensor["name"]).choice([0.25, 0.5, 1.0, 2.0], size=tensor["shape"])
+
+
+def curvature_of(trial, event, tensor):
+    values = 1 + 3 * np.asarray(numbers(trial, "h", event["key"], tensor["name"]).normal(size=tensor["shape"]))
+    return np.asarray(values).astype(np.float64 if tensor["dtype"] == "float64" else np.float32)
+
+
+def bits(x):
+    return np.ascontiguousarray(x).tobytes()
+
+
 # Schedules: how they are made, and what they are
 
 def scheduled(spec):
@@ -203,6 +217,10 @@ class Maker:
         self.master = not self.matrix and maybe(0.05)
         trial["tensors"], trial["structure"] = self.tensors()
         trial["hyper"] = self.hyper(cls, whole=True)
+        if trial["structure"] == "groups" and not self.together and self.maybe(0.7):
+            # (what the second group has of its own)
+            trial["groups"] = {1: {name: value for name, value in self.hyper(cls).items()
+                                   if not isinstance(value, tuple) or value[0] != "function"}}
         self.stages(options, trial)
         trial["wrapper"] = self.wrapper(trial)
         trial["events"] = self.events(trial)
@@ -224,8 +242,6 @@ class Maker:
             made.sort(key=lambda tensor: tensor["group"])
             for k, tensor in enumerate(made):
                 tensor["name"] = str(k)
-            if made[-1]["group"] and not made[0]["group"] == 0:
-                structure = "groups"
         return made, structure
 
     def tensor(self, name, dtype, k):
@@ -265,6 +281,8 @@ class Maker:
     def rate(self):
         rate = self.choose((0.01, 0.05, 0.1)) * (1.0 if self.name not in TOGETHER else 5.0)
         kind = self.random.random()
+        if self.name == "FTRL" and kind > 0.6:         # (whose formula divides by the rate)
+            return ("exponential", rate, 0.2)
         if kind < 0.6 or self.together:
             return rate
         return self.choose((("linear", rate, self.choose((3, 8))), ("cosine", rate, self.choose((4, 9))),
@@ -317,13 +335,15 @@ class Maker:
                 else:
                     options["decay"] = "corrected"
                     options["lr_max"] = 2 * most_of(rate)
+        if "lr_max" in options:
+            trial.get("groups", {}).get(1, {}).pop("lr", None)
 
         trial["forms"] = {name: form for name, form in trial["forms"].items() if isinstance(options[name], dict)}
 
     def wrapper(self, trial):
         if trial["structure"] == "groups" or not self.maybe(0.12):
             return None
-        kinds = ["GradientCentralization", "SAM"] + ["Lookahead"] * (not self.master) \
+        kinds = ["GradientCentralization"] * (self.name not in ("AdamP", "SGDP")) + ["SAM"] + ["Lookahead"] * (not self.master) \
             + ["GradientAccumulation"] * (self.name not in NEED_LOSS and self.name != "Sophia")
         kind = self.choose(kinds)
         return {"Lookahead": ("Lookahead", {"k": 2, "alpha": 0.5}), "SAM": ("SAM", {"rho": 0.25}),
@@ -342,7 +362,9 @@ class Maker:
         if maybe(0.25):
             event["scale"] = choose((2.0, 1024.0, 0.5, 3.0))
         size = choose((1e-3, 0.1, 1.0, 1.0, 1.0, 8.0)) if self.state != "float16" else 1.0
-        event["size"] = size * event.get("scale", 1.0)
+        # (what GradientAccumulation is given has no scale of its own)
+        kind = trial["wrapper"] and trial["wrapper"][0]
+        event["size"] = size * (1.0 if kind == "GradientAccumulation" else event.get("scale", 1.0))
         if maybe(0.2) and trial["wrapper"] is None:
             event["zero"] = True
         if maybe(0.1) and self.name not in ("AdamP", "SGDP"):      # (the cosine of a row of zeros is 0/0)
@@ -389,7 +411,7 @@ class Maker:
                                              size=choose((0.1, 1.0))))
             if plain and self.accumulates(trial) and maybe(0.3):
                 parts = choose((1, 2))
-                for part in range(parts):
+                for _ in range(parts):
                     events.append(self.event("accumulate", scale=parts + 1.0, size=1.0))
                 last = self.step(trial, whole=True)
                 last["scale"], last["size"] = parts + 1.0, 1.0
@@ -406,7 +428,7 @@ class Maker:
                         events[-1]["why"] = "sequence"
             if maybe(0.08) and not self.together and self.joinable(trial):
                 events.append(self.joining(trial))
-            if maybe(0.08) and not (kind == "SAM"):
+            if maybe(0.08) and kind != "SAM":
                 events.append(self.event("rewind", by=choose(("dict", "file"))))
             if maybe(0.06):
                 events.append(self.event("interrupt"))
