@@ -196,10 +196,14 @@ def child(seed, numbers, digest, shrink):
 def trials(seed, first, count, environment=None, digest=False, shrink=False):
     """Run trials in child processes; what failed, as texts, and the digests."""
     failures, digests, k, behind = [], {}, first, first + count
+    environment = dict(os.environ if environment is None else environment)
+    environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), environment.get("PYTHONPATH", "")])
     while k < behind:
         command = [sys.executable, "-X", "faulthandler", __file__, "--seed", str(seed), "--first", str(k), "--trials",
                    str(behind - k), "--child"] + ["--digest"] * digest + ["--shrink"] * shrink
         done = subprocess.run(command, capture_output=True, text=True, env=environment)
+        if "@" not in done.stdout:
+            raise RuntimeError(f"random_trials: the child process did not begin:\n{done.stderr[-3000:]}")
         texts, running = [], k
         for line in done.stdout.splitlines():
             if line.startswith("@"):

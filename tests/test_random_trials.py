@@ -1,5 +1,4 @@
 """Random trials (`random_trials.py`): none fails, whatever the instruction set, and one that should fail does."""
-import os
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -88,8 +87,7 @@ def test_what_is_wrong_is_found(what, monkeypatch):
     assert says is not None and "and should be" in says
 
 
-def test_a_crash_is_a_failure_of_the_trial_that_ran(environment, monkeypatch):
-    monkeypatch.setattr(random_trials, "__file__", os.path.join(os.path.dirname(__file__), "random_trials.py"))
+def test_a_crash_is_a_failure_of_the_trial_that_ran(environment):
     failures, _ = random_trials.trials(0, 5, 3, environment | {"RANDOM_TRIALS_CRASH": "6"})
     assert len(failures) == 1
     assert failures[0].startswith("CRASHED --seed 0 --only 6: status -")
