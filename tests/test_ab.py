@@ -1,4 +1,5 @@
 """What benchmarks/ab.py makes of ratios, on made-up ones: nothing is timed here."""
+import gc
 import json
 import os
 import statistics
@@ -254,6 +255,21 @@ def test_what_a_build_lacks_is_named_with_its_reason(monkeypatch):
     measuring = ab_child.Measuring()
     assert measuring.list() == ["cache/newrule"]
     assert measuring.make("cache/newrule") == {"lacks": "AttributeError: module 'fastlr' has no attribute 'NewRule'"}
+
+
+def test_a_sample_is_the_shortest_batch_and_gives_back_the_collector(monkeypatch):
+    import ab_child
+    import ab_workloads
+
+    called = []
+    monkeypatch.setattr(ab_workloads, "workloads", lambda: {"cache/a": lambda: lambda: called.append(gc.isenabled())})
+    monkeypatch.setenv("FASTLR_NUM_THREADS", "1")
+    measuring = ab_child.Measuring()
+    assert "seconds" in measuring.make("cache/a")
+    called.clear()
+    monkeypatch.setattr(measuring, "now", iter([0.0, 5.0, 10.0, 12.0, 20.0, 29.0]).__next__)
+    assert measuring.sample(10, 3) == 0.2
+    assert called == [False] * 30 and gc.isenabled()
 
 
 def test_left_out_says_which_build_lacks_what():
