@@ -36,7 +36,8 @@ from ._engine.safetensors import (
 from ._engine.tensors import Array
 from .optimizers.base import Optimizer
 from .optimizers.declaration import nearest
-from .optimizers.resumable import Resumable, cast, tensors_of
+from .optimizers.resumable import Resumable, refresh_copies, tensors_of
+from .optimizers.state import completed
 
 __all__ = ["CheckpointError", "load", "read_header", "save"]
 
@@ -137,14 +138,19 @@ def load(path: str | os.PathLike[str], opt: Optimizer | Resumable, *, params: bo
                                       f"older copy")
             if array is not None:
                 loaded[name] = array
-        try:
-            opt.load_state_dict(with_arrays(described, opt, loaded))
-        except (TypeError, ValueError) as error:
-            raise CheckpointError(str(error)) from error
-    for name, array in wanted.items():
-        if name.startswith("param/"):
-            array[...] = loaded[name]
-    cast(opt)
+    state = with_arrays(described, opt, loaded)
+
+    def write() -> None:
+        opt.load_state_dict(state)
+        for name, array in wanted.items():
+            if name.startswith("param/"):
+                array[...] = loaded[name]
+        refresh_copies(opt)
+
+    try:
+        completed(write)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{os.fspath(path)}: {error}") from error
 
 
 def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -208,7 +214,7 @@ def description(opt: Optimizer | Resumable) -> dict[str, Any]:
     """`opt.state_dict()` without its arrays (of which that would make copies)."""
     if isinstance(opt, Optimizer):
         return opt._described()
-    opt._settled("save")
+    opt._require_ready("save")
     return opt._described() if opt.inner is None else opt._described() | {"inner": description(opt.inner)}
 
 

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ..optimizers.resumable import innermost, tensors_of
-from ..optimizers.wrappers import SAM, GradientAccumulation
+from ..optimizers.resumable import tensors_of, unwrapped
+from ..optimizers.sharpness import SAM
+from ..optimizers.state import completed
+from ..optimizers.wrappers import accumulates
 from .suggestions import Floats, median, smoothed, suggest
 
 if TYPE_CHECKING:
@@ -260,7 +262,7 @@ def find_lr(
 def checked(opt: Any, lr_min: float, lr_max: float, steps: int, repeats: int, trial_steps: int, smoothing: float,
             divergence: float) -> Floats:
     """The rates of a sweep; TypeError or ValueError for arguments that make none."""
-    if not hasattr(opt, "groups") or not hasattr(opt, "state_dict") or isinstance(opt, SAM | GradientAccumulation):
+    if not hasattr(opt, "groups") or not hasattr(opt, "state_dict") or isinstance(opt, SAM) or accumulates(opt):
         raise TypeError(f"find_lr: opt must be a fastlr optimizer whose step takes gradients, got {type(opt).__name__}")
     for name, count, least in (("steps", steps, 10), ("repeats", repeats, 1), ("trial_steps", trial_steps, 0)):
         if isinstance(count, bool) or not isinstance(count, int | np.integer):
@@ -311,7 +313,7 @@ def cycled(batches: Iterable[Any]) -> Iterator[Any]:
 def restored(opt: Any, further: Iterable[Any]) -> Iterator[Callable[[], None]]:
     """Gives a function that brings back the optimizer as it is now; it is called at the end in any case."""
     saved = opt.state_dict()
-    plan = innermost(opt)._plan
+    plan = unwrapped(opt)._plan
     tensors = tensors_of(opt)
     arrays = [tensor.array for tensor in tensors] + [np.asarray(array) for array in further]
     arrays += [tensor.shadow for tensor in tensors if tensor.shadow is not None]
@@ -344,7 +346,7 @@ def set_rates(opt: Any, lr: float, ratios: list[float]) -> None:
 
 
 def take_step(opt: Any, loss: float, grads: Any) -> None:
-    if innermost(opt).needs_loss:
+    if unwrapped(opt).needs_loss:
         opt.step(grads, loss=loss)
     else:
         opt.step(grads)
