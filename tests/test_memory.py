@@ -10,7 +10,7 @@ import pytest
 from registry import arrays, bits
 
 import fastlr
-from fastlr._engine import dispatch, foreach
+from fastlr._engine import foreach, instruction_set
 
 
 def run(code, environment):

@@ -197,8 +197,8 @@ class SWA(WeightAverage):
     .. math:: \bar p \leftarrow \bar p + \frac{p - \bar p}{n + 1}
 
     at the updates `start`, `start` + `every`, `start` + 2 `every`, ..., counted from 0; n, `averaged`, is how many
-    values are in the mean. Before the first there is no mean. Izmailov et al. 2018, https://arxiv.org/abs/1803.05407. As
-    ``torch.optim.swa_utils.AveragedModel``.
+    values are in the mean. Before the first there is no mean. Izmailov et al. 2018, https://arxiv.org/abs/1803.05407.
+    As ``torch.optim.swa_utils.AveragedModel``.
 
     Parameters
     ----------

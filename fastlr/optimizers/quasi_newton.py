@@ -89,11 +89,11 @@ class LBFGS(Resumable):
     Where the loss or gradient is not finite, the trial step was too long; without a line search the parameters return
     to the values before the iteration, the pairs are dropped, and the step ends.
 
-    Liu & Nocedal 1989, https://doi.org/10.1007/BF01589116; the condition on pairs is that of Byrd, Lu, Nocedal & Zhu 1995,
-    https://doi.org/10.1137/0916069. As ``torch.optim.LBFGS`` with ``line_search_fn="strong_wolfe"`` (here the default)
-    or None, except for `history`, for the condition on pairs (there :math:`s^T y > 10^{-10}`, which depends on the unit
-    of the loss), for directions that are none of descent, and where values are not finite. The dot products are
-    NumPy's: their bits depend on the BLAS that it was built with.
+    Liu & Nocedal 1989, https://doi.org/10.1007/BF01589116; the condition on pairs is that of Byrd, Lu, Nocedal & Zhu
+    1995, https://doi.org/10.1137/0916069. As ``torch.optim.LBFGS`` with ``line_search_fn="strong_wolfe"`` (here the
+    default) or None, except for `history`, for the condition on pairs (there :math:`s^T y > 10^{-10}`, which depends on
+    the unit of the loss), for directions that are none of descent, and where values are not finite. The dot products
+    are NumPy's: their bits depend on the BLAS that it was built with.
 
     >>> import numpy as np, fastlr
     >>> p = np.array([-1.2, 1.0])
@@ -187,8 +187,9 @@ class LBFGS(Resumable):
     def step(self, closure: Closure) -> float:
         """Take up to `max_iter` iterations; the loss before the first of them.
 
-        `closure()` computes (loss, gradients) at the current parameters, the gradients in the structure of the parameters
-        (None: zero). Should it raise, the parameters return to their values after the last completed iteration.
+        `closure()` computes (loss, gradients) at the current parameters, the gradients in the structure of the
+        parameters (None: zero). Should it raise, the parameters return to their values after the last completed
+        iteration.
 
         Raises
         ------
@@ -225,11 +226,11 @@ class LBFGS(Resumable):
         while self._reason is None:
             iterations += 1
             self._store_pair(g)
-            loss, g, still = self._iterated(closure, loss, g, iterations == self.max_iter)
+            loss, g, unchanged = self._iterated(closure, loss, g, iterations == self.max_iter)
             if self._reason is None:
                 self._reason = "max_iter iterations" if iterations == self.max_iter else \
                     "max_eval evaluations" if self._evaluations - evaluations >= self.max_eval else \
-                    self._converged(g) or still
+                    self._converged(g) or unchanged
         return first
 
     def _iterated(self, closure: Closure, loss: float, g: Array, last: bool) -> tuple[float, Array, str | None]:
@@ -279,9 +280,12 @@ class LBFGS(Resumable):
             return loss, g, None
         self._t += 1
         self._d[...], self._g[...], self._length = d, g, end.step
-        still = "the parameters moved by no more than tolerance_change" if reach * end.step <= self.tolerance_change else \
-            "the loss changed by less than tolerance_change" if abs(end.value - loss) < self.tolerance_change else None
-        return end.value, end.gradient, still
+        unchanged = None
+        if reach * end.step <= self.tolerance_change:
+            unchanged = "the parameters moved by no more than tolerance_change"
+        elif abs(end.value - loss) < self.tolerance_change:
+            unchanged = "the loss changed by less than tolerance_change"
+        return end.value, end.gradient, unchanged
 
     def _store_pair(self, g: Array) -> None:
         """Keep the latest step and the change of the gradient along it, where s.y > epsilon y.y."""
@@ -331,7 +335,8 @@ class LBFGS(Resumable):
             raise TypeError(f"{who}: the closure must return (loss, grads), it returned {type(returned).__name__}")
         loss = number(returned[0], who, "the closure")
         g = np.zeros(self._g.shape, self._dtype)
-        for part, gradient in zip(self._parts(g), checked_gradients(self._bound, self._kind, returned[1], who), strict=True):
+        checked = checked_gradients(self._bound, self._kind, returned[1], who)
+        for part, gradient in zip(self._parts(g), checked, strict=True):
             if gradient is not None:
                 part[...] = values(gradient)
         return loss, g

@@ -57,7 +57,7 @@ class SAM(Wrapper):
         self._moved: list[Tensor] = []                 # the tensors that `ascend` moved
         #: The values at the origin by name; where RETURNED and the parameter is plain, the perturbed values.
         self._other: dict[str, Array] = {}
-        self._perturbed: dict[str, Array] = {}         # in a step, the perturbed values of parameters that are not plain
+        self._perturbed: dict[str, Array] = {}         # in a step, the perturbed values of the other parameters
         self._t_before = 0                             # t when the latest step began
 
     @property
@@ -209,7 +209,7 @@ class SAM(Wrapper):
 
 
 def norm_of(points: list[Array], slopes: list[Array], eta: float, adaptive: bool) -> float:
-    """The Euclidean norm of the gradients, or where adaptive of (|p| + eta) g; also where squares overflow or vanish."""
+    """The norm of the gradients, or where adaptive of (|p| + eta) g; also where their squares overflow or vanish."""
     total = foreach("sum_squares", points, slopes, eta=eta, adaptive=adaptive)
     if 1e-280 < total < inf or not slopes:
         return sqrt(total)

@@ -26,7 +26,6 @@ from .resumable import (
     write_back,
 )
 
-
 PULLED = -1            # an entry of Lookahead's progress
 
 

@@ -12,7 +12,6 @@ import numpy as np
 
 from ..optimizers.resumable import tensors_of, unwrapped
 from ..optimizers.sharpness import SAM
-from ..optimizers.state import completed
 from ..optimizers.wrappers import accumulates
 from .suggestions import Floats, median, smoothed, suggest
 
