@@ -44,8 +44,8 @@ class Batches:
             if self.once:
                 self.source = [copy for _, copy in self.kept]
                 if len(self.source) < self.drawn:
-                    self.notes.append(f"the iterator ended after {self.drawn} batches, of which the last "
-                                      f"{len(self.source)} were used again, as copies of more need over batch_bytes / 2")
+                    self.notes.append(f"the iterator ended after {self.drawn} batches, and the last {len(self.source)} "
+                                      f"were used again, as copies of more need over batch_bytes / 2")
                 self.once, self.stable = False, True           # (these copies stay as they are)
                 self.kept.clear()
             self.iterator = iter(self.source)
@@ -63,8 +63,8 @@ class Batches:
             copy = deepcopy(batch)
         except Exception as error:
             raise TypeError(f"find_lr: a batch of type {type(batch).__name__} cannot be copied "
-                            f"({type(error).__name__}: {error}), and batches of an iterator are used again; pass a list "
-                            f"of batches") from error
+                            f"({type(error).__name__}: {error}), which is needed to use it again; pass a list of "
+                            f"batches") from error
         size = size_of(copy)
         self.kept.append((size, copy))
         self.bytes += size
