@@ -10,7 +10,7 @@ import pytest
 from registry import arrays, bits
 
 import fastlr
-from fastlr._engine import blend, instruction_set
+from fastlr._engine import foreach, instruction_set
 
 
 def run(code, environment):
@@ -135,8 +135,8 @@ def test_parts_of_different_builds_are_refused():
 def test_operands_of_different_sizes_are_refused():
     a, b, short = np.zeros(9), np.zeros(9), np.zeros(8)
     for operands in (([a], [short]), ([a], [b], [short]), ([a], [b], [a.astype(np.float32)])):
-        with pytest.raises(ValueError, match="blend: operands 0 differ in size or type"):
-            blend.blend("ascend", *operands)
+        with pytest.raises(ValueError, match="foreach: operands 0 differ in size or type"):
+            foreach.foreach("ascend", *operands)
 
 
 @pytest.mark.parametrize("level", [level for level in ("baseline", "v3", "v4") if instruction_set.supports(level)])

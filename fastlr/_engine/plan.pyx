@@ -251,6 +251,14 @@ cdef class Plan:
         self.stepping = False
         return 0
 
+    def exclusively(self, call):
+        """Call this while nobody else can step. (An interrupt cannot come between `begin` and the `try` here.)"""
+        self.begin()
+        try:
+            call()
+        finally:
+            self.end()
+
     cdef double scale_of(self, grad_scale) except? -1:
         cdef double x
         if isinstance(grad_scale, bool):

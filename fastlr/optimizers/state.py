@@ -1,7 +1,7 @@
 """What is saved of an optimizer, as plain values and arrays by name; all of it is checked before any is taken on."""
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import inf
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,20 @@ Arrays = Mapping[str, Mapping[str, Array]]     # by parameter and slot
 
 FORMAT = 1
 MOST_STEPS = 2**62 - 1
+
+
+def completed(write: Callable[[], None]) -> None:
+    """Call `write`; where an interrupt or a lack of memory stops it half-way, call it once more, then raise.
+
+    For writes of values that were checked, and that may be repeated: so all of them are done, or none.
+    """
+    try:
+        write()
+    except (TypeError, ValueError, RuntimeError):      # refused before the first write
+        raise
+    except BaseException:
+        write()
+        raise
 
 
 # Values
@@ -126,8 +140,8 @@ def load(opt: Optimizer, d: Mapping[str, Any]) -> None:
     norms = norms_of(opt, d, who)
     peaks = peaks_of(opt, d, values, who)
     folded = count(d.get("folded", 0), who, "folded")
-    plan.begin()
-    try:
+
+    def write() -> None:
         fill(opt.state, d["state"])
         for group, new, saved in zip(opt.groups, values, d["groups"], strict=True):
             for name, value in new.items():
@@ -141,8 +155,8 @@ def load(opt: Optimizer, d: Mapping[str, Any]) -> None:
         plan.norms = norms
         plan.accumulated = folded
         opt.cast()
-    finally:
-        plan.end()
+
+    plan.exclusively(lambda: completed(write))
 
 
 def refuse_foreign(opt: Optimizer, d: Mapping[str, Any], who: str) -> None:
