@@ -1,4 +1,5 @@
 """Nothing that a caller may do makes a step reach beyond an array: it is done right, or refused."""
+import importlib
 import os
 import subprocess
 import sys
@@ -122,10 +123,10 @@ thread.join()
 
 def test_parts_of_different_builds_are_refused():
     """They may disagree on what lies where in a struct."""
-    from fastlr import kernels
-    from fastlr._engine import arrays, c_api, functional_step, matrix_step, plan, program, step_scalars
-    modules = (kernels, arrays, c_api, step_scalars, matrix_step, plan, program, functional_step)
-    modules += tuple(instruction_set.load(f"fastlr._kernels.{name}") for name in ("step", "norms", "rows", "matrix_blocks"))
+    names = ("accumulation", "arrays", "c_api", "clipping", "curvature", "functional_step", "gradients", "layout",
+             "matrix_step", "plan", "program", "row_index", "rows", "step_scalars", "unit_norms")
+    modules = [fastlr.kernels, *(importlib.import_module(f"fastlr._engine.{name}") for name in names)]
+    modules += [instruction_set.load(f"fastlr._kernels.{name}") for name in ("step", "norms", "rows", "matrix_blocks")]
     assert {module.build_id for module in modules} == {instruction_set.BUILD_ID}
     with pytest.raises(ImportError, match=r"fastlr was built in parts .* x is of another build than "
                                           r"fastlr.rules.signatures; build all of it anew"):

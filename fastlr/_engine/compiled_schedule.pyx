@@ -14,6 +14,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
+from fastlr._kernels.build_id cimport FASTLR_LAYOUT
 from fastlr._engine.thread_pool cimport prepare, run
 from fastlr.powers cimport floor_of, power_of
 
@@ -470,4 +471,4 @@ def join(children, at):
     return made
 
 
-include "build_id.pxi"
+build_id = FASTLR_LAYOUT.decode()

@@ -7,10 +7,12 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from .._engine.accumulation import accumulate
 from .._engine.arena import Arena
 from .._engine.instruction_set import isa, kernels, load
 from .._engine.matrix_step import MatrixStep
-from .._engine.plan import Plan, accumulate, step_rows
+from .._engine.plan import Plan
+from .._engine.rows import step_rows
 from .._engine.tensors import (
     STORAGES,
     Tensor,
