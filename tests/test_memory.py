@@ -124,7 +124,7 @@ thread.join()
 def test_parts_of_different_builds_are_refused():
     """They may disagree on what lies where in a struct."""
     names = ("accumulation", "arrays", "c_api", "clipping", "curvature", "functional_step", "gradients", "layout",
-             "matrix_step", "plan", "program", "row_index", "rows", "step_scalars", "unit_norms")
+             "matrix_step", "plan", "compiled_schedule", "row_index", "rows", "step_scalars", "unit_norms")
     modules = [fastlr.kernels, *(importlib.import_module(f"fastlr._engine.{name}") for name in names)]
     modules += [instruction_set.load(f"fastlr._kernels.{name}") for name in ("step", "norms", "rows", "matrix_blocks")]
     assert {module.build_id for module in modules} == {instruction_set.BUILD_ID}

@@ -82,6 +82,14 @@ cdef class Plan:
         self.stepping = False
         return 0
 
+    def exclusively(self, call):
+        """Call this while nobody else can step. (No interrupt comes between `begin` and the `try` here.)"""
+        self.begin()
+        try:
+            call()
+        finally:
+            self.end()
+
     def step(self, list gradients, grad_scale, bint zero_grads, double loss=NAN, list curvatures=None, keeps=None):
         """One update of everything; `gradients` in the order of the tensors, or None for those bound.
 
