@@ -90,8 +90,8 @@ def test_a_seed_decides_the_first_weights(activation):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"layers": (64,)}, r"Network: layers must be two or more widths from 1 up, got \(64,\)"),
-        ({"layers": (64, 0, 10)}, r"Network: layers must be two or more widths from 1 up, got \(64, 0, 10\)"),
+        ({"layers": (64,)}, r"Network: layers must be two or more widths of at least 1, got \(64,\)"),
+        ({"layers": (64, 0, 10)}, r"Network: layers must be two or more widths of at least 1, got \(64, 0, 10\)"),
         ({"activation": "rely"}, "Network: activation must be one of relu, tanh, sigmoid, got 'rely'"),
     ],
 )
@@ -497,7 +497,7 @@ TWENTY = np.arange(20.0)[:, None]
     ("a.csv", b"u,v,label\n1,red,a\n", "a.csv: row 2, column 'v': expected a finite number, got 'red'"),
     ("a.csv", b"u,v,label\n1,nan,a\n", "a.csv: row 2, column 'v': expected a finite number, got 'nan'"),
     ("a.csv", b"1,2\n" * 20, "a.csv: labels must be of two classes at least, got 1"),
-    ("a.csv", b"".join(b"1,%d.5\n" % k for k in range(20)), "a.csv: 20 classes in 20 rows; 5 rows a class"),
+    ("a.csv", b"".join(b"1,%d.5\n" % k for k in range(20)), "a.csv: 20 classes in 20 rows; each class needs 5 rows"),
     ("a.csv", b"1,a\n" * 20 + b"1,b\n", "a.csv: class 'b' has 1 rows; each class needs 5 at least"),
     ("a.csv", b"1e300,a\n" * 9 + b"1e-300,b\n" * 8 + b"-1e308,a\n" * 9, "a.csv: numbers too large"),
     ("a.csv", b"\xff\xfe\x00", "a.csv: not a text file of separated values"),
