@@ -477,7 +477,7 @@ def test_the_page_opens_in_a_browser_by_itself(browser, quick, document, scheme,
         };""")
     theme = page.LIGHT if scheme == "light" else page.DARK
     assert (seen["ground"], seen["text"]) == (theme["page"], theme["text"])
-    assert seen["is_double"] == width
+    assert seen["wide"] == width
     assert seen["titles"] == ["The valley"] + [t["title"] for t in document["tables"]]
     assert (seen["tables"], seen["links"], seen["outside"], seen["dots"]) == (11, 0, 0, 5)
     assert seen["small"] >= 10  # pixels: the text of a picture is not shrunk with it

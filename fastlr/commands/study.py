@@ -32,7 +32,7 @@ def declare(options: argparse.ArgumentParser) -> None:
     add("--batch-size", type=at_least_one, metavar="N", help="rows per update; default: 32")
     add("--target-loss", type=float, metavar="L", help="training loss, in nats, that counts as converged; default: 0.2")
     add("--jobs", type=at_least_one, metavar="N", help="processes; default: one per processor")
-    add("--out", type=Path, default=Path("fastlr-study"), metavar="DIR", help="folder of results; default: fastlr-study")
+    add("--out", type=Path, default=Path("fastlr-study"), metavar="DIR", help="folder; default: fastlr-study")
     add("--quick", action="store_true", help="two seeds, 20 epochs: seconds instead of a minute")
 
 
