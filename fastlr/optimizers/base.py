@@ -434,14 +434,14 @@ class Optimizer:
         if grads is not None and (type(grads) is not list or self._nested or len(grads) != self._plan.count):
             grads = self._structure.arranged(grads, type(self).__name__)
         if not isinstance(grad_scale, LossScale):
-            self._plan.step(grads, grad_scale, zero_grads)      # type: ignore[arg-type]
+            self._plan.step(grads, grad_scale, zero_grads)
         else:
             self._step_with(grads, grad_scale, zero_grads)
 
     def _step_with(self, grads: Any, grad_scale: float | LossScale, zero_grads: bool, *more: Any) -> None:
         """A step of gradients in the order of the tensors, with what more this rule is given."""
         if not isinstance(grad_scale, LossScale):
-            self._plan.step(grads, grad_scale, zero_grads, *more)      # type: ignore[arg-type]
+            self._plan.step(grads, grad_scale, zero_grads, *more)
             return
         if self._stages.nonfinite != "skip":
             raise ValueError(f"{type(self).__name__}: a LossScale needs nonfinite='skip', "
