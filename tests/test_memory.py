@@ -123,8 +123,8 @@ thread.join()
 def test_parts_of_different_builds_are_refused():
     """They may disagree on what lies where in a struct."""
     from fastlr import kernels
-    from fastlr._core import arrays, capi, instant, matrix, plan, program, single
-    modules = (kernels, arrays, capi, instant, matrix, plan, program, single)
+    from fastlr._core import arrays, capi, compiled_schedule, instant, matrix, plan, single
+    modules = (kernels, arrays, capi, compiled_schedule, instant, matrix, plan, single)
     assert {module.layout for module in modules} == {dispatch.door.layout}
     with pytest.raises(ImportError, match=rf"fastlr was built in parts .* x is of another build than "
                                           rf"{dispatch.door.__name__}; build all of it anew"):
