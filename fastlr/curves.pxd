@@ -176,6 +176,25 @@ cdef inline double cosine(Cosine h, double t) noexcept nogil:
     return h.final if t >= h.steps else y
 
 
+# cosine_power: ... as (order**c - 1) / (order - 1), c that cosine -- Hundt et al. 2019, arXiv:1903.09900
+# and 1 minus that as (order - order**c) / (order - 1): each by expm1, which does not cancel, or from the smaller other
+
+cdef struct CosinePower:
+    double lr, steps, final, order
+
+cdef inline double cosine_power(CosinePower h, const Power* order, double t) noexcept nogil:
+    cdef bint late = t >= h.steps / 2
+    cdef double w = half_sine_squared((h.steps - t if late else t) / h.steps)
+    cdef double c = w if late else 1 - w, rest = 1 - w if late else w
+    cdef double logarithm = 0.6931471805599453 * (order.log2_high + order.log2_low)
+    if t >= h.steps:
+        return h.final
+    if h.order > 1:
+        rest = -expm1(-rest * logarithm) * (h.order / (h.order - 1))
+        c = 1 - rest if rest < 0.5 else expm1(c * logarithm) / (h.order - 1)
+    return h.lr * c + h.final * rest
+
+
 # polynomial: final + (lr - final) * (1 - t / steps)**power; with cycle, of the multiple of steps >= t
 
 cdef struct Polynomial:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from fastlr._core.compiled_schedule import CompiledSchedule
 
 from .base import Curve
-from .declaration import above, flag, number, one_of, positive, rate
+from .declaration import above, flag, number, one_of, positive, rate, within
 from .formulas import half_sine_squared, logistic, mixed, power
 
 End = Literal["hold", "error"]
@@ -100,6 +100,38 @@ class cosine(Curve, example="cosine(1, steps=90)"):
     @staticmethod
     def _formula(h: Any, xp: Any, t: Any) -> Any:
         return mixed(h.lr, h.final, half_sine_squared(xp, 1 - xp.minimum(t / h.steps, 1)))
+
+
+class cosine_power(Curve, example="cosine_power(1, steps=90)"):
+    """Falls as a power of the cosine: between `cosine` and an exponential decay.
+
+        eta_t = final + (lr - final) * (order ** c - 1) / (order - 1)          t < steps; then final
+        c = (1 + cos(pi * t / steps)) / 2
+
+    Args:
+        lr: the rate at t = 0.
+        steps: updates until `final`.
+        final: the rate at t = steps, and after it.
+        order: in [1, 1000); 1 is `cosine`, and the larger it is, the sooner the rate falls.
+        end: "hold" keeps the final rate; "error" makes t > steps a ValueError.
+
+    >>> schedules.cosine_power(1.0, steps=4)(range(6)).round(4).tolist()
+    [1.0, 0.682, 0.2403, 0.0446, 0.0, 0.0]
+
+    Source: Hundt, Jain & Hager 2019 ("cosine power annealing"), https://arxiv.org/abs/1903.09900. Differs from the
+    authors' program, whose epochs count from 1 and whose first and last rates are scaled to lr and final.
+    """
+
+    lr: float = rate()
+    steps: int = positive()
+    final: float = rate(default=0.0)
+    order: float = within(1, 1000, default=10.0)
+    end: End = one_of("hold", "error", default="hold")
+
+    @staticmethod
+    def _formula(h: Any, xp: Any, t: Any) -> Any:
+        c = half_sine_squared(xp, 1 - xp.minimum(t / h.steps, 1))
+        return mixed(h.lr, h.final, c if h.order == 1 else (power(xp, h.order, c) - 1) / (h.order - 1))
 
 
 class polynomial(Curve, example="polynomial(1, steps=90, power=3)"):
