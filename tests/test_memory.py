@@ -128,7 +128,7 @@ def test_parts_of_different_builds_are_refused():
     modules = [fastlr.kernels, *(importlib.import_module(f"fastlr._engine.{name}") for name in names)]
     modules += [instruction_set.load(f"fastlr._kernels.{name}") for name in ("step", "norms", "rows", "matrix_blocks")]
     assert {module.build_id for module in modules} == {instruction_set.BUILD_ID}
-    with pytest.raises(ImportError, match=rf"fastlr was built in parts .* x is of another build than "
+    with pytest.raises(ImportError, match=r"fastlr was built in parts .* x is of another build than "
                                           r"fastlr.rules.signatures; build all of it anew"):
         instruction_set.one_build("x", "00000000")
 

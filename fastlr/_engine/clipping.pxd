@@ -15,6 +15,7 @@ cdef struct NormRecord:
     int64_t count              # of those that its warm-up has seen
     double mean, variance
 
+
 @cython.final
 cdef class Clipping:
     cdef Memory memory

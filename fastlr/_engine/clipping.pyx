@@ -20,7 +20,10 @@ cdef inline double bound(value) except? -1:
 
 
 cdef class Clipping:
-    """What an optimizer's stages (see stages.py) do by norms; `reads_all`: the rule reads all gradients before it steps."""
+    """What an optimizer's stages (see stages.py) do by norms.
+
+    `reads_all`: the rule itself reads all gradients before it writes.
+    """
 
     def __cinit__(self, Layout layout, kernels, stages, bint reads_all):
         cdef double adaptive = bound(stages.clip_adaptive)

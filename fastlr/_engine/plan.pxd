@@ -12,6 +12,7 @@ from fastlr._engine.step_scalars cimport ScalarGroups
 from fastlr._kernels.rule_table cimport RuleTable
 from fastlr._kernels.structs cimport StepJob, TaskFunction
 
+
 @cython.final
 cdef class Plan:
     cdef Layout layout

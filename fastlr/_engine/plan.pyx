@@ -102,7 +102,7 @@ cdef class Plan:
                 return
             if curvatures is not None:
                 self.curvature.update(&job, self.accumulation_key(), keeps)
-            if self.scalars.stores:
+            if self.scalars.remembers:
                 self.scalars.begin_tensors(job.gradients)
             if self.scalars.per_tensor:
                 self.scalars.reduce_terms(&job)
@@ -153,7 +153,7 @@ cdef class Plan:
     cdef int compute_scalars(self, StepJob* job, double grad_scale, double loss) except -1:
         """Compute all scalars that do not depend on the gradients."""
         self.scalars.prepare(job.gradients, self.t, grad_scale)
-        if self.scalars.per_tensor or self.scalars.stores:
+        if self.scalars.per_tensor or self.scalars.remembers:
             self.scalars.begin(loss)
         job.key = self.random_key(self.t)
         return 0

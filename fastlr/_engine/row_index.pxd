@@ -3,6 +3,7 @@ cimport cython
 from libc.stdint cimport int32_t, int64_t
 from fastlr._engine.memory cimport Workspace
 
+
 @cython.final
 cdef class RowIndex:
     cdef readonly Py_ssize_t given, count, length

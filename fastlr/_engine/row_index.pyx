@@ -14,7 +14,7 @@ build_id = FASTLR_LAYOUT.decode()
 
 
 cdef class RowIndex:
-    """Different rows, in the order in which they first come. The memory is kept from step to step, as steps are alike."""
+    """Different rows, in the order in which they first come. Memory is kept from step to step, as steps are alike."""
 
     def __cinit__(self):
         self.lists, self.hash_table = Workspace(), Workspace()
