@@ -46,5 +46,5 @@ cdef class Plan:
     cdef int finish(self, StepJob* job) except -1
     cdef int skip(self, StepJob* job) except -1
     cdef int release(self) except -1
-    cdef uint64_t random_key(self, int64_t t) noexcept
+    cdef uint64_t random_key(self) noexcept
     cdef uint64_t accumulation_key(self) noexcept

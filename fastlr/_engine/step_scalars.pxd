@@ -1,6 +1,6 @@
 # cython: language_level=3
 cimport cython
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint64_t
 from fastlr._engine.layout cimport Layout
 from fastlr._engine.memory cimport Memory
 from fastlr._kernels.rule_table cimport RuleTable
@@ -31,6 +31,10 @@ cdef struct ScalarGroupKey:
 
 cdef void fill_scalar_group(ScalarGroup* now, const StepConstants* constants, const double* values, double lr_factor,
                             Decay decay, double decay_share, int64_t t, double grad_scale) noexcept nogil
+
+cdef inline uint64_t random_step() noexcept nogil:
+    """By how much the keys of random bits of two successive updates differ."""
+    return <uint64_t>0xbf58476d1ce4e5b9
 
 
 @cython.final
@@ -85,3 +89,4 @@ cdef class ScalarGroups:
     cdef void begin_tensors(self, const GradientView* gradients) noexcept
     cdef int reduce_terms(self, StepJob* job) except -1
     cdef void count_step(self, const GradientView* gradients) noexcept
+    cdef void skip(self, Py_ssize_t i, int64_t steps) noexcept

@@ -2,7 +2,7 @@
 """The scalars of one step: all that does not depend on an element, computed once, in double."""
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.math cimport INFINITY
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcmp, memcpy
 from fastlr._engine cimport thread_pool
 from fastlr._engine.arrays cimport ArrayView, read_array
@@ -313,5 +313,10 @@ cdef class ScalarGroups:
         cdef Py_ssize_t i
         for i in range(self.layout.count):
             if gradients[i].g == NULL:
-                self.skipped_steps[i] += 1
-                self.skips_changed = True
+                self.skip(i, 1)
+
+    cdef void skip(self, Py_ssize_t i, int64_t steps) noexcept:
+        """Let tensor i have skipped so many steps more: its updates, and their random bits, are counted without them."""
+        self.skipped_steps[i] += steps
+        self.layout.views[i].random_salt -= <uint64_t>steps * random_step()
+        self.skips_changed = True
