@@ -10,7 +10,7 @@ import numpy as np
 from libc.float cimport DBL_MAX, DBL_MIN, FLT_MAX, FLT_MIN
 from libc.stdint cimport uint64_t
 from libc.stdlib cimport qsort
-from fastlr._engine.arrays cimport ALIGNED, C_CONTIGUOUS, ArrayView, memory_range, read_array, strided_layout
+from fastlr._engine.arrays cimport ArrayView, memory_range, read_array, strided_layout
 from fastlr._kernels.build_id cimport FASTLR_LAYOUT
 from fastlr._engine.memory cimport Memory
 from fastlr._kernels.structs cimport FLOAT32, FLOAT64, MAX_DIMENSIONS, Chunk, StridedLayout, TensorView

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-
 from typing import Any, ClassVar, Literal
 
 import numpy as np
