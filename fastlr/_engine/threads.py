@@ -17,7 +17,7 @@ def usable_cores() -> int:
 
 
 def group_limits(process: str = "/proc/self/cgroup", mounted: str = "/sys/fs/cgroup") -> Iterator[int]:
-    """The whole cores that each control group of this process may use, where it is limited: its own and all around it."""
+    """The whole cores that limited control groups leave to this process: its own group and all that contain it."""
     try:
         with open(process) as file:
             groups = [line.rstrip("\n").split(":", 2) for line in file]
