@@ -514,10 +514,10 @@ def test_what_has_no_rows_and_what_spans_all_gradients_is_refused():
     for clip in ("clip_norm", "clip_zscore"):
         with pytest.raises(ValueError, match=f"{clip} is over all gradients of a step"):
             fastlr.SGD({"x": np.ones(4)}, **{clip: 1.0}).step_rows("x", [0], np.ones(1))
-    with pytest.raises(ValueError, match=r"step_rows\('x'\): a shadow moves in whole steps; build .* without shadow="):
+    with pytest.raises(ValueError, match=r"step_rows\('x'\): a shadow needs whole steps; build .* without shadow="):
         fastlr.SGD({"x": np.ones(4)}, shadow="float16").step_rows("x", [0], np.ones(1))
     split = fastlr.SGD({"x": np.ones(4, np.uint16)}, dtype="bfloat16", master="split")
-    with pytest.raises(ValueError, match=r"step_rows\('x'\): a split parameter moves in whole steps; build"):
+    with pytest.raises(ValueError, match=r"step_rows\('x'\): a split parameter needs whole steps; build"):
         split.step_rows("x", [0], np.ones(1, np.float32))
     with pytest.raises(ValueError, match=re.escape("SGD: step_rows: no parameter 'tabel'; did you mean 'table'?")):
         fastlr.SGD({"table": np.ones(4)}).step_rows("tabel", [0], np.ones(1))

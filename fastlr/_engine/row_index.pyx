@@ -35,8 +35,8 @@ cdef class RowIndex:
             raise TypeError(f"{caller}: rows must be indices, got a mask of bool; pass np.flatnonzero(rows) and the "
                             f"gradients of those rows")
         if array.size and array.dtype.kind not in "iu":        # (no rows at all may come in any type)
-            raise TypeError(f"{caller}: rows must be integers, got {array.dtype}; pass rows.astype('int64') if they are "
-                            f"row numbers")
+            raise TypeError(f"{caller}: rows must be integers, got {array.dtype}; pass rows.astype('int64') if they "
+                            f"are row numbers")
         if array.dtype == np.uint64 and array.size and array.max() > MAX_INDEX:
             raise ValueError(f"{caller}: rows must be in [0, {length}), got {array.max()} at position {array.argmax()}")
         given = np.ascontiguousarray(array, np.int64)

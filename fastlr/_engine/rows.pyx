@@ -119,7 +119,7 @@ cdef int lay_out_rows(Plan plan, Py_ssize_t i, RowsJob* job, RowLayouts* layouts
         raise ValueError(f"{caller}: clip_adaptive measures whole parameters; use clip_tensor_norm, or clip before")
     if view.low_bits != NULL or view.shadow != NULL:
         split = view.low_bits != NULL
-        raise ValueError(f"{caller}: {'a split parameter' if split else 'a shadow'} moves in whole steps; build the "
+        raise ValueError(f"{caller}: {'a split parameter' if split else 'a shadow'} needs whole steps; build the "
                          f"optimizer without {'master' if split else 'shadow'}=, or use step")
     for k in range(1, layout.ndims[i]):
         width *= layout.shapes[layout.first_axis[i] + k]

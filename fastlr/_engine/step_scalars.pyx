@@ -316,7 +316,7 @@ cdef class ScalarGroups:
                 self.skip(i, 1)
 
     cdef void skip(self, Py_ssize_t i, int64_t steps) noexcept:
-        """Let tensor i have skipped so many steps more: its updates, and their random bits, are counted without them."""
+        """Let tensor i have skipped so many steps more: its updates and their random bits are counted without them."""
         self.skipped_steps[i] += steps
         self.layout.views[i].random_salt -= <uint64_t>steps * random_step()
         self.skips_changed = True
