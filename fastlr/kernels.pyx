@@ -64,6 +64,9 @@ cdef class Kernel:
                    for name, k in self.position.items() if name != "lr"]
         return Signature([Parameter(name, Parameter.POSITIONAL_ONLY) for name in self.operands] + hypers)
 
+    def __reduce__(self):
+        return self.__name__           # (pickled as functions are, by name)
+
     def __repr__(self):
         return f"<fastlr.kernels.{self.__name__}{self.__signature__}>"
 

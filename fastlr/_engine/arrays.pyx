@@ -205,7 +205,7 @@ def as_array(x, who):
         return x
     try:
         view = memoryview(x)
-    except TypeError:
+    except (TypeError, BufferError):       # (JAX has no buffer of bfloat16, and says so as BufferError)
         pass
     else:
         return np.asarray(view)

@@ -95,7 +95,7 @@ cdef int enter(Entry* entry, str name, object cls) except -1:
             entry.at[k], entry.hyper_names[k], entry.defaults[k] = j, text(field), entry.known.defaults[j]
             entry.low[k], entry.high[k] = entry.known.low[j], entry.known.high[j]
             k += 1
-    starts = {start.slot: start.default for start in cls.starts.values()}
+    starts = {start.slot: start.default for start in cls.initial_states.values()}
     for j, slot in enumerate(cls.slots):
         entry.slot_names[j], entry.starts[j] = text(slot), starts.get(slot, 0.0)
     entry.face.name, entry.face.slots, entry.face.hypers = text(name), entry.known.terms.rule.slots, k

@@ -75,18 +75,18 @@ cdef int place(Plan plan, Py_ssize_t i, tensor) except -1:
         read_array(tensor.state[k], &array_view)
         s.slot[k], s.slot_stored[k] = array_view.data, array_view.stored
         s.staged |= s.slot_stored[k] != (FLOAT64 if s.is_double else FLOAT32)
-        if tensor.scales[k] is not None:
-            read_array(tensor.scales[k], &array_view)
+        if tensor.state_scales[k] is not None:
+            read_array(tensor.state_scales[k], &array_view)
             s.slot_scale[k] = <float*>array_view.data
     s.clip_factor = 1
     if len(tensor.state) > plan.rule.slots:
         read_array(tensor.state[plan.rule.slots], &array_view)
         s.ema = array_view.data
-    if tensor.scale is not None:
-        read_array(tensor.scale, &array_view)
+    if tensor.lr_scales is not None:
+        read_array(tensor.lr_scales, &array_view)
         s.lr_factors = array_view.data
-    if tensor.rest is not None:
-        read_array(tensor.rest, &array_view)
+    if tensor.low_bits is not None:
+        read_array(tensor.low_bits, &array_view)
         s.low_bits = array_view.data
     if tensor.shadow is not None:
         read_array(tensor.shadow, &array_view)

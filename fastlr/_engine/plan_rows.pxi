@@ -34,7 +34,7 @@ def step_rows(Plan plan, Py_ssize_t i, rows, gradient, grad_scale, bint ends_ste
         evaluate(plan)
         tensor = plan.tensors[i]
         age = plan.t - plan.skipped_steps[i]
-        fill_scalar_group(&now, &plan.terms, plan.values + <int>tensor.group * plan.width, tensor.factor,
+        fill_scalar_group(&now, &plan.terms, plan.values + <int>tensor.group * plan.width, tensor.lr_scale,
             <Decay>DECAYS[tensor.decay], share_of(plan, tensor.group, DECAYS[tensor.decay], tensor.decays), age + 1,
             scale)
         if plan.matrix_step is not None:
@@ -116,7 +116,7 @@ cdef int lay_rows(Plan plan, Py_ssize_t i, RowsJob* job, StridedLayout* layouts,
         see(plan, i, tensor.state[plan.rule.slots], &array_view, s.ema, UNKNOWN, spoken)
         by_rows(&job.ema, &layouts[2], &array_view)
     if s.lr_factors != NULL:
-        see(plan, i, tensor.scale, &array_view, s.lr_factors, UNKNOWN, spoken)
+        see(plan, i, tensor.lr_scales, &array_view, s.lr_factors, UNKNOWN, spoken)
         by_rows(&job.scale, &layouts[3], &array_view)
     return 0
 

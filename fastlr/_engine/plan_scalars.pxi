@@ -64,9 +64,9 @@ cdef int assign_scalar_groups(Plan plan) except -1:
     cdef Py_ssize_t i
     cdef dict array_view = {}
     for i, tensor in enumerate(plan.tensors):
-        key = (tensor.group, tensor.decay, tensor.decays, tensor.factor, plan.skipped_steps[i])
+        key = (tensor.group, tensor.decay, tensor.decays, tensor.lr_scale, plan.skipped_steps[i])
         if key not in array_view:
-            plan.group_keys[len(array_view)] = ScalarGroupKey(tensor.group, <Decay>DECAYS[tensor.decay], tensor.decays, tensor.factor,
+            plan.group_keys[len(array_view)] = ScalarGroupKey(tensor.group, <Decay>DECAYS[tensor.decay], tensor.decays, tensor.lr_scale,
                                          plan.skipped_steps[i])
             array_view[key] = len(array_view)
         plan.group_of[i] = array_view[key]

@@ -18,6 +18,7 @@ from .adaptive import (
 )
 from .base import Optimizer
 from .curvature import Sophia
+from .declaration import Hyper, within
 from .factored import CAME, SM3, Adafactor, AdamMini, RowwiseAdaGrad
 from .gradient_descent import ASGD, QHM, SGD, SGDW, AggMo, Momentum, Nesterov, Rprop
 from .groups import Group
@@ -111,6 +112,7 @@ __all__ = [
     "DoWG",
     "Fromage",
     "Group",
+    "Hyper",
     "LAMB",
     "LARC",
     "LARS",
@@ -138,6 +140,7 @@ __all__ = [
     "StableAdamW",
     "create_optimizer",
     "list_optimizers",
+    "within",
 ]
 
 LATER = {

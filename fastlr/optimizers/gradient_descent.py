@@ -7,10 +7,10 @@ import numpy as np
 
 from .._engine.tensors import values
 from .base import Optimizer
-from .declaration import Hyper, theirs, within
+from .declaration import Convention, Hyper, within
 
 
-class SGD(Optimizer, conventions={"torch": "SGD", "optax": "SGD", "keras": theirs("SGD", "decoupled", lr=0.01)}):
+class SGD(Optimizer, conventions={"torch": "SGD", "optax": "SGD", "keras": Convention("SGD", "decoupled", lr=0.01)}):
     r"""Each parameter moves against its gradient.
 
     .. math:: p \leftarrow p - \eta g
@@ -27,14 +27,14 @@ class SGD(Optimizer, conventions={"torch": "SGD", "optax": "SGD", "keras": their
     """
 
 
-def of_sum(h: dict[str, float], fresh: bool) -> dict[str, tuple[int, float]]:
+def share_of_velocity(h: dict[str, float], first_update: bool) -> dict[str, tuple[int, float]]:
     """What a velocity takes of one more gradient, before it decays."""
-    return {"m": (1, (1 if fresh else 1 - h["dampening"]) / h["momentum"])}
+    return {"m": (1, (1 if first_update else 1 - h["dampening"]) / h["momentum"])}
 
 
-class Momentum(Optimizer, slots=("m",), folds=of_sum, conventions={
+class Momentum(Optimizer, slots=("m",), accumulation=share_of_velocity, conventions={
         "torch": "Momentum", "optax": "Momentum",
-        "keras": theirs("MomentumInside", "decoupled", folds=False, lr=0.01)}):
+        "keras": Convention("MomentumInside", "decoupled", accumulates=False, lr=0.01)}):
     r"""The heavy ball: gradients add up in a velocity, and the parameter follows it.
 
     .. math:: m \leftarrow \mu m + (1 - d) g, \qquad p \leftarrow p - \eta m
@@ -60,7 +60,7 @@ class Momentum(Optimizer, slots=("m",), folds=of_sum, conventions={
 
 
 class Nesterov(Optimizer, slots=("m",), conventions={
-        "torch": "Nesterov", "optax": "Nesterov", "keras": theirs("NesterovInside", "decoupled", lr=0.01)}):
+        "torch": "Nesterov", "optax": "Nesterov", "keras": Convention("NesterovInside", "decoupled", lr=0.01)}):
     r"""The heavy ball, looking ahead: the parameter moves by the velocity it will have next.
 
     .. math:: m \leftarrow \mu m + g, \qquad p \leftarrow p - \eta (g + \mu m)

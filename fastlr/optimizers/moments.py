@@ -2,16 +2,16 @@
 from __future__ import annotations
 
 from .base import Optimizer
-from .declaration import Hyper, start, theirs, within
+from .declaration import Convention, Hyper, initial_state, within
 
 
-def of_means(h: dict[str, float], fresh: bool) -> dict[str, tuple[int, float]]:
+def shares_of_moments(h: dict[str, float], first_update: bool) -> dict[str, tuple[int, float]]:
     """What running means of gradients and of their squares take of one more gradient, before they decay."""
     return {"m": (1, (1 - h["beta1"]) / h["beta1"]), "v": (2, (1 - h["beta2"]) / h["beta2"])}
 
 
-class Adam(Optimizer, slots=("m", "v"), folds=of_means, conventions={
-        "torch": "Adam", "optax": "Adam", "keras": theirs("AdamHat", "decoupled", eps=1e-7)}):
+class Adam(Optimizer, slots=("m", "v"), accumulation=shares_of_moments, conventions={
+        "torch": "Adam", "optax": "Adam", "keras": Convention("AdamHat", "decoupled", eps=1e-7)}):
     r"""The mean of past gradients over their root mean square, both corrected for their start at zero.
 
     .. math::
@@ -41,9 +41,9 @@ class Adam(Optimizer, slots=("m", "v"), folds=of_means, conventions={
     eps: Hyper = within(1e-8)
 
 
-class AMSGrad(Adam, slots=("m", "v", "vmax"), folds=of_means, conventions={
+class AMSGrad(Adam, slots=("m", "v", "vmax"), accumulation=shares_of_moments, conventions={
         "torch": "AMSGrad", "optax": "AMSGradCorrected",
-        "keras": theirs("AMSGradHat", "decoupled", eps=1e-7), "paper": "AMSGradPlain"}):
+        "keras": Convention("AMSGradHat", "decoupled", eps=1e-7), "paper": "AMSGradPlain"}):
     r"""Adam that never forgets the largest mean square an element has had.
 
     .. math::
@@ -66,9 +66,9 @@ class AMSGrad(Adam, slots=("m", "v", "vmax"), folds=of_means, conventions={
     """
 
 
-class AdamW(Adam, slots=("m", "v"), decay="decoupled", folds=of_means, conventions={
-        "torch": "AdamW", "optax": theirs("AdamW", weight_decay=1e-4),
-        "keras": theirs("AdamWHat", eps=1e-7, weight_decay=4e-3)}):
+class AdamW(Adam, slots=("m", "v"), decay="decoupled", accumulation=shares_of_moments, conventions={
+        "torch": "AdamW", "optax": Convention("AdamW", weight_decay=1e-4),
+        "keras": Convention("AdamWHat", eps=1e-7, weight_decay=4e-3)}):
     r"""Adam, and apart from it each parameter shrinks by lr * weight_decay.
 
     .. math:: p \leftarrow (1 - \eta \lambda) p, \quad \text{then Adam}
@@ -92,7 +92,7 @@ class AdamW(Adam, slots=("m", "v"), decay="decoupled", folds=of_means, conventio
 
 class NAdam(Adam, slots=("m", "v"), memory=("mu_product",), conventions={
         "torch": "NAdam", "optax": "NAdamConstant",
-        "keras": theirs("NAdam", "decoupled", lr=1e-3, eps=1e-7, momentum_decay=1.0)}):
+        "keras": Convention("NAdam", "decoupled", lr=1e-3, eps=1e-7, momentum_decay=1.0)}):
     r"""Adam with Nesterov's momentum: it looks one step ahead, by a momentum that grows towards beta1.
 
     .. math::
@@ -151,7 +151,7 @@ class Adan(Optimizer, slots=("m", "v", "n", "g_prev"), signed=("v",), decay="dec
 
 
 class NAdamW(NAdam, slots=("m", "v"), memory=("mu_product",), decay="decoupled", rule="NAdam",
-             conventions={"torch": "NAdam", "optax": theirs("NAdamConstant", weight_decay=1e-4)}):
+             conventions={"torch": "NAdam", "optax": Convention("NAdamConstant", weight_decay=1e-4)}):
     r"""NAdam, and apart from it each parameter shrinks by lr * weight_decay.
 
     .. math:: p \leftarrow (1 - \eta \lambda) p, \quad \text{then NAdam}
@@ -171,7 +171,7 @@ class NAdamW(NAdam, slots=("m", "v"), memory=("mu_product",), decay="decoupled",
 
 
 class AdaMax(Adam, slots=("m", "u"), conventions={
-        "torch": "AdaMax", "optax": "AdaMax", "keras": theirs("AdaMaxOutside", "decoupled", lr=1e-3, eps=1e-7)}):
+        "torch": "AdaMax", "optax": "AdaMax", "keras": Convention("AdaMaxOutside", "decoupled", lr=1e-3, eps=1e-7)}):
     r"""Adam by the largest gradient that an element remembers, in place of a mean square.
 
     .. math::
@@ -322,8 +322,8 @@ class Yogi(Adam, slots=("m", "v")):
 
     lr: Hyper = within(1e-2)
     eps: Hyper = within(1e-3)
-    initial_momentum: Hyper = start("m", 0.0)
-    initial_accumulator_value: Hyper = start("v", 1e-6)
+    initial_momentum: Hyper = initial_state("m", 0.0)
+    initial_accumulator_value: Hyper = initial_state("v", 1e-6)
 
 
 class Grams(Adam, slots=("m", "v"), decay="decoupled"):
@@ -393,7 +393,7 @@ class DiffGrad(Adam, slots=("m", "v", "g_prev")):
 
 
 class ADOPT(Optimizer, slots=("m", "v"), conventions={
-        "optax": "ADOPT", "pytorch-optimizer": "ADOPTWider", "timm": theirs("ADOPT", clip_exponent=0.333)}):
+        "optax": "ADOPT", "pytorch-optimizer": "ADOPTWider", "timm": Convention("ADOPT", clip_exponent=0.333)}):
     r"""Divide by the mean square of the gradients before, then let the quotient gather momentum.
 
     .. math::

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from .base import Optimizer
-from .declaration import Hyper, theirs, within
+from .declaration import Convention, Hyper, within
 from .moments import Adam, AdamW
 
 
@@ -73,7 +73,7 @@ class LARC(Optimizer, slots=("m",), decay="decoupled"):
 
 
 class NovoGrad(Optimizer, slots=("m",), memory=("v",), decay="decoupled", conventions={
-        "pytorch-optimizer": "NovoGrad", "optax": theirs("NovoGrad", beta1=0.9, beta2=0.25, eps=1e-6)}):
+        "pytorch-optimizer": "NovoGrad", "optax": Convention("NovoGrad", beta1=0.9, beta2=0.25, eps=1e-6)}):
     r"""Momentum of gradients that are divided by the root mean square of their tensor's norm.
 
     .. math::
@@ -192,8 +192,8 @@ class StableAdamW(Adam, slots=("m", "v"), decay="decoupled"):
 
 
 class LAMB(Adam, slots=("m", "v"), decay="decoupled", conventions={
-        "paper": "LAMB", "optax": theirs("LAMB", eps=1e-6), "keras": theirs("LAMBOutside", eps=1e-7),
-        "pytorch-optimizer": theirs("LAMBUncorrected", eps=1e-6)}):
+        "paper": "LAMB", "optax": Convention("LAMB", eps=1e-6), "keras": Convention("LAMBOutside", eps=1e-7),
+        "pytorch-optimizer": Convention("LAMBUncorrected", eps=1e-6)}):
     r"""AdamW's step, of each tensor as long as the learning rate times the tensor itself.
 
     .. math::

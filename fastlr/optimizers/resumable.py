@@ -9,8 +9,9 @@ import numpy as np
 from .._engine.arrays import BFloat16, as_array, stored_as
 from .._engine.tensors import STORAGES, Array, Tensor, refuse_shared, values
 from .base import Optimizer
-from .groups import are_groups, arranged, bound, same_names
+from .groups import are_groups, bound
 from .state import FORMAT, copies, fill, refuse_others
+from .structure import Container, arranged, same_names
 
 Act = Callable[[], None]
 
@@ -83,23 +84,23 @@ class Resumable:
 # Parameters and gradients
 
 def held(params: Any, who: str, storages: Sequence[str] = STORAGES, dtype: str | None = None,
-         cure: str = "") -> tuple[str, list[Tensor]]:
-    """How gradients of these parameters will come, and their tensors (see `bound`), where there are no groups."""
+         cure: str = "") -> tuple[Container | None, list[Tensor]]:
+    """The structure of these parameters, and their tensors (see `bound`), where there are no groups."""
     if are_groups(params):
         raise TypeError(f"{who}: takes parameters, not groups: nothing of it differs between them; "
                         f"pass an array, a sequence or a mapping")
-    kind, tensors = bound(params, who, dtype=dtype)
+    part, tensors, _ = bound(params, who, dtype=dtype)
     for tensor in tensors:
         if stored_as(tensor.array) not in storages:
             raise TypeError(f"{who}: params[{tensor.name!r}]: expected {' or '.join(storages)}, "
                             f"got {stored_as(tensor.array)}{cure}")
     refuse_shared(tensors, who)
-    return kind, tensors
+    return part, tensors
 
 
-def gradients(tensors: list[Tensor], kind: str, grads: Any, who: str) -> list[Array | None]:
+def gradients(tensors: list[Tensor], part: Container | None, grads: Any, who: str) -> list[Array | None]:
     """Gradients in the order of the tensors, each of its parameter's shape and a type that it can take."""
-    return [checked(tensor, g) for tensor, g in zip(tensors, arranged(kind, tensors, grads, who, "grads"), strict=True)]
+    return [checked(tensor, g) for tensor, g in zip(tensors, arranged(part, grads, who, "grads"), strict=True)]
 
 
 def checked(tensor: Tensor, gradient: Any) -> Array | None:

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from .base import Optimizer
-from .declaration import Hyper, theirs, within
+from .declaration import Convention, Hyper, within
 
 
 class SignSGD(Optimizer):
@@ -61,7 +61,7 @@ class Tiger(Signum, slots=("m",), decay="decoupled", rule="Signum"):
 
 
 class Lion(Optimizer, slots=("m",), decay="decoupled", conventions={
-        "paper": "Lion", "optax": theirs("Lion", weight_decay=1e-3), "keras": theirs("Lion", lr=1e-3)}):
+        "paper": "Lion", "optax": Convention("Lion", weight_decay=1e-3), "keras": Convention("Lion", lr=1e-3)}):
     r"""The sign of momentum that remembers longer than it is looked at.
 
     .. math::
