@@ -302,6 +302,9 @@ def set_lr_scale(tensor: Tensor, value: Any, owner: str) -> None:
     """A learning-rate factor: a number, or an array of the parameter's shape."""
     if value is None:
         return
+    if type(value) is float and 0 <= value < math.inf:
+        tensor.lr_scale = value
+        return
     factors = np.asarray(value, dtype=np.float64)
     if not (np.isfinite(factors).all() and (factors >= 0).all()):
         raise ValueError(f"{owner}: lr_scale of {tensor.name!r} must be finite and >= 0")

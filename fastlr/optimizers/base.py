@@ -127,9 +127,13 @@ class Optimizer(BoundParameters, family=True):
             cls = type(self)
             if name in RuleClass.__annotations__ and name not in cls.hypers:
                 raise AttributeError(f"{cls.__name__}: {name} is of the class, it cannot be set")
-            if not hasattr(cls, name) and name not in vars(self) and (
-                    cls.__module__.partition(".")[0] == PACKAGE or cls._is_option(name)):
-                raise AttributeError(f"{cls.__name__}: has no {name!r} to set{cls._nearest_keyword(name)}")
+            if isinstance(getattr(cls, name, None), property) and getattr(cls, name).fset is None:
+                raise AttributeError(f"{cls.__name__}: {name} can be read alone, it cannot be set")
+            if not hasattr(cls, name) and name not in vars(self):
+                if name in cls.__signature__.parameters:
+                    raise AttributeError(f"{cls.__name__}: {name} is for the constructor, it cannot be set later")
+                if cls.__module__.partition(".")[0] == PACKAGE or cls._is_option(name):
+                    raise AttributeError(f"{cls.__name__}: has no {name!r} to set{cls._nearest_keyword(name)}")
         object.__setattr__(self, name, value)
 
     @classmethod

@@ -24,7 +24,7 @@ from .._engine.tensors import (
 from .declaration import ConstructorOnly, Convention, Hyper, nearest
 from .groups import Group, are_groups, bound, checked_lr_max
 from .rule_class import RuleClass
-from .stages import CONSTRUCTOR_ONLY, STAGES, Stages
+from .stages import SETTABLE, STAGES, Stages
 from .structure import Container, Structure
 
 DECAYS = ("coupled", "decoupled", "independent", "corrected")
@@ -283,10 +283,10 @@ class BoundParameters(RuleClass, family=True):
     def _set_stage(self, name: str, value: Any) -> None:
         """Set what happens round the rule, from the next step on."""
         owner = type(self).__name__
+        if name not in SETTABLE:
+            raise AttributeError(f"{owner}: {name} is for the constructor, it cannot be set later")
         stages = self._stages._replace(**{name: value})
         stages.check(owner)
-        if name in CONSTRUCTOR_ONLY:
-            raise AttributeError(f"{owner}: {name} is for the constructor, it cannot be set later")
         if name == "ema_decay" and (value is None) != (self._stages.ema_decay is None):
             raise AttributeError(f"{owner}: whether a running mean is kept is for the constructor, ema_decay cannot be "
                                  f"{'None' if value is None else 'a number'} later")

@@ -10,8 +10,8 @@ CHOICES = {
     "nonfinite": ("propagate", "skip", "raise"),
     "rounding": ("nearest", "stochastic"),
 }
-#: Those that decide in which order elements are read, or which random bits they get.
-CONSTRUCTOR_ONLY = ("clip_adaptive", "clip_adaptive_eps", "clip_adaptive_axis", "rounding", "seed")
+#: Those that can be set between steps: numbers, of which the order of elements and their random bits do not depend.
+SETTABLE = ("clip_value", "clip_norm", "clip_tensor_norm", "clip_zscore", "clip_zscore_alpha", "ema_decay")
 
 
 class Stages(NamedTuple):
@@ -72,7 +72,7 @@ AS_USUAL = Stages()
 
 
 class StageSetting:
-    """A stage as an attribute of the optimizer, read and set between steps."""
+    """A stage as an attribute of the optimizer: read, and if it is one of SETTABLE, set between steps."""
 
     __slots__ = ("name",)
 

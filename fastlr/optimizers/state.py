@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import inf
+from math import inf, isfinite
 from typing import Any
 from zlib import crc32
 
@@ -154,7 +154,8 @@ def described(opt: BoundParameters) -> dict[str, Any]:
     if any(group._lr_max is not None for group in opt.groups):
         plain["lr_max"] = [group._lr_max for group in opt.groups]
     if opt.shared:
-        plain["shared"] = dict(zip(opt.shared, opt._shared.tolist(), strict=True))
+        plain["shared"] = {name: x if isfinite(x) else str(x)          # (JSON has finite numbers alone)
+                           for name, x in zip(opt.shared, opt._shared.tolist(), strict=True)}
     if opt.conventions and opt.convention != next(iter(opt.conventions)):
         plain["convention"] = opt.convention
     if plan.accumulated:
@@ -172,7 +173,7 @@ def load(opt: BoundParameters, d: Mapping[str, Any], strict: bool) -> None:
     values = read_values(opt, d["groups"], owner)
     shared = d.get("shared", {})
     same_names(opt.shared, shared, f"{owner}: shared")
-    if not all(isinstance(value, float) for value in shared.values()):
+    if not all(isinstance(value, float) or value in ("nan", "inf", "-inf") for value in shared.values()):
         raise ValueError(f"{owner}: shared must map names to numbers, got {shared!r}")
     refuse_others(opt.state, d["state"], owner)
     norms = read_norms(opt, d, owner, strict)
@@ -188,7 +189,7 @@ def load(opt: BoundParameters, d: Mapping[str, Any], strict: bool) -> None:
                 opt._set_hyper([group], name, value)
         for group, lr_max in zip(opt.groups, largest, strict=True):
             group._keep_lr_max(lr_max)
-        opt._shared[...] = [shared[name] for name in opt.shared]
+        opt._shared[...] = [float(shared[name]) for name in opt.shared]
         plan.set_clock(t, missed)
         plan.norms = norms
         plan.accumulated = accumulated
