@@ -98,7 +98,7 @@ def test_a_class_that_does_not_fit_its_rule_is_refused(make, says):
 
 def test_a_name_of_fastlr_is_not_taken_over():
     with pytest.raises(TypeError, match="Adam: fastlr has an optimizer of this name; choose another"):
-        type("Adam", (fastlr.Adam,), {}, rule="Adam", slots=("m", "v"))
+        type("Adam", (fastlr.Adam,), {}, rule="Adam")
     assert REGISTRY["adam"] is fastlr.Adam
 
     class Adam(fastlr.Adam):           # (without a rule of its own it is no optimizer of the registry)

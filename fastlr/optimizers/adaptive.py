@@ -5,7 +5,7 @@ from .base import Optimizer
 from .declaration import Convention, Hyper, initial_state, within
 
 
-class AdaGrad(Optimizer, slots=("s",), conventions={
+class AdaGrad(Optimizer, conventions={
         "torch": "AdaGrad", "optax": Convention("AdaGradInside", eps=1e-7, initial_accumulator_value=0.1),
         "keras": Convention("AdaGradInside", "decoupled", lr=1e-3, eps=1e-7, initial_accumulator_value=0.1)}):
     r"""Gradients over the root of the sum of all their squares: what moved much moves less.
@@ -34,7 +34,7 @@ class AdaGrad(Optimizer, slots=("s",), conventions={
     initial_accumulator_value: float = initial_state("s", 0.0)
 
 
-class AdaDelta(Optimizer, slots=("v", "u"), conventions={
+class AdaDelta(Optimizer, conventions={
         "torch": "AdaDelta", "optax": "AdaDelta",
         "keras": Convention("AdaDelta", "decoupled", lr=1e-3, rho=0.95, eps=1e-7)}):
     r"""Steps in the units of the parameter: the root mean square of past steps over that of gradients.
@@ -60,7 +60,7 @@ class AdaDelta(Optimizer, slots=("v", "u"), conventions={
     eps: Hyper = within(1e-6)
 
 
-class RMSprop(Optimizer, slots=("v",), conventions={
+class RMSprop(Optimizer, conventions={
         "torch": "RMSprop", "optax": Convention("RMSpropInside", alpha=0.9),
         "keras": Convention("RMSpropInside", "decoupled", lr=1e-3, alpha=0.9, eps=1e-7),
         "timm": Convention("RMSpropInside", alpha=0.9, eps=1e-10, initial_scale=1.0)}):
@@ -88,7 +88,7 @@ class RMSprop(Optimizer, slots=("v",), conventions={
     initial_scale: Hyper = initial_state("v", 0.0)
 
 
-class RMSpropCentered(RMSprop, slots=("v", "a"), conventions={
+class RMSpropCentered(RMSprop, conventions={
         "torch": "RMSpropCentered", "optax": Convention("RMSpropCenteredInside", alpha=0.9),
         "keras": Convention("RMSpropCenteredInside", "decoupled", lr=1e-3, alpha=0.9, eps=1e-7),
         "timm": Convention("RMSpropCenteredInside", alpha=0.9, eps=1e-10, initial_scale=1.0)}):
@@ -110,7 +110,7 @@ class RMSpropCentered(RMSprop, slots=("v", "a"), conventions={
     """
 
 
-class RMSpropMomentum(RMSprop, slots=("v", "m"), conventions={
+class RMSpropMomentum(RMSprop, conventions={
         "torch": "RMSpropMomentum", "optax": Convention("RMSpropMomentumInside", alpha=0.9),
         "keras": Convention("RMSpropMomentumInside", "decoupled", lr=1e-3, alpha=0.9, eps=1e-7),
         "timm": Convention("RMSpropMomentumInside", alpha=0.9, eps=1e-10, initial_scale=1.0)}):
@@ -138,7 +138,7 @@ class RMSpropMomentum(RMSprop, slots=("v", "m"), conventions={
     momentum: Hyper = within(0.9, 0, 1)
 
 
-class RMSpropCenteredMomentum(RMSpropMomentum, slots=("v", "a", "m"), conventions={
+class RMSpropCenteredMomentum(RMSpropMomentum, conventions={
         "torch": "RMSpropCenteredMomentum", "optax": Convention("RMSpropCenteredMomentumInside", alpha=0.9),
         "keras": Convention("RMSpropCenteredMomentumInside", "decoupled", lr=1e-3, alpha=0.9, eps=1e-7),
         "timm": Convention("RMSpropCenteredMomentumInside", alpha=0.9, eps=1e-10, initial_scale=1.0)}):
@@ -160,7 +160,7 @@ class RMSpropCenteredMomentum(RMSpropMomentum, slots=("v", "a", "m"), convention
     """
 
 
-class FTRL(Optimizer, slots=("z", "n"), memory=("lr_prev",)):
+class FTRL(Optimizer):
     r"""Follow the leader: each parameter to where all gradients so far, and what holds it near 0, are in balance.
 
     .. math::
@@ -190,7 +190,7 @@ class FTRL(Optimizer, slots=("z", "n"), memory=("lr_prev",)):
     initial_accumulator_value: Hyper = initial_state("n", 0.0)
 
 
-class MADGRAD(Optimizer, slots=("s", "v", "x0"), signed=("s",)):
+class MADGRAD(Optimizer):
     r"""Dual averaging: from where it began, by the sum of gradients over the cube root of the sum of squares.
 
     .. math::

@@ -180,8 +180,14 @@ class BoundParameters(RuleClass, family=True):
                 raise ValueError(f"{owner}: state_dtype must be one of {', '.join(STORAGES)} or int8, got {stored!r}")
             if not tensor.allocated:
                 new.append((tensor, stored))
-        kinds = SlotKinds(self._signature.nonnegative, self._signature.position)
+        rule = self._rules[self._peer.rule]
+        kinds = SlotKinds(rule.signature.nonnegative, rule.signature.position)
         allocate(new, self._kept, self.memory, self._initial, kinds)
+        if not (rule.float32 and rule.float64):
+            for tensor, _ in new:
+                if not (rule.float64 if tensor.is_double else rule.float32):
+                    raise TypeError(f"{owner}: params[{tensor.name!r}]: its rule {rule.name} computes in "
+                                    f"{'float32' if rule.float32 else 'float64'} alone; pass arrays of that type")
 
     def _set_decay(self, tensors: list[Tensor]) -> None:
         """How weight decay works for each tensor."""

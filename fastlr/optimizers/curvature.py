@@ -18,7 +18,7 @@ def decays(values: dict[str, float]) -> list[float | None]:
     return [None, values["beta2"]]
 
 
-class Sophia(Optimizer, slots=("m", "h"), decay="decoupled", accumulation=share_of_mean,
+class Sophia(Optimizer, decay="decoupled", accumulation=share_of_mean,
              conventions={"paper": "Sophia", "authors": "SophiaAdded", "optax": "SophiaDebiased"}):
     r"""The mean of past gradients over the curvature along each axis, and where that is small, at most lr far.
 

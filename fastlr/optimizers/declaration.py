@@ -100,6 +100,8 @@ class Option(ConstructorOnly):
 
     def annotation(self, declared: Any) -> Any:
         """The type of the option: its choices, and where there is a check, what the class body declares besides."""
+        if {*map(type, self.choices)} == {bool}:
+            return bool
         if self.check is None:
             return Literal[self.choices]
         if all(type(choice) in (int, float) for choice in self.choices) or self.choices == (None,):
@@ -146,6 +148,8 @@ class SignatureOfClass:
 
         annotations = {name: type_ for base in reversed(owner.__mro__) for name, type_ in get_annotations(base).items()}
         written = Signature.from_callable(self.common).parameters
+        if not owner.hypers:           # (a class that stands for no rule)
+            return Signature(list(written.values())[1:])
         lr = Parameter("lr", Parameter.POSITIONAL_OR_KEYWORD, default=owner.hypers["lr"].default, annotation=Hyper)
         own = [Parameter(name, Parameter.KEYWORD_ONLY, default=hyper.default, annotation=Hyper)
                for name, hyper in owner.hypers.items() if name != "lr"]

@@ -32,7 +32,7 @@ def share_of_velocity(h: dict[str, float], first_update: bool) -> dict[str, tupl
     return {"m": (1, (1 if first_update else 1 - h["dampening"]) / h["momentum"])}
 
 
-class Momentum(Optimizer, slots=("m",), accumulation=share_of_velocity, conventions={
+class Momentum(Optimizer, accumulation=share_of_velocity, conventions={
         "torch": "Momentum", "optax": "Momentum",
         "keras": Convention("MomentumInside", "decoupled", accumulates=False, lr=0.01)}):
     r"""The heavy ball: gradients add up in a velocity, and the parameter follows it.
@@ -59,7 +59,7 @@ class Momentum(Optimizer, slots=("m",), accumulation=share_of_velocity, conventi
     dampening: Hyper = within(0.0, 0, 1)
 
 
-class Nesterov(Optimizer, slots=("m",), conventions={
+class Nesterov(Optimizer, conventions={
         "torch": "Nesterov", "optax": "Nesterov", "keras": Convention("NesterovInside", "decoupled", lr=0.01)}):
     r"""The heavy ball, looking ahead: the parameter moves by the velocity it will have next.
 
@@ -82,7 +82,7 @@ class Nesterov(Optimizer, slots=("m",), conventions={
     momentum: Hyper = within(0.9, 0, 1)
 
 
-class SGDW(Momentum, slots=("m",), decay="decoupled", rule="Momentum"):
+class SGDW(Momentum, decay="decoupled", rule="Momentum"):
     r"""The heavy ball, and apart from it each parameter shrinks by lr * weight_decay.
 
     .. math:: p \leftarrow (1 - \eta \lambda) p, \quad \text{then Momentum}
@@ -98,7 +98,7 @@ class SGDW(Momentum, slots=("m",), decay="decoupled", rule="Momentum"):
     """
 
 
-class QHM(Optimizer, slots=("m",)):
+class QHM(Optimizer):
     r"""Quasi-hyperbolic momentum: a step between the gradient's and its running mean's.
 
     .. math:: m \leftarrow \mu m + (1 - \mu) g, \quad p \leftarrow p - \eta \left( (1 - \nu) g + \nu m \right)
@@ -117,7 +117,7 @@ class QHM(Optimizer, slots=("m",)):
     nu: Hyper = within(0.7, 0, 1 + 2**-52)
 
 
-class AggMo(Optimizer, slots=("m1", "m2", "m3")):
+class AggMo(Optimizer):
     r"""Aggregated momentum: the mean step of three heavy balls of different inertia.
 
     .. math:: m_i \leftarrow \beta_i m_i + g, \quad p \leftarrow p - \frac{\eta}{3} (m_1 + m_2 + m_3)
@@ -137,7 +137,7 @@ class AggMo(Optimizer, slots=("m1", "m2", "m3")):
     beta3: Hyper = within(0.99, 0, 1)
 
 
-class ASGD(Optimizer, slots=("ax",), memory=("averaging",)):
+class ASGD(Optimizer):
     r"""Gradient descent whose mean of parameters is the answer.
 
     .. math::
@@ -174,7 +174,7 @@ class ASGD(Optimizer, slots=("ax",), memory=("averaging",)):
                 for tensor in self._plan.tensors}
 
 
-class Rprop(Optimizer, slots=("g_prev", "s"), conventions={"torch": "Rprop", "optax": "RpropLate"}):
+class Rprop(Optimizer, conventions={"torch": "Rprop", "optax": "RpropLate"}):
     r"""Each element has a step of its own, which grows while its gradient keeps its sign and shrinks where it turns.
 
     .. math::

@@ -53,7 +53,7 @@ class WithLoss(WithStepSize, family=True):
         self._step_with(grads, grad_scale, zero_grads, value)
 
 
-class PolyakSGD(WithLoss, shared=("step_size",)):
+class PolyakSGD(WithLoss):
     r"""Gradient descent to where the tangent of the loss reaches its least value, at most lr far.
 
     .. math::
@@ -78,7 +78,7 @@ class PolyakSGD(WithLoss, shared=("step_size",)):
     eps: Hyper = within(0.0)
 
 
-class MoMo(WithLoss, slots=("m",), shared=("step_size", "loss_mean", "slope_mean", "steps"), decay="decoupled"):
+class MoMo(WithLoss, decay="decoupled"):
     r"""Momentum to where a running mean of the loss's tangents reaches a lower bound, at most lr far.
 
     .. math::
@@ -105,8 +105,7 @@ class MoMo(WithLoss, slots=("m",), shared=("step_size", "loss_mean", "slope_mean
     lower_bound: Hyper = within(0.0, LOWEST)
 
 
-class MoMoAdam(WithLoss, slots=("m", "v"), shared=("step_size", "loss_mean", "slope_mean", "steps"),
-               decay="decoupled"):
+class MoMoAdam(WithLoss, decay="decoupled"):
     r"""Adam to where a running mean of the loss's tangents reaches a lower bound, at most lr far.
 
     .. math::
@@ -135,7 +134,7 @@ class MoMoAdam(WithLoss, slots=("m", "v"), shared=("step_size", "loss_mean", "sl
     lower_bound: Hyper = within(0.0, LOWEST)
 
 
-class DoG(WithStepSize, slots=("x0",), shared=("step_size", "distance", "squares")):
+class DoG(WithStepSize):
     r"""Gradient descent whose step is the farthest it has been from its start over the root of all squared gradients.
 
     .. math::
@@ -161,7 +160,7 @@ class DoG(WithStepSize, slots=("x0",), shared=("step_size", "distance", "squares
     eps: Hyper = within(1e-8)
 
 
-class DoWG(WithStepSize, slots=("x0",), shared=("step_size", "square_distance", "weighted_squares")):
+class DoWG(WithStepSize):
     r"""DoG with gradients that weigh as much as the distance then was: steps are longer.
 
     .. math::
@@ -196,8 +195,7 @@ class WithDistanceEstimate(Optimizer, family=True):
         return float(begun)
 
 
-class DAdaptSGD(WithDistanceEstimate, slots=("s", "x0"), signed=("s",),
-                shared=("d", "numerator", "g0_norm")):
+class DAdaptSGD(WithDistanceEstimate):
     r"""Gradient descent, and a lower bound of the way to the solution as its step, which grows with what is learnt.
 
     .. math::
@@ -225,8 +223,7 @@ class DAdaptSGD(WithDistanceEstimate, slots=("s", "x0"), signed=("s",),
     d0: Hyper = within(1e-6, 1e-30)
 
 
-class DAdaptAdaGrad(WithDistanceEstimate, slots=("alpha", "s", "x0"), signed=("s",),
-                    shared=("d", "sum_squares", "sum_norm", "gradient_squares")):
+class DAdaptAdaGrad(WithDistanceEstimate):
     r"""AdaGrad with a lower bound of the way to the solution as its learning rate.
 
     .. math::
@@ -255,8 +252,7 @@ class DAdaptAdaGrad(WithDistanceEstimate, slots=("alpha", "s", "x0"), signed=("s
     initial_accumulator_value: Hyper = initial_state("alpha", 1e-6)
 
 
-class DAdaptAdam(WithDistanceEstimate, slots=("m", "v", "s"), signed=("s",), shared=("d", "numerator"),
-                 conventions={"dadaptation": "DAdaptAdam", "optax": "DAdaptAdamDebiased"}):
+class DAdaptAdam(WithDistanceEstimate, conventions={"dadaptation": "DAdaptAdam", "optax": "DAdaptAdamDebiased"}):
     r"""Adam with a lower bound of the way to the solution as its learning rate.
 
     .. math::
@@ -290,8 +286,7 @@ class DAdaptAdam(WithDistanceEstimate, slots=("m", "v", "s"), signed=("s",), sha
     d0: Hyper = within(1e-6, 1e-30)
 
 
-class DAdaptLion(WithDistanceEstimate, slots=("m", "s"), signed=("s",), shared=("d", "numerator"),
-                 decay="decoupled"):
+class DAdaptLion(WithDistanceEstimate, decay="decoupled"):
     r"""Lion with a lower bound of the way to the solution as its learning rate.
 
     .. math::
@@ -322,7 +317,7 @@ class DAdaptLion(WithDistanceEstimate, slots=("m", "s"), signed=("s",), shared=(
     d0: Hyper = within(1e-6, 1e-30)
 
 
-class Prodigy(WithDistanceEstimate, slots=("m", "v", "s", "x0"), signed=("s",), shared=("d", "numerator"), decay="decoupled",
+class Prodigy(WithDistanceEstimate, decay="decoupled",
               conventions={"prodigyopt": "Prodigy", "optax": "ProdigyDebiased"}):
     r"""Adam with an estimate of the way to the solution as its learning rate, which grows as gradients point there.
 

@@ -10,11 +10,11 @@ import numpy as np
 from .._engine.instruction_set import kernels
 from .._engine.matrix_step import MatrixStep
 from .._engine.tensors import Tensor, named_dtype, per_tensor
-from ..rules import RuleSignature
+from ..rules.signatures import SIGNATURES
 from .base import Optimizer
 from .declaration import Hyper, one_of
 from .groups import Group
-from .signature import signature_of, table_of
+from .rule_lookup import FoundRule
 
 Slots = Mapping[str, "tuple[tuple[int, ...], bool]"]          # slot -> shape, and whether it is kept in double
 
@@ -31,14 +31,14 @@ class Matrix(Optimizer, family=True):
     route: ClassVar[str] = "call"
 
     @classmethod
-    def _signature_of(cls, rule: str) -> RuleSignature:
-        """SGD's, which applies the updates, behind the hyper-parameters of the class."""
+    def _find_rule(cls, rule: Any, beside: str = "") -> FoundRule:
+        """SGD, which applies the updates, under the name of this rule and behind its hyper-parameters."""
         own = tuple(name for name in cls.hypers if name not in ("lr", "weight_decay"))
-        return signature_of("SGD")._replace(hypers=own)
+        return FoundRule(rule, SIGNATURES["SGD"]._replace(hypers=own))
 
     @classmethod
     def _table(cls, rule: str) -> Any:
-        return table_of("SGD")
+        return FoundRule("SGD", SIGNATURES["SGD"]).loaded()
 
     def __init__(self, params: Any, lr: Hyper | None = None, **keywords: Any) -> None:
         who = type(self).__name__

@@ -4,7 +4,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal
 
-from ..rules import RuleSignature
 from .declaration import (
     ConstructorOnly,
     Convention,
@@ -15,7 +14,7 @@ from .declaration import (
     nearest,
     within,
 )
-from .signature import signature_of, table_of
+from .rule_lookup import FoundRule, find_rule
 
 #: From a group's values, and whether this is a tensor's first update: slot -> (power of the gradient, share of it).
 Accumulation = Callable[[dict[str, float], bool], dict[str, tuple[int, float]]]
@@ -24,13 +23,6 @@ Accumulation = Callable[[dict[str, float], bool], dict[str, tuple[int, float]]]
 REGISTRY: dict[str, type[RuleClass]] = {}
 
 PACKAGE = __name__.partition(".")[0]
-
-
-class Table:
-    """The compiled table of a class's own rule, loaded when it is first needed."""
-
-    def __get__(self, optimizer: Any, owner: type[RuleClass]) -> Any:
-        return owner._table(owner._default_rule)
 
 
 class RuleClass:
@@ -56,20 +48,17 @@ class RuleClass:
     hypers: ClassVar[dict[str, HyperParameter]] = {}
     initial_states: ClassVar[dict[str, InitialState]] = {}
     options: ClassVar[dict[str, Option]] = {}
-    _signature: ClassVar[RuleSignature]
     _default_rule: ClassVar[str] = ""
+    _rules: ClassVar[dict[str, FoundRule]] = {}        # its own, and those of its conventions
     _saved_as: ClassVar[str]                   # the class that a saved state names: the one that stands for the rule
-    _rule: ClassVar[Any] = Table()
     _fields: ClassVar[tuple[str, ...]]         # hyper-parameters in the order in which the rule has them
 
     lr: Hyper = within(1e-3)
     weight_decay: Hyper = within(0.0)
 
-    def __init_subclass__(cls, decay: str | None = None, rule: str | None = None,
+    def __init_subclass__(cls, decay: str | None = None, rule: Any = None,
                           conventions: Mapping[str, str | Convention] | None = None,
-                          accumulation: Accumulation | None = None, family: bool = False,
-                          slots: tuple[str, ...] = (), memory: tuple[str, ...] = (), shared: tuple[str, ...] = (),
-                          signed: tuple[str, ...] = ()) -> None:
+                          accumulation: Accumulation | None = None, family: bool = False) -> None:
         if family:                     # (what optimizers derive from stands for no rule itself)
             return
         every = {name: value for base in reversed(cls.__mro__) for name, value in vars(base).items()}
@@ -84,61 +73,67 @@ class RuleClass:
         cls.options = {name: value for name, value in declared if type(value) is Option}
         own = rule is not None or cls.__module__.partition(".")[0] == PACKAGE
         if own:
-            cls._default_rule, cls.decay_mode, cls.accumulation = rule or cls.__name__, decay or "coupled", accumulation
-            cls.conventions, cls._saved_as = {}, cls.__name__
+            found = cls._find_rule(rule or cls.__name__)
+            cls._default_rule, cls._rules = found.name, {found.name: found}
+            cls.decay_mode, cls.accumulation, cls.conventions = "coupled", accumulation, {}
+            cls._saved_as = cls.__name__
         elif not cls._default_rule:
             raise TypeError(f"{cls.__name__}: stands for no rule; name it with rule=, or derive from an optimizer that "
                             f"has one")
-        if conventions is not None:
-            cls.conventions = {name: Convention(peer) if isinstance(peer, str) else peer
-                               for name, peer in conventions.items()}
         if decay is not None:
             cls.decay_mode = decay
         cls._read_signature()
-        cls._check_conventions()
+        cls._read_conventions(cls.conventions if conventions is None else conventions)
         if own:
             cls._register()
 
     @classmethod
-    def _signature_of(cls, rule: str) -> RuleSignature:
-        return signature_of(rule)
+    def _find_rule(cls, rule: Any, beside: str = "") -> FoundRule:
+        return find_rule(rule, cls.__name__, beside)
 
     @classmethod
     def _table(cls, rule: str) -> Any:
-        return table_of(rule)
+        """The compiled table of one of the class's rules."""
+        return cls._rules[rule].loaded()
 
     @classmethod
     def _read_signature(cls) -> None:
         """Take names and order from the rule; TypeError where the class body says otherwise."""
-        signature = cls._signature = cls._signature_of(cls._default_rule)
+        signature = cls._rules[cls._default_rule].signature
         cls.slots, cls.memory, cls.shared = signature.slots, signature.memory, signature.shared
         cls.reduces = bool(signature.sums) or cls.kind == "matrix"
         cls.depends_on_param = signature.depends_on_param
         common = ("lr", "weight_decay")
-        own = signature.hypers
-        for name in own:
+        for name in signature.hypers:
             if name not in cls.hypers:
                 raise TypeError(f"{cls.__name__}: its rule {cls._default_rule} has a hyper-parameter {name!r} that the "
                                 f"class does not declare; add {name}: Hyper = within(default, low, high)")
         for name in cls.hypers:
-            if name not in own and name not in common:
+            if name not in signature.hypers and name not in common:
                 raise TypeError(f"{cls.__name__}: declares {name!r}, which its rule {cls._default_rule} does not have"
-                                f"{nearest(name, own)}")
+                                f"{nearest(name, signature.hypers)}")
         for name, state in cls.initial_states.items():
             if cls.kind == "elementwise" and state.slot not in (*cls.slots, *cls.memory, *cls.shared):
                 raise TypeError(f"{cls.__name__}: {name} is the initial value of {state.slot!r}, which its rule "
                                 f"{cls._default_rule} does not keep")
-        cls._fields = tuple(name for name in common if name not in own) + signature.hypers
-        order = {name: k for k, name in enumerate(("lr", *own, "weight_decay"))}
+        cls._fields = tuple(name for name in common if name not in signature.hypers) + signature.hypers
+        order = {name: k for k, name in enumerate(("lr", *signature.hypers, "weight_decay"))}
         cls.hypers = dict(sorted(cls.hypers.items(), key=lambda item: order[item[0]]))
 
     @classmethod
-    def _check_conventions(cls) -> None:
+    def _read_conventions(cls, conventions: Mapping[str, str | Convention]) -> None:
         """The rules of all conventions keep the same state, and their defaults are within bounds."""
+        own = cls._rules[cls._default_rule].signature
+        cls._rules = dict(cls._rules)
+        cls.conventions = {name: Convention(peer) if isinstance(peer, str) else peer
+                           for name, peer in conventions.items()}
         declared: dict[str, HyperParameter | ConstructorOnly] = {**cls.hypers, **cls.initial_states, **cls.options}
         for name, convention in cls.conventions.items():
             where = f"{cls.__name__}, convention {name!r}"
-            other, own = cls._signature_of(convention.rule), cls._signature
+            if convention.rule not in cls._rules:
+                beside = "" if own.module.partition(".")[0] == PACKAGE else own.module
+                cls._rules[convention.rule] = cls._find_rule(convention.rule, beside)
+            other = cls._rules[convention.rule].signature
             if (other.hypers, other.slots, other.memory, other.shared) != \
                     (own.hypers, own.slots, own.memory, own.shared):
                 raise TypeError(f"{where}: the rule {convention.rule} has other hyper-parameters or state than "

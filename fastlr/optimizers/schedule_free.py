@@ -36,7 +36,7 @@ class ScheduleFree(Optimizer, family=True):
         return np.asarray(y + (1 - 1 / beta) * (z.astype(np.float64) - y), wide)
 
 
-class ScheduleFreeSGD(ScheduleFree, slots=("z",), memory=("weight_sum", "lr_max", "beta"), decay="decoupled"):
+class ScheduleFreeSGD(ScheduleFree, decay="decoupled"):
     r"""Gradient descent z, its mean x, and gradients taken between the two, at y: no schedule of the learning rate.
 
     .. math::
@@ -64,7 +64,7 @@ class ScheduleFreeSGD(ScheduleFree, slots=("z",), memory=("weight_sum", "lr_max"
     warmup_steps: Hyper = within(0.0)
 
 
-class ScheduleFreeAdamW(ScheduleFree, slots=("z", "v"), memory=("weight_sum", "lr_max", "beta"), decay="decoupled"):
+class ScheduleFreeAdamW(ScheduleFree, decay="decoupled"):
     r"""RMSprop's steps z, their mean x, and gradients taken between the two, at y: no schedule of the learning rate.
 
     .. math::
@@ -93,7 +93,7 @@ class ScheduleFreeAdamW(ScheduleFree, slots=("z", "v"), memory=("weight_sum", "l
     warmup_steps: Hyper = within(0.0)
 
 
-class ScheduleFreeRAdam(ScheduleFree, slots=("z", "v"), memory=("weight_sum", "lr_max", "beta"), decay="decoupled"):
+class ScheduleFreeRAdam(ScheduleFree, decay="decoupled"):
     r"""ScheduleFreeAdamW that warms up by itself, as RAdam does.
 
     .. math::
