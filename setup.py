@@ -13,6 +13,7 @@ instruction before the CPU was asked.
 import importlib.util
 import multiprocessing
 import os
+import runpy
 import sys
 import sysconfig
 import tomllib
@@ -90,6 +91,9 @@ def extension(name: str, source: str, flags: list[str]) -> Extension:
 JOBS = os.cpu_count() or 1
 TRANSLATORS = JOBS if sys.platform != "win32" and multiprocessing.get_start_method() == "fork" else 0
 
+# The table of the schedules' curves follows from their file.
+runpy.run_path("fastlr/build_schedules.py")["write_table"](
+    Path("fastlr/curves.pxd"), Path("build/generated/curve_table.pxi"))
 build.write_signatures("fastlr/rules/signatures.py", FAMILIES, BUILD_ID)
 extensions = [extension(name, build.write_rules(name, path), KERNEL_FLAGS) for name, path in FAMILIES.items()]
 extensions += [extension(name, str(path), [*KERNEL_FLAGS, *UNUSED]) for name, path in KERNELS.items()]
@@ -101,7 +105,7 @@ extensions += [
 translated = cythonize(
     extensions,
     build_dir="build/cython",
-    include_path=["."],
+    include_path=[".", "build/generated"],
     nthreads=TRANSLATORS,
     compiler_directives={
         "language_level": 3,

@@ -1,17 +1,38 @@
-"""A wheel holds what users need, the declarations others compile against, and nothing generated."""
+"""A wheel holds all that users need and others compile against, nothing generated, and what is installed is the same.
+
+    python .ci/wheel.py WHEEL [--installed]
+"""
 import sys
 import zipfile
+from importlib import metadata
+from pathlib import Path
 
-for path in sys.argv[1:]:
-    names = zipfile.ZipFile(path).namelist()
-    for needed in ("fastlr/py.typed", "fastlr/rules/moments.pxd", "fastlr/curves.pxd", "fastlr/powers.pxd",
-                   "fastlr/__init__.pxd", "fastlr/kernels.pyi", "fastlr/_engine/plan.pyi",
-                   "fastlr/_kernels/step.abi3.so", "fastlr/rules/_moments.abi3.so", "fastlr/rules/signatures.py",
-                   "fastlr/_kernels/storage_loop.pxi", "fastlr/build.py", "fastlr/include/fastlr/fastlr.h",
-                   "fastlr/study/page.html.jinja"):
-        if needed not in names:
-            sys.exit(f"{path}: lacks {needed}")
-    for name in names:
-        if name.endswith((".c", ".cpp", ".pyx")) or (name.endswith(".pxi") and "storage_loop" not in name):
-            sys.exit(f"{path}: holds {name}")
-    print(f"{path}: {len(names)} files")
+KEPT = (".py", ".pyi", ".pxd", ".h", ".jinja", "py.typed")
+LEFT = (".c", ".cpp", ".pyx", ".pxi")
+TEMPLATES = {"fastlr/_kernels/storage_loop.pxi"}        # what rules from outside are built with
+
+
+def files(names):
+    """Those of the package itself."""
+    return {name for name in names if name.startswith("fastlr/") and not name.endswith((".pyc", "/"))}
+
+
+def wrong(path, installed):
+    found = files(zipfile.ZipFile(path).namelist())
+    source = [file.as_posix() for file in Path("fastlr").rglob("*")]
+    modules = [name for name in found if name.endswith(".so")]
+    needed = {name for name in source if name.endswith(KEPT)} | TEMPLATES
+    yield from (f"lacks {name}" for name in sorted(needed - found))
+    yield from (f"holds {name}" for name in sorted(found - TEMPLATES) if name.endswith(LEFT))
+    yield from (f"holds {name}, which is no abi3 module" for name in modules if not name.endswith(".abi3.so"))
+    if len(modules) < sum(name.endswith(".pyx") for name in source):
+        yield f"holds {len(modules)} compiled modules, fewer than there are .pyx files"
+    if installed:
+        here = files(map(str, metadata.files("fastlr-core")))
+        yield from (f"differs from what is installed in {name}" for name in sorted(found ^ here))
+    print(f"{path}: {len(found)} files, {len(modules)} of them compiled")
+
+
+path, *installed = sys.argv[1:]
+if found := list(wrong(path, installed)):
+    sys.exit("\n".join(f"{path}: {what}" for what in found))

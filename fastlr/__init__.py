@@ -27,14 +27,14 @@ if TYPE_CHECKING:
     from .checkpoint import save as save
     from .monitor import History as History
     from .monitor import diagnose as diagnose
+    from .optimizers.accumulation import GradientAccumulation as GradientAccumulation
     from .optimizers.averages import EMA as EMA
     from .optimizers.averages import SWA as SWA
     from .optimizers.averages import WeightAverage as WeightAverage
     from .optimizers.linesearch import LineSearch as LineSearch
     from .optimizers.linesearch import line_search as line_search
     from .optimizers.quasi_newton import LBFGS as LBFGS
-    from .optimizers.wrappers import SAM as SAM
-    from .optimizers.wrappers import GradientAccumulation as GradientAccumulation
+    from .optimizers.sharpness import SAM as SAM
     from .optimizers.wrappers import GradientCentralization as GradientCentralization
     from .optimizers.wrappers import Lookahead as Lookahead
     from .schedules.plateau import Plateau as Plateau

@@ -1,26 +1,27 @@
-"""Checkpoints: an optimizer and its parameters in one file, whole or not there, and not trusted when read.
+"""Checkpoints: an optimizer and its parameters in one file, written whole or not at all, and checked when read.
 
-Any reader of the safetensors format opens these files; this one also checks every byte of them.
+Any reader of the safetensors format can read these files; this one also checks every byte of them.
 
-CRC-32 guards the arrays, and the header with its own eight digits left out. What it must catch is torn writes
-and bad memory: it finds every error of up to 32 bits in a row for certain, and misses one in 2**32 of the
-others. It does 2.0 GB/s, where sha256 does 1.1 (with the processor's own instructions for it), blake2b 0.4.
-Neither would stop a forger, as there is no key: a forged file is what the strict reader is for.
+There is a CRC-32 of each array, and one of the header without its own eight digits. It detects torn writes and memory
+errors: all errors of up to 32 bits in a row, and all but one in 2**32 of the others. It runs at 2.0 GB/s, sha256 at 1.1
+(with the processor's instructions for it), blake2b at 0.4. None of them stops a forger, as there is no key; the strict
+reader does.
 """
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from errno import EINVAL, EISDIR
-from stat import S_IMODE, S_ISDIR, S_ISREG
-from typing import Any, BinaryIO
+from contextlib import suppress
+from math import isfinite
+from typing import Any
 from zlib import crc32
 
 import numpy as np
 
 from ._engine.arrays import stored_as
-from ._engine.program import DEPTH
+from ._engine.file_replacement import replacing
+from ._engine.compiled_schedule import DEPTH
 from ._engine.safetensors import (
     CODES,
     LARGEST_HEADER,
@@ -36,39 +37,42 @@ from ._engine.safetensors import (
 from ._engine.tensors import Array
 from .optimizers.base import Optimizer
 from .optimizers.declaration import nearest
-from .optimizers.resumable import Resumable, cast, tensors_of
+from .optimizers.resumable import Resumable, refresh_copies, tensors_of
+from .optimizers.state import completed
 
 __all__ = ["CheckpointError", "load", "read_header", "save"]
 
 FORMAT = 1
 CURE = "build the optimizer over the parameters that were saved"
 OPENING = b'{"__metadata__":{"crc32":"'
+BITS = "float64 bits"
 DIGITS = slice(8 + len(OPENING), 16 + len(OPENING))
 
 
 def save(path: str | os.PathLike[str], opt: Optimizer | Resumable, *, params: bool = True) -> None:
-    """Write all that the coming steps depend on: parameters, state, t and hyper-parameters.
+    """Save all that later steps depend on: parameters, state, t and hyper-parameters.
 
-    The new file takes the place of the old one only when it is whole and on the disk: whatever happens, the
-    path holds one or the other. (A process that is killed leaves a `.fastlr-*.tmp` beside it.) Tensors are
-    `param/NAME` and `state/NAME/SLOT` (and of the n-th wrapper around an optimizer, counted from outside,
-    `wrapper/n/NAME/SLOT`), written block by block without a second copy: do not step in another thread meanwhile.
+    The new file replaces the old one only when it is whole and on the disk: whatever happens, the path has one of
+    them. A process that is killed leaves no other file where the system has unnamed files, as Linux does; or a
+    `.fastlr-*.tmp`, which the next save to the same path removes. Tensors are `param/NAME` and `state/NAME/SLOT` (and
+    `wrapper/n/NAME/SLOT` of the n-th wrapper around an optimizer, counted from outside), written block by block without
+    a second copy: do not step in another thread meanwhile.
 
-    A hyper-parameter that is a plain function is not saved: `load` keeps the function that is there.
+    A hyper-parameter that is a plain function is not saved: `load` keeps the function that the optimizer has.
 
     Parameters
     ----------
     path
-        The file. A file that is replaced keeps its mode; a link is followed.
+        The file. If it exists, its mode is kept; a link is followed.
     opt
-        Any fastlr optimizer, a wrapper around one, or a mean of weights.
+        Any fastlr optimizer, a wrapper around one, or an average of weights.
     params
-        False: the optimizer's own state only, where the framework saves the parameters.
+        False: save the state of the optimizer only, where the framework saves the parameters.
 
     Raises
     ------
     OSError
-        The old file is as it was; or, if what failed is the last act, recording the exchange, the new one.
+        The old file is unchanged; or, if only syncing the folder failed at the end, the new one is in its place.
 
     >>> import fastlr, numpy as np, tempfile
     >>> w = np.ones(3)
@@ -95,9 +99,9 @@ def save(path: str | os.PathLike[str], opt: Optimizer | Resumable, *, params: bo
 
 
 def load(path: str | os.PathLike[str], opt: Optimizer | Resumable, *, params: bool | None = None) -> None:
-    """Become what was saved: the state, t and hyper-parameters, and the parameters in place.
+    """Load what was saved: the state, t and hyper-parameters, and the parameters in place.
 
-    Everything is read and checked first; then it is copied, all or nothing.
+    Everything is read and checked before the first write; then all of it is copied, or nothing.
 
     Parameters
     ----------
@@ -111,7 +115,7 @@ def load(path: str | os.PathLike[str], opt: Optimizer | Resumable, *, params: bo
     Raises
     ------
     CheckpointError
-        If the file is torn, altered, foreign, or does not fit this optimizer. Nothing has changed.
+        If the file is torn, changed, no checkpoint, or does not fit this optimizer. Nothing has changed.
     OSError
         If it cannot be read.
     """
@@ -137,22 +141,27 @@ def load(path: str | os.PathLike[str], opt: Optimizer | Resumable, *, params: bo
                                       f"older copy")
             if array is not None:
                 loaded[name] = array
-        try:
-            opt.load_state_dict(with_arrays(described, opt, loaded))
-        except (TypeError, ValueError) as error:
-            raise CheckpointError(str(error)) from error
-    for name, array in wanted.items():
-        if name.startswith("param/"):
-            array[...] = loaded[name]
-    cast(opt)
+    state = with_arrays(described, opt, loaded)
+
+    def write() -> None:
+        opt.load_state_dict(state)
+        for name, array in wanted.items():
+            if name.startswith("param/"):
+                array[...] = loaded[name]
+        refresh_copies(opt)
+
+    try:
+        completed(write)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{os.fspath(path)}: {error}") from error
 
 
 def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """What a safetensors file says it holds; its arrays are not read.
+    """The contents of a safetensors file by its header; the arrays are not read.
 
-    Returns `optimizer` and `t` (None if fastlr did not write it), `metadata` (what else fastlr wrote, or the
-    texts of another writer) and `tensors`: name -> {"dtype", "shape", "bytes"}. CheckpointError if its length
-    or its header is not as it must be.
+    Returns `optimizer` and `t` (None if fastlr did not write the file), `metadata` (what else fastlr wrote, or the
+    texts of another writer) and `tensors`: name -> {"dtype", "shape", "bytes"}. CheckpointError if its length is wrong
+    or its header malformed.
     """
     with opened(path) as file:
         head, stored, metadata = read(file)
@@ -173,7 +182,7 @@ def require_optimizer(opt: Any, call: str) -> None:
 
 
 def arrays_of(opt: Optimizer | Resumable, params: bool) -> dict[str, Array]:
-    """The arrays by their names in a file; wide ones first, so that each is aligned there."""
+    """The arrays by their names in a file; those of large elements first, so that each is aligned there."""
     arrays = {f"param/{tensor.name}": tensor.array for tensor in tensors_of(opt)} if params else {}
     for prefix, states in layers(opt):
         for name, slots in states.items():
@@ -182,7 +191,7 @@ def arrays_of(opt: Optimizer | Resumable, params: bool) -> dict[str, Array]:
 
 
 def layers(opt: Optimizer | Resumable) -> Iterator[tuple[str, dict[str, dict[str, Array]]]]:
-    """What each wrapper remembers, from the outermost in, and then what is wrapped: its place in a file, its arrays."""
+    """The arrays of each wrapper, from the outermost, then of the optimizer; each with its prefix in a file."""
     wrapped: Any = opt
     depth = 0
     while isinstance(wrapped, Resumable) and wrapped.inner is not None:
@@ -192,7 +201,7 @@ def layers(opt: Optimizer | Resumable) -> Iterator[tuple[str, dict[str, dict[str
 
 
 def with_arrays(described: dict[str, Any], opt: Optimizer | Resumable, loaded: Mapping[str, Array]) -> dict[str, Any]:
-    """The whole `state_dict` of what a file describes; descriptions that end too soon are refused when it is loaded."""
+    """The `state_dict` that a file describes, with its arrays; loading refuses one that lacks a wrapper."""
     level = whole = dict(described)
     for prefix, states in layers(opt):
         level["state"] = {name: {slot: loaded[f"{prefix}/{name}/{slot}"] for slot in slots}
@@ -205,23 +214,23 @@ def with_arrays(described: dict[str, Any], opt: Optimizer | Resumable, loaded: M
 
 
 def description(opt: Optimizer | Resumable) -> dict[str, Any]:
-    """`opt.state_dict()` without its arrays (of which that would make copies)."""
+    """`opt.state_dict()` without its arrays (which that copies)."""
     if isinstance(opt, Optimizer):
         return opt._described()
-    opt._settled("save")
+    opt._require_ready("save")
     return opt._described() if opt.inner is None else opt._described() | {"inner": description(opt.inner)}
 
 
 # Writing
 
 def header(described: Mapping[str, Any], arrays: Mapping[str, Array], sums: Mapping[str, str]) -> bytes:
-    """All that precedes the data. Its length does not depend on the sums."""
+    """All that precedes the data. Its length does not depend on the checksums."""
     import json
 
     from . import __version__
 
-    def text(value: Any) -> str:           # (floats are written so that they read back as the same ones)
-        return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    def text(value: Any) -> str:           # (floats are written so that the same floats are read)
+        return json.dumps(encoded(value), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
     document: dict[str, Any] = {"__metadata__": {"crc32": "0" * 8, "fastlr": text(
         {"format": FORMAT, "fastlr": __version__, "state": described, "crc32": sums})}}
@@ -244,55 +253,42 @@ def header(described: Mapping[str, Any], arrays: Mapping[str, Array], sums: Mapp
     return bytes(head)
 
 
+def encoded(value: Any) -> Any:
+    """A value in which floats that JSON lacks, NaN and infinities, are replaced by their bits."""
+    if isinstance(value, float) and not isfinite(value):
+        return {BITS: struct.pack(">d", value).hex()}
+    if isinstance(value, Mapping):
+        return {name: encoded(entry) for name, entry in value.items()}
+    return [encoded(entry) for entry in value] if isinstance(value, list | tuple) else value
+
+
+def decoded(value: Any) -> Any:
+    """The value that `encoded` was given."""
+    if isinstance(value, dict):
+        digits = value.get(BITS)
+        if value.keys() == {BITS} and isinstance(digits, str) and len(digits) == 16 and digits.isalnum():
+            with suppress(ValueError):
+                number: float = struct.unpack(">d", bytes.fromhex(digits))[0]
+                return value if isfinite(number) else number
+        return {name: decoded(entry) for name, entry in value.items()}
+    return [decoded(entry) for entry in value] if isinstance(value, list) else value
+
+
 def header_sum(head: bytes | bytearray) -> bytes:
-    """The sum of a header but for the digits of its own sum."""
+    """The checksum of a header without the digits of this sum."""
     return b"%08x" % crc32(head[DIGITS.stop:], crc32(head[:DIGITS.start]))
-
-
-@contextmanager
-def replacing(target: str) -> Iterator[BinaryIO]:
-    """A new file that takes the place of `target` when all is written, or vanishes."""
-    try:
-        old = os.stat(target).st_mode
-    except FileNotFoundError:
-        old = None
-    if old is not None and not S_ISREG(old):
-        raise OSError(EISDIR if S_ISDIR(old) else EINVAL, "save: not a regular file", target)
-    folder = os.path.dirname(target)
-    temporary = os.path.join(folder, f".fastlr-{os.urandom(8).hex()}.tmp")
-    directory = os.open(folder, os.O_RDONLY) if os.name == "posix" else None
-    try:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-        descriptor = os.open(temporary, flags, 0o666 if old is None else S_IMODE(old))
-        try:
-            with open(descriptor, "wb") as file:
-                if old is not None and os.name == "posix":
-                    os.fchmod(descriptor, S_IMODE(old))
-                yield file
-                file.flush()
-                os.fsync(descriptor)
-            os.replace(temporary, target)
-        except BaseException:
-            with suppress(OSError):
-                os.unlink(temporary)
-            raise
-        if directory is not None:
-            os.fsync(directory)
-    finally:
-        if directory is not None:
-            os.close(directory)
 
 
 # Reading
 
 def own(head: bytes, stored: Mapping[str, Stored],
         metadata: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
-    """What `save` described, and the sum of each tensor, if all of the header is as it was written."""
+    """What `save` described, and the checksum of each tensor; CheckpointError unless the header is as written."""
     if "fastlr" not in metadata or not head.startswith(OPENING, 8):
-        raise CheckpointError("expected a checkpoint of fastlr, this is another's safetensors file")
+        raise CheckpointError("expected a checkpoint of fastlr, this is a safetensors file of another program")
     if header_sum(head) != head[DIGITS]:
         raise CheckpointError("the header is not the one that was saved; take an older copy")
-    note = parsed(metadata["fastlr"].encode(), 2 * DEPTH + 8)
+    note = decoded(parsed(metadata["fastlr"], 2 * DEPTH + 8))
     if not isinstance(note, dict) or note.get("format") != FORMAT:
         found = brief(note.get("format") if isinstance(note, dict) else note)
         raise CheckpointError(f"expected checkpoint format {FORMAT}, got {found}; a newer fastlr may read it")
@@ -307,8 +303,8 @@ def own(head: bytes, stored: Mapping[str, Stored],
 
 
 def well_formed(state: dict[str, Any]) -> bool:
-    """Whether what `load_state_dict` takes for granted holds."""
-    if "groups" not in state:              # (of a wrapper or the like, which takes nothing else for granted)
+    """Whether a state has the entries and types that `load_state_dict` does not check."""
+    if "groups" not in state:              # (of a wrapper or an average, which checks all else)
         inner = state.get("inner")
         return (isinstance(state.get("optimizer"), str) and type(state.get("t")) is int
                 and (inner is None or (isinstance(inner, dict) and well_formed(inner))))
@@ -331,7 +327,7 @@ def well_formed(state: dict[str, Any]) -> bool:
 
 
 def require_fit(wanted: Mapping[str, Array], stored: Mapping[str, Stored], who: str) -> None:
-    """Every tensor that this optimizer holds and no other, each of its shape and dtype, and writable here."""
+    """CheckpointError unless the file has the tensors of this optimizer and no others, of their shapes and dtypes."""
     for name, array in wanted.items():
         if name not in stored:
             raise CheckpointError(f"{who} needs {brief(name)}, which is not in the file; {CURE}")
@@ -340,7 +336,7 @@ def require_fit(wanted: Mapping[str, Array], stored: Mapping[str, Stored], who: 
             raise CheckpointError(f"{brief(name)}: expected {code} {array.shape} as in this {who}, got "
                                   f"{dtype} {brief(shape)}; {CURE}")
         if not array.flags.writeable:
-            raise CheckpointError(f"{brief(name)}: must be writable, the array has become read-only")
+            raise CheckpointError(f"{brief(name)}: must be writable, but the array is read-only now")
     for name in stored:
         if name not in wanted:
             raise CheckpointError(f"{brief(name)} is in the file, and this {who} has none of that name"

@@ -1,9 +1,9 @@
 """The command line: `fastlr study`, `find`, `plot`, `bench`, `info` and `inspect`.
 
-Exit status: 0 done; 1 something that the command needs is not installed, or its output could not be written; 2 a
-wrong argument, told in one line on stderr; 130 interrupted; 141 whoever read the output went away, as `| head` does:
-not a word is said of it, and files that a command writes are written. With `--json`, stdout holds one JSON document
-and nothing else.
+Exit status: 0 done; 1 a package that the command needs is not installed, or its output could not be written; 2 a
+wrong argument, explained in one line on stderr; 130 interrupted; 141 the reader of the output closed it, as `| head`
+does: no message is printed then, and files that a command writes are written. With `--json`, stdout gets one JSON
+document and nothing else. Characters that stdout or stderr cannot encode are escaped.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ COMMANDS = {"study": study, "find": find, "plot": plot, "bench": bench, "info": 
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """An argument parser whose complaint is one line, without the usage before it."""
+    """An argument parser whose error message is one line, without the usage."""
 
     def error(self, message: str) -> NoReturn:
         raise Refusal(f"{self.prog}: {message}", 2)
@@ -31,24 +31,28 @@ class OneLineParser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status. `argv` is `sys.argv[1:]` if not given."""
     for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed by whoever started this
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  (for as long as the process lives)
+        stream = getattr(sys, name)
+        if stream is None:  # closed by the parent process
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  (until the process ends)
+        elif hasattr(stream, "reconfigure") and not stream.encoding.lower().startswith("utf"):
+            stream.reconfigure(errors="backslashreplace")
     try:
-        status = carried_out(argv)
+        status = execute(argv)
         sys.stdout.flush()
         return status
     except BrokenPipeError:
-        silence()
+        discard_output()
         return 141
     except OSError as error:
-        if error.filename is not None:  # not of the output: a file that no command has caught
+        if error.filename is not None:  # not the output, but a file whose error no command has handled
             raise
-        silence()
+        discard_output()
         say(f"fastlr: the output cannot be written: {error.strerror or error}")
         return 1
 
 
-def carried_out(argv: Sequence[str] | None) -> int:
+def execute(argv: Sequence[str] | None) -> int:
+    """Run the command and return its exit status; a refusal is printed."""
     try:
         arguments = build_parser().parse_args(argv)
         run: Callable[[argparse.Namespace], int] = arguments.run
@@ -62,14 +66,14 @@ def carried_out(argv: Sequence[str] | None) -> int:
         return int(done.code or 0)
 
 
-def silence() -> None:
-    """Let what is still in the buffer of stdout go nowhere, or Python complains of it when it ends."""
+def discard_output() -> None:
+    """Discard the buffer of stdout; Python would report an error when it flushes that at exit."""
     try:
         sys.stdout.flush()
     except OSError:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
 
 
 def build_parser() -> argparse.ArgumentParser:

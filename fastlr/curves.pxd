@@ -1,15 +1,24 @@
 # cython: language_level=3, cdivision=True
-"""Every schedule, one instant at a time, in order of increasing complexity.
+"""The formula of every curve, one rate at a time, in order of increasing complexity.
 
-A curve is a struct of doubles and a function of the same name that gives the rate of update `t`
-(t = 0 is the first). What may enter here: no memory, no Python, no arrays; `t` is finite and >= 0, and
-the rate must then be a number for every such `t`, however large. Sums are of terms of one sign, so
-that a rate is good to its last digits even where it has nearly vanished. A curve that raises one of its numbers to
-a power of the time says so in `bases`, at the end, and is given that number's `Power`, made once.
+A curve is a struct of doubles and a function of the same name in lower case: its rate at update `t`, 0 being the first.
+`fastlr/build_schedules.py` reads this file when fastlr is built and writes the code that calls the functions: no other
+list of them is kept. A signature is
+
+    cdef inline double NAME(STRUCT h, [const Power* X, ...] [Cycle* cache,] double t) noexcept nogil
+
+`X` is the Power of h.X, made once; where the struct has no X, that of NAME_X(h), a function of this file. `cache` is a
+Cycle that the calls of one array share.
+
+`t` is finite and >= 0, and the rate must be a number for every such t, however large. No memory, no Python and no
+arrays here. Sums have terms of one sign, so that a rate keeps its last digits where it has almost vanished.
 """
 from libc.math cimport ceil, exp, expm1, fma, fmod, log as ln, log1p, pow, sqrt
 
-from fastlr.powers cimport Power, eighth_sine, quarter_sine, raised, to_the, two_to_the, whole
+from fastlr.powers cimport (
+    Power, floor_of, power_of, power_of_two, scaled_power, sin_half_pi, sin_half_pi_low,
+)
+
 
 # constant
 
@@ -27,7 +36,7 @@ cdef struct Exponential:
 
 cdef inline double exponential(Exponential h, double t) noexcept nogil:
     cdef double x = h.decay * t
-    # exp magnifies the rounding of its argument up to 700 times: fma gives that rounding back
+    # exp magnifies the rounding error of its argument up to 700 times: fma computes that error, to correct for it
     return h.lr * exp(-x) * (1 - fma(h.decay, t, -x)) if x < 800 else 0
 
 
@@ -37,7 +46,7 @@ cdef struct Geometric:
     double lr, factor
 
 cdef inline double geometric(Geometric h, const Power* factor, double t) noexcept nogil:
-    return raised(factor[0], t, h.lr)
+    return scaled_power(factor[0], t, h.lr)
 
 
 # step_decay: lr * factor**floor(t / every) -- torch StepLR
@@ -46,7 +55,7 @@ cdef struct StepDecay:
     double lr, every, factor
 
 cdef inline double step_decay(StepDecay h, const Power* factor, double t) noexcept nogil:
-    return raised(factor[0], whole(t / h.every), h.lr)
+    return scaled_power(factor[0], floor_of(t / h.every), h.lr)
 
 
 # step_based: lr * drop**floor((1 + t) / every), one update earlier
@@ -55,7 +64,7 @@ cdef struct StepBased:
     double lr, drop, every
 
 cdef inline double step_based(StepBased h, const Power* drop, double t) noexcept nogil:
-    return raised(drop[0], whole((1 + t) / h.every), h.lr)
+    return scaled_power(drop[0], floor_of((1 + t) / h.every), h.lr)
 
 
 # inverse_time: lr / (1 + decay * t / every) -- Keras InverseTimeDecay
@@ -65,7 +74,7 @@ cdef struct InverseTime:
 
 cdef inline double inverse_time(InverseTime h, double t) noexcept nogil:
     cdef double p = t / h.every
-    return h.lr / (1 + h.decay * (whole(p) if h.staircase else p))
+    return h.lr / (1 + h.decay * (floor_of(p) if h.staircase else p))
 
 
 # inverse_sqrt: lr / sqrt(1 + t / timescale)
@@ -83,14 +92,19 @@ cdef struct InversePower:
     double lr, decay, power
 
 cdef inline double inverse_power(InversePower h, double t) noexcept nogil:
-    # a power above 1 magnifies the rounding of its base: fma and the sum's remainder give it back
-    cdef double x = h.decay * t, b = 1 + x, lost
+    # a power above 1 magnifies the rounding error of its base: fma and the sum's remainder compute that error
+    cdef double x = h.decay * t, b = 1 + x, lost, y
     if not b < 1e300:
-        return h.lr * pow(1e-300, h.power) * pow(1e-300 * h.decay * t, -h.power)
+        y = h.lr * pow(1e-300, h.power)
+        return y * pow(1e-300 * h.decay * t, -h.power) if y > 0 else 0
+    y = h.lr / power_of(b, h.power)
     if h.power <= 1:
-        return h.lr / to_the(b, h.power)
+        return y
     lost = (1 - (b - x)) + (x - (b - (b - x))) + fma(h.decay, t, -x)
-    return h.lr / to_the(b, h.power) * (1 - h.power * (lost / b))
+    x = h.power * (lost / b)
+    if -1e-8 < x < 1e-8:                   # (1 - x is exp(-x) to the last digit)
+        return y * (1 - x)
+    return y * exp(-x) if y > 0 else 0
 
 
 # noam: factor / sqrt(d_model) * min(n**-0.5, n * warmup_steps**-1.5), n = t + 1 -- arXiv:1706.03762
@@ -133,23 +147,26 @@ cdef inline double linear(Linear h, double t) noexcept nogil:
 cdef struct LogLinear:
     double lr, steps, final
 
+cdef inline double log_linear_ratio(LogLinear h) noexcept nogil:
+    return h.final / h.lr
+
 cdef inline double log_linear(LogLinear h, const Power* ratio, double t) noexcept nogil:
     if t >= h.steps:
         return h.final
     if 1e-290 < h.lr < 1e290 and 1e-290 < h.final < 1e290 and 1e-290 < h.final / h.lr < 1e290:
-        return raised(ratio[0], t / h.steps, h.lr)
+        return scaled_power(ratio[0], t / h.steps, h.lr)
     return pow(h.lr, (h.steps - t) / h.steps) * pow(h.final, t / h.steps)
 
 
 # cosine -- Loshchilov & Hutter 2017, arXiv:1608.03983, without restarts
-# (1 + cos(pi p)) / 2 = 1 - sin(pi p / 2)**2 = sin(pi (1 - p) / 2)**2: each half by what does not cancel there
+# (1 + cos(pi p)) / 2 = 1 - sin(pi p / 2)**2 = sin(pi (1 - p) / 2)**2: each half by the form that does not cancel there
 
 cdef struct Cosine:
     double lr, steps, final
 
 cdef inline double half_sine_squared(double p) noexcept nogil:
     """sin(pi p / 2)**2 for 0 <= p <= 1/2."""
-    cdef double s = eighth_sine(p)
+    cdef double s = sin_half_pi_low(p)
     return s * s
 
 cdef inline double cosine(Cosine h, double t) noexcept nogil:
@@ -157,6 +174,25 @@ cdef inline double cosine(Cosine h, double t) noexcept nogil:
     cdef double w = half_sine_squared((h.steps - t if late else t) / h.steps)
     cdef double y = h.lr * (w if late else 1 - w) + h.final * (1 - w if late else w)
     return h.final if t >= h.steps else y
+
+
+# cosine_power: ... as (order**c - 1) / (order - 1), c that cosine -- Hundt et al. 2019, arXiv:1903.09900
+# and 1 minus that as (order - order**c) / (order - 1): each by expm1, which does not cancel, or from the smaller other
+
+cdef struct CosinePower:
+    double lr, steps, final, order
+
+cdef inline double cosine_power(CosinePower h, const Power* order, double t) noexcept nogil:
+    cdef bint late = t >= h.steps / 2
+    cdef double w = half_sine_squared((h.steps - t if late else t) / h.steps)
+    cdef double c = w if late else 1 - w, rest = 1 - w if late else w
+    cdef double logarithm = 0.6931471805599453 * (order.log2_high + order.log2_low)
+    if t >= h.steps:
+        return h.final
+    if h.order > 1:
+        rest = -expm1(-rest * logarithm) * (h.order / (h.order - 1))
+        c = 1 - rest if rest < 0.5 else expm1(c * logarithm) / (h.order - 1)
+    return h.lr * c + h.final * rest
 
 
 # polynomial: final + (lr - final) * (1 - t / steps)**power; with cycle, of the multiple of steps >= t
@@ -172,10 +208,10 @@ cdef inline double polynomial(Polynomial h, double t) noexcept nogil:
         n *= ceil(t / n)
         if not t < n <= 1e300:             # at the end of a cycle; or where doubles end
             return h.final
-    w = to_the((n - t) / n, h.power)
+    w = power_of((n - t) / n, h.power)
     if h.final == 0:
         return h.lr * w
-    # (1 - w cancels where w is almost 1, which nobody sees unless the curve rises)
+    # where w is almost 1, 1 - w cancels, which matters only where the curve rises
     if w < 0.5 or h.final <= h.lr:
         return h.lr * w + h.final * (1 - w)
     return h.lr * w - h.final * expm1(h.power * (log1p(-t / n) if t < n / 2 else ln((n - t) / n)))
@@ -233,24 +269,24 @@ cdef inline double tanh(Tanh h, double t) noexcept nogil:
     return h.lr * (small if x > 0 else large) + h.final * (large if x > 0 else small)
 
 
-# Cycles: a shape between 0 and 1 that repeats, an amplitude that may shrink with each cycle or each update.
+# Cycles: a shape between 0 and 1 that repeats, times an amplitude that may shrink with each cycle or each update.
 
 cdef inline double amplitude(const Power* per_cycle, double cycle, const Power* per_update, double t) noexcept nogil:
     cdef double a = 1
     if per_cycle.base == 0.5 and cycle < 1000:
-        a = two_to_the(-<int>cycle)        # the usual one, at a tenth of the cost
+        a = power_of_two(-<int>cycle)        # the usual factor, at a tenth of the cost
     elif per_cycle.base != 1:
-        a = raised(per_cycle[0], cycle, 1)
-    return a if per_update.base == 1 else raised(per_update[0], t, a)
+        a = scaled_power(per_cycle[0], cycle, 1)
+    return a if per_update.base == 1 else scaled_power(per_update[0], t, a)
 
-cdef inline double between(double low, double high, double w) noexcept nogil:
+cdef inline double interpolate(double low, double high, double w) noexcept nogil:
     return low * (1 - w) + high * w        # not low + (high - low) * w, which can fall below both
 
 
-cdef inline double turn(double t, double period, double* cycle) noexcept nogil:
-    # fmod and the quotient's floor, the two always of the same mind; fma makes the difference exact
+cdef inline double time_in_cycle(double t, double period, double* cycle) noexcept nogil:
+    # t mod period, and the number of the cycle; the two always agree, as fma makes the difference exact
     cdef double x
-    cycle[0] = whole(t / period)
+    cycle[0] = floor_of(t / period)
     if t < 4503599627370496.0:             # a whole number of whole periods is exact
         x = t - cycle[0] * period
     elif cycle[0] > 1e15:
@@ -268,10 +304,12 @@ cdef inline double turn(double t, double period, double* cycle) noexcept nogil:
 cdef struct Triangular:
     double lr, peak, up, down, amplitude_factor, update_factor
 
-cdef inline double triangular(Triangular h, const Power* factors, double t) noexcept nogil:
-    cdef double cycle, period = h.up + h.down, x = turn(t, period, &cycle)
+cdef inline double triangular(
+    Triangular h, const Power* amplitude_factor, const Power* update_factor, double t
+) noexcept nogil:
+    cdef double cycle, period = h.up + h.down, x = time_in_cycle(t, period, &cycle)
     cdef double w = x / h.up if x <= h.up else (period - x) / h.down
-    return between(h.lr, h.peak, w * amplitude(factors, cycle, factors + 1, t))
+    return interpolate(h.lr, h.peak, w * amplitude(amplitude_factor, cycle, update_factor, t))
 
 
 # sine: the absolute value of a sine, `steps` updates up and as many down
@@ -279,10 +317,12 @@ cdef inline double triangular(Triangular h, const Power* factors, double t) noex
 cdef struct Sine:
     double lr, peak, steps, amplitude_factor, update_factor
 
-cdef inline double sine(Sine h, const Power* factors, double t) noexcept nogil:
-    cdef double cycle, period = 2 * h.steps, x = turn(t, period, &cycle)
-    cdef double w = quarter_sine(((x if x <= h.steps else period - x) / h.steps))
-    return between(h.lr, h.peak, w * amplitude(factors, cycle, factors + 1, t))
+cdef inline double sine(
+    Sine h, const Power* amplitude_factor, const Power* update_factor, double t
+) noexcept nogil:
+    cdef double cycle, period = 2 * h.steps, x = time_in_cycle(t, period, &cycle)
+    cdef double w = sin_half_pi(((x if x <= h.steps else period - x) / h.steps))
+    return interpolate(h.lr, h.peak, w * amplitude(amplitude_factor, cycle, update_factor, t))
 
 
 # cosine_wave: (1 - cos(pi t / steps)) / 2, without end
@@ -290,11 +330,13 @@ cdef inline double sine(Sine h, const Power* factors, double t) noexcept nogil:
 cdef struct CosineWave:
     double lr, peak, steps, amplitude_factor, update_factor
 
-cdef inline double cosine_wave(CosineWave h, const Power* factors, double t) noexcept nogil:
-    cdef double cycle, period = 2 * h.steps, x = turn(t, period, &cycle)
+cdef inline double cosine_wave(
+    CosineWave h, const Power* amplitude_factor, const Power* update_factor, double t
+) noexcept nogil:
+    cdef double cycle, period = 2 * h.steps, x = time_in_cycle(t, period, &cycle)
     cdef double p = (x if x <= h.steps else period - x) / h.steps
     cdef double w = half_sine_squared(p) if p < 0.5 else 1 - half_sine_squared(1 - p)
-    return between(h.lr, h.peak, w * amplitude(factors, cycle, factors + 1, t))
+    return interpolate(h.lr, h.peak, w * amplitude(amplitude_factor, cycle, update_factor, t))
 
 
 # saw: falls from lr to final, again and again
@@ -302,10 +344,12 @@ cdef inline double cosine_wave(CosineWave h, const Power* factors, double t) noe
 cdef struct Saw:
     double lr, steps, final, amplitude_factor, update_factor
 
-cdef inline double saw(Saw h, const Power* factors, double t) noexcept nogil:
-    cdef double cycle, x = turn(t, h.steps, &cycle)
+cdef inline double saw(
+    Saw h, const Power* amplitude_factor, const Power* update_factor, double t
+) noexcept nogil:
+    cdef double cycle, x = time_in_cycle(t, h.steps, &cycle)
     cdef double w = (h.steps - x) / h.steps
-    return between(h.final, h.lr, w * amplitude(factors, cycle, factors + 1, t))
+    return interpolate(h.final, h.lr, w * amplitude(amplitude_factor, cycle, update_factor, t))
 
 
 # sine_saw: ... as a quarter of a sine
@@ -313,10 +357,12 @@ cdef inline double saw(Saw h, const Power* factors, double t) noexcept nogil:
 cdef struct SineSaw:
     double lr, steps, final, amplitude_factor, update_factor
 
-cdef inline double sine_saw(SineSaw h, const Power* factors, double t) noexcept nogil:
-    cdef double cycle, x = turn(t, h.steps, &cycle)
-    cdef double w = quarter_sine(((h.steps - x) / h.steps))
-    return between(h.final, h.lr, w * amplitude(factors, cycle, factors + 1, t))
+cdef inline double sine_saw(
+    SineSaw h, const Power* amplitude_factor, const Power* update_factor, double t
+) noexcept nogil:
+    cdef double cycle, x = time_in_cycle(t, h.steps, &cycle)
+    cdef double w = sin_half_pi(((h.steps - x) / h.steps))
+    return interpolate(h.final, h.lr, w * amplitude(amplitude_factor, cycle, update_factor, t))
 
 
 # cosine_restarts -- arXiv:1608.03983; cycle i lasts steps * cycle_factor**i updates
@@ -325,44 +371,48 @@ cdef struct CosineRestarts:
     double lr, steps, final, cycle_factor, amplitude_factor, update_factor
 
 cdef struct Cycle:
-    double number, begin, end          # not before the one, before the other
+    double number, begin, end          # begin <= t < end
 
-cdef inline double begin_of(double cycle, CosineRestarts h, const Power* factors) noexcept nogil:
-    return (raised(factors[2], cycle, h.steps) - h.steps) / (h.cycle_factor - 1)
+cdef inline double cycle_begin(double cycle, CosineRestarts h, const Power* cycle_factor) noexcept nogil:
+    return (scaled_power(cycle_factor[0], cycle, h.steps) - h.steps) / (h.cycle_factor - 1)
 
-cdef inline double cosine_restarts(CosineRestarts h, const Power* factors, Cycle* last, double t) noexcept nogil:
-    # `last` is the cycle of the time asked for before: mostly it is this one's, which spares powers and a logarithm
+cdef inline double cosine_restarts(
+    CosineRestarts h, const Power* amplitude_factor, const Power* update_factor, const Power* cycle_factor,
+    Cycle* cache, double t
+) noexcept nogil:
+    # the cycle of the previous t is mostly that of this t too, which saves three powers and a logarithm
     cdef double cycle, n = h.steps, x, w
     if h.cycle_factor == 1:
-        x = turn(t, n, &cycle)
+        x = time_in_cycle(t, n, &cycle)
     else:
         t = t if t < 1e100 else 1e100      # beyond, lengths overflow
-        if not last.begin <= t < last.end:
+        if not cache.begin <= t < cache.end:
             # the logarithm may err by one at a boundary: the boundaries decide
-            cycle = whole(
-                1.4426950408889634 * ln(1 + t / h.steps * (h.cycle_factor - 1)) / (factors[2].high + factors[2].low)
+            cycle = floor_of(
+                1.4426950408889634 * ln(1 + t / h.steps * (h.cycle_factor - 1))
+                / (cycle_factor.log2_high + cycle_factor.log2_low)
             )
-            if cycle < 1e15:               # of more, the begins are not told apart
-                while cycle > 0 and begin_of(cycle, h, factors) > t:
+            if cycle < 1e15:               # of more, doubles cannot tell the begins apart
+                while cycle > 0 and cycle_begin(cycle, h, cycle_factor) > t:
                     cycle -= 1
-                while begin_of(cycle + 1, h, factors) <= t:
+                while cycle_begin(cycle + 1, h, cycle_factor) <= t:
                     cycle += 1
-            last.number, last.begin = cycle, begin_of(cycle, h, factors)
-            last.end = begin_of(cycle + 1, h, factors)
-        cycle, n, x = last.number, last.end - last.begin, t - last.begin
+            cache.number, cache.begin = cycle, cycle_begin(cycle, h, cycle_factor)
+            cache.end = cycle_begin(cycle + 1, h, cycle_factor)
+        cycle, n, x = cache.number, cache.end - cache.begin, t - cache.begin
         if not 0 <= x < n:
             x, n = 0, 1
     w = half_sine_squared((n - x) / n) if x > n / 2 else 1 - half_sine_squared(x / n)
-    return between(h.final, h.lr, w * amplitude(factors, cycle, factors + 1, t))
+    return interpolate(h.final, h.lr, w * amplitude(amplitude_factor, cycle, update_factor, t))
 
 
 # time_based: eta_{n+1} = eta_n / (1 + decay * n), so eta_n = lr / prod_{k<n} (1 + decay * k)
 #
 # In constant time. With x = 1/decay the product is Gamma(x + n) / (Gamma(x) x**n); by Stirling, with u = n/x,
 #     ln prod = n mean - log1p(u)/2 + stirling(x + n) - stirling(x),   mean = (1 + 1/u) log1p(u) - 1.
-# The leading parts of ln Gamma have cancelled on paper, where nothing is lost; lgamma would lose all digits
-# of a small decay. Stirling needs x >= 16: below it, 16 factors are multiplied out first, and
-# the rest starts at x + 16, its factors x + k = (x + 16 + k') divided by x instead of x + 16.
+# The leading terms of ln Gamma have been cancelled in the formula, where no digit is lost; lgamma would lose all digits
+# of a small decay. Stirling's series needs x >= 16: below it, 16 factors are multiplied first, and the remaining ones
+# start at x + 16: factors x + k = x + 16 + k', divided by x instead of x + 16.
 
 cdef struct TimeBased:
     double lr, decay
@@ -372,7 +422,7 @@ cdef inline double stirling(double x) noexcept nogil:
     cdef double y = r * r
     return r * (1.0 / 12 - y * (1.0 / 360 - y * (1.0 / 1260 - y * (1.0 / 1680 - y * (1.0 / 1188)))))
 
-cdef inline double log_series(double s) noexcept nogil:
+cdef inline double log1p_series(double s) noexcept nogil:
     # y/3 + y**2/5 + y**3/7 + ... for y = s*s <= 1/9, the odd and the even powers side by side
     cdef double y = s * s
     cdef double z = y * y
@@ -384,7 +434,7 @@ cdef inline double log_series(double s) noexcept nogil:
     )
 
 cdef inline double time_based(TimeBased h, double t) noexcept nogil:
-    cdef double n = whole(t), x = 1 / h.decay, head = 1, skipped = 0, u, s, tail, log, mean
+    cdef double n = floor_of(t), x = 1 / h.decay, head = 1, skipped = 0, u, s, tail, log, mean
     cdef bint early = x < 16
     cdef double begin = stirling(x + 16 if early else x)
     cdef int k
@@ -402,105 +452,7 @@ cdef inline double time_based(TimeBased h, double t) noexcept nogil:
         mean = (1 + 1 / u) * log - 1
     else:                              # where that cancels: the series of log1p in s has positive terms only
         s = u / (2 + u)
-        tail = log_series(s)
+        tail = log1p_series(s)
         log = 2 * s * (1 + tail)
         mean = s + (1 + s) * tail
     return h.lr / head * exp(-(skipped + n * mean - log / 2 + (stirling(x + n) - begin)))
-
-
-# The roll: a curve is chosen, at compile time, by the type of its numbers.
-
-ctypedef fused Curve:
-    Constant
-    Exponential
-    Geometric
-    StepDecay
-    StepBased
-    InverseTime
-    InverseSqrt
-    InversePower
-    Noam
-    Sigmoid
-    Linear
-    LogLinear
-    Cosine
-    Polynomial
-    OneMinusSqrt
-    OneMinusSquare
-    Rex
-    Tanh
-    Triangular
-    Sine
-    CosineWave
-    Saw
-    SineSaw
-    CosineRestarts
-    TimeBased
-
-cdef inline void bases(Curve h, double* base) noexcept nogil:
-    """What the curve raises to powers: at most three numbers."""
-    if Curve is Geometric or Curve is StepDecay:
-        base[0] = h.factor
-    elif Curve is StepBased:
-        base[0] = h.drop
-    elif Curve is LogLinear:
-        base[0] = h.final / h.lr
-    elif Curve is Triangular or Curve is Sine or Curve is CosineWave or Curve is Saw or Curve is SineSaw:
-        base[0], base[1] = h.amplitude_factor, h.update_factor
-    elif Curve is CosineRestarts:
-        base[0], base[1], base[2] = h.amplitude_factor, h.update_factor, h.cycle_factor
-
-cdef inline double value(Curve h, const Power* powers, Cycle* last, double t) noexcept nogil:
-    """The rate; `last` is a cycle without end, {0, 1, 0}, for the first time and then left alone."""
-    if Curve is Constant:
-        return constant(h, t)
-    elif Curve is Exponential:
-        return exponential(h, t)
-    elif Curve is Geometric:
-        return geometric(h, powers, t)
-    elif Curve is StepDecay:
-        return step_decay(h, powers, t)
-    elif Curve is StepBased:
-        return step_based(h, powers, t)
-    elif Curve is InverseTime:
-        return inverse_time(h, t)
-    elif Curve is InverseSqrt:
-        return inverse_sqrt(h, t)
-    elif Curve is InversePower:
-        return inverse_power(h, t)
-    elif Curve is Noam:
-        return noam(h, t)
-    elif Curve is Sigmoid:
-        return sigmoid(h, t)
-    elif Curve is Linear:
-        return linear(h, t)
-    elif Curve is LogLinear:
-        return log_linear(h, powers, t)
-    elif Curve is Cosine:
-        return cosine(h, t)
-    elif Curve is Polynomial:
-        return polynomial(h, t)
-    elif Curve is OneMinusSqrt:
-        return one_minus_sqrt(h, t)
-    elif Curve is OneMinusSquare:
-        return one_minus_square(h, t)
-    elif Curve is Rex:
-        return rex(h, t)
-    elif Curve is Tanh:
-        return tanh(h, t)
-    elif Curve is Triangular:
-        return triangular(h, powers, t)
-    elif Curve is Sine:
-        return sine(h, powers, t)
-    elif Curve is CosineWave:
-        return cosine_wave(h, powers, t)
-    elif Curve is Saw:
-        return saw(h, powers, t)
-    elif Curve is SineSaw:
-        return sine_saw(h, powers, t)
-    elif Curve is CosineRestarts:
-        return cosine_restarts(h, powers, last, t)
-    elif Curve is TimeBased:
-        return time_based(h, t)
-    else:
-        value_has_no_branch_for(h)

@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""The functional door: one call moves one tensor, in place; whoever calls keeps the state.
+"""The functional interface: one call updates one tensor, in place; the caller keeps the state.
 
 There is one function per elementwise rule, of the rule's name in lower case, and all are called alike:
 
@@ -23,25 +23,25 @@ from libc.stdint cimport int64_t
 from fastlr._kernels.structs cimport FLOAT64, MAX_SLOTS
 from fastlr._engine cimport thread_pool
 from fastlr._engine.arrays cimport ALIGNED, C_CONTIGUOUS, WRITEABLE, ArrayView, memory_range, read_array
-from fastlr._engine.plan cimport ALONE
-from fastlr._engine.functional_step cimport MOST_HYPERS, RuleCall, learn, move
+from fastlr._kernels.build_id cimport FASTLR_LAYOUT
+from fastlr._engine.functional_step cimport RuleCall, read_rule, update_tensor
+from fastlr._engine.step_scalars cimport MAX_VALUES
 
 from fastlr._engine.arrays import as_array
 from fastlr._engine.instruction_set import one_build
 from fastlr.optimizers.base import REGISTRY
 from fastlr.optimizers.declaration import nearest
 
-
-include "_engine/build_id.pxi"
+build_id = FASTLR_LAYOUT.decode()
 
 one_build("fastlr.kernels", build_id)
 
-cdef object MOST_STEPS = 2**62
+cdef object MAX_STEPS = 2**62
 
 
 cdef class Kernel:
     # One rule over one tensor. (A docstring here would hide each function's own.)
-    cdef RuleCall known
+    cdef RuleCall call
     cdef tuple bounded, operands
     cdef dict position
     cdef readonly str __name__
@@ -49,18 +49,18 @@ cdef class Kernel:
 
     def __init__(self, rule):
         fields = rule._fields
-        learn(&self.known, rule)
+        read_rule(&self.call, rule)
         self.operands = ("p", "g", *rule.slots, *(("memory",) if rule.memory else ()))
         self.position = {name: k for k, name in enumerate(fields)}
         self.bounded = tuple([rule.hypers.get(name) for name in fields])
         self.__name__ = rule.__name__.lower()
-        self.__doc__ = f"Move one tensor by the rule of `fastlr.{rule.__name__}`; see the module's text."
+        self.__doc__ = f"Update one tensor by the rule of `fastlr.{rule.__name__}`; see the module's text."
 
     @property
     def __signature__(self):
         """p, g and the state; then t, lr and what else the rule has, by keyword."""
         hypers = [Parameter("t", Parameter.KEYWORD_ONLY), Parameter("lr", Parameter.KEYWORD_ONLY)]
-        hypers += [Parameter(name, Parameter.KEYWORD_ONLY, default=self.known.defaults[k])
+        hypers += [Parameter(name, Parameter.KEYWORD_ONLY, default=self.call.defaults[k])
                    for name, k in self.position.items() if name != "lr"]
         return Signature([Parameter(name, Parameter.POSITIONAL_ONLY) for name in self.operands] + hypers)
 
@@ -71,45 +71,41 @@ cdef class Kernel:
         return f"<fastlr.kernels.{self.__name__}{self.__signature__}>"
 
     def __call__(self, *operands, **hyper):
-        cdef double[MOST_HYPERS] values
-        cdef ArrayView[MAX_SLOTS + 3] array_view
+        cdef double[MAX_VALUES] values
+        cdef ArrayView[MAX_SLOTS + 3] views
         cdef void* slots[MAX_SLOTS + 1]
         cdef int64_t t
         cdef int k
         cdef Py_ssize_t size = 1
-        cdef bint moved
         t = self.read_values(values, hyper)
-        _kept = self.read_operands(array_view, operands)     # (keeps the arrays alive)
-        for k in range(array_view[0].ndim):
-            size *= array_view[0].shape[k]
+        _kept = self.read_operands(views, operands)     # (keeps the arrays alive)
+        for k in range(views[0].ndim):
+            size *= views[0].shape[k]
         for k in range(<int>len(self.operands) - 2):
-            slots[k] = array_view[2 + k].data
-        if size >= ALONE:
+            slots[k] = views[2 + k].data
+        if size >= thread_pool.MIN_THREADED:
             thread_pool.prepare()
         with nogil:
-            moved = move(&self.known, values, t, array_view[0].stored == FLOAT64, size, array_view[0].data,
-                         array_view[1].data, slots)
-        if not moved:
-            raise MemoryError
+            update_tensor(&self.call, values, t, views[0].stored == FLOAT64, size, views[0].data, views[1].data, slots)
 
     cdef int64_t read_values(self, double* values, dict hyper) except -1:
         cdef int k
         cdef int64_t t
-        for k in range(self.known.width):
-            values[k] = self.known.defaults[k]
+        for k in range(self.call.width):
+            values[k] = self.call.defaults[k]
         for name in ("t", "lr"):
             if name not in hyper:
                 raise TypeError(f"{self.__name__}: {name} must be given, by keyword")
         given_t = hyper.pop("t")
         if type(given_t) is not int and (isinstance(given_t, bool) or not hasattr(given_t, "__index__")) \
-                or not 1 <= given_t < MOST_STEPS:
+                or not 1 <= given_t < MAX_STEPS:
             raise ValueError(f"{self.__name__}: t must be a positive integer, 1 at the first update, got {given_t!r}")
         t = given_t
         for name, value in hyper.items():
             if name not in self.position:
                 raise TypeError(f"{self.__name__}: unknown keyword {name!r}{nearest(name, self.position)}")
             k = self.position[name]
-            if type(value) is float and self.known.low[k] <= <double>value < self.known.high[k]:
+            if type(value) is float and self.call.low[k] <= <double>value < self.call.high[k]:
                 values[k] = value
             elif callable(value):
                 raise TypeError(f"{self.__name__}: {name} must be a number, got {value!r}; call the schedule with "
@@ -118,8 +114,8 @@ cdef class Kernel:
                 values[k] = self.bounded[k].checked(value, self.__name__)
         return t
 
-    cdef list read_operands(self, ArrayView* array_view, tuple operands):
-        """See every array; all are checked here. Returns what keeps them alive."""
+    cdef list read_operands(self, ArrayView* views, tuple operands):
+        """Read where every array is; all is checked here. Returns what keeps them alive."""
         cdef int k, other
         cdef char* low[MAX_SLOTS + 3]
         cdef char* high[MAX_SLOTS + 3]
@@ -128,39 +124,38 @@ cdef class Kernel:
                             f"got {len(operands)}")
         kept = list(operands)
         for k in range(<int>len(kept)):
-            if not read_array(kept[k], &array_view[k]) or array_view[k].stored > FLOAT64:
+            if not read_array(kept[k], &views[k]) or views[k].stored > FLOAT64:
                 array = as_array(kept[k], f"{self.__name__}: {self.operands[k]}")
-                if not read_array(array, &array_view[k]) or array_view[k].stored > FLOAT64:
+                if not read_array(array, &views[k]) or views[k].stored > FLOAT64:
                     raise TypeError(f"{self.__name__}: {self.operands[k]}: expected float32 or float64, "
                                     f"got {array.dtype}")
                 kept[k] = array
-            if not self.fits(k, array_view):
+            if not self.fits(k, views):
                 self.refuse(k, kept[k], kept[0])
-            memory_range(&array_view[k], &low[k], &high[k])
+            memory_range(&views[k], &low[k], &high[k])
             for other in range(k):
                 if low[k] < high[other] and low[other] < high[k]:
                     raise ValueError(f"{self.__name__}: {self.operands[k]}: shares memory with {self.operands[other]}")
         return kept
 
-    cdef bint fits(self, int k, const ArrayView* array_view) noexcept:
+    cdef bint fits(self, int k, const ArrayView* views) noexcept:
         cdef int d
         cdef int needed = C_CONTIGUOUS | ALIGNED | (WRITEABLE if k != 1 else 0)
-        if k == self.known.terms.rule.slots + 2:       # memory
-            return array_view[k].stored == FLOAT64 and array_view[k].ndim == 1 \
-                and array_view[k].shape[0] == self.known.terms.rule.memories and array_view[k].flags & needed == needed
-        if array_view[k].stored != array_view[0].stored or array_view[k].ndim != array_view[0].ndim \
-                or array_view[k].flags & needed != needed:
+        if k == self.call.constants.rule.slots + 2:       # memory
+            return views[k].stored == FLOAT64 and views[k].ndim == 1 \
+                and views[k].shape[0] == self.call.constants.rule.memories and views[k].flags & needed == needed
+        if views[k].stored != views[0].stored or views[k].ndim != views[0].ndim or views[k].flags & needed != needed:
             return False
-        for d in range(array_view[k].ndim):
-            if array_view[k].shape[d] != array_view[0].shape[d]:
+        for d in range(views[k].ndim):
+            if views[k].shape[d] != views[0].shape[d]:
                 return False
         return True
 
     cdef int refuse(self, int k, object array, object first) except -1:
         who = f"{self.__name__}: {self.operands[k]}"
-        if k == self.known.terms.rule.slots + 2:
+        if k == self.call.constants.rule.slots + 2:
             raise ValueError(f"{who}: expected a contiguous, writable float64 array of shape "
-                             f"({self.known.terms.rule.memories},), got {array.dtype} {array.shape}")
+                             f"({self.call.constants.rule.memories},), got {array.dtype} {array.shape}")
         if array.dtype != first.dtype or array.shape != first.shape:
             raise ValueError(f"{who}: expected {first.dtype} {first.shape} like p, got {array.dtype} {array.shape}")
         if not (array.flags.c_contiguous and array.flags.aligned):

@@ -1,16 +1,16 @@
 # cython: language_level=3, cdivision=True
-"""Powers, floors and sines that cost a few nanoseconds, and give the same bits on every machine.
+"""Powers, floors and sines in a few nanoseconds, with the same bits on every machine.
 
-libm's pow takes 24 ns a call, most of it for a logarithm that is the same at every update: the base of a geometric
-decay never changes. So the logarithm is kept, in two doubles, and a power is an exponential: 6 ns, within 0.52 ulp
-like the best of libm's. What may enter here: pure functions of a few doubles, short enough to be inlined.
+libm's pow takes 24 ns a call, most of it for the logarithm of its base, and the base of a geometric decay is the same
+at every update. So `Power` stores that logarithm in two doubles, and a power is one exponential: 6 ns, within 0.52 ulp
+like the best of libm's. This file holds only pure functions of a few doubles that are short enough to be inlined.
 """
 from libc.math cimport INFINITY, pow, sqrt
 from libc.stdint cimport int64_t, uint64_t
 
 cdef extern from *:
     """
-    /* 2**(i/32), rounded, and what the rounding lost */
+    /* 2**(i/32), rounded, and the error of that rounding */
     static const double FASTLR_ROOTS_OF_TWO[64] = {
         1.0, 0.0, 1.0218971486541166, 5.109225028973444e-17,
         1.0442737824274138, 8.551889705537965e-17, 1.0671404006768237, -7.899853966841582e-17,
@@ -32,38 +32,38 @@ cdef extern from *:
     """
     const double[64] ROOTS_OF_TWO "FASTLR_ROOTS_OF_TWO"
 
-# A base and its binary logarithm: `high` has at most 26 bits, so that it can be multiplied without rounding.
+# A base and its binary logarithm, log2_high + log2_low. log2_high has at most 26 bits: its products do not round.
 
 cdef struct Power:
-    double base, high, low
+    double base, log2_high, log2_low
 
 cdef union Bits:
     uint64_t integer
     double number
 
-cdef inline double two_to_the(int k) noexcept nogil:
+cdef inline double power_of_two(int k) noexcept nogil:
     """For -1022 <= k <= 1023."""
     cdef Bits bits
     bits.integer = <uint64_t>(k + 1023) << 52
     return bits.number
 
-cdef inline double raised(Power p, double exponent, double factor) noexcept nogil:
+cdef inline double scaled_power(Power p, double exponent, double factor) noexcept nogil:
     """factor * p.base**exponent, for exponent >= 0."""
     cdef double x, head, tail, n, r, z, grown
     cdef int k
     if p.base == 0:
         return factor if exponent == 0 else 0
-    x = exponent * (p.high + p.low)
+    x = exponent * (p.log2_high + p.log2_low)
     if x == 0:
         return factor
     if not -1500 < x < 1100:
         return 0 if x < 0 or factor == 0 else INFINITY
-    # x once more, to 70 bits: the exponent's upper half times `high` is exact
+    # x again, to 70 bits: the exponent's upper half times log2_high is exact
     head = exponent * 134217729.0
     head = head - (head - exponent)
     tail = exponent - head
     n = (x * 32 + 6755399441055744.0) - 6755399441055744.0         # to the nearest whole number
-    r = (head * p.high - n * 0.03125) + (tail * p.high + exponent * p.low)
+    r = (head * p.log2_high - n * 0.03125) + (tail * p.log2_high + exponent * p.log2_low)
     z = r * 0.6931471805599453
     z = z + z * z * (
         1.0 / 2 + z * (1.0 / 6 + z * (1.0 / 24 + z * (1.0 / 120 + z * (1.0 / 720 + z * (1.0 / 5040)))))
@@ -73,12 +73,12 @@ cdef inline double raised(Power p, double exponent, double factor) noexcept nogi
     grown = factor * (grown + (ROOTS_OF_TWO[2 * (k & 31) + 1] + grown * z))
     k = k >> 5
     if -1000 < k < 1000:
-        return grown * two_to_the(k)
-    return grown * two_to_the(k // 2) * two_to_the(k - k // 2)
+        return grown * power_of_two(k)
+    return grown * power_of_two(k // 2) * power_of_two(k - k // 2)
 
 
-cdef inline double to_the(double x, double power) noexcept nogil:
-    """x**power for a base that changes; those powers that people use without pow."""
+cdef inline double power_of(double x, double power) noexcept nogil:
+    """x**power for a base that changes; the usual powers without libm's pow."""
     if power == 1:
         return x
     if power == 2:
@@ -90,15 +90,15 @@ cdef inline double to_the(double x, double power) noexcept nogil:
     return pow(x, power)
 
 
-cdef inline double whole(double x) noexcept nogil:
-    """floor(x) for x >= 0, without a call."""
+cdef inline double floor_of(double x) noexcept nogil:
+    """floor(x) for x >= 0, without a function call."""
     cdef double n = (x + 4503599627370496.0) - 4503599627370496.0
     n = n - 1 if n > x else n
     return n if x < 4503599627370496.0 else x
 
 
-cdef inline double eighth_sine(double p) noexcept nogil:
-    """sin(pi p / 2) for 0 <= p <= 1/2, by its series."""
+cdef inline double sin_half_pi_low(double p) noexcept nogil:
+    """sin(pi p / 2) for 0 <= p <= 1/2, by the series of the sine."""
     cdef double y = p * p
     return p * (1.5707963267948966 + (6.123233995736766e-17 + y * (
         -0.64596409750624625366 + y * (0.079692626246167045121 + y * (-0.0046817541353186881007 + y * (
@@ -106,10 +106,10 @@ cdef inline double eighth_sine(double p) noexcept nogil:
                 5.6921729219679268118e-8 + y * (-6.6880351098114672325e-10)))))))))
 
 
-cdef inline double quarter_sine(double p) noexcept nogil:
-    """sin(pi p / 2) for 0 <= p <= 1; beyond a half by the cosine's series of what is left to 1."""
+cdef inline double sin_half_pi(double p) noexcept nogil:
+    """sin(pi p / 2) for 0 <= p <= 1; above 1/2 by the series of cos(pi (1 - p) / 2)."""
     cdef double z = (1 - p) * (1 - p)
-    cdef double s = eighth_sine(p)
+    cdef double s = sin_half_pi_low(p)
     cdef double c = 1 - z * (1.2337005501361698274 - z * (
         0.25366950790104801364 - z * (0.020863480763352960873 - z * (0.00091926027483942658024 - z * (
             0.000025202042373060605481 - z * (4.7108747788181715037e-7 - z * (

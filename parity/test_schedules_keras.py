@@ -5,8 +5,8 @@ import pytest
 keras = pytest.importorskip("keras")
 
 from fastlr import Plateau, schedules as s  # noqa: E402, I001
-from fastlr.schedules.base import REGISTRY  # noqa: E402
-from fastlr.schedules.gallery import EXAMPLES  # noqa: E402
+from fastlr.schedules.registry import REGISTRY  # noqa: E402
+from fastlr.schedules.gallery import EXAMPLES, UPDATES  # noqa: E402
 
 # of its torch backend: with NumPy 2, and at a first gradient
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
@@ -51,7 +51,7 @@ def test_every_keras_schedule_is_compared():
 
 @pytest.mark.parametrize("name", sorted(REGISTRY))
 def test_to_keras(name):
-    schedule, last = EXAMPLES[name]
+    schedule, last = EXAMPLES[name], UPDATES
     theirs = schedule.to_keras()
     for t in (0, 1, 2, 7, 25, 50, last, 3 * last):
         assert float(theirs(t)) == pytest.approx(schedule(t), rel=1e-5, abs=3e-6 * schedule(np.arange(last)).max()), t
@@ -68,6 +68,13 @@ def test_is_saved_and_loaded_with_its_optimizer():
     opt = keras.optimizers.SGD(s.cosine(0.1, 30).warmup(5).to_keras())
     again = keras.optimizers.deserialize(keras.optimizers.serialize(opt))
     assert again._learning_rate.schedule == s.cosine(0.1, 30).warmup(5)
+
+
+def test_can_be_pickled():
+    import pickle
+
+    again = pickle.loads(pickle.dumps(s.cosine(0.1, 30).to_keras()))
+    assert again.schedule == s.cosine(0.1, 30) and float(again(15)) == pytest.approx(0.05)
 
 
 def updates(schedule, accumulate, n):

@@ -6,8 +6,8 @@ jax = pytest.importorskip("jax")
 optax = pytest.importorskip("optax")
 
 from fastlr import Plateau, schedules as s  # noqa: E402, I001
-from fastlr.schedules.base import REGISTRY  # noqa: E402
-from fastlr.schedules.gallery import EXAMPLES  # noqa: E402
+from fastlr.schedules.registry import REGISTRY  # noqa: E402
+from fastlr.schedules.gallery import EXAMPLES, UPDATES  # noqa: E402
 
 EDGES = [0, 1, 2, 9, 10, 11, 29, 30, 31, 49, 50, 51, 99, 100, 101, 1000, 10**9]
 
@@ -58,7 +58,7 @@ def test_optax_gives_our_rates(name, double):
 @pytest.mark.parametrize("name", sorted(REGISTRY))
 def test_to_optax_in_double_is_the_schedule(name, double):
     """exp(t log factor) stands for pow, whose argument's rounding costs t |log factor| ulp; elsewhere a few ulp."""
-    schedule, last = EXAMPLES[name]
+    schedule, last = EXAMPLES[name], UPDATES
     t = np.arange(2 * last)
     rates = jax.vmap(jax.jit(schedule.to_optax()))(t)
     assert np.abs(rates - schedule(t)).max() <= 1e-12 * schedule(t).max()
@@ -67,7 +67,7 @@ def test_to_optax_in_double_is_the_schedule(name, double):
 @pytest.mark.parametrize("name", sorted(REGISTRY))
 def test_to_optax_in_float32(name):
     """Times have 24 bits and rates too: where a rate jumps, the jump may come a rounding early or late (none does)."""
-    schedule, last = EXAMPLES[name]
+    schedule, last = EXAMPLES[name], UPDATES
     t = np.arange(2 * last)
     with jax.enable_x64(False):        # (other tests of this folder switch it on)
         rates = jax.vmap(jax.jit(schedule.to_optax()))(t)

@@ -1,5 +1,8 @@
 """Every torch scheduler, stepped as torch steps it, against the schedule that `from_torch` makes of it."""
+import copy
 import math
+import pickle
+import random
 import warnings
 
 import numpy as np
@@ -72,9 +75,20 @@ SAME = {
         lambda o: peers.LinearLR(o, 0.1, 1.0, 8), lambda o: peers.ExponentialLR(o, 0.98),
         lambda o: peers.CosineAnnealingLR(o, 500)),
     "ChainedScheduler that overwrites": chain(
-        lambda o: peers.LinearLR(o, 0.1, 1.0, 8), lambda o: peers.CosineAnnealingWarmRestarts(o, 9),
-        lambda o: peers.StepLR(o, 10_000)),
+        lambda o: peers.LinearLR(o, 0.1, 1.0, 8), lambda o: peers.CosineAnnealingWarmRestarts(o, 9)),
+    "ConstantLR of no length": lambda o: peers.ConstantLR(o, 0.25, 0),
+    "LinearLR of no length": lambda o: peers.LinearLR(o, 0.25, 0.75, 0),
+    "PolynomialLR of no length": lambda o: peers.PolynomialLR(o, 0),
+    "SequentialLR that skips its first": sequence(
+        lambda o: peers.ConstantLR(o, 0.5, 4), lambda o: peers.ExponentialLR(o, 0.9), at=[0]),
+    "SequentialLR from a factor of no length": sequence(
+        lambda o: peers.ConstantLR(o, 0.5, 0), lambda o: peers.ExponentialLR(o, 0.9), at=[5]),
+    "ChainedScheduler with lengths of zero": chain(
+        lambda o: peers.ConstantLR(o, 0.5, 0), lambda o: peers.LinearLR(o, 0.25, 1.0, 0),
+        lambda o: peers.PolynomialLR(o, 0), lambda o: peers.ExponentialLR(o, 0.98)),
+    "OneCycleLR of few steps": lambda o: peers.OneCycleLR(o, 0.9, total_steps=3, pct_start=0.3),
     "SWALR": lambda o: SWALR(o, 0.05, anneal_epochs=10),
+    "SWALR of no length": lambda o: SWALR(o, 0.05, anneal_epochs=0),
     "SWALR linear": lambda o: SWALR(o, 0.05, anneal_epochs=10, anneal_strategy="linear"),
 }
 
@@ -82,7 +96,7 @@ SAME = {
 @pytest.mark.parametrize("name", SAME)
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_from_torch_gives_torchs_rates(name):
-    n = 300
+    n = 3 if "few" in name else 300
     want = stepped(SAME[name], n)
     schedule = from_torch(SAME[name](optimizer()))
     got = schedule(range(n))
@@ -96,6 +110,7 @@ def test_every_torch_scheduler_is_converted_or_refused_by_name():
     assert there - refused == set(FROM_TORCH) - {"SWALR"}
 
 
+@pytest.mark.filterwarnings("ignore:Detected call:UserWarning")    # (of torch, as it makes one composite inside another)
 @pytest.mark.parametrize("make, cure", [
     (lambda o: peers.LambdaLR(o, lambda t: 0.5), "LambdaLR has no closed form: give the optimizer the function"),
     (lambda o: peers.MultiplicativeLR(o, lambda t: 0.5), "MultiplicativeLR has no closed form: write its product"),
@@ -103,11 +118,133 @@ def test_every_torch_scheduler_is_converted_or_refused_by_name():
     (lambda o: peers.CyclicLR(o, 0.1, 1.0, 5, scale_fn=lambda x: 1.0), "CyclicLR with a scale_fn of its own"),
     (chain(lambda o: peers.CosineAnnealingLR(o, 9, 0.1), lambda o: peers.ExponentialLR(o, 0.9)),
      "CosineAnnealingLR in a ChainedScheduler depends"),
+    (chain(lambda o: peers.CosineAnnealingWarmRestarts(o, 9), lambda o: peers.StepLR(o, 10_000)),
+     "StepLR after CosineAnnealingWarmRestarts in a ChainedScheduler changes single rates only"),
+    (lambda o: peers.ConstantLR(o, 0.0, 5), "ConstantLR with factor=0 divides by zero in torch"),
+    (lambda o: peers.StepLR(o, 0), "StepLR with step_size=0 divides by zero in torch"),
+    (lambda o: peers.CosineAnnealingLR(o, 0), "CosineAnnealingLR with T_max=0 divides by zero in torch"),
+    (sequence(sequence(lambda o: peers.ConstantLR(o, 0.2, 10), lambda o: peers.ConstantLR(o, 0.5, 10), at=[2]), at=[]),
+     r"SequentialLR in a SequentialLR depends .* make it of its parts"),
+    (sequence(lambda o: peers.ExponentialLR(o, 0.9), chain(lambda o: peers.ExponentialLR(o, 0.9)), at=[5]),
+     "ChainedScheduler in a SequentialLR depends"),
+    (chain(chain(lambda o: peers.ExponentialLR(o, 0.9))), "ChainedScheduler in a ChainedScheduler depends"),
+    (chain(sequence(lambda o: peers.ExponentialLR(o, 0.9), at=[])), "SequentialLR in a ChainedScheduler depends"),
+    (sequence(lambda o: peers.ExponentialLR(o, 0.9), lambda o: peers.ConstantLR(o, 0.5, 0), at=[5]),
+     "ConstantLR with total_iters=0 in a SequentialLR depends on its place: leave it out"),
     (lambda o: type("Own", (peers.LRScheduler,), {"get_lr": lambda self: [0.1]})(o), "Own has no closed form"),
 ])
 def test_what_has_no_closed_form_is_refused_with_the_cure(make, cure):
     with pytest.raises(TypeError, match=cure):
         from_torch(make(optimizer()))
+
+
+def followed(make, n=60):
+    """The largest error of the schedule of a torch scheduler, or None where it is refused."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            want = stepped(make, n)
+        except (NotImplementedError, ZeroDivisionError):       # (torch has no rates either)
+            return None
+        try:
+            schedule = from_torch(make(optimizer()))
+        except TypeError as error:
+            assert str(error).startswith("from_torch: ")
+            return None
+    got = []
+    for t in range(n):
+        try:
+            got.append(schedule(t))
+        except ValueError as error:                            # (a cosine in a ChainedScheduler, after its T_max)
+            assert "past the end" in str(error) and t > 0
+            break
+    return np.abs(np.array(got) - want[:len(got)]).max()
+
+
+def drawn(draw, depth=0):
+    """A scheduler of any kind with any numbers, or a composite of such."""
+    n, pick = draw.randrange(10), draw.choice
+    simple = [
+        lambda o: peers.ConstantLR(o, f, n), lambda o: peers.LinearLR(o, max(f, 0.1), g, n),
+        lambda o: peers.PolynomialLR(o, n, power), lambda o: peers.ExponentialLR(o, g),
+        lambda o: peers.StepLR(o, n + 1, 0.5), lambda o: peers.MultiStepLR(o, milestones, 0.5),
+        lambda o: peers.CosineAnnealingLR(o, n + 1, low), lambda o: peers.CosineAnnealingWarmRestarts(o, n + 1, mult),
+    ]
+    f, g, power, low, mult = pick([0.25, 0.5, 1.0]), draw.uniform(0.7, 1), pick([1.0, 2.0]), pick([0, 0.01]), pick([1, 2])
+    milestones = [draw.randrange(10) for _ in range(draw.randrange(4))]
+    if draw.random() < (0.2 if depth == 0 else 0.7) or depth == 2:
+        return pick(simple)
+    parts = [drawn(draw, depth + 1) for _ in range(draw.randrange(1, 4))]
+    return chain(*parts) if draw.random() < 0.5 else sequence(*parts, at=sorted(draw.sample(range(20), len(parts) - 1)))
+
+
+def test_a_cosine_in_a_chain_has_no_rate_after_its_end():
+    """torch adds where the cosine is 0, so that later rates forget what the others did before."""
+    make = chain(lambda o: peers.ConstantLR(o, 0.25, 20), lambda o: peers.CosineAnnealingLR(o, 10))
+    schedule = from_torch(make(optimizer()))
+    assert schedule(range(11)) == pytest.approx(stepped(make, 11), abs=1e-15)
+    assert stepped(make, 30)[15] == pytest.approx(4 * 0.25 * BASE / 2)             # without the 0.25
+    with pytest.raises(ValueError, match="t=11 is past the end"):
+        schedule(11)
+    alone = chain(lambda o: peers.CosineAnnealingLR(o, 10, 0.01))
+    assert from_torch(alone(optimizer()))(range(60)) == pytest.approx(stepped(alone, 60), abs=1e-14)
+    scheduler = make(optimizer())
+    for _ in range(15):
+        scheduler.optimizer.step()
+        scheduler.step()
+    with pytest.raises(TypeError, match="ChainedScheduler is at step 15, where it has no closed form"):
+        from_torch(scheduler)
+
+
+def test_any_composition_is_exact_or_refused():
+    errors = [followed(drawn(random.Random(seed))) for seed in range(600)]
+    assert [(seed, error) for seed, error in enumerate(errors) if error is not None and error > 1e-12] == []
+    assert 200 < sum(error is None for error in errors) < 450
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+class TestSteppedByHand:
+    def stepped(self, scheduler, n=3):
+        for _ in range(n):
+            scheduler.optimizer.step()
+            scheduler.step()
+        return scheduler
+
+    def test_a_scheduler_that_was_stepped_is_the_same_function(self):
+        for name, make in SAME.items():
+            if "few" not in name:
+                assert from_torch(self.stepped(make(optimizer()))) == from_torch(make(optimizer())), name
+
+    def test_a_rate_that_was_set_is_refused(self):
+        scheduler = self.stepped(peers.StepLR(optimizer(), 7, 0.3))
+        scheduler.optimizer.param_groups[0]["lr"] = 0.01
+        with pytest.raises(TypeError, match="StepLR is at step 3, where its rate is 0.3, but the optimizer's is 0.01: "
+                                            "one of them was set by hand"):
+            from_torch(scheduler)
+
+    def test_a_count_that_was_set_is_refused(self):
+        scheduler = self.stepped(peers.ExponentialLR(optimizer(), 0.9))
+        scheduler.last_epoch = 40
+        with pytest.raises(TypeError, match="ExponentialLR is at step 40"):
+            from_torch(scheduler)
+
+    def test_a_part_that_was_stepped_alone_is_refused(self):
+        for make, message in ((SAME["SequentialLR"], "LinearLR, part 0 of a SequentialLR at step 3, must have made 3 steps"),
+                              (SAME["ChainedScheduler"], "the parts of a ChainedScheduler must have made as many steps")):
+            scheduler = self.stepped(make(optimizer()))
+            scheduler._schedulers[0].step()
+            with pytest.raises(TypeError, match=message):
+                from_torch(scheduler)
+        scheduler = self.stepped(SAME["SequentialLR"](optimizer()))
+        scheduler._schedulers[2].step()
+        with pytest.raises(TypeError, match="ExponentialLR, part 2 of a SequentialLR at step 3, must have made -1 steps"):
+            from_torch(scheduler)
+
+    def test_a_step_to_a_part_of_an_epoch_is_refused(self):
+        scheduler = peers.CosineAnnealingWarmRestarts(optimizer(), 10)
+        scheduler.step(3.5)
+        with pytest.raises(TypeError, match="CosineAnnealingWarmRestarts is at step 3"):
+            from_torch(scheduler)
 
 
 # Formula against formula, where torch has one: within 2 ulp of the largest rate, from 0 to far beyond the end.
@@ -183,6 +320,25 @@ def test_to_torch_sets_the_momentum_as_one_cycle_does(cls):
         assert momentum(mine) == pytest.approx(momentum(opt), rel=1e-14)
         opt.step(), mine.step()
         theirs.step(), ours.step()
+
+
+@pytest.mark.parametrize("how", [lambda x: pickle.loads(pickle.dumps(x)), copy.deepcopy])
+@pytest.mark.filterwarnings("ignore:Seems like:UserWarning")       # (of any scheduler that torch's own pickling restored)
+def test_to_torch_can_be_pickled(how):
+    cycle = schedules.one_cycle(0.7, steps=30)
+    scheduler = cycle.to_torch(optimizer(), momentum=cycle.momentum())
+    for _ in range(5):
+        scheduler.optimizer.step()
+        scheduler.step()
+    again = how(scheduler)
+    assert again.optimizer is not scheduler.optimizer and type(again) is type(scheduler)
+    for t in range(5, 30):
+        group = again.optimizer.param_groups[0]
+        assert group["lr"] == cycle(t) == again.get_last_lr()[0] and group["momentum"] == cycle.momentum()(t)
+        again.optimizer.step()
+        again.step()
+    assert scheduler.last_epoch == 5 and scheduler.optimizer.param_groups[0]["lr"] == cycle(5)
+    assert again.state_dict() == {**scheduler.state_dict(), "last_epoch": 30}
 
 
 def test_to_torch_refuses_a_momentum_that_nobody_has():

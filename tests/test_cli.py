@@ -58,6 +58,25 @@ def test_a_wrong_argument_is_one_line_and_status_2(line, message, capsys):
     assert err.count("\n") == 1
 
 
+@pytest.mark.parametrize("options", [[], ["--json"], ["--out", "x.svg"]], ids=["text", "json", "svg"])
+def test_rates_near_the_largest_float_are_plotted_or_refused_in_one_line(options, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["plot", "constant(1e308)", *options]) == 0
+    capsys.readouterr()
+    assert cli.main(["plot", "linear(1e308,steps=3)*10", *options]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err == "fastlr plot: scale: the rate at t=0 is not a finite number\n"
+
+
+@pytest.mark.parametrize("line", ["plot cosine(1,steps=9)", "find --trial-steps 0 --repeats 1", "plot cosine(\xe9)"])
+def test_no_traceback_where_the_terminal_is_ascii(line, tmp_path):
+    path = os.pathsep.join([str(Path(fastlr.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run([sys.executable, "-m", "fastlr", *line.split()], cwd=tmp_path, capture_output=True, timeout=300,
+                          env=os.environ | {"PYTHONPATH": path, "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"})
+    assert done.returncode == (2 if "\xe9" in line else 0) and b"Traceback" not in done.stderr
+    assert (done.stdout + done.stderr).isascii()
+
+
 def test_a_missing_extra_is_one_line_and_status_1(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     assert cli.main(["study", "--quick"]) == 1

@@ -118,13 +118,13 @@ def test_the_unit_of_the_loss_does_not_matter(kind, unit):
 
 @pytest.mark.parametrize("kind", ["too slow", "plateaued", "healthy"])
 @pytest.mark.parametrize("wild", [math.nan, math.inf, None])
-def test_one_wild_loss_does_not_matter(kind, wild):
+def test_one_outlier_does_not_matter(kind, wild):
     losses = CURVES[kind].copy()
     losses[100] = 2 * losses[100] if wild is None else wild
     assert said(losses) == kind
 
 
-def test_a_loss_that_ends_unknown_diverges():
+def test_a_loss_that_is_not_finite_at_the_end_diverges():
     losses = CURVES["healthy"].copy()
     losses[-3:] = math.nan
     assert said(losses) == "diverging"
@@ -138,7 +138,7 @@ def test_the_length_does_not_matter(n):
     assert said(2.0 * 0.9999**t) == "too slow" and said(0.5 + 0.9**t) == "plateaued" and said(2.0 * 1.05**t) == "diverging"
 
 
-def test_losses_below_nothing():
+def test_losses_below_0():
     assert said(-100 + 50 * 0.97**T) == "healthy"
     assert said(-100 + 1.05**T) == "diverging"
     assert said(np.zeros(50)) in KINDS
@@ -150,7 +150,7 @@ def test_noise_alone_is_not_a_finding_against_the_rate():
     assert kinds["diverging"] + kinds["oscillating"] <= 2 and kinds["too slow"] >= 80, kinds
 
 
-def test_whatever_the_numbers_are_there_is_a_finding():
+def test_there_is_a_finding_for_any_numbers():
     """Zeros, subnormals, the largest floats, NaN and infinities in any order: a finding, and no warning."""
     rng = np.random.default_rng(0)
     pool = np.array([0.0, -0.0, 1.0, -1.0, math.nan, math.inf, -math.inf, 1e308, -1e308, 5e-324, 1e-300, 2.5])
@@ -161,7 +161,7 @@ def test_whatever_the_numbers_are_there_is_a_finding():
             assert finding.kind in KINDS and finding.factor > 0 and finding.advice in str(finding)
 
 
-def test_several_findings_come_gravest_first():
+def test_several_findings_come_most_serious_first():
     swinging = {"loss": CURVES["oscillating"], "val_loss": (0.8**T + 0.3 + 0.002 * T)[::5]}
     assert [one.kind for one in fastlr.diagnose(swinging)] == ["oscillating", "overfitting"]
 
@@ -177,7 +177,7 @@ def test_advice_is_in_numbers_where_the_rate_is_known():
     assert str(known).startswith("too slow: ") and "share gained" in str(known)
 
 
-def test_a_plateau_at_its_noise_wants_less_and_one_without_wants_none():
+def test_a_plateau_with_noise_is_advised_a_lower_rate_and_one_without_none():
     noiseless, = fastlr.diagnose(CURVES["plateaued"])
     at_noise, = fastlr.diagnose(noisy(CURVES["plateaued"], 0.05))
     ended, = fastlr.diagnose({"loss": noisy(CURVES["plateaued"], 0.05), "lr": 0.1 * 0.9**T})
@@ -190,7 +190,7 @@ def test_the_less_was_gained_the_more_the_rate_is_raised(gained, factor):
     assert (found.kind, found.factor) == ("too slow", factor)
 
 
-def test_a_validation_now_and_then_is_spread_over_the_whole_run():
+def test_a_shorter_validation_series_is_spread_over_the_whole_run():
     """Least at the fifth of 20, which is a fourth of the way through 400 updates; the training loss falls all along."""
     validation = [1.0, 0.8, 0.6, 0.5, 0.4, *np.linspace(0.42, 0.9, 15)]
     found = fastlr.diagnose({"loss": 1 / (1 + np.arange(400) / 20), "val_loss": validation})

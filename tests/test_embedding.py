@@ -15,7 +15,7 @@ from registry import ELEMENTWISE, arrays, bits, every_dtype, every_elementwise, 
 
 import fastlr
 from fastlr import schedules
-from fastlr._engine.program import Program
+from fastlr._engine.compiled_schedule import CompiledSchedule
 
 HEADER = Path(fastlr.get_include()) / "fastlr" / "fastlr.h"
 FROZEN = json.loads(Path(__file__).with_name("c_api.json").read_text())
@@ -308,7 +308,7 @@ def test_ctypes_evaluates_a_schedule():
     assert isnan(table.rate(borrowed, -1))
     assert isnan(table.rate(borrowed, nan))
     assert isnan(table.rate(None, 1))
-    for none in (lambda t: 0.1, Program()):
+    for none in (lambda t: 0.1, CompiledSchedule()):
         with pytest.raises(TypeError, match="expected a schedule"):
             table.schedule(none)
 

@@ -1,8 +1,12 @@
 """The range test: its rules against independent references, what it restores, and what noise, NaN and divergence do."""
+import dataclasses
 import itertools
 import json
 import math
+import random
 import sys
+import threading
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +15,7 @@ import pytest
 import fastlr
 from fastlr import schedules
 from fastlr.tuning import range_test, suggestions
-from fastlr.tuning.range_test import cycled
+from fastlr.tuning.batches import Batches
 
 sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
 
@@ -402,7 +406,7 @@ def test_batches_are_begun_again():
             yield from "abc"
 
     for batches in ("abc", Loader(), iter("abc"), (letter for letter in "abc")):
-        assert "".join(itertools.islice(cycled(batches), 8)) == "abcabcab"
+        assert "".join(itertools.islice(Batches(batches, 2**20), 8)) == "abcabcab"
     assert Loader.begun >= 3
     for nothing in ([], iter([])):
         w = np.ones(2)
@@ -414,7 +418,7 @@ def test_trials_are_of_fixed_rates_from_the_same_start():
     problem = Quadratic(noise=0.3)
     found = fastlr.find_lr(fastlr.SGD(problem.w), problem.loss_and_grad, iter(problem.batches), trial_steps=20)
     swept = int(np.isfinite(found.losses).sum()) + 1
-    batches = list(itertools.islice(cycled(problem.batches), swept + 1, swept + 21))
+    batches = list(itertools.islice(Batches(problem.batches, 2**20), swept + 1, swept + 21))
     longest = [trial for trial in found.trials if trial["updates"] == 20]
     for trial in longest:
         w, losses = np.ones(4), []
@@ -496,3 +500,177 @@ def test_suggested_rates_train_well_on_real_data():
         losses = problem.losses(problem.found().lr)
         hits.append(losses[0] <= 1.1 * min(problem.losses(lr)[0] for lr in bench.GRID[4:]))
     assert sum(hits) >= 4
+
+
+# What `loss_and_grad` changes beside the parameters
+
+
+class Normalization:
+    """Has a state, as a module of torch."""
+
+    def __init__(self):
+        self.mean = np.zeros(2)
+
+    def state_dict(self):
+        return {"mean": self.mean}                     # (the array itself, as torch does)
+
+    def load_state_dict(self, d):
+        self.mean = d["mean"]
+
+
+@dataclasses.dataclass
+class Record:
+    seen: int
+    last: np.ndarray
+
+
+def touched():
+    """One of each kind, how it changes, and what it shows."""
+    array, rng, legacy, python = np.zeros(2), np.random.default_rng(0), np.random.RandomState(0), random.Random(0)
+    module, record, counts, rows = Normalization(), Record(0, np.zeros(1)), {"n": 0, "mean": np.zeros(2)}, [[1.0]]
+
+    def change():
+        array[:] += 1
+        module.mean += 1
+        record.seen, record.last = record.seen + 1, record.last + 1
+        counts["n"], counts["mean"] = counts["n"] + 1, counts["mean"] + 1      # (another array)
+        rows.append([2.0])
+        return rng.random(), legacy.rand(), python.random()
+
+    def shown():
+        return (array.tolist(), rng.bit_generator.state, str(legacy.get_state()), python.getstate(), module.mean.tolist(),
+                record.seen, record.last.tolist(), counts["n"], counts["mean"].tolist(), list(rows))
+    return (array, rng, legacy, python, module, record, counts, rows), change, shown
+
+
+@pytest.mark.parametrize("shape", [
+    list, tuple, iter, lambda all_: {"a": all_[:3], "b": [{"c": all_[3:]}]}, lambda all_: (one for one in all_),
+], ids=["list", "tuple", "iterator", "nested", "generator"])
+def test_all_that_is_named_is_restored_in_any_structure(shape):
+    kept, change, shown = touched()
+    change()
+    before = shown()
+    problem = Quadratic()
+    starts = []
+
+    def loss_and_grad(batch):
+        starts.append(shown() == before)
+        change()
+        return problem.loss_and_grad(batch)
+
+    fastlr.find_lr(fastlr.SGD(problem.w), loss_and_grad, [0.0], trial_steps=10, also_restore=shape(kept))
+    assert shown() == before
+    assert sum(starts) > 10                                   # (also before each trial)
+
+
+@pytest.mark.parametrize("one", range(8))
+def test_a_thing_may_be_named_by_itself(one):
+    kept, change, shown = touched()
+    before = shown()
+    problem = Quadratic()
+
+    def loss_and_grad(batch):
+        change()
+        return problem.loss_and_grad(batch)
+
+    fastlr.find_lr(fastlr.SGD(problem.w), loss_and_grad, [0.0], trial_steps=0, also_restore=kept[one])
+    same = [a == b for a, b in zip(shown(), before, strict=True)]
+    own = [[0], [1], [2], [3], [4], [5, 6], [7, 8], [9]][one]
+    assert [k for k, unchanged in enumerate(same) if unchanged] == own
+
+
+@pytest.mark.parametrize(("what", "message"), [
+    (3, r"also_restore: a int cannot be restored, as it cannot change"),
+    ([np.zeros(2), 0.5], r"also_restore\[1\]: a float cannot be restored"),
+    ({"a": [object()]}, r"also_restore\['a'\]\[0\]: cannot restore a object; pass arrays, random generators"),
+    ({1, 2}, "cannot restore a set"),
+    (np.broadcast_to(np.zeros(1), 3), "must be writable to be restored"),
+])
+def test_what_cannot_be_restored_is_refused_before_anything_runs(what, message):
+    problem = Quadratic()
+    with pytest.raises(TypeError, match=f"^find_lr: .*{message}"):
+        fastlr.find_lr(fastlr.SGD(problem.w), problem.loss_and_grad, [0.0], also_restore=what)
+    assert problem.calls == 0
+
+
+# Batches that are used again
+
+
+def reusing(values, ends=True):
+    """A loader that writes each batch into the memory of the last."""
+    buffer = np.empty(4)
+    while True:
+        for value in values:
+            buffer[:] = value
+            yield buffer
+        if ends:
+            return
+
+
+class Loader:
+    """Starts again, with the same memory."""
+
+    def __iter__(self):
+        return reusing([0.0, 0.1, 0.2])
+
+
+@pytest.mark.parametrize("batches", [
+    lambda: reusing([0.0, 0.1, 0.2]), lambda: reusing([0.0, 0.1, 0.2], ends=False), Loader,
+    lambda: iter([np.full(4, x) for x in (0.0, 0.1, 0.2)]), lambda: [np.full(4, x) for x in (0.0, 0.1, 0.2)],
+], ids=["ends", "endless", "loader", "iterator", "list"])
+def test_every_batch_is_seen_whatever_the_loader_does_with_its_memory(batches):
+    problem, seen = Quadratic(), []
+
+    def loss_and_grad(batch):
+        seen.append(float(batch[0]))
+        return problem.loss_and_grad(batch)
+
+    found = fastlr.find_lr(fastlr.SGD(problem.w), loss_and_grad, batches(), trial_steps=12)
+    swept = len(seen) - sum(trial["updates"] for trial in found.trials)
+    assert seen[:swept] == ([0.0, 0.1, 0.2] * swept)[:swept]
+    first = seen[swept]
+    order = [0.0, 0.1, 0.2] * 5
+    assert seen[-12:] == order[order.index(first):order.index(first) + 12]
+    assert not any("copies" in note for note in found.notes)
+
+
+def test_copies_of_batches_need_no_more_memory_than_told():
+    problem = Quadratic()
+    alive = []
+
+    class Batch:
+        nbytes = 1000
+
+        def __init__(self, k):
+            self.k = k
+
+        def __deepcopy__(self, memo):
+            alive.append(weakref.ref(copied := Batch(self.k)))
+            most[0] = max(most[0], sum(ref() is not None for ref in alive))
+            return copied
+
+    most, seen = [0], []
+
+    def loss_and_grad(batch):
+        seen.append(batch.k)
+        return problem.loss_and_grad(0.0)
+
+    endless = (Batch(k) for k in itertools.count())
+    found = fastlr.find_lr(fastlr.SGD(problem.w), loss_and_grad, endless, repeats=2, trial_steps=20, batch_bytes=16_000)
+    assert most[0] <= 17                                       # (and the batch that is copied)
+    assert found.notes[-1] == "trials repeat 4 batches, not 20, as copies of more need over batch_bytes / 2"
+    assert len(set(seen[-20:])) == 4
+    most[0] = 0
+    fastlr.find_lr(fastlr.SGD(problem.w), loss_and_grad, (Batch(k) for k in range(30)), trial_steps=20, batch_bytes=10)
+    assert most[0] <= 4
+
+
+def test_a_batch_that_cannot_be_copied_is_refused_where_it_would_be_used_again():
+    problem = Quadratic()
+    batches = [threading.Lock() for _ in range(3)]
+    opt = fastlr.SGD(problem.w)
+    with pytest.raises(TypeError, match=r"a batch of type lock cannot be copied .*; pass a list of batches"):
+        fastlr.find_lr(opt, lambda batch: problem.loss_and_grad(0.0), iter(batches))
+    fastlr.find_lr(opt, lambda batch: problem.loss_and_grad(0.0), batches)
+    with pytest.raises(ValueError, match="batch_bytes must be a number of bytes, got -1"):
+        fastlr.find_lr(opt, problem.loss_and_grad, [0.0], batch_bytes=-1)

@@ -47,7 +47,7 @@ def test_each_name_has_its_own_series():
     assert list(history.rows())[2] == {"t": 3, "loss": 1e-300, "lr": 0.1, "val_loss": 2e-300}
 
 
-def test_an_optimizer_tells_t_rate_and_norm():
+def test_an_optimizer_gives_t_rate_and_norm():
     w, v = np.ones(3), np.ones(2)
     opt = fastlr.SGD([{"params": w, "lr": schedules.inverse_time(1.0, decay=1.0)},
                       {"params": v, "lr": 0.5}], clip_norm=100.0)
@@ -89,6 +89,8 @@ def test_what_is_one_number():
     (({},), ValueError, "nothing to record"),
     (({"loss": 1.0}, {"t": 1.5}), TypeError, "t must be an integer, got 1.5"),
     (({"loss": 1.0}, {"t": -1}), ValueError, "t must be from 0 up, got -1"),
+    (({"loss": 1.0}, {"t": 2**63}), ValueError, r"t must be from 0 to 2\*\*63 - 1, got 9223372036854775808"),
+    (({"loss": 1.0}, {"t": 2**70}), ValueError, r"t must be from 0 to 2\*\*63 - 1, got 1180591620717411303424"),
     (({"loss": 1.0}, {"t": 11}), ValueError, r"t must not fall, got t=11 after loss was recorded at t=11; history.rewind\(11\)"),
     (({"new": 1.0}, {"t": 5}), ValueError, "t must not fall, got t=5 after t=11 was recorded"),
     (({"loss": 1.0}, {"opt": 3}), TypeError, "opt must be a fastlr optimizer, got int"),
@@ -111,6 +113,106 @@ def test_rewinding_forgets_what_comes_after():
     assert history.t("loss").tolist() == [1, 2, 3, 4, 5, 6, 7]
     history.rewind(0)
     assert history.names == () and len(history) == 0
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+@pytest.mark.parametrize("at", [0, 1, 4, 7, 11, 12, 50])
+def test_rewinding_rewinds_the_file_too(tmp_path, kind, at):
+    """Was: the file kept what was forgotten, and a later t brought it back."""
+    path = tmp_path / f"run.{kind}"
+    with a_history(path=path) as history:
+        history.rewind(at)
+        assert content(getattr(History, f"from_{kind}")(path)) == content(history)
+        history.record(t=20, loss=-1.0, other=2.0)
+        assert content(getattr(History, f"from_{kind}")(path)) == content(history)
+    with History(path) as again:
+        assert content(again) == content(history) and len(again["loss"]) == len(history["loss"])
+    assert os.listdir(tmp_path) == [f"run.{kind}"]
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_rewinding_a_file_with_a_fall_of_t_in_it(tmp_path, kind):
+    path = tmp_path / f"run.{kind}"
+    rows = [(1, 0.1), (2, 0.2), (3, 0.3), (4, 0.4), (3, 1.3), (5, 1.5)]
+    path.write_text("".join(f'{{"t": {t}, "loss": {x}}}\n' for t, x in rows) if kind == "jsonl"
+                    else "t,loss\n" + "".join(f"{t},{x}\n" for t, x in rows))
+    with History(path) as history:
+        assert history["loss"].tolist() == [0.1, 0.2, 1.3, 1.5]
+        history.rewind(5)
+        assert history["loss"].tolist() == [0.1, 0.2, 1.3]
+    assert content(getattr(History, f"from_{kind}")(path)) == content(history)
+
+
+def test_a_file_that_cannot_be_written_anew_forgets_nothing(tmp_path, monkeypatch):
+    with a_history(path=tmp_path / "run.csv") as history:
+        before, text = content(history), (tmp_path / "run.csv").read_bytes()
+
+        def full(*_):
+            raise OSError(28, "No space left on device")
+        monkeypatch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space left"):
+            history.rewind(3)
+        with pytest.raises(OSError, match="No space left"):
+            history.record(new=1.0)                 # a further column: the file is written anew
+        assert content(history) == before and (tmp_path / "run.csv").read_bytes() == text
+        monkeypatch.undo()
+        history.record(loss=5.0, new=1.0)
+    assert content(History.from_csv(tmp_path / "run.csv")) == content(history)
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+@pytest.mark.parametrize("room", [0, 1, 9, 15])
+def test_a_full_disk_tears_no_row(tmp_path, kind, room):
+    """A record that does not fit is an OSError, in the file and in memory as if it had not been made."""
+    resource = pytest.importorskip("resource")
+    path = tmp_path / f"run.{kind}"
+    with History(path) as history:
+        history.record(loss=0.123, t=1)
+        before, text = content(history), path.read_bytes()
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(text) + room, hard))
+        try:
+            with pytest.raises(OSError):
+                history.record(loss=0.98765432198765, t=2)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert content(history) == before and path.read_bytes() == text
+        history.record(loss=0.5, t=2)
+    assert content(getattr(History, f"from_{kind}")(path)) == content(history) and history["loss"].tolist() == [0.123, 0.5]
+
+
+def test_a_torn_row_that_cannot_be_cut_off_at_once_is_cut_before_the_next(tmp_path):
+    path = tmp_path / "run.jsonl"
+    with History(path) as history:
+        history.record(loss=1.0)
+        whole = history._file.file
+
+        class Failing:
+            """Writes 5 bytes, then fails; truncates only once it may."""
+
+            broken = True
+
+            def fileno(self):
+                return whole.fileno()
+
+            def write(self, data):
+                if self.broken and len(data) < 20:
+                    raise OSError(28, "No space left on device")
+                return whole.write(data[:5] if self.broken else data)
+
+            def truncate(self, size):
+                if self.broken:
+                    raise OSError(5, "Input/output error")
+                return whole.truncate(size)
+
+            def close(self):
+                whole.close()
+        history._file.file = failing = Failing()
+        with pytest.raises(OSError, match="No space left"):
+            history.record(loss=2.0)
+        failing.broken = False
+        history.record(loss=3.0)
+    assert History.from_jsonl(path)["loss"].tolist() == [1, 3]
 
 
 @pytest.mark.parametrize("n", [15, 16, 17, 31, 33, 100, 1000, 4097])
@@ -151,7 +253,45 @@ def test_files_are_read_back_to_the_bit(tmp_path, kind):
     assert sorted(os.listdir(tmp_path)) == [f"run.{kind}"]
 
 
-def test_json_lines_are_json_for_everyone(tmp_path):
+@pytest.mark.parametrize("names", [["loss "], [" loss", "loss"], ["loss ", "a,b", 'say "x"'], ["  "], ["t ", "loss"]])
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_names_with_blanks_at_their_ends(tmp_path, kind, names):
+    path = tmp_path / f"run.{kind}"
+    with History(path) as history:
+        for k, name in enumerate(names):
+            history.record({name: 1.5 + k})
+            history.record({name: 2.5 + k})
+    history.to_csv(tmp_path / "b.csv")
+    with History(path) as gone_on:
+        assert content(gone_on) == content(history) == content(History.from_csv(tmp_path / "b.csv"))
+        gone_on.record(dict.fromkeys(names, 9.0))
+    assert content(getattr(History, f"from_{kind}")(path)) == content(gone_on)
+
+
+def test_blanks_about_the_names_of_others_are_left_out(tmp_path):
+    (tmp_path / "a.csv").write_text("t , loss ,  val_loss\n1, 2.5, 3\n")
+    assert History.from_csv(tmp_path / "a.csv").names == ("loss", "val_loss")
+
+
+@pytest.mark.parametrize("name, words", [
+    ("limit", "unknown attribute 'limit'"), ("latst", r"unknown attribute 'latst' \(did you mean 'latest'\?\)"),
+    ("loss", r"numbers are recorded by history.record\(loss=...\)"),
+])
+def test_an_attribute_that_does_nothing_is_refused(name, words):
+    history = a_history()
+    with pytest.raises(AttributeError, match=f"History: .*{words}"):
+        setattr(history, name, 3)
+
+    class Mine(History):
+        pass
+
+    mine = Mine()
+    mine.note = "a subclass may have its own"
+    mine.record(loss=1.0)
+    assert mine.note and mine["loss"].tolist() == [1.0]
+
+
+def test_json_lines_are_standard_json(tmp_path):
     a_history().to_jsonl(tmp_path / "run.jsonl")
 
     def refuse(word):
@@ -229,6 +369,7 @@ def test_a_csv_of_others_is_read(tmp_path):
     ("a.jsonl", "[1]\n", "a.jsonl: line 1: expected a JSON object, got"),
     ("a.jsonl", '{"loss": [1]}\n', r"line 1: 'loss': expected a number, got '\[1\]'"),
     ("a.jsonl", '{"t": -1, "loss": 1}\n', "'t': expected an integer from 0 up, got '-1'"),
+    ("a.csv", f"t,loss\n{2**70},1\n", "'t': expected an integer from 0 to 2.*63 - 1, got '1180591620717411303424'"),
     ("a.txt", "", "path must end in .jsonl or .csv"),
 ])
 def test_bad_files_are_one_clear_line(tmp_path, name, text, words):
@@ -259,7 +400,7 @@ def test_an_old_file_stays_where_the_new_one_cannot_be_written(tmp_path):
     assert path.read_bytes() == before and os.listdir(tmp_path) == ["run.csv"]
 
 
-# looking
+# showing
 
 
 def test_sparklines_take_medians_and_mark_what_is_not_finite():
@@ -335,19 +476,19 @@ def test_tensorboard_has_every_record(tmp_path):
     assert seen == [(1, "loss", 0.5), (2, "loss", 0.25), (2, "lr", 0.1)]
 
 
-def test_followers_hear_every_record_and_are_closed():
-    heard = []
+def test_followers_get_every_record_and_are_closed():
+    received = []
 
     class Follower:
         def __call__(self, t, row):
-            heard.append((t, row))
+            received.append((t, row))
 
         def close(self):
-            heard.append("closed")
+            received.append("closed")
     with History() as history:
         history.follow(Follower())
         history.record(loss=1.0)
-    assert heard == [(1, {"loss": 1.0}), "closed"]
+    assert received == [(1, {"loss": 1.0}), "closed"]
     with pytest.raises(TypeError, match="expected a function of t and a dict, got int"):
         history.follow(3)
 

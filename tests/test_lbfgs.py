@@ -8,6 +8,7 @@ from problems import PROBLEMS, rosenbrock
 from scipy.optimize import minimize
 
 import fastlr
+from fastlr.optimizers.quasi_newton import curvature
 
 SEARCHES = ["wolfe", "armijo", None]
 
@@ -59,7 +60,7 @@ class Hilltop:
 
 
 def unguarded(opt):
-    opt._guard = -np.inf
+    opt._epsilon = -np.inf
     return opt
 
 
@@ -69,7 +70,7 @@ def test_pairs_of_negative_curvature_are_refused_and_would_turn_the_direction_up
         for _ in range(2):
             opt.step(closure_of(Hilltop, p))
         g = Hilltop.loss_and_grad(p)[1]
-        opt._remember(g)
+        opt._store_pair(g)
         return opt._held, float(opt._direction(g) @ g)
 
     p, q = Hilltop.start.copy(), Hilltop.start.copy()
@@ -213,13 +214,13 @@ STATES = {
     "bool": (lambda d: d.update(t=True), "t must be a count"),
     "curves": (lambda d: d.update(curves=[1.0]), "curves must be a list of 10 numbers, as many as history"),
     "nan": (lambda d: d.update(scale=float("nan")), "must be finite numbers >= 0, got nan"),
-    "zero": (lambda d: d.update(held=10, curves=[0.0] * 10), "the curves of the pairs that are held must be positive"),
+    "zero": (lambda d: d.update(held=10, curves=[0.0] * 10), "the curves of the .* kept pairs must be positive"),
     "lr": (lambda d: d.update(lr=-1.0), r"lr must be in \[0, inf\), got -1.0"),
     "function": (lambda d: d.update(lr={"callable": "f"}), r"lr was a function \(f\), which is not saved"),
     "entry": (lambda d: d.pop("held"), "no entry 'held'"),
     "unknown": (lambda d: d.update(hold=1), "unknown entry 'hold'; did you mean 'held'"),
     "format": (lambda d: d.update(format=9), "expected format 1, got 9"),
-    "class": (lambda d: d.update(optimizer="Adam"), "this is the state of Adam, load it into one"),
+    "class": (lambda d: d.update(optimizer="Adam"), "this is the state of Adam; load it into an object of that class"),
     "shape": (lambda d: d["state"]["0"].update(s=np.zeros(3)), r"state\['0'\]\['s'\]: expected float64 \(10, 2\), got"),
     "name": (lambda d: d["state"].update(b={}), "unknown entry 'b'"),
 }
@@ -286,7 +287,7 @@ def test_a_loss_that_is_not_finite_to_begin_with_changes_nothing():
     p = np.ones(2)
     opt = fastlr.LBFGS(p)
     for loss, g in ((np.nan, 2 * p), (1.0, np.array([np.inf, 0]))):
-        with pytest.raises(FloatingPointError, match=r"^LBFGS: the loss and its gradient must be finite to begin with"):
+        with pytest.raises(FloatingPointError, match=r"^LBFGS: the loss and its gradient must be finite at the given parameters"):
             opt.step(lambda loss=loss, g=g: (loss, g))
     assert (p == 1).all() and (opt.t, opt.evaluations) == (0, 0)
 
@@ -306,7 +307,7 @@ def test_trials_beyond_the_domain_do_no_harm(line_search):
     if line_search:
         assert np.allclose(p, 1, atol=5e-3)
     else:
-        assert opt.reason == "the loss or its gradient is not finite there"
+        assert opt.reason == "the loss or its gradient is not finite after the step"
 
 
 def test_the_host_keeps_its_floating_point_errors_inside_the_closure():
@@ -384,3 +385,28 @@ def test_closures_that_return_something_else(what):
     assert (p == 1).all() and opt.t == 0
     with pytest.raises(TypeError, match=r"step needs a closure that returns \(loss, grads\), got ndarray"):
         opt.step(p)
+
+
+@pytest.mark.parametrize(("dtype", "tiny", "change"), [(np.float64, 1e-150, 1e-163), (np.float32, 1e-19, 1e-24)])
+def test_a_change_of_the_gradient_whose_square_vanishes_is_a_pair(dtype, tiny, change):
+    """Was: division by y.y, which had underflowed to zero."""
+    p = np.zeros(1, dtype)
+    opt = fastlr.LBFGS(p, lr=1 / tiny, line_search=None, max_iter=2, tolerance_grad=0, tolerance_change=0)
+    for _ in range(2):
+        opt.step(lambda: (float(tiny * p[0]), (tiny - change * p).astype(dtype) * dtype(1)))
+    assert np.isfinite(p).all()
+    concave = opt.state_dict()["held"]
+    p[...] = 0
+    opt = fastlr.LBFGS(p, lr=1 / tiny, line_search=None, max_iter=2, tolerance_grad=0, tolerance_change=0)
+    opt.step(lambda: (float(tiny * p[0]), (tiny + change * p).astype(dtype)))
+    opt.step(lambda: (float(tiny * p[0]), (tiny + change * p).astype(dtype)))
+    d = opt.state_dict()
+    assert concave == 0 and d["held"] == 1 and d["scale"] == pytest.approx(1 / change, rel=0.1)
+
+
+def test_curvature_is_that_of_scaled_vectors():
+    y, s = np.array([3.0, 4.0]), np.array([1.0, 2.0])
+    assert curvature(y, s) == (11.0, 11 / 25)
+    assert curvature(y * 1e-200, s) == pytest.approx((11e-200, 11e200 / 25), rel=1e-14)
+    assert curvature(y * 1e200, s * 1e100) == pytest.approx((11e300, 11e-100 / 25), rel=1e-14)
+    assert curvature(y * 0, s) == (0, 0) and curvature(-y, s) == (-11, -11 / 25)

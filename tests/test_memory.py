@@ -1,4 +1,5 @@
 """Nothing that a caller may do makes a step reach beyond an array: it is done right, or refused."""
+import importlib
 import os
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import pytest
 from registry import arrays, bits
 
 import fastlr
-from fastlr._engine import blend, instruction_set
+from fastlr._engine import foreach, instruction_set
 
 
 def run(code, environment):
@@ -122,12 +123,12 @@ thread.join()
 
 def test_parts_of_different_builds_are_refused():
     """They may disagree on what lies where in a struct."""
-    from fastlr import kernels
-    from fastlr._engine import arrays, c_api, functional_step, matrix_step, plan, program, step_scalars
-    modules = (kernels, arrays, c_api, step_scalars, matrix_step, plan, program, functional_step)
-    modules += tuple(instruction_set.load(f"fastlr._kernels.{name}") for name in ("step", "norms", "rows", "matrix_blocks"))
+    names = ("accumulation", "arrays", "c_api", "clipping", "curvature", "functional_step", "gradients", "layout",
+             "matrix_step", "plan", "compiled_schedule", "row_index", "rows", "step_scalars", "unit_norms")
+    modules = [fastlr.kernels, *(importlib.import_module(f"fastlr._engine.{name}") for name in names)]
+    modules += [instruction_set.load(f"fastlr._kernels.{name}") for name in ("step", "norms", "rows", "matrix_blocks")]
     assert {module.build_id for module in modules} == {instruction_set.BUILD_ID}
-    with pytest.raises(ImportError, match=rf"fastlr was built in parts .* x is of another build than "
+    with pytest.raises(ImportError, match=r"fastlr was built in parts .* x is of another build than "
                                           r"fastlr.rules.signatures; build all of it anew"):
         instruction_set.one_build("x", "00000000")
 
@@ -135,8 +136,8 @@ def test_parts_of_different_builds_are_refused():
 def test_operands_of_different_sizes_are_refused():
     a, b, short = np.zeros(9), np.zeros(9), np.zeros(8)
     for operands in (([a], [short]), ([a], [b], [short]), ([a], [b], [a.astype(np.float32)])):
-        with pytest.raises(ValueError, match="blend: operands 0 differ in size or type"):
-            blend.blend("ascend", *operands)
+        with pytest.raises(ValueError, match="foreach: operands 0 differ in size or type"):
+            foreach.foreach("ascend", *operands)
 
 
 @pytest.mark.parametrize("level", [level for level in ("baseline", "v3", "v4") if instruction_set.supports(level)])

@@ -78,6 +78,41 @@ class TestOneCycle:
         assert np.delete(against, rate(t).argmax() + np.array([-1, 0])).max() <= 1e-18     # (the top is between two)
 
 
+class TestPhasesOfNoLength:
+    t = np.arange(300)
+
+    @pytest.mark.parametrize("shape", FALLS)
+    def test_wsd_without_a_fall_is_held_for_ever(self, shape):
+        whole = s.wsd(0.1, warmup_steps=10, stable_steps=90, decay_steps=0, shape=shape)
+        assert (whole(self.t) == s.constant(0.1).warmup(10)(self.t)).all() and whole(1e300) == 0.1
+        assert (s.wsd(0.1, 0, 0, 0, shape=shape)(self.t) == 0.1).all()
+
+    def test_knee_without_a_fall(self):
+        assert (s.knee(0.1, 5, 0, warmup_steps=3)(self.t) == s.constant(0.1).warmup(3)(self.t)).all()
+
+    @pytest.mark.parametrize("three", [False, True])
+    @pytest.mark.parametrize("convention", ["torch", "optax"])
+    @pytest.mark.parametrize("steps", range(1, 12))
+    def test_a_one_cycle_of_few_updates_leaves_out_the_phases_before_the_first(self, steps, convention, three):
+        for shape in ("cosine", "linear"):
+            rate = s.one_cycle(0.1, steps, shape=shape, three_phase=three, convention=convention)
+            rates = rate(self.t[:20])
+            last = 0.1 / 25 / 1e4
+            assert ((rates >= last * (1 - 1e-12)) & (rates <= 0.1)).all()
+            assert (rates[steps - (convention == "torch"):] == last).all()
+            momentum = rate.momentum()(self.t[:20])
+            assert ((momentum >= 0.85) & (momentum <= 0.95 + 1e-15)).all() and momentum[-1] == 0.95
+            assert s.from_dict(rate.to_dict()) == rate
+
+    def test_as_torch_computes_it(self):
+        """Three updates: the rise ended at t = -0.1, so the fall is a part of the way already at the first update."""
+        part = (np.array([0, 1, 2]) + 0.1) / 2.1
+        low = 0.1 / 25 / 1e4
+        want = low + (0.1 - low) / 2 * (1 + np.cos(np.pi * part))
+        assert s.one_cycle(0.1, 3)(range(3)) == pytest.approx(want, rel=1e-12)
+        assert s.one_cycle(0.1, 50, pct_start=0.0)(0) < 0.1 and s.one_cycle(0.1, 4, pct_start=0.25)(0) == 0.1
+
+
 class TestPieces:
     @settings(max_examples=60, deadline=None)
     @given(values=st.lists(RATE, min_size=2, max_size=20), data=st.data())
@@ -136,7 +171,7 @@ class TestNoise:
             for k in range(i):
                 assert abs(np.corrcoef(others[i], others[k])[0, 1]) < 0.15
 
-    def test_these_numbers_for_ever(self):
+    def test_the_random_numbers_are_frozen(self):
         got = s.constant(1.0).noise(1.0, seed=1)([0, 1, 2, 2**32, 2**53, 1e300])
         assert got.tolist() == [self.hashed(t) for t in (0, 1, 2, 2**32, 2**53, int(1e300))]
 
@@ -161,7 +196,7 @@ class TestNoise:
         bins = np.histogram(rates, 50, (0.75, 1.25))[0]
         assert bins == pytest.approx(4000, rel=0.063) and 49 - 30 < ((bins - 4000) ** 2 / 4000).sum() < 49 + 30
 
-    def test_none_of_it_and_only_from_some_update_on(self):
+    def test_no_noise_and_noise_from_some_update_on(self):
         r = s.cosine(0.1, 50)
         assert (r.noise(0.0)(range(60)) == r(range(60))).all()
         late = r.then(r.shift(-20).noise(0.5), at=20)
@@ -250,7 +285,8 @@ class TestErrors:
         lambda: s.piecewise_linear([1], []):
             "ValueError piecewise_linear: at must have one entry fewer than values, and one, got 0 for 1",
         lambda: s.wsd(1, -1, 0, 5): "ValueError wsd: warmup_steps must be an integer >= 0, got -1",
-        lambda: s.wsd(1, 0, 0, 0): "ValueError wsd: decay_steps must be a positive integer, got 0",
+        lambda: s.wsd(1, 0, 0, -1): "ValueError wsd: decay_steps must be an integer >= 0, got -1",
+        lambda: s.knee(1, 0, -1): "ValueError knee: exploit_steps must be an integer >= 0, got -1",
         lambda: s.wsd(1, 1, 1, 1, shape="exponential"):
             "ValueError wsd: lr and final must be > 0 for shape='exponential', got lr=1.0, final=0.0",
         lambda: s.wsd(1, 1, 1, 1, shape="sqrt"):
@@ -258,9 +294,7 @@ class TestErrors:
         lambda: s.robbins_monro(1, power=0.5):
             "ValueError robbins_monro: power must be in (0.5, 1], got 0.5; for others: inverse_power",
         lambda: s.range_test(steps=1): "ValueError range_test: steps must be 2 or more, got 1",
-        lambda: s.one_cycle(1, 3):
-            "ValueError one_cycle: every phase must take some time; with steps=3, pct_start=0.3, three_phase=False "
-            "they end at t=[-0.10000000000000009, 2]",
+        lambda: s.one_cycle(1, 0): "ValueError one_cycle: steps must be a positive integer, got 0",
         lambda: s.one_cycle(1, 100, pct_start=0.6, three_phase=True):
             "ValueError one_cycle: every phase must take some time; with steps=100, pct_start=0.6, three_phase=True "
             "they end at t=[59.0, 118.0, 99]",
@@ -304,7 +338,7 @@ class TestDefectsOfOthers:
         updates = s.linear(1.0, steps=2)
         assert updates.every(5)(range(12)).tolist() == [1.0] * 5 + [0.5] * 5 + [0.0] * 2
 
-    def test_the_step_is_where_it_says(self):
+    def test_piecewise_constant_changes_at_its_boundary(self):
         """timm's MultiStep changes one epoch early."""
         assert s.piecewise_constant([1.0, 0.1], at=[3])(range(5)).tolist() == [1, 1, 1, 0.1, 0.1]
 

@@ -72,6 +72,67 @@ def test_accumulation_of_what_is_not_finite_is_no_improvement():
     assert [plateau.observe(m) for m in [0.5, 0.5, 0.5]] == [False] * 3 and plateau.best == 0.5
 
 
+def test_smoothing_is_that_of_the_mean():
+    metrics, mean, scales = [0.5, 0.4, 0.9, 0.2, float("nan"), 0.3, float("inf"), 0.1], None, []
+    plateau, twin = Plateau(1.0, 0.5, patience=1, smoothing=0.75), Plateau(1.0, 0.5, patience=1)
+    for metric in metrics:
+        if np.isfinite(metric):
+            mean = metric if mean is None else 0.75 * mean + 0.25 * metric
+        assert plateau.observe(metric) == twin.observe(mean if np.isfinite(metric) else metric)
+        assert plateau.smoothed == pytest.approx(mean, rel=1e-14) and plateau.best == pytest.approx(twin.best, rel=1e-14)
+        scales.append(plateau.scale)
+    assert scales[-1] < 1
+    assert reductions(FLAT, patience=2, smoothing=0.0) == reductions(FLAT, patience=2, smoothing=0.9)
+
+
+def test_one_low_value_by_chance_is_not_the_best_for_long():
+    losses = [0.5, 0.45, 0.13, *np.linspace(0.36, 0.19, 30)]
+    assert reductions(losses, factor=0.2, patience=5) != []
+    assert reductions(losses, factor=0.2, patience=5, smoothing=0.9) == []
+    assert reductions([-x for x in losses], factor=0.2, patience=5, smoothing=0.9, mode="max") == []
+
+
+def test_smoothing_is_of_the_means_of_accumulated_metrics():
+    metrics = [1.0, 3.0, 0.5, 3.5, 2.0, 2.0, 4.0, 0.0, 1.0, 2.0, 1.0, 2.0]
+    means = [2.0, 2.0, 2.0, 2.0, 1.5, 1.5]
+    ours = reductions(metrics, patience=1, accumulation_size=2, smoothing=0.5)
+    assert ours == [2 * k for k in reductions(means, patience=1, smoothing=0.5)] != []
+
+
+def test_a_state_of_before_smoothing_is_loaded():
+    plateau = Plateau(0.1, 0.5, patience=0)
+    plateau.observe(1), plateau.observe(2)
+    old = {k: v for k, v in plateau.state_dict().items() if k not in ("smoothing", "smoothed")}
+    again = Plateau(0.1, smoothing=0.9)
+    again.load_state_dict(old)
+    assert again.scale == 0.5 and again.smoothing == 0
+
+
+def test_settings_can_be_set_and_are_checked():
+    plateau = Plateau(1.0, 0.5, patience=5)
+    plateau.patience, plateau.factor, plateau.mode = 0, 0.25, "max"
+    assert [plateau.observe(m) for m in (1.0, 1.0)] == [False, True] and plateau.scale == 0.25
+    with pytest.raises(ValueError, match=r"Plateau: factor must be in \[0, 1\), got 2"):
+        plateau.factor = 2
+    assert plateau.factor == 0.25 and pickle.loads(pickle.dumps(plateau)).state_dict() == plateau.state_dict()
+
+
+@pytest.mark.parametrize("name, near", [("patiense", "patience"), ("min_lr", "mode|min_scale|smoothed"), ("smothing", "smoothing")])
+def test_an_attribute_that_does_nothing_is_refused_with_the_nearest_name(name, near):
+    plateau = Plateau(1.0)
+    with pytest.raises(AttributeError, match=rf"Plateau: unknown attribute '{name}' \(did you mean '({near})'\?\)"):
+        setattr(plateau, name, 3)
+    with pytest.raises(AttributeError, match=f"Plateau: unknown attribute '{name}'"):
+        getattr(plateau, name)
+
+    class Mine(Plateau):
+        pass
+
+    mine = Mine(1.0)
+    mine.note = "a subclass may have its own"
+    assert mine.note and mine.observe(1.0) is False
+
+
 def test_min_scale():
     plateau = Plateau(1.0, 0.1, patience=0, min_scale=0.05)
     assert [plateau.observe(m) for m in [1, 1, 1, 1]] == [False, True, True, False]
@@ -94,13 +155,14 @@ def test_of_a_function_and_of_a_number():
 def plateau_of(kind):
     inner = {"schedule": schedules.cosine(0.1, 40).warmup(4), "function": lambda t: 0.1 / (1 + t),
              "plateau": Plateau(schedules.linear(0.1, 40), 0.7, patience=1)}[kind]
-    return Plateau(inner, 0.5, patience=1, cooldown=1, mode="max", accumulation_size=2 if kind == "schedule" else 1)
+    return Plateau(inner, 0.5, patience=1, cooldown=1, mode="max", accumulation_size=2 if kind == "schedule" else 1,
+                   smoothing=0.5 if kind == "function" else 0.0)
 
 
 @pytest.mark.parametrize("kind", ["schedule", "function", "plateau"])
 @settings(max_examples=30, deadline=None)
 @given(metrics=st.lists(st.sampled_from([1.0, 0.5, 2.0, 3.0]), min_size=8, max_size=20), k=st.integers(0, 8))
-def test_the_state_is_all_there_is(kind, metrics, k):
+def test_the_state_determines_all_later_rates(kind, metrics, k):
     one, two = plateau_of(kind), plateau_of(kind)
     for metric in metrics[:k]:
         one.observe(metric)
@@ -194,13 +256,15 @@ def test_loading_what_does_not_fit_changes_nothing():
     ({"best": "x"}, "best must be a finite number or None, got 'x'"),
     ({"patience": -1}, "patience must be an integer >= 0, got -1"),
     ({"total": float("inf")}, "total must be a finite number or None, got inf"),
+    ({"smoothed": float("nan")}, "smoothed must be a finite number or None, got nan"),
+    ({"smoothing": 1.0}, r"smoothing must be in \[0, 1\), got 1.0"),
     ({"count": 1}, "count must be < accumulation_size, got 1"),
     ({"count": -1}, "count must be a finite number >= 0, got -1"),
     ({"more": 1}, r"differs in \['more'\]"),
     ({"schedule": {"name": "cosin"}}, "unknown schedule 'cosin'"),
     ({"schedule": {"callable": "f"}}, "the schedule was not saved"),
 ])
-def test_a_state_that_is_none(change, message):
+def test_an_invalid_state_is_refused(change, message):
     plateau = Plateau(schedules.constant(0.1))
     before = plateau.state_dict()
     with pytest.raises(ValueError, match=message):

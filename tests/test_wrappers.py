@@ -7,8 +7,8 @@ import pytest
 from registry import arrays, bits, every_optimizer
 
 import fastlr
-from fastlr._engine.blend import blend
-from fastlr.optimizers.resumable import flat
+from fastlr._engine.foreach import foreach
+from fastlr.optimizers.resumable import flattened
 
 SHAPES = ((3, 4), (5,), (), (2, 3, 2), (0,))
 RNG = np.random.default_rng(0)
@@ -150,10 +150,10 @@ def test_sam_says_what_to_call_first(tmp_path):
     with pytest.raises(RuntimeError, match=r"call ascend\(grads\) first"):
         sam.step(np.ones(2))
     sam.ascend(np.ones(2))
-    with pytest.raises(RuntimeError, match=r"uphill already; call step\(grads\) or retreat\(\) first"):
+    with pytest.raises(RuntimeError, match=r"perturbed already; call step\(grads\) or retreat\(\) first"):
         sam.ascend(np.ones(2))
     for act in (sam.state_dict, lambda: fastlr.save(tmp_path / "x", sam), lambda: sam.load_state_dict({})):
-        with pytest.raises(RuntimeError, match=r"^SAM\.\w+: the parameters are uphill"):
+        with pytest.raises(RuntimeError, match=r"^SAM\.\w+: the parameters are perturbed"):
             act()
     assert not (tmp_path / "x").exists()
 
@@ -294,7 +294,7 @@ def test_means_are_swapped_in_and_out_also_after_an_exception(form):
     with pytest.raises(KeyError), ema.swapped():
         assert bits(ours) == means != before
         for act in (ema.update, ema.state_dict, ema.swapped().__enter__):
-            with pytest.raises(RuntimeError, match=r"^EMA\.\w+: the means are swapped in"):
+            with pytest.raises(RuntimeError, match=r"^EMA\.\w+: the parameters hold the means"):
                 act()
         for p in ours:
             p[...] = 7
@@ -309,7 +309,7 @@ def test_means_cannot_be_written_to_and_are_by_the_optimizers_names():
     with pytest.raises(ValueError, match="read-only"):
         ema.params["w"][0] = 1
     opt.add_group({"b": np.ones(1)})
-    with pytest.raises(RuntimeError, match="make a new one after add_group"):
+    with pytest.raises(RuntimeError, match="make a new EMA after add_group"):
         ema.update()
 
 
@@ -524,7 +524,7 @@ def test_what_a_wrapper_has_not_is_the_optimizers():
         opt.rate = 1
     opt.add_group([np.ones(3)])
     assert opt.slow["1"].tolist() == [1, 1, 1]
-    with pytest.raises(TypeError, match="does not step over rows"):
+    with pytest.raises(TypeError, match="updates whole tensors, not rows"):
         opt.step_rows("0", [0], np.ones((1, 2)))
 
 
@@ -532,7 +532,7 @@ OPT = fastlr.SGD(np.ones((2, 2)))
 ERRORS = {
     "array": (lambda: fastlr.Lookahead(np.ones(2)), TypeError, "Lookahead: needs a fastlr optimizer that steps with gr"),
     "lbfgs": (lambda: fastlr.SAM(fastlr.LBFGS(np.ones(2))), TypeError, "SAM: needs a fastlr optimizer"),
-    "sam": (lambda: fastlr.Lookahead(fastlr.SAM(OPT)), TypeError, "SAM goes outermost"),
+    "sam": (lambda: fastlr.Lookahead(fastlr.SAM(OPT)), TypeError, "SAM must be the outermost"),
     "master": (lambda: fastlr.Lookahead(fastlr.SGD(np.ones(2, ml_dtypes.bfloat16), master="split")), ValueError,
                "master='split' keeps half of each weight"),
     "k": (lambda: fastlr.Lookahead(OPT, k=0), ValueError, "Lookahead: k must be an integer >= 1, got 0"),
@@ -564,36 +564,36 @@ def test_errors_say_what_must_hold(what):
 # The pass
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("act", ["towards", "pull", "put", "add", "ascend", "swap", "squares", "centre"])
-def test_a_pass_has_the_same_bits_for_any_threads_and_is_its_formula(act, dtype):
+@pytest.mark.parametrize("operation", ["copy", "scale", "add_scaled", "lerp", "lerp_both", "swap", "ascend", "sum_squares", "center_rows"])
+def test_a_pass_has_the_same_bits_for_any_threads_and_is_its_formula(operation, dtype):
     sizes = (100_003, 7, 32_768 * 2, 0, 1)
     results = []
     for threads in (1, 2, 5):
         fastlr.set_num_threads(threads)
         a, b, c = (arrays(dtype, [(n,) for n in sizes], seed) for seed in (1, 2, 3))
         columns = [1009 if n == 100_003 else max(n, 1) for n in sizes]
-        if act == "centre":
+        if operation == "center_rows":
             a, b = [x[:len(x) // m * m] for x, m in zip(a, columns, strict=True)], [x[:len(x) // m * m] for x, m in zip(b, columns, strict=True)]
-        total = blend(act, a, b, c, weight=0.3, eta=0.1, adaptive=True, columns=columns)
+        total = foreach(operation, a, b, c, weight=0.3, eta=0.1, adaptive=True, columns=columns)
         results.append((bits(a), bits(b), bits(c), total))
     assert results[0] == results[1] == results[2]
     w, e, x, y = dtype(0.3), dtype(0.1), arrays(dtype, [(n,) for n in sizes], 1)[0], arrays(dtype, [(n,) for n in sizes], 2)[0]
-    if act == "squares":
+    if operation == "sum_squares":
         expected = sum(((abs(p.astype(float)) + 0.1) ** 2 * q.astype(float) ** 2).sum() for p, q in zip(a, b, strict=True))
         assert total == pytest.approx(expected, rel=1e-13)
-    elif act == "centre":
+    elif operation == "center_rows":
         rows = y[:len(a[0])].reshape(-1, 1009)
         assert np.allclose(a[0].reshape(-1, 1009), rows - rows.mean(1, dtype=float, keepdims=True), atol=4 * np.finfo(dtype).eps)
     else:
-        expected = {"towards": x + w * (y - x), "pull": x + w * (y - x), "put": w * y, "add": x + w * y, "swap": y,
-                    "ascend": x + w * ((abs(x) + e) * (abs(x) + e) * y)}[act]
+        expected = {"lerp": x + w * (y - x), "lerp_both": x + w * (y - x), "scale": w * y, "add_scaled": x + w * y, "swap": y,
+                    "copy": y, "ascend": x + w * ((abs(x) + e) * (abs(x) + e) * y)}[operation]
         assert (a[0] == expected).all()
-        assert (b[0] == {"pull": expected, "swap": x}.get(act, y)).all()
-        assert act != "ascend" or (c[0] == x).all()
+        assert (b[0] == {"lerp_both": expected, "swap": x}.get(operation, y)).all()
+        assert operation != "ascend" or (c[0] == x).all()
 
 
-def test_flat_copies_only_what_it_must():
+def test_flattened_copies_only_what_it_must():
     x = np.zeros((4, 6), np.float32)
-    assert np.shares_memory(flat(x), x)
+    assert np.shares_memory(flattened(x), x)
     for other in (x.T, x[::2], x.astype(np.float16), np.zeros(25, "u1")[1:].view(np.float32)):
-        assert not np.shares_memory(flat(other), other) and flat(other).dtype == np.float32
+        assert not np.shares_memory(flattened(other), other) and flattened(other).dtype == np.float32

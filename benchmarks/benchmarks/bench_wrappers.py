@@ -26,7 +26,7 @@ class Passes:
         centred.step(grads)
 
         def ascend():
-            sam._moved = None
+            sam._place[0] = "origin"
             sam.ascend(grads)
 
         ascend()

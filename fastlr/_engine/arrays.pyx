@@ -10,7 +10,10 @@ import numpy as np
 from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.stdint cimport int32_t, int64_t, uint64_t, uintptr_t
+from fastlr._kernels.build_id cimport FASTLR_LAYOUT
 from fastlr._kernels.structs cimport BFLOAT16, FLOAT16, FLOAT32, FLOAT64, REST16, UNSIGNED8, SIGNED8, UNKNOWN, Storage
+
+build_id = FASTLR_LAYOUT.decode()
 
 cdef extern from *:
     """
@@ -96,12 +99,16 @@ def stored_as(array):
 
 
 cdef bint strided_layout(StridedLayout* layout, const ArrayView* array_view, const int* axes) noexcept:
-    """Describe the way through an array, axis by axis; False if it is one aligned run of elements."""
+    """Describe how an array is traversed, axis by axis in the order of `axes` (NULL: their own).
+
+    False if its elements follow one another, aligned, in that order.
+    """
     cdef Py_ssize_t itemsize = array_view.itemsize
     cdef Py_ssize_t size, stride
-    cdef int k, d = 0
+    cdef int k, axis, d = 0
     for k in range(array_view.ndim):
-        size, stride = array_view.shape[axes[k]], array_view.strides[axes[k]]
+        axis = axes[k] if axes != NULL else k
+        size, stride = array_view.shape[axis], array_view.strides[axis]
         if size == 1:
             continue
         if d > 0 and layout.stride[d - 1] == size * stride:
@@ -239,5 +246,3 @@ if dimensions(probe) != (probe.__array_interface__["data"][0], probe.shape, prob
     raise ImportError("fastlr: NumPy's array object is not laid out as expected; "
                       f"please report this with NumPy's version, {np.__version__}")
 del probe
-
-include "build_id.pxi"

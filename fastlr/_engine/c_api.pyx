@@ -1,20 +1,22 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""The C door: the table of include/fastlr/fastlr.h, where every entry is described."""
+"""The C interface: the table of include/fastlr/fastlr.h, where every entry is described."""
 from cpython.object cimport PyObject
 from cpython.pycapsule cimport PyCapsule_New
 from libc.stdint cimport int64_t, uint32_t, uintptr_t
-from libc.stdlib cimport calloc
 from libc.string cimport strcmp
 from fastlr._kernels.structs cimport MAX_SLOTS
 from fastlr._engine cimport thread_pool
-from fastlr._engine.program cimport Node, Program, rate
-from fastlr._engine.functional_step cimport MOST_HYPERS, RuleCall, learn, move
+from fastlr._kernels.build_id cimport FASTLR_LAYOUT
+from fastlr._engine.functional_step cimport RuleCall, read_rule, update_tensor
+from fastlr._engine.memory cimport Memory
+from fastlr._engine.compiled_schedule cimport Node, CompiledSchedule, rate
+from fastlr._engine.step_scalars cimport MAX_VALUES
 
 from fastlr import kernels
 from fastlr._engine.instruction_set import one_build
 from fastlr.optimizers.base import REGISTRY
 
-include "build_id.pxi"
+build_id = FASTLR_LAYOUT.decode()
 
 one_build("fastlr._engine.c_api", build_id)
 
@@ -63,21 +65,22 @@ cdef extern from "fastlr/fastlr.h" nogil:
         double (*rate)(const fastlr_schedule* schedule, double t) noexcept nogil
 
 cdef struct Entry:
-    fastlr_rule face                   # its address is the entry's
-    RuleCall known
-    int[MOST_HYPERS] at                # where the known values have hyper k
-    double[MOST_HYPERS] defaults, low, high
+    fastlr_rule shown                  # what a program sees; its address is the entry's
+    RuleCall call
+    int[MAX_VALUES] position           # of hyper-parameter k among the values of the call
+    double[MAX_VALUES] defaults, low, high
     double[MAX_SLOTS] starts
-    const char* hyper_names[MOST_HYPERS]
+    const char* hyper_names[MAX_VALUES]
     const char* slot_names[MAX_SLOTS]
 
 cdef fastlr_api api
 cdef Entry* entries
 cdef int entry_count = 0
-cdef list texts = []                   # keeps alive what the table points to
+cdef Memory memory = Memory()          # lives as long as the process, as all that the table points to
+cdef list texts = []
 
-cdef int64_t MOST_STEPS = <int64_t>1 << 62
-cdef int64_t MOST_BYTES = <int64_t>((<size_t>-1) >> 1)
+cdef int64_t MAX_STEPS = <int64_t>1 << 62
+cdef int64_t MAX_BYTES = <int64_t>((<size_t>-1) >> 1)
 
 
 cdef const char* text(str s) except NULL:
@@ -86,23 +89,23 @@ cdef const char* text(str s) except NULL:
     return encoded
 
 
-cdef int enter(Entry* entry, str name, object cls) except -1:
+cdef int fill_entry(Entry* entry, str name, object cls) except -1:
     """Fill the entry of one rule from its class."""
     cdef int k = 0, j
-    learn(&entry.known, cls)
+    read_rule(&entry.call, cls)
     for j, field in enumerate(cls._fields):
         if field != "lr":
-            entry.at[k], entry.hyper_names[k], entry.defaults[k] = j, text(field), entry.known.defaults[j]
-            entry.low[k], entry.high[k] = entry.known.low[j], entry.known.high[j]
+            entry.position[k], entry.hyper_names[k], entry.defaults[k] = j, text(field), entry.call.defaults[j]
+            entry.low[k], entry.high[k] = entry.call.low[j], entry.call.high[j]
             k += 1
     starts = {start.slot: start.default for start in cls.initial_states.values()}
     for j, slot in enumerate(cls.slots):
         entry.slot_names[j], entry.starts[j] = text(slot), starts.get(slot, 0.0)
-    entry.face.name, entry.face.slots, entry.face.hypers = text(name), entry.known.terms.rule.slots, k
-    entry.face.slot_names, entry.face.hyper_names = entry.slot_names, entry.hyper_names
-    entry.face.defaults, entry.face.low, entry.face.high = entry.defaults, entry.low, entry.high
-    entry.face.starts = entry.starts
-    entry.face.memories = entry.known.terms.rule.memories
+    entry.shown.name, entry.shown.slots, entry.shown.hypers = text(name), entry.call.constants.rule.slots, k
+    entry.shown.slot_names, entry.shown.hyper_names = entry.slot_names, entry.hyper_names
+    entry.shown.defaults, entry.shown.low, entry.shown.high = entry.defaults, entry.low, entry.high
+    entry.shown.starts = entry.starts
+    entry.shown.memories = entry.call.constants.rule.memories
     return 0
 
 
@@ -110,15 +113,15 @@ cdef const fastlr_rule* find(const char* name) noexcept nogil:
     cdef int k
     if name != NULL:
         for k in range(entry_count):
-            if strcmp(entries[k].face.name, name) == 0:
-                return &entries[k].face
+            if strcmp(entries[k].shown.name, name) == 0:
+                return &entries[k].shown
     return NULL
 
 
 cdef int step(const fastlr_rule* rule, int dtype, int64_t t, double lr, const double* hyper, int64_t n,
               void* p, const void* g, void* const* slots) noexcept nogil:
     cdef const Entry* entry = <const Entry*>rule
-    cdef double[MOST_HYPERS] values
+    cdef double[MAX_VALUES] values
     cdef uintptr_t[MAX_SLOTS + 3] begin
     cdef int64_t itemsize, bytes
     cdef int k, other, count
@@ -126,38 +129,37 @@ cdef int step(const fastlr_rule* rule, int dtype, int64_t t, double lr, const do
         return FASTLR_NO_RULE
     if dtype != FASTLR_FLOAT32 and dtype != FASTLR_FLOAT64:
         return FASTLR_BAD_DTYPE
-    if not 1 <= t < MOST_STEPS:
+    if not 1 <= t < MAX_STEPS:
         return FASTLR_BAD_T
-    for k in range(entry.known.width):
-        values[k] = entry.known.defaults[k]
+    for k in range(entry.call.width):
+        values[k] = entry.call.defaults[k]
     values[0] = lr
-    if not entry.known.low[0] <= lr < entry.known.high[0]:
+    if not entry.call.low[0] <= lr < entry.call.high[0]:
         return FASTLR_BAD_HYPER
     if hyper != NULL:
-        for k in range(entry.face.hypers):
+        for k in range(entry.shown.hypers):
             if not entry.low[k] <= hyper[k] < entry.high[k]:
                 return FASTLR_BAD_HYPER
-            values[entry.at[k]] = hyper[k]
+            values[entry.position[k]] = hyper[k]
     itemsize = 8 if dtype == FASTLR_FLOAT64 else 4
-    if not 0 <= n <= MOST_BYTES // itemsize:
+    if not 0 <= n <= MAX_BYTES // itemsize:
         return FASTLR_BAD_SIZE
     if n == 0:
         return FASTLR_OK
-    count = entry.face.slots + (entry.face.memories > 0)
+    count = entry.shown.slots + (entry.shown.memories > 0)
     if slots == NULL and count > 0:
         return FASTLR_BAD_POINTER
     begin[0], begin[1] = <uintptr_t>p, <uintptr_t>g
     for k in range(count):
         begin[2 + k] = <uintptr_t>slots[k]
     for k in range(count + 2):
-        bytes = n * itemsize if k < entry.face.slots + 2 else 8 * entry.face.memories
-        if begin[k] == 0 or begin[k] % (itemsize if k < entry.face.slots + 2 else 8):
+        bytes = n * itemsize if k < entry.shown.slots + 2 else 8 * entry.shown.memories
+        if begin[k] == 0 or begin[k] % (itemsize if k < entry.shown.slots + 2 else 8):
             return FASTLR_BAD_POINTER
         for other in range(k):
             if begin[k] < begin[other] + n * itemsize and begin[other] < begin[k] + bytes:
                 return FASTLR_OVERLAP
-    if not move(&entry.known, values, t, dtype == FASTLR_FLOAT64, n, p, g, <void**>slots):
-        return FASTLR_NO_MEMORY
+    update_tensor(&entry.call, values, t, dtype == FASTLR_FLOAT64, n, p, g, <void**>slots)
     return FASTLR_OK
 
 
@@ -188,21 +190,19 @@ cdef int start_threads() except -1:
 
 
 cdef const fastlr_schedule* schedule(PyObject* given) except NULL:
-    if given == NULL or not isinstance(<object>given, Program) or (<Program><object>given).nodes == NULL:
+    if given == NULL or not isinstance(<object>given, CompiledSchedule) or (<CompiledSchedule><object>given).nodes == NULL:
         raise TypeError("fastlr: expected a schedule of fastlr.schedules, got "
                         + (f"{<object>given!r}" if given != NULL else "NULL"))
-    return <const fastlr_schedule*>(<Program><object>given).nodes
+    return <const fastlr_schedule*>(<CompiledSchedule><object>given).nodes
 
 
 cdef double rate_at(const fastlr_schedule* given, double t) noexcept nogil:
     return rate(<const Node*>given, t)
 
 
-entries = <Entry*>calloc(len(kernels.__all__), sizeof(Entry))      # lives as long as the process
-if entries == NULL:
-    raise MemoryError
+entries = <Entry*>memory.take(len(kernels.__all__), sizeof(Entry))
 for name in kernels.__all__:
-    enter(&entries[entry_count], name, REGISTRY[name])
+    fill_entry(&entries[entry_count], name, REGISTRY[name])
     entry_count += 1
 
 api.abi_version, api.struct_size = FASTLR_ABI_VERSION, sizeof(fastlr_api)

@@ -1,19 +1,16 @@
 # cython: language_level=3
 from libc.stdint cimport int64_t
-from fastlr._kernels.structs cimport MAX_HYPERS, TaskFunction
-from fastlr._engine.step_scalars cimport Decay, StepConstants
-
-cdef enum:
-    MOST_HYPERS = MAX_HYPERS + 2      # lr and weight decay, which a rule's own fields may lack
+from fastlr._engine.step_scalars cimport MAX_VALUES, Decay, StepConstants
+from fastlr._kernels.structs cimport TaskFunction
 
 cdef struct RuleCall:
-    # A rule and the values it takes: lr, then what else its class has, in the order of `rule._fields`.
-    StepConstants terms
+    # A rule and the values it takes: lr, then what else its class has, in the order of `cls._fields`.
+    StepConstants constants
     Decay decay
     TaskFunction step_task
     int width
-    double[MOST_HYPERS] defaults, low, high    # low <= value < high
+    double[MAX_VALUES] defaults, low, high     # low <= value < high
 
-cdef int learn(RuleCall* known, object rule) except -1
-cdef bint move(const RuleCall* known, const double* values, int64_t t, int is_double, Py_ssize_t size, void* p,
-               const void* g, void** slots) noexcept nogil
+cdef int read_rule(RuleCall* call, object cls) except -1
+cdef void update_tensor(const RuleCall* call, const double* values, int64_t t, bint is_double, Py_ssize_t size, void* p,
+                        const void* g, void** slots) noexcept nogil

@@ -81,5 +81,6 @@ class Kernels:
 
 kernels = Kernels()
 
-for part in ("arrays", "step_scalars", "matrix_step", "plan", "program"):
+for part in ("arrays", "clipping", "curvature", "gradients", "layout", "matrix_step", "plan", "compiled_schedule", "row_index",
+             "step_scalars", "unit_norms"):
     one_build(f"fastlr._engine.{part}", importlib.import_module(f"fastlr._engine.{part}").build_id)

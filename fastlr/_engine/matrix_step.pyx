@@ -16,6 +16,7 @@ from libc.math cimport INFINITY, expm1, log, pow, sqrt
 from libc.stdint cimport int64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
+from fastlr._kernels.build_id cimport FASTLR_LAYOUT
 from fastlr._kernels.matrix_blocks cimport (
     ADAM, ALIGNED, ALIGN_ADAM, ALIGN_SGD, CLIPPED, CONFIDENCE, CONFIDENT, CONFIDENT_ROOTED, COVERED, EVENED, FACTORED,
     FEW, GATHER, GATHER_P, LEAN, MINI, MOVED, PROJECTED_ADAM, PROJECTED_SGD, ROOTED, ROWWISE, SCALED, SECOND, SQUARES,
@@ -27,7 +28,7 @@ from fastlr._kernels.structs cimport (
 )
 from fastlr._engine cimport thread_pool
 from fastlr._engine.arrays cimport ArrayView, read_array
-from fastlr._engine.plan cimport CHUNK
+from fastlr._engine.layout cimport CHUNK
 
 import numpy as np
 
@@ -778,4 +779,4 @@ cdef class MatrixStep:
             thread_pool.run(step_task, &own, k)
         return 0
 
-include "build_id.pxi"
+build_id = FASTLR_LAYOUT.decode()

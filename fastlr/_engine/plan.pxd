@@ -1,5 +1,49 @@
 # cython: language_level=3
+cimport cython
+from libc.stdint cimport int64_t, uint64_t
+from fastlr._engine.clipping cimport Clipping
+from fastlr._engine.curvature cimport Curvature
+from fastlr._engine.gradients cimport Gradients
+from fastlr._engine.layout cimport Layout
+from fastlr._engine.matrix_step cimport MatrixStep
+from fastlr._engine.memory cimport Workspace
+from fastlr._engine.row_index cimport RowIndex
+from fastlr._engine.step_scalars cimport ScalarGroups
+from fastlr._kernels.rule_table cimport RuleTable
+from fastlr._kernels.structs cimport StepJob, TaskFunction
 
-cdef enum:
-    CHUNK = 32768              # elements a thread takes at a time: four float32 streams of it stay in its cache
-    ALONE = 32768              # a step over fewer elements wakes nobody
+@cython.final
+cdef class Plan:
+    cdef Layout layout
+    cdef ScalarGroups scalars
+    cdef Clipping clipping
+    cdef Curvature curvature           # of rules that are given estimates, else None
+    cdef Gradients given               # of this step
+    cdef Gradients bound               # of every step that is given none, or None
+    cdef Gradients current             # those that the step in progress uses
+    cdef MatrixStep matrix_step        # makes the updates of a rule that is not elementwise, or None
+    cdef RowIndex row_index            # the rows of the latest step over rows
+    cdef Workspace row_sums            # ... and what its gradients add up to
+    cdef object kernels
+    cdef const RuleTable* rule
+    cdef TaskFunction step_task
+    cdef StepJob job                   # what all steps have in common
+    cdef bint stochastic               # whether 16-bit values are rounded by random bits
+    cdef uint64_t seed
+    cdef bint stepping
+    cdef public int64_t t              # updates done
+    cdef public int64_t skipped        # steps that were not done, as gradients were not finite
+    cdef public int64_t accumulated    # gradients that were added to the moments since the latest step
+
+    cpdef int begin(self) except -1
+    cpdef int end(self) except -1
+    cdef int read_curvature(self, list gradients, list estimates) except -1
+    cdef double checked_scale(self, grad_scale) except? -1
+    cdef int read_gradients(self, StepJob* job, list gradients, bint zero_grads) except -1
+    cdef int compute_scalars(self, StepJob* job, double grad_scale, double loss) except -1
+    cdef int run_tasks(self, StepJob* job) except -1
+    cdef int finish(self, StepJob* job) except -1
+    cdef int skip(self, StepJob* job) except -1
+    cdef int release(self) except -1
+    cdef uint64_t random_key(self, int64_t t) noexcept
+    cdef uint64_t accumulation_key(self) noexcept

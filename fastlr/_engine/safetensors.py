@@ -1,8 +1,8 @@
 """The safetensors format, read without trust: https://github.com/huggingface/safetensors.
 
-A file is the length of a header (8 bytes, little end first), the header (JSON: where each tensor lies, and
-texts), and the tensors' bytes, in C order, little end first, without gaps. Nothing in it is ever run. What
-may enter here knows files and arrays, no optimizer.
+A file has the length of a header (8 bytes, little-endian), the header (JSON: the offsets of each tensor, and
+texts), and the bytes of the tensors, in C order, little-endian, without gaps. Nothing in it is ever executed. This
+module knows files and arrays, no optimizers.
 """
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ import numpy as np
 from .tensors import Array
 
 LARGEST_HEADER = 100_000_000           # bytes, in every reader of the format
-BLOCK = 1 << 20                        # bytes; what is summed is still in the cache when it is written
+BLOCK = 1 << 20                        # bytes; a block is still in the cache when it is written, after its checksum
 CODES = {"float64": "F64", "float32": "F32", "bfloat16": "BF16", "float16": "F16", "int8": "I8",
-         "uint8": "U8", "int16": "I16"}                # NumPy's name: the format's
+         "uint8": "U8", "int16": "I16"}                # NumPy's name: the format's name
 BITS = {"F64": 64, "I64": 64, "U64": 64, "C64": 64, "F32": 32, "I32": 32, "U32": 32, "F16": 16, "BF16": 16,
         "I16": 16, "U16": 16, "BOOL": 8, "I8": 8, "U8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8,
         "F8_E5M2FNUZ": 8, "F8_E4M3FNUZ": 8, "F6_E2M3": 6, "F6_E3M2": 6, "F4": 4}
 
 
 class CheckpointError(Exception):
-    """A file that is no whole checkpoint, or not one of this optimizer. Nothing was changed."""
+    """A file that is no whole checkpoint, or none of this optimizer. Nothing was changed."""
 
 
 class Stored(NamedTuple):
-    """Where a tensor lies in the data of a file."""
+    """The dtype and shape of a tensor, and the offsets of its bytes in the data of a file."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -45,7 +45,7 @@ class Stored(NamedTuple):
 # Writing
 
 def written(file: BinaryIO, array: Array) -> str:
-    """Write an array in C order, whatever its layout, little end first; its sum."""
+    """Write an array in C order, whatever its layout, little-endian; return its checksum."""
     total = 0
     for block in np.nditer(array, ["external_loop", "buffered", "zerosize_ok"], order="C",
                            buffersize=BLOCK // array.itemsize):
@@ -60,7 +60,7 @@ def written(file: BinaryIO, array: Array) -> str:
 
 @contextmanager
 def opened(path: str | os.PathLike[str]) -> Iterator[BufferedReader]:
-    """The file; a CheckpointError says which one it was. (A pipe does not make it wait.)"""
+    """The file, opened without waiting for the other end of a pipe; a CheckpointError then names it."""
     def opener(name: str, flags: int) -> int:
         return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
 
@@ -75,14 +75,14 @@ def opened(path: str | os.PathLike[str]) -> Iterator[BufferedReader]:
 
 
 def read(file: BufferedReader) -> tuple[bytes, dict[str, Stored], dict[str, str]]:
-    """The raw header of a safetensors file, its tensors and its metadata; the data is what comes next."""
+    """The raw header of a safetensors file, its tensors and its metadata; the file is then at the data."""
     size = os.fstat(file.fileno()).st_size
     head = file.read(8)
     length = int.from_bytes(head, "little")
     if len(head) < 8 or not 2 <= length <= min(LARGEST_HEADER, size - 8):
         raise CheckpointError(f"expected a safetensors file, got {size:,} bytes that begin with {head!r}")
     head += file.read(length)
-    document = parsed(head[8:], 4)
+    document = parsed(memoryview(head)[8:], 4)
     if len(head) != 8 + length or head[8:9] != b"{" or not isinstance(document, dict):
         raise CheckpointError("expected a safetensors file, its header is no JSON object")
     metadata = document.pop("__metadata__", {})
@@ -101,7 +101,7 @@ def read(file: BufferedReader) -> tuple[bytes, dict[str, Stored], dict[str, str]
 
 
 def located(name: str, entry: Any) -> Stored:
-    """One entry of a header, if it makes sense by itself."""
+    """One entry of a header; CheckpointError if it contradicts itself."""
     def counts(value: Any) -> bool:
         return isinstance(value, list) and all(type(n) is int and n >= 0 for n in value)
 
@@ -117,7 +117,7 @@ def located(name: str, entry: Any) -> Stored:
     bits = BITS[dtype]
     for n in shape:
         bits *= n
-        if bits >= 2**67:                  # more than two offsets can be apart: the rest would only take time
+        if bits >= 2**67:                  # (more than any file has: more factors would only take time)
             break
     if bits != 8 * (offsets[1] - offsets[0]):
         raise CheckpointError(f"{brief(name)}: {dtype} of shape {brief(shape)} does not fill the bytes "
@@ -126,29 +126,26 @@ def located(name: str, entry: Any) -> Stored:
 
 
 def fetched(file: BufferedReader, count: int, array: Array | None) -> str:
-    """Read the next bytes, into the array if there is one; their sum."""
+    """Read the next bytes, into the array if there is one; return their checksum."""
     raw = None if array is None else array.reshape(-1).view(np.uint8).data
     total = 0
     for begin in range(0, count, BLOCK):
         end = min(begin + BLOCK, count)
         part = memoryview(bytearray(end - begin)) if raw is None else raw[begin:end]
         if file.readinto(part) != len(part):
-            raise CheckpointError("it became shorter while it was read")
+            raise CheckpointError("the file became shorter while it was read")
         total = crc32(part, total)
     if array is not None and sys.byteorder == "big":
         array.byteswap(inplace=True)
     return f"{total:08x}"
 
 
-def parsed(text: bytes, depth: int) -> Any:
-    """JSON no deeper than this, of distinct keys, finite numbers and Unicode; else CheckpointError."""
-    import json
+def parsed(text: str | bytes | memoryview, depth: int) -> Any:
+    """JSON no deeper than this, of distinct keys, finite numbers and Unicode; else CheckpointError.
 
-    def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if len(mapping := dict(pairs)) != len(pairs):
-            raise ValueError("a key stands there twice")
-        "".join([word for pair in pairs for word in pair if isinstance(word, str)]).encode()
-        return mapping
+    The memory that it needs is at most about 20 times the text: JSON of little but brackets is refused before.
+    """
+    import json
 
     def integer(digits: str) -> int:
         if len(digits) > 20 or not -2**63 <= (value := int(digits)) < 2**64:
@@ -161,26 +158,73 @@ def parsed(text: bytes, depth: int) -> Any:
         return value
 
     try:
-        if nesting(text) > depth:
+        found = structure(text.encode() if isinstance(text, str) else bytes(text))
+        if found.depth > depth:
             raise ValueError(f"it is nested more than {depth} deep")
-        return json.loads(text.decode(), object_pairs_hook=distinct, parse_int=integer, parse_float=number,
-                          parse_constant=number)
+        if found.objects > 64 + len(text) // 20 or found.lists > 64 + len(text) // 12:
+            raise ValueError(f"it has {found.objects:,} objects and {found.lists:,} lists in {len(text):,} characters, "
+                             f"more than a checkpoint has")
+        value = json.loads(text if isinstance(text, str) else str(text, "utf-8"), parse_int=integer,
+                           parse_float=number, parse_constant=number)
+        if keys_of(value) != found.keys:
+            raise ValueError("a key appears twice")
+        return value
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"its header is not as it must be: {brief(str(error))}") from None
+        raise CheckpointError(f"its header is malformed: {brief(str(error))}") from None
 
 
-def nesting(text: bytes) -> int:
-    """How deep brackets are nested in JSON, strings left out: to know it before anything recursive begins."""
-    plain = b"".join(text.replace(rb"\\", b"").replace(rb"\"", b"").split(b'"')[::2])
-    marks = np.frombuffer(plain.translate(BRACKETS, OTHERS), np.int8)
-    return int(marks.cumsum(dtype=np.int64).max(initial=0))
+def keys_of(value: Any) -> int:
+    """How many keys all objects have together; ValueError if a key, or a text that belongs to one, is no Unicode."""
+    count, rest = 0, [value]
+    while rest:
+        container = rest.pop()
+        entries = container
+        if isinstance(container, dict):
+            count += len(container)
+            entries = container.values()
+            "".join(container).encode()
+        for entry in entries if isinstance(container, dict | list) else ():
+            if isinstance(entry, dict | list):
+                rest.append(entry)
+            elif isinstance(entry, str) and not entry.isascii():
+                entry.encode()
+    return count
 
 
-BRACKETS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
-OTHERS = bytes(set(range(256)) - set(b"[{]}"))
+class Structure(NamedTuple):
+    """What the characters of JSON outside its strings show."""
+
+    depth: int
+    objects: int
+    lists: int
+    keys: int
+
+
+def structure(text: bytes) -> Structure:
+    """The structure of JSON, known before anything recursive or large begins."""
+    plain = text.replace(rb"\\", b"").replace(rb"\"", b"")
+    level = depth = objects = lists = keys = in_string = 0
+    size = 1 << 16
+    for begin in range(0, len(plain), size):
+        block = np.frombuffer(plain, np.uint8, min(size, len(plain) - begin), begin)
+        quotes = np.cumsum(block == ord('"'), dtype=np.int32) + in_string
+        outside = block[quotes % 2 == 0]
+        levels = level + np.cumsum(BRACKETS[outside], dtype=np.int64)
+        depth = max(depth, int(levels.max(initial=0)))
+        level = int(levels[-1]) if len(levels) else level
+        in_string = int(quotes[-1]) % 2
+        counts = np.bincount(outside, minlength=256)
+        objects += int(counts[ord("{")])
+        lists += int(counts[ord("[")])
+        keys += int(counts[ord(":")])
+    return Structure(depth, objects, lists, keys)
+
+
+BRACKETS = np.zeros(256, np.int8)
+BRACKETS[[*b"[{"]], BRACKETS[[*b"]}"]] = 1, -1
 
 
 def brief(value: Any) -> str:
-    """The repr, cut where an error message has had enough."""
+    """The repr, cut to at most 120 characters."""
     text = repr(value)
     return text if len(text) <= 120 else f"{text[:100]}..."

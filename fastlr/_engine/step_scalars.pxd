@@ -1,7 +1,13 @@
 # cython: language_level=3
+cimport cython
 from libc.stdint cimport int64_t
+from fastlr._engine.layout cimport Layout
+from fastlr._engine.memory cimport Memory
 from fastlr._kernels.rule_table cimport RuleTable
-from fastlr._kernels.structs cimport ScalarGroup
+from fastlr._kernels.structs cimport MAX_HYPERS, GradientView, ScalarGroup, StepJob, TaskFunction
+
+cdef enum:
+    MAX_VALUES = MAX_HYPERS + 2       # of a group: lr and weight decay, which a rule's own hyper-parameters may lack
 
 cdef enum Decay:
     COUPLED, DECOUPLED, INDEPENDENT, CORRECTED
@@ -9,11 +15,71 @@ cdef enum Decay:
 cdef struct StepConstants:
     # What holds for all steps and tensors of an optimizer.
     const RuleTable* rule
-    int hyper_at               # where the rule's own fields stand among a group's values
-    int decay_at               # where weight decay stands
+    int first_hyper            # where the rule's own hyper-parameters begin among a group's values
+    int weight_decay           # where weight decay is among them
     bint maximize
-    double clip                # of each element
-    double ema                 # what a step leaves of the running mean of a parameter
+    double clip_value          # bounds each element of a gradient
+    double ema_decay           # what a step leaves of the running mean of a parameter
 
-cdef void fill_scalar_group(ScalarGroup* now, const StepConstants* terms, const double* values, double factor, Decay decay, double share,
-              int64_t t, double grad_scale) noexcept nogil
+cdef struct ScalarGroupKey:
+    # What tensors have in common that share all scalars of a step.
+    int group
+    Decay decay
+    bint decays                # whether weight decay applies to them
+    double lr_factor
+    int64_t skipped_steps      # steps without a gradient
+
+cdef void fill_scalar_group(ScalarGroup* now, const StepConstants* constants, const double* values, double lr_factor,
+                            Decay decay, double decay_share, int64_t t, double grad_scale) noexcept nogil
+
+@cython.final
+cdef class ScalarGroups:
+    cdef Memory memory
+    cdef Layout layout
+    cdef StepConstants constants
+    # Hyper-parameters: `width` values of each group of parameters, in the order of `names`.
+    cdef readonly tuple names
+    cdef int width, group_count
+    cdef double* values
+    cdef double* max_lrs               # per group: the largest learning rate, if decay is corrected by it, or 0
+    cdef double[MAX_VALUES] low, high  # low <= value < high
+    cdef dict schedules                # (group, index) -> schedule or callable
+    cdef bint evaluating
+    # Scalar groups: those that tensors with the same key share.
+    cdef int64_t* skipped_steps        # per tensor: steps without a gradient
+    cdef ScalarGroupKey* keys
+    cdef int* key_of                   # of each tensor
+    cdef int key_count
+    cdef bint stale                    # whether keys have to be found again ...
+    cdef bint skips_changed            # ... or may have to be, as some tensor skipped a step
+    cdef ScalarGroup* groups           # those of this step: per key, or per tensor
+    cdef ScalarGroup* shared_groups    # per key, before the rule adds what it stores or sums
+    # What a rule stores beside its slots, or sums over a tensor.
+    cdef bint per_tensor               # whether every tensor has scalars of its own, which come from its sums
+    cdef bint stores                   # whether scalars of a step depend on those of earlier ones
+    cdef bint split                    # whether in the latest step tensors with the same key had stored different things
+    cdef object shared_array
+    cdef double* shared                # numbers of the rule for all tensors together
+    cdef Py_ssize_t* first_with_key    # of each key: its first tensor in this step
+    cdef double* stored_before         # ... and what had been stored of it
+    cdef double* chunk_terms           # MAX_SUMS per chunk: what a reducing rule sums
+    cdef TaskFunction terms_task
+
+    cpdef assign(self, int group, int index, value)
+    cdef double bounded(self, int index, value) except? -1
+    cdef int evaluate(self, int64_t t) except -1
+    cdef double value_at(self, int index, object schedule, int64_t t) except? -1
+    cdef int refuse_rates(self, int64_t t) except -1
+    cdef double decay_share(self, int group, int decay, bint decays) noexcept
+    cdef dict values_by_name(self, int group)
+    cdef int prepare(self, const GradientView* gradients, int64_t t, double grad_scale) except -1
+    cdef int find_keys(self) except -1
+    cdef bint keys_differ(self, const GradientView* gradients) noexcept
+    cdef void fill(self, int64_t t, double grad_scale) noexcept
+    cdef int fill_tensor(self, Py_ssize_t i, ScalarGroup* now, int64_t t, double grad_scale) except -1
+    cdef int count(self) noexcept
+    cdef void stage_all(self) noexcept
+    cdef void begin(self, double loss) noexcept
+    cdef void begin_tensors(self, const GradientView* gradients) noexcept
+    cdef int reduce_terms(self, StepJob* job) except -1
+    cdef void count_step(self, const GradientView* gradients) noexcept

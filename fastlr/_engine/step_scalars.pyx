@@ -1,37 +1,313 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """The scalars of one step: all that does not depend on an element, computed once, in double."""
+from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.math cimport INFINITY
 from libc.stdint cimport int64_t
-from fastlr._kernels.structs cimport ScalarGroup
+from libc.string cimport memcmp, memcpy
+from fastlr._engine cimport thread_pool
+from fastlr._engine.arrays cimport ArrayView, read_array
+from fastlr._kernels.build_id cimport FASTLR_LAYOUT
+from fastlr._engine.layout cimport Layout
+from fastlr._engine.memory cimport Memory
+from fastlr._engine.compiled_schedule cimport CompiledSchedule
+from fastlr._kernels.rule_table cimport MAX_SUMS, RuleTable
+from fastlr._kernels.structs cimport GradientView, ScalarGroup, StepJob, TaskFunction
 from fastlr.rules.scalars cimport step_scalars
+
+build_id = FASTLR_LAYOUT.decode()
 
 DECAYS = {"coupled": COUPLED, "decoupled": DECOUPLED, "independent": INDEPENDENT, "corrected": CORRECTED}
 
 
-cdef void fill_scalar_group(ScalarGroup* now, const StepConstants* terms, const double* values, double factor, Decay decay, double share,
-              int64_t t, double grad_scale) noexcept nogil:
-    """The scalars of a step, in double; `values` is lr and what else a group has, `share` how much of decay counts."""
+cdef void fill_scalar_group(ScalarGroup* now, const StepConstants* constants, const double* values, double lr_factor,
+                            Decay decay, double decay_share, int64_t t, double grad_scale) noexcept nogil:
+    """The scalars of update `t`: `values` are a group's, `decay_share` is the share of weight decay that applies."""
     cdef int k
-    cdef double lr = values[0] * factor
-    cdef double weight_decay = values[terms.decay_at] * share
-    for k in range(terms.rule.hypers):
-        now.hyper[k] = values[terms.hyper_at + k]
+    cdef double lr = values[0] * lr_factor
+    cdef double weight_decay = values[constants.weight_decay] * decay_share
+    for k in range(constants.rule.hypers):
+        now.hyper[k] = values[constants.first_hyper + k]
     now.now = step_scalars(lr, <double>t)
     now.decay_by_lr, now.l2 = 0, 0
     if decay == COUPLED:
         now.l2 = weight_decay
-    elif decay != INDEPENDENT and terms.rule.decay_inside_update:
+    elif decay != INDEPENDENT and constants.rule.decay_inside_update:
         now.now.weight_decay = weight_decay
     elif decay != INDEPENDENT:
         now.decay_by_lr = lr * weight_decay
         now.now.decay_factor = 1 - now.decay_by_lr
     else:
         now.now.decay_factor = 1 - weight_decay
-    if terms.rule.scalars != NULL:
-        terms.rule.scalars(now.hyper, &now.now)
-    now.grad_factor = (-1 if terms.maximize else 1) / grad_scale
-    now.clip_value, now.ema_decay = terms.clip, terms.ema
+    if constants.rule.scalars != NULL:
+        constants.rule.scalars(now.hyper, &now.now)
+    now.grad_factor = (-1 if constants.maximize else 1) / grad_scale
+    now.clip_value, now.ema_decay = constants.clip_value, constants.ema_decay
     now.staged = now.grad_factor != 1 or now.clip_value < INFINITY or now.l2 != 0
 
 
-include "build_id.pxi"
+cdef class ScalarGroups:
+    """The scalars of an optimizer's tensors, one set for all tensors that share them; values come by `assign`."""
+
+    def __cinit__(self, Layout layout, rule, kernels, tuple names, list bounds, int groups, shared, stages):
+        cdef int k
+        cdef Py_ssize_t n = layout.count
+        cdef ArrayView array_view
+        cdef Memory memory = Memory()
+        self.memory, self.layout, self.names, self.schedules = memory, layout, names, {}
+        self.width, self.group_count = <int>len(names), groups
+        if self.width > MAX_VALUES:
+            raise ValueError(f"{layout.caller}: more than {MAX_VALUES} hyper-parameters")
+        for k in range(self.width):
+            self.low[k], self.high[k] = bounds[k]
+        self.constants.rule = <const RuleTable*>PyCapsule_GetPointer(rule, "fastlr.rule")
+        self.constants.first_hyper = self.width - self.constants.rule.hypers
+        self.constants.weight_decay = names.index("weight_decay")
+        self.constants.maximize, self.constants.ema_decay = stages.maximize, stages.ema_decay or 0
+        self.constants.clip_value = INFINITY if stages.clip_value is None else stages.clip_value
+        self.values = <double*>memory.take(groups * self.width, sizeof(double))
+        self.max_lrs = <double*>memory.take(groups, sizeof(double))
+        self.skipped_steps = <int64_t*>memory.take(n, sizeof(int64_t))
+        self.keys = <ScalarGroupKey*>memory.take(n, sizeof(ScalarGroupKey))
+        self.key_of = <int*>memory.take(n, sizeof(int))
+        self.groups = self.shared_groups = <ScalarGroup*>memory.take(n, sizeof(ScalarGroup))
+        self.per_tensor = self.constants.rule.sums > 0
+        self.stores = self.constants.rule.memories + self.constants.rule.shared > 0
+        if self.per_tensor or self.stores:
+            self.shared_groups = <ScalarGroup*>memory.take(n, sizeof(ScalarGroup))
+            self.first_with_key = <Py_ssize_t*>memory.take(n, sizeof(Py_ssize_t))
+            self.stored_before = <double*>memory.take(n * self.constants.rule.memories, sizeof(double))
+        if self.per_tensor:
+            self.chunk_terms = <double*>memory.take(layout.chunk_count, MAX_SUMS * sizeof(double))
+            self.terms_task = <TaskFunction>PyCapsule_GetPointer(kernels.terms_task, "fastlr.task")
+        read_array(shared, &array_view)
+        self.shared_array, self.shared = shared, <double*>array_view.data
+        self.stale = True
+
+    # Hyper-parameters
+
+    cpdef assign(self, int group, int index, value):
+        """Give a group's hyper-parameter a number, or a callable t -> number."""
+        if self.evaluating:
+            raise RuntimeError(f"{self.layout.caller}: a schedule is giving its value; set {self.names[index]} "
+                               f"between steps")
+        if callable(value):
+            self.schedules[group, index] = value
+        else:
+            self.schedules.pop((group, index), None)
+            self.values[group * self.width + index] = self.bounded(index, value)
+
+    cdef double bounded(self, int index, value) except? -1:
+        cdef double x = value
+        if not (self.low[index] <= x < self.high[index]):
+            raise ValueError(f"{self.layout.caller}: {self.names[index]} must be in [{self.low[index]:g}, "
+                             f"{self.high[index]:g}), got {value}")
+        return x
+
+    cdef int evaluate(self, int64_t t) except -1:
+        """Set the values that schedules give at t."""
+        cdef int group, index
+        if not self.schedules:
+            return 0
+        self.evaluating = True
+        try:
+            for (group, index), schedule in self.schedules.items():
+                self.values[group * self.width + index] = self.value_at(index, schedule, t)
+        finally:
+            self.evaluating = False
+        return 0
+
+    cdef double value_at(self, int index, object schedule, int64_t t) except? -1:
+        cdef double x
+        if isinstance(schedule, CompiledSchedule):
+            x = (<CompiledSchedule>schedule).at(<double>t)
+            if x != x:
+                schedule(t)            # raises the error that says why there is no value
+        else:
+            value = schedule(t)
+            try:
+                x = value
+            except TypeError:
+                raise TypeError(f"{self.layout.caller}: the schedule of {self.names[index]} must give a number, gave "
+                                f"{value!r} at t = {t}") from None
+        if not (self.low[index] <= x < self.high[index]):
+            raise ValueError(f"{self.layout.caller}: {self.names[index]} must be in [{self.low[index]:g}, "
+                             f"{self.high[index]:g}), its schedule gave {x} at t = {t}")
+        return x
+
+    cdef int refuse_rates(self, int64_t t) except -1:
+        """ValueError if a learning rate is above the largest that was announced."""
+        cdef int group
+        for group in range(self.group_count):
+            if 0 < self.max_lrs[group] * (1 + 1e-9) < self.values[group * self.width]:
+                raise ValueError(f"{self.layout.caller}: decay='corrected': lr is {self.values[group * self.width]:g} at "
+                                 f"t = {t}, above lr_max = {self.max_lrs[group]:g}; give the largest as lr_max")
+        return 0
+
+    cdef double decay_share(self, int group, int decay, bint decays) noexcept:
+        """The share of weight decay that applies."""
+        if decays and decay == CORRECTED and self.max_lrs[group] > 0:
+            return self.values[group * self.width] / self.max_lrs[group]
+        return decays
+
+    cdef dict values_by_name(self, int group):
+        """The hyper-parameters of a group of parameters."""
+        cdef int k
+        return {name: self.values[group * self.width + k] for k, name in enumerate(self.names)}
+
+    # Scalar groups
+
+    cdef int prepare(self, const GradientView* gradients, int64_t t, double grad_scale) except -1:
+        """Compute all scalars of the step at `t` that depend on no earlier step and no gradient."""
+        self.evaluate(t)
+        self.refuse_rates(t)
+        if self.stale or (self.skips_changed and self.keys_differ(gradients)):
+            self.find_keys()
+        self.fill(t, grad_scale)
+        return 0
+
+    cdef int find_keys(self) except -1:
+        """Find the tensors that share all scalars of a step."""
+        cdef Py_ssize_t i
+        cdef dict found = {}
+        for i, tensor in enumerate(self.layout.tensors):
+            key = (tensor.group, tensor.decay, tensor.decays, tensor.lr_scale, self.skipped_steps[i])
+            if key not in found:
+                self.keys[len(found)] = ScalarGroupKey(tensor.group, <Decay>DECAYS[tensor.decay], tensor.decays,
+                                                       tensor.lr_scale, self.skipped_steps[i])
+                found[key] = len(found)
+            self.key_of[i] = found[key]
+            self.layout.views[i].scalar_group = <int>i if self.per_tensor else self.key_of[i]
+        self.key_count, self.stale, self.skips_changed = <int>len(found), False, False
+        return 0
+
+    cdef bint keys_differ(self, const GradientView* gradients) noexcept:
+        """Whether a tensor that this step needs has skipped another number of steps than its key says."""
+        cdef Py_ssize_t i
+        cdef bint same = True
+        for i in range(self.layout.count):
+            if self.skipped_steps[i] != self.keys[self.key_of[i]].skipped_steps:
+                if gradients[i].g != NULL or self.per_tensor:
+                    return True
+                same = False
+        self.skips_changed = not same
+        return False
+
+    cdef void fill(self, int64_t t, double grad_scale) noexcept:
+        cdef int k
+        cdef ScalarGroupKey* key
+        for k in range(self.key_count):
+            key = &self.keys[k]
+            fill_scalar_group(&self.shared_groups[k], &self.constants, self.values + key.group * self.width,
+                              key.lr_factor, key.decay, self.decay_share(key.group, key.decay, key.decays),
+                              t + 1 - key.skipped_steps, grad_scale)
+
+    cdef int fill_tensor(self, Py_ssize_t i, ScalarGroup* now, int64_t t, double grad_scale) except -1:
+        """The scalars of tensor i alone."""
+        cdef int group
+        cdef Decay decay
+        tensor = self.layout.tensors[i]
+        group, decay = tensor.group, <Decay>DECAYS[tensor.decay]
+        fill_scalar_group(now, &self.constants, self.values + group * self.width, tensor.lr_scale, decay,
+                          self.decay_share(group, decay, tensor.decays), t + 1 - self.skipped_steps[i], grad_scale)
+        return 0
+
+    cdef int count(self) noexcept:
+        """How many scalar groups a step begins with."""
+        return <int>self.layout.count if self.per_tensor else self.key_count
+
+    cdef void stage_all(self) noexcept:
+        """Let every gradient be changed before the rule sees it."""
+        cdef int k
+        for k in range(self.count()):
+            self.groups[k].staged = True
+
+    # What a rule stores or sums
+
+    cdef void begin(self, double loss) noexcept:
+        """Start from what tensors with the same key share: a copy each, where their sums will add to it."""
+        cdef Py_ssize_t i
+        cdef double max_lr = 0
+        for i in range(self.key_count):
+            max_lr = max(max_lr, self.shared_groups[i].now.lr)
+        for i in range(self.key_count):
+            self.shared_groups[i].now.loss, self.shared_groups[i].now.max_lr = loss, max_lr
+        for i in range(self.count()):
+            self.groups[i] = self.shared_groups[self.key_of[i] if self.per_tensor else i]
+        if self.split:
+            for i in range(self.layout.count):
+                self.layout.views[i].scalar_group = self.key_of[i]
+        self.split = False
+
+    cdef void begin_tensors(self, const GradientView* gradients) noexcept:
+        """Let the rule begin the step of each tensor: once for all with the same key of which the same was stored."""
+        cdef Py_ssize_t i, first
+        cdef const RuleTable* rule = self.constants.rule
+        cdef size_t size = rule.memories * sizeof(double)
+        cdef double** stored = self.layout.memories
+        cdef int k, free_group = self.key_count
+        for k in range(self.key_count):
+            self.first_with_key[k] = -1
+        for i in range(self.layout.count):
+            if gradients[i].g == NULL:
+                continue
+            k = self.key_of[i]
+            first = self.first_with_key[k]
+            if first >= 0 and memcmp(self.stored_before + k * rule.memories, stored[i], size) == 0:
+                memcpy(stored[i], stored[first], size)
+                if self.per_tensor:
+                    self.groups[i].now = self.groups[first].now
+                continue
+            if first < 0:
+                self.first_with_key[k] = i
+                memcpy(self.stored_before + k * rule.memories, stored[i], size)
+            elif not self.per_tensor:
+                # (there are as many groups as tensors; the scalars of the key's own group have changed already)
+                self.groups[free_group], self.groups[free_group].now = self.groups[k], self.shared_groups[k].now
+                self.layout.views[i].scalar_group, self.split = free_group, True
+                free_group += 1
+            k = self.layout.views[i].scalar_group
+            if rule.begin != NULL:
+                rule.begin(self.groups[k].hyper, &self.groups[k].now, stored[i], self.shared)
+
+    cdef int reduce_terms(self, StepJob* job) except -1:
+        """The first pass of a reducing rule over the tensors, and what follows from its sums."""
+        cdef Layout layout = self.layout
+        cdef const RuleTable* rule = self.constants.rule
+        cdef Py_ssize_t i, k, first = -1, size = 0
+        cdef double[MAX_SUMS] sums, totals
+        cdef double* terms = self.chunk_terms
+        cdef int j
+        thread_pool.run_tasks(self.terms_task, job, layout.tasks, layout.elements)
+        for j in range(MAX_SUMS):
+            totals[j] = 0
+        for k in range(layout.chunk_count):
+            i = layout.chunks[k].view
+            if job.gradients[i].g != NULL:
+                first = i if first < 0 else first
+                size += layout.chunks[k].size
+                for j in range(rule.sums):
+                    totals[j] += terms[k * MAX_SUMS + j]
+        if first >= 0 and rule.finish_all != NULL:
+            rule.finish_all(self.groups[first].hyper, &self.groups[first].now, self.shared, totals, <double>size)
+        k = 0
+        for i in range(layout.count):
+            for j in range(MAX_SUMS):
+                sums[j] = 0
+            while k < layout.chunk_count and layout.chunks[k].view == i:
+                for j in range(rule.sums):
+                    sums[j] += terms[k * MAX_SUMS + j]
+                k += 1
+            if job.gradients[i].g != NULL and rule.finish != NULL:
+                rule.finish(self.groups[i].hyper, &self.groups[i].now, layout.memories[i], self.shared, sums,
+                            <double>layout.views[i].size)
+        return 0
+
+    # Skipped steps
+
+    cdef void count_step(self, const GradientView* gradients) noexcept:
+        """Count the step that was done for every tensor without a gradient."""
+        cdef Py_ssize_t i
+        for i in range(self.layout.count):
+            if gradients[i].g == NULL:
+                self.skipped_steps[i] += 1
+                self.skips_changed = True

@@ -7,7 +7,7 @@ from . import thread_pool
 
 
 def usable_cores() -> int:
-    """The cores this process may run on: its affinity, cut to its container's share."""
+    """The cores this process may run on: its affinity, but no more than its container's share of CPU time."""
     try:
         cores = len(os.sched_getaffinity(0))
     except AttributeError:
@@ -50,7 +50,7 @@ def set_num_threads(n: int) -> None:
     if isinstance(n, bool) or not hasattr(n, "__index__") or n.__index__() < 1:
         raise ValueError(f"set_num_threads: expected a positive integer, got {n!r}")
     limit = n.__index__()
-    thread_pool.want(limit)                   # (takes as many of them as it can)
+    thread_pool.set_thread_limit(limit)       # (the pool has a limit of its own)
 
 
 def get_num_threads() -> int:

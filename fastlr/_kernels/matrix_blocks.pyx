@@ -3,6 +3,7 @@
 from cpython.pycapsule cimport PyCapsule_New
 from libc.stdint cimport uint64_t
 from libc.string cimport memcpy, memset
+from fastlr._kernels.build_id cimport FASTLR_LAYOUT
 from fastlr._kernels.lanes cimport LANES, fold_half, fold_lanes, sum_of_squares
 from fastlr._kernels.row_totals cimport grown_total, rate_of_total, scale_row
 from fastlr._kernels.structs cimport MAX_SLOTS, TILE
@@ -10,4 +11,4 @@ from fastlr.rules.element cimport real, root
 
 include "matrix_blocks.pxi"
 
-include "../_engine/build_id.pxi"
+build_id = FASTLR_LAYOUT.decode()

@@ -3,6 +3,7 @@
 from cpython.pycapsule cimport PyCapsule_New
 from libc.stdint cimport uint64_t
 from libc.string cimport memset
+from fastlr._kernels.build_id cimport FASTLR_LAYOUT
 from fastlr._kernels.floating_point_mode cimport enter_kernel_mode, leave_kernel_mode
 from fastlr._kernels.norms cimport NormLanes, clear_lanes, finish_lanes, measure_tile, measure_units
 from fastlr._kernels.structs cimport (
@@ -71,4 +72,4 @@ cdef void measure_unit_range(void* context, Py_ssize_t task) noexcept nogil:
 measure_task = PyCapsule_New(<void*>&measure_chunks, "fastlr.task", NULL)
 unit_norms_task = PyCapsule_New(<void*>&measure_unit_range, "fastlr.task", NULL)
 
-include "../_engine/build_id.pxi"
+build_id = FASTLR_LAYOUT.decode()

@@ -10,6 +10,7 @@ three quarters of it, from 8 rows ahead to 128).
 from cpython.pycapsule cimport PyCapsule_New
 from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcpy, memset
+from fastlr._kernels.build_id cimport FASTLR_LAYOUT
 from fastlr._kernels.codecs cimport bytes_of, encode
 from fastlr._kernels.floating_point_mode cimport enter_kernel_mode, leave_kernel_mode
 from fastlr._kernels.lanes cimport sum_of_squares
@@ -265,4 +266,4 @@ cdef void measure_rows(void* context, Py_ssize_t task) noexcept nogil:
 step_rows_task = PyCapsule_New(<void*>&step_rows, "fastlr.task", NULL)
 measure_rows_task = PyCapsule_New(<void*>&measure_rows, "fastlr.task", NULL)
 
-include "../_engine/build_id.pxi"
+build_id = FASTLR_LAYOUT.decode()

@@ -7,6 +7,7 @@ done before or after the rule; by the rule's own loop over stored elements where
 from cpython.pycapsule cimport PyCapsule_New
 from libc.stdint cimport uint64_t
 from libc.string cimport memcpy, memset
+from fastlr._kernels.build_id cimport FASTLR_LAYOUT
 from fastlr._kernels.codecs cimport bytes_of
 from fastlr._kernels.floating_point_mode cimport enter_kernel_mode, leave_kernel_mode
 from fastlr._kernels.norms cimport measure_units_of_chunk
@@ -335,4 +336,4 @@ terms_task = PyCapsule_New(<void*>&reduce_chunks, "fastlr.task", NULL)
 accumulate_task = PyCapsule_New(<void*>&accumulate_chunks, "fastlr.task", NULL)
 tensor_ops = PyCapsule_New(&operations, "fastlr.tensor_ops", NULL)
 
-include "../_engine/build_id.pxi"
+build_id = FASTLR_LAYOUT.decode()

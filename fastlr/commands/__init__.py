@@ -1,8 +1,8 @@
-"""The commands of `fastlr`, one a module, and what they share.
+"""The commands of `fastlr`, one module each, and functions that they share.
 
-A command module has `LINE` (what `fastlr --help` says of it), `declare(parser)` (its arguments) and
-`run(arguments)`, which does it and returns the exit status. It imports what it needs when it runs, so that
-no command waits for what another one needs.
+A command module has `LINE` (its description in `fastlr --help`), `declare(parser)`, which adds its arguments, and
+`run(arguments)`, which executes it and returns the exit status. Modules that only one command needs are imported when
+it runs.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ import math
 import sys
 from contextlib import suppress
 
+BLOCKS, ASCII_BLOCKS = " ▁▂▃▄▅▆▇█", " .:-=+*#@"       # levels from 0 to 8
+
 
 class Refusal(Exception):
-    """A command that cannot be carried out: one line for the user, and the exit status."""
+    """A command that cannot be executed: one line for the user, and the exit status."""
 
     def __init__(self, message: str, status: int) -> None:
         super().__init__(" ".join(message.split()))
@@ -23,26 +25,35 @@ class Refusal(Exception):
 
 
 def say(message: object) -> None:
-    """One line on stderr, if anybody is there to read it."""
+    """Print one line to stderr; it may be closed."""
     with suppress(OSError):
         print(message, file=sys.stderr, flush=True)
 
 
 def at_least_one(text: str) -> int:
-    """An integer from 1 up."""
+    """An integer of at least 1."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number from 1 up, got {text!r}")
     return int(text)
 
 
 def printable(value: object) -> str:
-    """The text of a value from a file that nobody vouches for, with control characters escaped."""
+    """The text of a value from an untrusted file, with control characters escaped."""
     text = str(value)
     return text if text.isprintable() else ascii(text)
 
 
+def block_characters() -> str:
+    """Characters of nine levels, from empty to full, that stdout can show."""
+    try:
+        BLOCKS.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except (UnicodeEncodeError, LookupError):
+        return ASCII_BLOCKS
+    return BLOCKS
+
+
 def print_json(document: object) -> None:
-    """One JSON document on stdout that every reader takes: an infinity or NaN is the text "inf" or "nan"."""
+    """Print one JSON document to stdout, in which infinities and NaN are the texts "inf" and "nan"."""
     print(json.dumps(strict(document), indent=2, allow_nan=False, default=str))
 
 

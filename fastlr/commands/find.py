@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from . import Refusal, at_least_one, print_json
+from . import Refusal, at_least_one, block_characters, print_json
 
 LINE = "Find a learning rate: a range test and short trials on one of the study's networks."
 
@@ -20,19 +20,19 @@ def declare(options: argparse.ArgumentParser) -> None:
     add("--data", default="digits", metavar="DATA", help="as for fastlr study; default: digits")
     add("--network", default="relu", metavar="NET", help="an activation, or like 64-32-10-relu; default: relu")
     add("--optimizer", default="sgd", metavar="NAME", help="one of fastlr.list_optimizers(); default: sgd")
-    add("--lr-min", type=float, default=1e-7, metavar="LR", help="where the sweep begins; default: 1e-7")
-    add("--lr-max", type=float, default=10.0, metavar="LR", help="where it ends; default: 10")
+    add("--lr-min", type=float, default=1e-7, metavar="LR", help="lowest rate of the sweep; default: 1e-7")
+    add("--lr-max", type=float, default=10.0, metavar="LR", help="highest rate of the sweep; default: 10")
     add("--steps", type=at_least_one, default=100, metavar="N", help="rates in the sweep; default: 100")
     add("--repeats", type=at_least_one, default=3, metavar="N", help="sweeps; default: 3")
     add("--trial-steps", type=int, default=200, metavar="N", help="longest trial, 0 for none; default: 200")
-    add("--validate", action="store_true", help="compare trials by the loss of rows that they are not trained on")
+    add("--validate", action="store_true", help="compare trials by the loss of the validation rows")
     add("--batch-size", type=at_least_one, default=32, metavar="N", help="rows an update; default: 32")
-    add("--seed", type=int, default=0, metavar="N", help="of weights and batches; default: 0")
-    add("--out", type=Path, metavar="FILE", help="draw it to FILE, .svg, .png or .pdf (needs matplotlib)")
+    add("--seed", type=int, default=0, metavar="N", help="seed of weights and batches; default: 0")
+    add("--out", type=Path, metavar="FILE", help="draw the result to FILE, .svg, .png or .pdf (needs matplotlib)")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Find, then print a table and a line of the losses; a picture if asked for."""
+    """Find a rate, then print a table and a line of the losses; draw a figure where --out is given."""
     out: Path | None = arguments.out
     if out is not None and out.suffix.lower() not in (".svg", ".png", ".pdf"):
         raise Refusal(f"fastlr find: --out must end in .svg, .png or .pdf, got {str(out)!r}", 2)
@@ -59,12 +59,12 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json({"problem": what, **result.to_dict()})
     else:
-        tell(result, what)
+        print_result(result, what)
     return 0
 
 
 def find(arguments: argparse.Namespace) -> tuple[Any, str]:
-    """The result, and what it is of."""
+    """The result, and the name of the problem."""
     import numpy as np
 
     import fastlr
@@ -97,14 +97,15 @@ def find(arguments: argparse.Namespace) -> tuple[Any, str]:
     return result, f"{data.name}, {name}, {cell.optimizer}"
 
 
-def tell(result: Any, what: str) -> None:
-    """What was found, as text."""
+def print_result(result: Any, what: str) -> None:
+    """Print the result as text."""
     print(f"{what}: {result.updates} updates, all undone")
     finite = [float(loss) for loss in result.smoothed if math.isfinite(loss)]
     shown = [finite[k * len(finite) // min(WIDTH, len(finite))] for k in range(min(WIDTH, len(finite)))]
     low, high = min(finite), max(finite)
-    top = min(high, low + 1.5 * abs(result.before - low)) if result.before > low else high    # (above it breaks)
-    line = "".join("▁▂▃▄▅▆▇█"[round(7 * (min(loss, top) - low) / ((top - low) or 1))] for loss in shown)
+    top = min(high, low + 1.5 * abs(result.before - low)) if result.before > low else high    # (not of divergence)
+    levels = [1 + round(7 * (min(loss, top) - low) / ((top - low) or 1)) for loss in shown]
+    line = "".join(block_characters()[level] for level in levels)
     print(f"  {line}\n  loss after a step, lr {result.lrs[0]:.1e} to {result.lrs[len(finite) - 1]:.1e}; "
           f"from {result.before:.3g} down to {low:.3g} nats")
     print(f"  {'rule':10}{'lr':>10}   of the repeats")

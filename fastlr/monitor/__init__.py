@@ -1,7 +1,6 @@
-"""Watching a training run: `History` keeps its numbers, `diagnose` says what they mean for the learning rate.
+"""Monitoring a training run: `History` keeps its numbers, `diagnose` says what they mean for the learning rate.
 
-What may enter this room: what looks at numbers that a run has left, and moves nothing. It imports no data, no network
-and no optimizer.
+These modules read the numbers of a run and change nothing; they import no data, no network and no optimizer.
 """
 
 from .diagnosis import Finding, diagnose

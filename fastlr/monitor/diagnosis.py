@@ -30,12 +30,12 @@ THRESHOLDS = {
     "rise": Threshold(1.02, "now over start: more than rounding; a noisy start adds three standard errors"),
     "blown up": Threshold(3.0, "highest loss over start: sampling alone does not triple a mean over a batch"),
     "lost": Threshold(0.9, "now over start, after it blew up: all that was learned is lost"),
-    "learned": Threshold(1e-3, "now over start: with so little left, neither swings nor standstill matter"),
-    "lasting": Threshold(0.1, "now over start, after it blew up: it has not got over it"),
+    "learned": Threshold(1e-3, "now over start: of so low a loss neither swings nor a standstill matter"),
+    "lasting": Threshold(0.1, "now over start, after it blew up: the rise is not made up for"),
     "rising share": Threshold(0.2, "share of the later half that raises the loss; descent at a good rate has few"),
-    "swing": Threshold(0.2, "90 % range of the later half over its median: less is a tremor about a minimum"),
+    "swing": Threshold(0.2, "90 % range of the later half over its median: less is noise about a minimum"),
     "in runs": Threshold(-0.2, "correlation of one change with the next; sampling noise has -1/2, slow swings above 0"),
-    "in turns": Threshold(-0.75, "the same; from here down the loss jumps to and fro"),
+    "in turns": Threshold(-0.75, "the same; below this the loss alternates from update to update"),
     "above its best": Threshold(1.05, "now over the lowest level (of 12) so far; noise adds its standard error"),
     "worth a change": Threshold(0.02, "now over start: below it, noise near a minimum looks like swings"),
     "standstill": Threshold(0.15, "fall of the log-loss over the later half at which swings are not on the way down"),
@@ -50,7 +50,7 @@ THRESHOLDS = {
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that a history says.
+    """One finding of `diagnose`.
 
     `kind` is one of "diverging", "oscillating", "overfitting", "too slow", "plateaued" and "healthy"; `evidence` the
     numbers that led to it; `factor` what to multiply the learning rate by, 1 for "leave it"; `advice` a sentence.
@@ -67,7 +67,7 @@ class Finding:
 
 
 def diagnose(history: Any, *, loss: str = "loss", validation: str = "val_loss") -> list[Finding]:
-    """Say what a run's losses mean for its learning rate: the gravest finding first, "healthy" if there is no other.
+    """Say what a run's losses mean for its learning rate: the most serious finding first, "healthy" if it is alone.
 
     Parameters
     ----------
@@ -99,7 +99,7 @@ def diagnose(history: Any, *, loss: str = "loss", validation: str = "val_loss") 
     data had no part in choosing the thresholds; the advised rate ended lower in 93 % of the runs it was advised for. It
     is weakest on oscillating runs, of which it takes a third for something else: mostly for diverging or overfitting.
 
-    Raises `TypeError` for what is no history, `ValueError` for fewer than 20 losses.
+    Raises `TypeError` for anything else than a history, `ValueError` for fewer than 20 losses.
 
     >>> import fastlr
     >>> fastlr.diagnose([0.999 ** (t / 10) for t in range(100)])[0].kind
@@ -178,7 +178,7 @@ class Measured(NamedTuple):
 
 
 def measure(losses: Floats) -> Measured:
-    """The statistics that all rules are about."""
+    """The statistics that the rules compare with thresholds."""
     finite = np.isfinite(losses)
     y, n = losses[finite], len(losses)
     unknown, ends_unknown = 1 - finite.mean(), not finite[-max(n // 20, 1):].all()
@@ -235,7 +235,7 @@ def noise_of(y: Floats) -> float:
 
 
 class Advice:
-    """Sentences about the rate, in numbers where the rate is known."""
+    """Sentences that advise a rate, with numbers where the rate is known."""
 
     def __init__(self, lr: tuple[Floats, Floats] | None) -> None:
         known = lr is not None and len(lr[1]) and math.isfinite(lr[1][-1]) and lr[1][-1] > 0
@@ -278,7 +278,7 @@ def oscillating(run: Measured, advised: Advice) -> Finding | None:
     if run.highest > limit("blown up") and run.level > limit("lasting"):
         evidence["highest over start"] = run.highest
         return Finding("oscillating", evidence, 0.3,
-                       advised.change("The loss blew up at first and has not got over it", 0.3))
+                       advised.change("The loss blew up at first and has not come back down", 0.3))
     if run.level < limit("learned") or run.fall > limit("standstill"):
         return None
     swings = run.rising > limit("rising share") and run.swing > limit("swing")
@@ -287,7 +287,7 @@ def oscillating(run: Measured, advised: Advice) -> Finding | None:
     margin = min(run.noise, 1.0) * math.sqrt(BLOCKS / 120)
     if (run.rising > limit("rising share") and run.level > limit("worth a change")
             and run.above_best > limit("above its best") + margin and run.gained > 3 * run.unsure):
-        return Finding("oscillating", evidence, 0.3, advised.change("The loss jumps about above where it was", 0.3))
+        return Finding("oscillating", evidence, 0.3, advised.change("The loss varies above its lowest level", 0.3))
     return None
 
 
@@ -317,7 +317,7 @@ def overfitting(
     fell = now / before if before > 0 else math.nan
     evidence = {"validation now over least": gap, "least at t": at, "training now over then": fell}
     return Finding("overfitting", evidence, 1.0, f"The validation loss has risen since t={at:g} while the training "
-                   "loss fell: go back to the weights of then, or regularize; the rate is not the matter.")
+                   "loss fell: go back to the weights of then, or regularize; another rate would not help.")
 
 
 def too_slow(run: Measured, advised: Advice) -> Finding | None:
@@ -327,7 +327,7 @@ def too_slow(run: Measured, advised: Advice) -> Finding | None:
     if run.level < limit("learned") or run.gained > limit("little") or not (unmoved or steady):
         return None
     factor = 3.0 if run.gained > 0.2 else 10.0 if run.gained > 0.02 else 30.0
-    return Finding("too slow", evidence, factor, advised.change("The loss has hardly moved" if factor > 3 else
+    return Finding("too slow", evidence, factor, advised.change("The loss has hardly fallen" if factor > 3 else
                    "The loss falls, but steadily and slowly", factor))
 
 
@@ -338,7 +338,7 @@ def plateaued(run: Measured, advised: Advice) -> Finding | None:
     if advised.decayed:
         return Finding("plateaued", evidence, 1.0, "The loss no longer falls, and the schedule is near its end: stop.")
     if run.noise > 0.02:
-        return Finding("plateaued", evidence, 0.3, advised.change("The loss stands at the height of its noise", 0.3))
+        return Finding("plateaued", evidence, 0.3, advised.change("The loss no longer falls below its noise", 0.3))
     return Finding("plateaued", evidence, 1.0, "The loss no longer falls, and not for noise: stop, or change the "
                    "model; a lower rate would not help.")
 

@@ -1,25 +1,39 @@
-"""Histories to look at: a picture, a table that changes in place, lines now and then, TensorBoard."""
+"""Histories shown: a plot, a table that is updated in place, lines at intervals, TensorBoard."""
 
 from __future__ import annotations
 
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from .history import History
-
 REFRESH = 0.25      # seconds between two drawings of the table
 
 
-def plot(history: History, ax: Axes | None, names: list[str] | None) -> Axes:
+class Recorded(Protocol):
+    """What is read of a `History`."""
+
+    @property
+    def names(self) -> tuple[str, ...]: ...
+    @property
+    def latest(self) -> int: ...
+    def __getitem__(self, name: str) -> NDArray[np.float64]: ...
+    def __contains__(self, name: object) -> bool: ...
+    def t(self, name: str | None = None) -> NDArray[np.int64]: ...
+    def sparkline(self, name: str = ..., width: int = ...) -> str: ...
+    def follow(self, follower: Callable[[int, dict[str, float]], None]) -> None: ...
+    def unfollow(self, follower: Callable[[int, dict[str, float]], None]) -> None: ...
+
+
+def plot(history: Recorded, ax: Axes | None, names: list[str] | None) -> Axes:
     chosen = [name for name in history.names if "loss" in name] if names is None else names
     if not chosen:
         raise ValueError(f"History.plot: nothing to draw: names=[...] of {', '.join(history.names) or 'nothing'}")
@@ -47,7 +61,7 @@ def plot(history: History, ax: Axes | None, names: list[str] | None) -> Axes:
 
 
 @contextmanager
-def live(history: History, every: float, file: Any) -> Iterator[None]:
+def live(history: Recorded, every: float, file: Any) -> Iterator[None]:
     """Show the history while the block runs."""
     if not every >= 0:
         raise ValueError(f"History.live: every must be seconds from 0 up, got {every!r}")
@@ -63,9 +77,9 @@ def live(history: History, every: float, file: Any) -> Iterator[None]:
 
 
 class Lines:
-    """Writes a line every so many seconds, and one at the end if anything came since."""
+    """Writes a line every so many seconds, and one at the end for what was recorded since."""
 
-    def __init__(self, history: History, every: float, file: Any) -> None:
+    def __init__(self, history: Recorded, every: float, file: Any) -> None:
         self.history, self.every, self.file = history, every, file
         self.next, self.pending = time.monotonic(), False
 
@@ -88,7 +102,7 @@ class Lines:
 class InPlace:
     """A table of every name: latest, least and greatest value, and the curve so far."""
 
-    def __init__(self, history: History, file: Any) -> None:
+    def __init__(self, history: Recorded, file: Any) -> None:
         try:
             from rich.console import Console
             from rich.live import Live
@@ -125,7 +139,7 @@ class InPlace:
 
 
 class TensorBoard:
-    """Writes every record as scalars of TensorBoard, by tensorboardX or torch, whichever there is."""
+    """Writes every record as scalars of TensorBoard, by tensorboardX or torch, whichever is installed."""
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.writer = open_writer(os.fspath(folder))

@@ -1,4 +1,4 @@
-"""The numbers of a training run by update: in memory, in a file that survives a crash, and to look at."""
+"""The numbers of a training run by update: in memory, in a file that survives a crash, and shown."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Series:
         self.values = np.empty(64)
 
     def append(self, t: int, value: float) -> None:
-        if self.n and (self.seen - 1) % self.stride:     # the latest value was only that
+        if self.n and (self.seen - 1) % self.stride:     # the last value was kept only as the latest
             self.n -= 1
         if self.n == self.limit:
             kept = (self.n + 1) // 2
@@ -63,7 +63,7 @@ class History:
 
     Each name has a series of its own: record what there is when it is there, a validation loss at every hundredth
     update. ``history["loss"]`` are the values of one name and ``history.t("loss")`` the updates they belong to.
-    Losses may be NaN or infinite: that is what one wants to see.
+    Losses may be NaN or infinite: they are recorded as they are.
 
     Parameters
     ----------
@@ -102,14 +102,25 @@ class History:
         self._series: dict[str, Series] = {}
         self._latest = -1
         self._followers: list[Any] = []
+        self._file: Any = None         # a LogFile, or None
         if path is not None:
-            from .files import Log
+            from .files import LogFile
 
-            log = Log(path)
-            for t, row in log.read():
+            file = LogFile(path)
+            for t, row, _ in file.read():
                 self._put(t, row, rewinding=True)
-            log.open()
-            self._followers.append(log)
+            file.open()
+            self._file = file
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name[0] != "_" and type(self) is History:
+            from difflib import get_close_matches
+
+            near = get_close_matches(name, [word for word in dir(History) if word[0] != "_"], n=1)
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            raise AttributeError(f"History: unknown attribute {name!r}{hint}; numbers are recorded by "
+                                 f"history.record({name}=...)")
+        object.__setattr__(self, name, value)
 
     # recording
 
@@ -135,6 +146,8 @@ class History:
         ------
         TypeError, ValueError
             For a name or a number that is none, or a t that falls or has this name already; nothing is recorded then.
+        OSError
+            If the file cannot be written, as on a full disk; nothing is recorded then, in memory or in the file.
         """
         series = self._series
         row = {name if name in series else checked_name(name): value if type(value) is float else number(name, value)
@@ -152,13 +165,15 @@ class History:
             if isinstance(t, bool) or not hasattr(t, "__index__"):
                 raise TypeError(f"History.record: t must be an integer, got {t!r}")
             t = operator.index(t)
-        self._put(t, row)
+        self._put(t, row, file=self._file)
         for follower in self._followers:
             follower(t, row)
 
-    def _put(self, t: int, row: Row, rewinding: bool = False) -> None:
+    def _put(self, t: int, row: Row, rewinding: bool = False, file: Any = None) -> None:
         if t < 0:
             raise ValueError(f"History.record: t must be from 0 up, got {t}")
+        if t >= 2**63:
+            raise ValueError(f"History.record: t must be from 0 to 2**63 - 1, got {t}")
         series = self._series
         late = [name for name in row if name in series and series[name].latest >= t]
         if rewinding and (late or t < self._latest):
@@ -167,6 +182,8 @@ class History:
             what = f"{late[0]} was recorded at t={series[late[0]].latest}" if late else f"t={self._latest} was recorded"
             raise ValueError(f"History.record: t must not fall, got t={t} after {what}; "
                              f"history.rewind({t}) forgets what was recorded from t={t} on")
+        if file is not None:
+            file.record(t, row)
         for name, value in row.items():
             if name not in series:
                 series[name] = Series(self._limit)
@@ -176,10 +193,13 @@ class History:
     def rewind(self, t: int) -> None:
         """Forget everything from update t on, as after a checkpoint of an earlier update was loaded.
 
-        To go on after an optimizer's checkpoint: ``history.rewind(opt.t + 1)``. Nothing is taken from the file: there a
-        t that falls says the same to those who read it.
+        To go on after an optimizer's checkpoint: ``history.rewind(opt.t + 1)``. The file is written anew without those
+        rows; if that fails, nothing is forgotten. Other followers, as TensorBoard's, keep what they have.
         """
-        self._forget(operator.index(t))
+        t = operator.index(t)
+        if self._file is not None:
+            self._file.rewind(t)
+        self._forget(t)
 
     def _forget(self, t: int) -> None:
         for series in self._series.values():
@@ -199,7 +219,8 @@ class History:
 
     def close(self) -> None:
         """Close the file and what else follows; the numbers stay. Also the end of a ``with`` block."""
-        followers, self._followers = self._followers, []
+        followers, self._followers = [*([self._file] if self._file is not None else []), *self._followers], []
+        self._file = None
         for follower in followers:
             if hasattr(follower, "close"):
                 follower.close()
@@ -316,13 +337,13 @@ class History:
         return cls._read(read_jsonl(path), limit)
 
     @classmethod
-    def _read(cls, rows: Iterable[tuple[int, Row]], limit: int | None) -> Self:
+    def _read(cls, rows: Iterable[tuple[int, Row, str]], limit: int | None) -> Self:
         history = cls(limit=limit)
-        for t, row in rows:
+        for t, row, _ in rows:
             history._put(t, row, rewinding=True)
         return history
 
-    # looking
+    # showing
 
     def sparkline(self, name: str = "loss", width: int = 60) -> str:
         """A name's values as a line of at most `width` characters, medians of equal parts; × is not finite."""

@@ -148,8 +148,8 @@ LATER = {
     "EMA": "averages", "SWA": "averages", "WeightAverage": "averages",
     "LineSearch": "linesearch", "line_search": "linesearch",
     "LBFGS": "quasi_newton",
-    "SAM": "wrappers", "GradientAccumulation": "wrappers", "GradientCentralization": "wrappers",
-    "Lookahead": "wrappers",
+    "GradientCentralization": "wrappers", "Lookahead": "wrappers",
+    "GradientAccumulation": "accumulation", "SAM": "sharpness",
 }
 
 

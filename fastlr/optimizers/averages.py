@@ -7,16 +7,25 @@ from typing import Any
 
 import numpy as np
 
-from .._engine.blend import blend
+from .._engine.foreach import foreach
 from .._engine.tensors import Array, Tensor
 from .base import Optimizer
 from .linesearch import natural
-from .resumable import Act, Resumable, cast, flat, give, held, tensors_of
-from .wrappers import shown
+from .resumable import (
+    Assign,
+    Resumable,
+    bound_parameters,
+    flattened,
+    refresh_copies,
+    tensors_of,
+    write_back,
+)
+from .wrappers import read_only
 
 
 class WeightAverage(Resumable):
-    """What both means are: `update` takes the parameters in, `params` has the means, `swapped` lends them.
+    """The base class of both means: `update` includes the current parameters, `params` has the means, and `swapped`
+    sets the parameters to them for a while.
 
     Means are float32, or for float64 parameters float64, in memory of their own.
     """
@@ -25,17 +34,18 @@ class WeightAverage(Resumable):
         who = type(self).__name__
         self._opt = params if isinstance(params, Optimizer | Resumable) else None
         if self._opt is not None and dtype is not None:
-            raise TypeError(f"{who}: the optimizer says what its parameters hold; leave dtype out")
-        self._members = tensors_of(params) if self._opt is not None else held(params, who, dtype=dtype)[1]
-        self._means = {tensor.name: {"mean": flat(tensor.array).copy().reshape(tensor.array.shape)}
+            raise TypeError(f"{who}: the optimizer knows the dtype of its parameters; leave dtype out")
+        self._members = tensors_of(params) if self._opt is not None else bound_parameters(params, who, dtype=dtype)[1]
+        self._means = {tensor.name: {"mean": flattened(tensor.array).copy().reshape(tensor.array.shape)}
                        for tensor in self._members}
-        self._t = 0
-        self._lent = False
+        #: Calls of `update`, and how many of them the mean includes.
+        self._counts = [(0, 0)]
+        self._before: list[Array] | None = None        # inside `swapped`: the values of the parameters before it
 
     @property
     def t(self) -> int:
         """How often `update` was called."""
-        return self._t
+        return self._counts[0][0]
 
     @property
     def _tensors(self) -> list[Tensor]:
@@ -44,60 +54,68 @@ class WeightAverage(Resumable):
     def _arrays(self) -> dict[str, dict[str, Array]]:
         return self._means
 
+    def _refresh_copies(self) -> None:
+        refresh_copies(self._opt)
+
     @property
     def params(self) -> dict[str, Array]:
         """The means by name, as views that cannot be written to."""
-        self._ready("params")
-        return {name: shown(slots["mean"]) for name, slots in self._means.items()}
+        self._require_mean("params")
+        return {name: read_only(slots["mean"]) for name, slots in self._means.items()}
 
-    def _ready(self, what: str) -> None:
+    def _require_mean(self, what: str) -> None:
         """RuntimeError if there is no mean yet."""
 
-    def _take(self, weight: float) -> None:
-        """mean += weight * (parameter - mean)"""
+    def _include(self, weight: float) -> None:
+        """mean += weight * (parameter - mean), and count it."""
+        t, included = self._counts[0]
         means = [slots["mean"].reshape(-1) for slots in self._means.values()]
-        now = [flat(tensor.array) for tensor in self._members]
-        if weight == 1:
-            blend("put", means, now, weight=1.0)
-        else:
-            blend("towards", means, now, weight=weight)
+        current = [flattened(tensor.array) for tensor in self._members]
+        foreach("copy" if weight == 1 else "lerp", means, current, weight=weight,
+                record=self._counts, entry=(t + 1, included + 1))
 
-    def _may_update(self) -> None:
-        self._settled("update")
+    def _require_ready(self, what: str) -> None:
+        if self._before is not None:
+            raise RuntimeError(f"{type(self).__name__}.{what}: the parameters hold the means; leave the with block of "
+                               f"swapped() first")
         if self._opt is not None and len(tensors_of(self._opt)) != len(self._members):
-            raise RuntimeError(f"{type(self).__name__}: the optimizer has parameters that this mean has not; make a "
-                               f"new one after add_group")
-
-    def _settled(self, what: str) -> None:
-        if self._lent:
-            raise RuntimeError(f"{type(self).__name__}.{what}: the means are swapped in; leave the with block first")
+            raise RuntimeError(f"{type(self).__name__}.{what}: the optimizer has parameters of which this has no mean; "
+                               f"make a new {type(self).__name__} after add_group")
 
     @contextmanager
     def swapped(self) -> Iterator[None]:
-        """The parameters hold their means in this with block, and afterwards what they held before, bit for bit.
+        """In this with block the parameters hold their means; after it their earlier values, bit for bit.
 
-        Also after an exception. What is written to them inside is lost. RuntimeError inside another such block.
+        Also after an exception. What is written to them in the block is lost. RuntimeError inside another such block.
         """
-        self._settled("swapped")
-        self._ready("swapped")
-        arrays = [np.asarray(tensor.array) for tensor in self._members]
-        before = [array.copy() for array in arrays]
-        self._lent = True
+        self._require_ready("swapped")
+        self._require_mean("swapped")
+        before = [np.asarray(tensor.array).copy() for tensor in self._members]
         try:
-            for tensor in self._members:
-                give(tensor.array, self._means[tensor.name]["mean"].reshape(-1))
-            cast(self._opt)
-            yield
+            try:
+                self._before = before
+                for tensor in self._members:
+                    write_back(tensor.array, self._means[tensor.name]["mean"].reshape(-1))
+                refresh_copies(self._opt)
+                yield
+            finally:
+                self._restore()
         finally:
-            for array, values in zip(arrays, before, strict=True):
-                array[...] = values
-            cast(self._opt)
-            self._lent = False
+            self._restore()                # (in case that an interrupt stopped the first call)
+
+    def _restore(self) -> None:
+        """Give the parameters the values that they had before `swapped`; no effect if they have them."""
+        if self._before is None:
+            return
+        for tensor, values in zip(self._members, self._before, strict=True):
+            np.asarray(tensor.array)[...] = values
+        refresh_copies(self._opt)
+        self._before = None
 
     def __repr__(self) -> str:
-        own = "".join(f"{name}={value!r}, " for name, value in self._plain().items())
+        own = "".join(f"{name}={value!r}, " for name, value in self._plain_state().items())
         count, size = len(self._members), sum(tensor.array.size for tensor in self._members)
-        return f"{type(self).__name__}({own}{count} tensor{'s' * (count != 1)}, {size:,} elements, t={self._t})"
+        return f"{type(self).__name__}({own}{count} tensor{'s' * (count != 1)}, {size:,} elements, t={self.t})"
 
 
 class EMA(WeightAverage):
@@ -105,10 +123,11 @@ class EMA(WeightAverage):
 
     .. math:: \bar p \leftarrow d_t \bar p + (1 - d_t) p, \qquad d_t = \min\Bigl(d, \frac{1 + t}{10 + t}\Bigr)
 
-    at the t-th call of `update`, t = 0 being the first; without `warmup`, :math:`d_t = d`. The mean begins at the
-    parameters' values when this is made (``torch.optim.swa_utils.AveragedModel`` with ``get_ema_multi_avg_fn`` begins
-    at those of its first update, and has no warm-up). Polyak & Juditsky 1992, https://doi.org/10.1137/0330046; the
-    warm-up is TensorFlow's. To keep the mean in the pass of the step itself, there is every optimizer's ``ema_decay``.
+    at the t-th call of `update`, t = 0 being the first; without `warmup`, :math:`d_t = d`. The mean starts as the
+    parameters' values when this is made (``torch.optim.swa_utils.AveragedModel`` with ``get_ema_multi_avg_fn`` starts
+    with those of its first update, and has no warm-up). Polyak & Juditsky 1992, https://doi.org/10.1137/0330046; the
+    warm-up is TensorFlow's. Every optimizer's ``ema_decay`` updates such a mean in
+    the same pass as the step.
 
     Parameters
     ----------
@@ -117,7 +136,7 @@ class EMA(WeightAverage):
     decay
         d, in [0, 1).
     warmup
-        Whether the first means forget faster.
+        Whether the first means use a smaller decay.
     dtype
         "bfloat16" says that uint16 arrays hold bfloat16 bits.
 
@@ -148,28 +167,28 @@ class EMA(WeightAverage):
 
     @property
     def warmup(self) -> bool:
-        """Whether the first means forget faster."""
+        """Whether the first means use a smaller decay."""
         return self._warmup
 
     def update(self) -> None:
-        """Take the parameters in as they are now."""
-        self._may_update()
-        decay = min(self._decay, (1 + self._t) / (10 + self._t)) if self._warmup else self._decay
-        self._take(1 - decay)
-        self._t += 1
+        """Include the current parameters in the mean."""
+        self._require_ready("update")
+        decay = min(self._decay, (1 + self.t) / (10 + self.t)) if self._warmup else self._decay
+        self._include(1 - decay)
 
-    def _plain(self) -> dict[str, Any]:
+    def _plain_state(self) -> dict[str, Any]:
         return {"decay": self._decay, "warmup": self._warmup}
 
-    def _revived(self, d: Mapping[str, Any], who: str) -> Act:
+    def _parsed(self, d: Mapping[str, Any], who: str) -> Assign:
         decay, t = fraction(who, d["decay"]), natural(who, "t", d["t"], 0)
         if not isinstance(d["warmup"], bool):
             raise ValueError(f"{who}: warmup must be a bool, got {d['warmup']!r}")
 
-        def act() -> None:
-            self._decay, self._warmup, self._t = decay, d["warmup"], t
+        def assign() -> None:
+            self._decay, self._warmup = decay, d["warmup"]
+            self._counts[0] = t, t
 
-        return act
+        return assign
 
 
 class SWA(WeightAverage):
@@ -177,9 +196,9 @@ class SWA(WeightAverage):
 
     .. math:: \bar p \leftarrow \bar p + \frac{p - \bar p}{n + 1}
 
-    at the updates `start`, `start` + `every`, `start` + 2 `every`, ..., counted from 0; n, `averaged`, is how many are
-    in it. Before the first there is no mean to be had. Izmailov et al. 2018, https://arxiv.org/abs/1803.05407. As
-    ``torch.optim.swa_utils.AveragedModel``.
+    at the updates `start`, `start` + `every`, `start` + 2 `every`, ..., counted from 0; n, `averaged`, is how many
+    values are in the mean. Before the first there is no mean. Izmailov et al. 2018, https://arxiv.org/abs/1803.05407.
+    As ``torch.optim.swa_utils.AveragedModel``.
 
     Parameters
     ----------
@@ -200,7 +219,6 @@ class SWA(WeightAverage):
 
     def __init__(self, params: Any, start: int = 0, every: int = 1, dtype: str | None = None) -> None:
         self._start, self._every = natural("SWA", "start", start, 0), natural("SWA", "every", every)
-        self._averaged = 0
         super().__init__(params, dtype)
 
     @property
@@ -210,41 +228,43 @@ class SWA(WeightAverage):
 
     @property
     def every(self) -> int:
-        """How many updates lie from one that counts to the next."""
+        """How many updates there are from one that counts to the next."""
         return self._every
 
     @property
     def averaged(self) -> int:
-        """How many are in the mean."""
-        return self._averaged
+        """How many values are in the mean."""
+        return self._counts[0][1]
 
     def update(self) -> bool:
-        """Take the parameters in if it is their turn; whether it was."""
-        self._may_update()
-        due = self._t >= self._start and (self._t - self._start) % self._every == 0
-        if due:
-            self._take(1 / (self._averaged + 1))
-            self._averaged += 1
-        self._t += 1
-        return due
+        """Include the current parameters in the mean if this update counts; return whether it does."""
+        self._require_ready("update")
+        t, averaged = self._counts[0]
+        counts = t >= self._start and (t - self._start) % self._every == 0
+        if counts:
+            self._include(1 / (averaged + 1))
+        else:
+            self._counts[0] = t + 1, averaged
+        return counts
 
-    def _ready(self, what: str) -> None:
-        if not self._averaged:
-            raise RuntimeError(f"SWA.{what}: no update counted yet: {self._t} of at least {self._start + 1}")
+    def _require_mean(self, what: str) -> None:
+        if not self.averaged:
+            raise RuntimeError(f"SWA.{what}: no update counted yet: {self.t} of at least {self._start + 1}")
 
-    def _plain(self) -> dict[str, Any]:
-        return {"start": self._start, "every": self._every, "averaged": self._averaged}
+    def _plain_state(self) -> dict[str, Any]:
+        return {"start": self._start, "every": self._every, "averaged": self.averaged}
 
-    def _revived(self, d: Mapping[str, Any], who: str) -> Act:
+    def _parsed(self, d: Mapping[str, Any], who: str) -> Assign:
         start, every = natural(who, "start", d["start"], 0), natural(who, "every", d["every"])
         t, averaged = natural(who, "t", d["t"], 0), natural(who, "averaged", d["averaged"], 0)
         if averaged > t:
             raise ValueError(f"{who}: averaged must be at most t, got {averaged} of {t}")
 
-        def act() -> None:
-            self._start, self._every, self._t, self._averaged = start, every, t, averaged
+        def assign() -> None:
+            self._start, self._every = start, every
+            self._counts[0] = t, averaged
 
-        return act
+        return assign
 
 
 def fraction(who: str, value: Any) -> float:

@@ -4,8 +4,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from .._engine.accumulation import accumulate
 from .._engine.instruction_set import isa
-from .._engine.plan import accumulate, step_rows
+from .._engine.rows import step_rows
 from .._engine.threads import get_num_threads
 from . import state
 from .binding import BoundParameters

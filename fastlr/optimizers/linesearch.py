@@ -189,7 +189,7 @@ def strong_wolfe(phi: Phi, start: Trial, step: float, c1: float, c2: float, most
     close = False                      # whether the latest trial came near an end of the bracket
     while evaluations < most:
         left, right = min(low.step, high.step), max(low.step, high.step)
-        if right - left < shortest:
+        if right - left <= shortest:
             return Found(low, evaluations, False, "the bracket became too small to move x")
         if isfinite(high.value):
             t, margin = cubic(low, high, left, right), 0.1 * (right - left)

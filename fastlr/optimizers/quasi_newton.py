@@ -1,4 +1,4 @@
-"""Limited-memory BFGS: a direction from the last few changes of the gradient, and a search along it."""
+"""Limited-memory BFGS: a direction from the last few steps and changes of the gradient, and a line search along it."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
@@ -10,7 +10,7 @@ import numpy as np
 from .._engine.tensors import Array, Tensor, values
 from .declaration import Hyper, HyperParameter
 from .linesearch import MOST_EVALUATIONS, Trial, armijo, check_conditions, natural, number, strong_wolfe
-from .resumable import Act, Resumable, gradients, held
+from .resumable import Assign, Resumable, bound_parameters, checked_gradients
 from .state import as_plain, from_plain, keeps_state
 
 Closure = Callable[[], tuple[Any, Any]]
@@ -20,46 +20,80 @@ RATE.name = "lr"
 COUNTS = ("t", "evaluations", "held", "newest")
 
 
+class Setting:
+    """A setting that is checked when it is set: `check` gets the class's name, the setting's and the value."""
+
+    def __init__(self, check: Callable[[str, str, Any], Any]) -> None:
+        self.check = check
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, opt: Any, owner: type) -> Any:
+        return self if opt is None else opt.__dict__[f"_{self.name}"]
+
+    def __set__(self, opt: Any, value: Any) -> None:
+        opt.__dict__[f"_{self.name}"] = self.check(type(opt).__name__, self.name, value)
+
+
+def tolerance(who: str, name: str, value: Any) -> float:
+    if not 0 <= value < inf:
+        raise ValueError(f"{who}: {name} must be finite and >= 0, got {value}")
+    return float(value)
+
+
+def condition(who: str, name: str, value: Any) -> float:
+    if not 0 < value < 1:
+        raise ValueError(f"{who}: {name} must be in (0, 1), got {value}")
+    return float(value)
+
+
+def search_kind(who: str, name: str, value: Any) -> Any:
+    if value not in ("wolfe", "armijo", None):
+        raise ValueError(f"{who}: {name} must be 'wolfe', 'armijo' or None, got {value!r}")
+    return value
+
+
 class LBFGS(Resumable):
-    r"""Parameters move along a quasi-Newton direction made of the last few steps and what they did to the gradient.
+    r"""Parameters move along a quasi-Newton direction, computed from the last few steps and changes of the gradient.
 
     .. math:: p \leftarrow p - t H g, \qquad s = p' - p, \quad y = g' - g
 
-    with :math:`H` from the last `history` pairs (s, y) by the two-loop recursion, which begins at
-    :math:`s^T y / y^T y`, and the step t from a line search. A pair is taken only where
-    :math:`s^T y > \epsilon\, y^T y` (:math:`\epsilon` that of the dtype): what a nonconvex function or rounding makes
-    of the others would turn the direction uphill. Should a direction not point downhill all the same, the pairs are
-    forgotten and the gradient's is taken.
+    with :math:`H` from the last `history` pairs (s, y) by the two-loop recursion, which starts with
+    :math:`s^T y / y^T y` times the identity, and the step t from a line search. A pair is kept only where
+    :math:`s^T y > \epsilon\, y^T y` (:math:`\epsilon` that of the dtype): other pairs, which a nonconvex function or
+    rounding causes, could make the direction one of ascent. Should a direction be none of descent all the same, the
+    pairs are dropped and the negative gradient is the direction.
 
     Parameters
     ----------
     params
         An array, a sequence or a mapping of arrays, float32 or float64, in any layout. They are updated in place.
     lr
-        The first trial of each search, 1 for Newton's own step, or a schedule of `t`. The very first is at most
-        lr / :math:`\|g\|_1`. Without a line search it is the step.
+        The first trial step of each search, 1 for the quasi-Newton step, or a schedule of `t`. In the first iteration
+        it is at most lr / :math:`\|g\|_1`. Without a line search it is the step.
     history
-        How many pairs are kept. They take 2 * history times the parameters' memory. (torch keeps 100; Nocedal & Wright
+        How many pairs are kept. They need 2 * history times the parameters' memory. (torch keeps 100; Nocedal & Wright
         advise 3 to 20.)
     max_iter, max_eval
         Iterations and evaluations of the closure in one `step`; max_eval is 1.25 * max_iter if not given.
     tolerance_grad
-        A step ends when no element of the gradient is larger,
+        A step ends when no element of the gradient is larger than this.
     tolerance_change
-        and when no parameter moves, or the loss changes, by more than this.
+        A step also ends when no parameter moves, or the loss changes, by more than this.
     line_search
-        "wolfe" (strong Wolfe conditions, see `line_search`), "armijo" (halving), or None (steps of `lr`).
+        "wolfe" (strong Wolfe conditions, see `line_search`), "armijo" (halving), or None (the step is `lr`).
     c1, c2
         The constants of its conditions.
 
-    A loss or gradient that is not finite makes a trial too long; without a line search the parameters go back, the
-    pairs are forgotten, and the step ends.
+    Where the loss or gradient is not finite, the trial step was too long; without a line search the parameters return
+    to the values before the iteration, the pairs are dropped, and the step ends.
 
-    Liu & Nocedal 1989, https://doi.org/10.1007/BF01589116; the guard is that of Byrd, Lu, Nocedal & Zhu 1995,
-    https://doi.org/10.1137/0916069. As ``torch.optim.LBFGS`` with ``line_search_fn="strong_wolfe"`` (here the default)
-    or None, except for `history`, for the guard (there :math:`s^T y > 10^{-10}`, which depends on the loss's unit), for
-    directions that do not point downhill, and for what is not finite. The dot products are NumPy's: their bits depend
-    on the BLAS that it was built with.
+    Liu & Nocedal 1989, https://doi.org/10.1007/BF01589116; the condition on pairs is that of Byrd, Lu, Nocedal & Zhu
+    1995, https://doi.org/10.1137/0916069. As ``torch.optim.LBFGS`` with ``line_search_fn="strong_wolfe"`` (here the
+    default) or None, except for `history`, for the condition on pairs (there :math:`s^T y > 10^{-10}`, which depends on
+    the unit of the loss), for directions that are none of descent, and where values are not finite. The dot products
+    are NumPy's: their bits depend on the BLAS that it was built with.
 
     >>> import numpy as np, fastlr
     >>> p = np.array([-1.2, 1.0])
@@ -77,40 +111,57 @@ class LBFGS(Resumable):
                  max_eval: int | None = None, tolerance_grad: float = 1e-7, tolerance_change: float = 1e-9,
                  line_search: Literal["wolfe", "armijo"] | None = "wolfe", c1: float = 1e-4, c2: float = 0.9) -> None:
         who = type(self).__name__
-        self.history = natural(who, "history", history)
-        self.max_iter = natural(who, "max_iter", max_iter)
-        self.max_eval = self.max_iter * 5 // 4 if max_eval is None else natural(who, "max_eval", max_eval)
-        for name, tolerance in (("tolerance_grad", tolerance_grad), ("tolerance_change", tolerance_change)):
-            if not 0 <= tolerance < inf:
-                raise ValueError(f"{who}: {name} must be finite and >= 0, got {tolerance}")
-        self.tolerance_grad, self.tolerance_change = float(tolerance_grad), float(tolerance_change)
-        if line_search not in ("wolfe", "armijo", None):
-            raise ValueError(f"{who}: line_search must be 'wolfe', 'armijo' or None, got {line_search!r}")
+        self._history = natural(who, "history", history)
+        self.max_iter = max_iter
+        self.max_eval = self.max_iter * 5 // 4 if max_eval is None else max_eval
+        self.tolerance_grad, self.tolerance_change = tolerance_grad, tolerance_change
+        self.line_search = line_search
         check_conditions(who, c1, c2)
-        self.line_search, self.c1, self.c2 = line_search, float(c1), float(c2)
+        self.c1, self.c2 = c1, c2
         self.lr = lr
-        self._kind, self._bound = held(params, who, ("float32", "float64"), cure="; give it a float32 copy")
+        self._kind, self._bound = bound_parameters(params, who, ("float32", "float64"),
+                                                   cure="; pass a float32 copy of it")
         size = sum(tensor.array.size for tensor in self._bound)
         wide = any(tensor.is_double for tensor in self._bound)
         self._dtype: Any = np.float64 if wide else np.float32
-        self._guard = float(np.finfo(self._dtype).eps)
-        self._s: Array = np.zeros((self.history, size), self._dtype)
+        self._epsilon = float(np.finfo(self._dtype).eps)
+        self._s: Array = np.zeros((self._history, size), self._dtype)
         self._y = np.zeros_like(self._s)
         self._d: Array = np.zeros(size, self._dtype)
         self._g = np.zeros_like(self._d)
-        self._curves = [0.0] * self.history
+        self._curves = [0.0] * self._history           # the products s.y of the pairs
         self._t = self._evaluations = self._held = self._newest = 0
-        self._length = 0.0             # of the latest step, in units of _d; 0 where it makes no pair
-        self._scale = 1.0
+        self._length = 0.0             # of the latest step, in units of _d; 0 where it gives no pair
+        self._scale = 1.0              # the factor of the identity with which H starts
         self._stepping = False
-        #: Why the latest `step` ended.
-        self.reason: str | None = None
-        #: The state of each parameter: ``opt.state[name][slot]``; the slots s and y have the pairs along a first axis.
-        self.state = self._arrays()
+        self._reason: str | None = None
+
+    max_iter = Setting(natural)
+    max_eval = Setting(natural)
+    tolerance_grad = Setting(tolerance)
+    tolerance_change = Setting(tolerance)
+    line_search = Setting(search_kind)
+    c1 = Setting(condition)
+    c2 = Setting(condition)
+
+    @property
+    def history(self) -> int:
+        """How many pairs are kept."""
+        return self._history
+
+    @property
+    def reason(self) -> str | None:
+        """Why the latest `step` ended."""
+        return self._reason
+
+    @property
+    def state(self) -> dict[str, dict[str, Array]]:
+        """The state of each parameter: ``opt.state[name][slot]``; the slots s and y have the pairs along axis 0."""
+        return self._arrays()
 
     @property
     def lr(self) -> Hyper:
-        """The first trial of each search: a float or a schedule of t."""
+        """The first trial step of each search: a float or a schedule of t."""
         return self._lr
 
     @lr.setter
@@ -136,26 +187,28 @@ class LBFGS(Resumable):
     def step(self, closure: Closure) -> float:
         """Take up to `max_iter` iterations; the loss before the first of them.
 
-        `closure()` computes (loss, gradients) at the parameters as they are then, the gradients in the structure of the
-        parameters (None: zero). Should it raise, the parameters go back to the last iteration that was completed.
+        `closure()` computes (loss, gradients) at the current parameters, the gradients in the structure of the
+        parameters (None: zero). Should it raise, the parameters return to their values after the last completed
+        iteration.
 
         Raises
         ------
         TypeError, ValueError
-            If the closure returns anything else. The parameters are those of the last completed iteration.
+            If the closure returns anything else. The parameters are as after the last completed iteration.
         FloatingPointError
-            If the loss or its gradient is not finite at the parameters as they were given. Nothing has changed.
+            If the loss or its gradient is not finite at the given parameters. Nothing has changed.
         RuntimeError
             If this optimizer is stepping already.
         """
         who = type(self).__name__
         if not callable(closure):
             raise TypeError(f"{who}: step needs a closure that returns (loss, grads), got {type(closure).__name__}")
+        check_conditions(who, self.c1, self.c2)
         if self._stepping:
             raise RuntimeError(f"{who}: this optimizer is stepping already")
         self._stepping, self._errors = True, np.geterr()
         try:
-            with np.errstate(over="ignore", invalid="ignore"):       # (what overflows is refused as a trial)
+            with np.errstate(over="ignore", invalid="ignore"):       # (trials whose values overflow are refused)
                 return self._step(closure)
         finally:
             self._stepping = False
@@ -165,23 +218,23 @@ class LBFGS(Resumable):
         loss, g = self._evaluated(closure)
         if not (isfinite(loss) and np.isfinite(g).all()):
             self._evaluations = evaluations
-            raise FloatingPointError(f"{type(self).__name__}: the loss and its gradient must be finite to begin with, "
-                                     f"the loss is {loss}; nothing was changed")
+            raise FloatingPointError(f"{type(self).__name__}: the loss and its gradient must be finite at the given "
+                                     f"parameters, the loss is {loss}; nothing was changed")
         first = loss
-        self.reason = self._flat(g)
+        self._reason = self._converged(g)
         iterations = 0
-        while self.reason is None:
+        while self._reason is None:
             iterations += 1
-            self._remember(g)
-            loss, g, still = self._iterated(closure, loss, g, iterations == self.max_iter)
-            if self.reason is None:
-                self.reason = "max_iter iterations" if iterations == self.max_iter else \
+            self._store_pair(g)
+            loss, g, unchanged = self._iterated(closure, loss, g, iterations == self.max_iter)
+            if self._reason is None:
+                self._reason = "max_iter iterations" if iterations == self.max_iter else \
                     "max_eval evaluations" if self._evaluations - evaluations >= self.max_eval else \
-                    self._flat(g) or still
+                    self._converged(g) or unchanged
         return first
 
     def _iterated(self, closure: Closure, loss: float, g: Array, last: bool) -> tuple[float, Array, str | None]:
-        """One iteration: the loss and gradient where it ends, and what stood still in it."""
+        """One iteration: the loss and gradient after it, and which change was within tolerance_change."""
         d = self._direction(g)
         slope = float(np.dot(g, d))
         if not slope < 0 and self._held:
@@ -189,12 +242,12 @@ class LBFGS(Resumable):
             d = -g
             slope = float(np.dot(g, d))
         lr = self._rate()
-        step = min(1.0, 1.0 / float(np.abs(g).sum())) * lr if self._t == 0 else lr
+        step = min(1.0, 1.0 / absolute_sum(g)) * lr if self._t == 0 else lr
         if not slope <= -self.tolerance_change:
-            self.reason = "the slope is within tolerance_change"
+            self._reason = "the slope is within tolerance_change"
             return loss, g, None
         if step == 0:
-            self.reason = "lr is 0"
+            self._reason = "lr is 0"
             self._t += 1
             return loss, g, None
         x = self._gathered()
@@ -208,11 +261,11 @@ class LBFGS(Resumable):
         start = Trial(0.0, loss, slope, g)
         try:
             if self.line_search is None and last:
-                end = Trial(step, loss, slope, g)      # (what is there, the next step will ask first)
+                end = Trial(step, loss, slope, g)      # (the next step evaluates the closure there)
             elif self.line_search is None:
                 end = phi(step)
                 if not (isfinite(end.value) and np.isfinite(end.gradient).all()):
-                    self.reason, end = "the loss or its gradient is not finite there", start
+                    self._reason, end = "the loss or its gradient is not finite after the step", start
             elif self.line_search == "armijo":
                 end = armijo(phi, start, step, self.c1, 0.5, MOST_EVALUATIONS).trial
             else:
@@ -222,32 +275,35 @@ class LBFGS(Resumable):
             self._scatter(x)
             raise
         self._scatter(x + d * end.step if end.step else x)
-        if self.reason is not None:
+        if self._reason is not None:
             self._held, self._length, self._scale = 0, 0.0, 1.0
             return loss, g, None
         self._t += 1
         self._d[...], self._g[...], self._length = d, g, end.step
-        still = "the parameters stand still" if reach * end.step <= self.tolerance_change else \
-            "the loss stands still" if abs(end.value - loss) < self.tolerance_change else None
-        return end.value, end.gradient, still
+        unchanged = None
+        if reach * end.step <= self.tolerance_change:
+            unchanged = "the parameters moved by no more than tolerance_change"
+        elif abs(end.value - loss) < self.tolerance_change:
+            unchanged = "the loss changed by less than tolerance_change"
+        return end.value, end.gradient, unchanged
 
-    def _remember(self, g: Array) -> None:
-        """Keep what the latest step and the change of the gradient along it say of the curvature, if that is sound."""
+    def _store_pair(self, g: Array) -> None:
+        """Keep the latest step and the change of the gradient along it, where s.y > epsilon y.y."""
         if not self._length:
             return
         y: Array = g - self._g
         s: Array = self._d * self._length
-        curve, square = float(np.dot(y, s)), float(np.dot(y, y))
-        if curve > self._guard * square and isfinite(1 / curve) and isfinite(square):
-            self._newest = (self._newest + 1) % self.history if self._held else 0
-            self._held = min(self._held + 1, self.history)
+        curve, scale = curvature(y, s)
+        if scale > self._epsilon and abs(curve) >= np.finfo(self._dtype).tiny:
+            self._newest = (self._newest + 1) % self._history if self._held else 0
+            self._held = min(self._held + 1, self._history)
             self._s[self._newest], self._y[self._newest], self._curves[self._newest] = s, y, curve
-            self._scale = curve / square
+            self._scale = scale
         self._length = 0.0
 
     def _direction(self, g: Array) -> Array:
         """-H g by the two-loop recursion."""
-        rows = [(self._newest - k) % self.history for k in range(self._held)]
+        rows = [(self._newest - k) % self._history for k in range(self._held)]
         q: Array = -g
         along: dict[int, float] = {}
         for k in rows:
@@ -258,7 +314,7 @@ class LBFGS(Resumable):
             q += (along[k] - float(np.dot(self._y[k], q)) / self._curves[k]) * self._s[k]
         return q
 
-    def _flat(self, g: Array) -> str | None:
+    def _converged(self, g: Array) -> str | None:
         within = float(np.abs(g).max(initial=0.0)) <= self.tolerance_grad
         return "the gradient is within tolerance_grad" if within else None
 
@@ -279,7 +335,8 @@ class LBFGS(Resumable):
             raise TypeError(f"{who}: the closure must return (loss, grads), it returned {type(returned).__name__}")
         loss = number(returned[0], who, "the closure")
         g = np.zeros(self._g.shape, self._dtype)
-        for part, gradient in zip(self._parts(g), gradients(self._bound, self._kind, returned[1], who), strict=True):
+        checked = checked_gradients(self._bound, self._kind, returned[1], who)
+        for part, gradient in zip(self._parts(g), checked, strict=True):
             if gradient is not None:
                 part[...] = values(gradient)
         return loss, g
@@ -295,7 +352,7 @@ class LBFGS(Resumable):
             tensor.array[...] = part
 
     def _parts(self, x: Array) -> list[Array]:
-        """The last axis of an array cut into the parameters' shapes, as views."""
+        """The last axis of an array split into the parameters' shapes, as views."""
         parts, begin = [], 0
         for tensor in self._bound:
             size, shape = tensor.array.size, tensor.array.shape
@@ -310,15 +367,15 @@ class LBFGS(Resumable):
         cut = {slot: self._parts(array) for slot, array in slots.items()}
         return {tensor.name: {slot: cut[slot][k] for slot in slots} for k, tensor in enumerate(self._bound)}
 
-    def _plain(self) -> dict[str, Any]:
+    def _plain_state(self) -> dict[str, Any]:
         return {"lr": as_plain(self._lr), "evaluations": self._evaluations, "held": self._held, "newest": self._newest,
                 "length": self._length, "scale": self._scale, "curves": list(self._curves)}
 
-    def _settled(self, what: str) -> None:
+    def _require_ready(self, what: str) -> None:
         if self._stepping:
             raise RuntimeError(f"{type(self).__name__}.{what}: this optimizer is stepping")
 
-    def _revived(self, d: Mapping[str, Any], who: str) -> Act:
+    def _parsed(self, d: Mapping[str, Any], who: str) -> Assign:
         lr = RATE.checked(from_plain(d["lr"], self._lr, "lr", who), who)
         most = {"held": self.history, "newest": self.history - 1}
         for name in COUNTS:
@@ -330,17 +387,17 @@ class LBFGS(Resumable):
         for value in (d["length"], d["scale"], *curves):
             if type(value) not in (int, float) or not 0 <= value < inf:
                 raise ValueError(f"{who}: length, scale and curves must be finite numbers >= 0, got {value!r}")
-        if not all(curves[(d["newest"] - k) % self.history] for k in range(d["held"])):
-            raise ValueError(f"{who}: the curves of the pairs that are held must be positive")
+        if not all(curves[(d["newest"] - k) % self._history] for k in range(d["held"])):
+            raise ValueError(f"{who}: the curves of the {d['held']} kept pairs must be positive")
 
-        def act() -> None:
+        def assign() -> None:
             if keeps_state(lr):
                 lr.load_state_dict(d["lr"]["state"])        # type: ignore[union-attr]
             self._lr = lr
             self._t, self._evaluations, self._held, self._newest = (d[name] for name in COUNTS)
             self._length, self._scale, self._curves = float(d["length"]), float(d["scale"]), [float(c) for c in curves]
 
-        return act
+        return assign
 
     def __repr__(self) -> str:
         lr = f"lr={self._lr!r}, " if self._lr != 1.0 else ""
@@ -348,3 +405,27 @@ class LBFGS(Resumable):
         count = len(self._bound)
         return (f"LBFGS({lr}line_search={self.line_search!r}, history={self.history}; {count} "
                 f"tensor{'s' * (count != 1)}, {size:,} elements, {stored:,} bytes of state, t={self._t})")
+
+
+def absolute_sum(g: Array) -> float:
+    """The sum of absolute values, at most the largest float."""
+    total = float(np.abs(g).sum())
+    return total if isfinite(total) else min(float(np.abs(g).sum(dtype=np.float64)), float(np.finfo(np.float64).max))
+
+
+def curvature(y: Array, s: Array) -> tuple[float, float]:
+    """s.y and s.y / y.y, also where y.y overflows or vanishes; zeros where they are not finite."""
+    with np.errstate(over="ignore", under="ignore"):
+        curve, square = float(np.dot(y, s)), float(np.dot(y, y))
+    if not (0 < square < inf and isfinite(curve)):
+        size_y, size_s = (float(np.abs(x).max(initial=0.0)) for x in (y, s))
+        if not (0 < size_y < inf and 0 < size_s < inf):
+            return 0.0, 0.0
+        unit_y, unit_s = np.float64(y) / size_y, np.float64(s) / size_s
+        curve, square = float(np.dot(unit_y, unit_s)), float(np.dot(unit_y, unit_y))
+        return finite(curve * size_s * size_y), finite(curve / square * size_s / size_y)
+    return finite(curve), finite(curve / square)
+
+
+def finite(x: float) -> float:
+    return x if isfinite(x) else 0.0

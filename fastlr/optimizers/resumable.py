@@ -1,4 +1,4 @@
-"""What holds parameters and remembers something about them, beside the optimizers that are one rule."""
+"""The base class of wrappers, weight averages and LBFGS: they hold parameters and have state that is saved by name."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
@@ -7,23 +7,25 @@ from typing import Any
 import numpy as np
 
 from .._engine.arrays import BFloat16, as_array, stored_as
-from .._engine.tensors import STORAGES, Array, Tensor, refuse_shared, values
+from .._engine.tensors import STORAGES, Array, Tensor, bfloat16_bits, refuse_shared, values
 from .base import Optimizer
+from .declaration import nearest
 from .groups import are_groups, bound
-from .state import FORMAT, copies, fill, refuse_others
+from .state import FORMAT, completed, copies, fill, refuse_others
 from .structure import Container, arranged, same_names
 
-Act = Callable[[], None]
+Assign = Callable[[], None]
 
 
 class Resumable:
-    """Saved by name and resumed exactly; `inner` is what it wraps, if it wraps anything.
+    """Saved by name and resumed exactly; `inner` is the optimizer or wrapper that it wraps, or None.
 
-    A subclass says what it remembers: `_arrays` by parameter and slot, `_plain` as values that JSON can hold, and
-    `_revived`, which refuses plain values that cannot be or returns the act that takes them on.
+    A subclass defines its state: `_arrays` by parameter and slot, `_plain_state` as values that JSON can hold, and
+    `_parsed`, which checks such values and returns the function that assigns them.
     """
 
     inner: Any = None
+    _optional: tuple[str, ...] = ()            # entries of `_plain_state` that a state may lack
 
     @property
     def _tensors(self) -> list[Tensor]:
@@ -36,58 +38,77 @@ class Resumable:
     def _arrays(self) -> dict[str, dict[str, Array]]:
         return {}
 
-    def _plain(self) -> dict[str, Any]:
+    def _plain_state(self) -> dict[str, Any]:
         return {}
 
-    def _revived(self, d: Mapping[str, Any], who: str) -> Act:
+    def _parsed(self, d: Mapping[str, Any], who: str) -> Assign:
         raise NotImplementedError
 
-    def _settled(self, what: str) -> None:
-        """RuntimeError if now is no moment to save or load."""
+    def _require_ready(self, what: str) -> None:
+        """RuntimeError if the state cannot be saved or loaded at present."""
+
+    def _refresh_copies(self) -> None:
+        """Round the parameters into their 16-bit copies, where the wrapped optimizer keeps such copies."""
+        refresh_copies(self.inner)
 
     def _described(self) -> dict[str, Any]:
-        """`state_dict` without its arrays and without what is wrapped."""
-        return {"format": FORMAT, "optimizer": type(self).__name__, "t": self.t, **self._plain()}
+        """`state_dict` without its arrays and without the state of `inner`."""
+        return {"format": FORMAT, "optimizer": type(self).__name__, "t": self.t, **self._plain_state()}
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the coming steps depend on, by name, as copies; of what is wrapped too, as "inner"."""
-        self._settled("state_dict")
+        """All that later steps depend on, by name, as copies; "inner" is the state of the wrapped optimizer."""
+        self._require_ready("state_dict")
         d = self._described()
         d["state"] = copies(self._arrays())
         return d if self.inner is None else d | {"inner": self.inner.state_dict()}
 
     def load_state_dict(self, d: Mapping[str, Any]) -> None:
-        """Become what `state_dict` described. Everything is checked first; the arrays are copied."""
-        self._settled("load_state_dict")
+        """Load what `state_dict` returned. Everything is checked before the first write; the arrays are copied."""
+        self._require_ready("load_state_dict")
         who = f"{type(self).__name__}.load_state_dict"
         if not isinstance(d, Mapping):
             raise TypeError(f"{who}: expected a mapping, got {type(d).__name__}")
         expected = [*self._described(), "state"] + ["inner"] * (self.inner is not None)
         if d.get("optimizer", type(self).__name__) != type(self).__name__:
-            raise ValueError(f"{who}: this is the state of {d['optimizer']}, load it into one")
-        same_names(expected, d, who)
+            raise ValueError(f"{who}: this is the state of {d['optimizer']}; load it into an object of that class")
+        same_names([name for name in expected if name not in self._optional],
+                   {name: value for name, value in d.items() if name not in self._optional}, who)
         if d["format"] != FORMAT:
             raise ValueError(f"{who}: expected format {FORMAT}, got {d['format']!r}")
         arrays = self._arrays()
         refuse_others(arrays, d["state"], who)
-        act = self._revived(d, who)
-        if self.inner is not None:
-            self.inner.load_state_dict(d["inner"])           # (refuses before it changes anything)
-        fill(arrays, d["state"])
-        act()
+        assign = self._parsed(d, who)
+
+        def write() -> None:
+            if self.inner is not None:
+                self.inner.load_state_dict(d["inner"])       # (checks its own state before its first write)
+            fill(arrays, d["state"])
+            assign()
+
+        completed(write)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not name.startswith("_") and not hasattr(type(self), name):
+            raise AttributeError(f"{type(self).__name__} has no {name!r}{nearest(name, public_names(self))}")
+        object.__setattr__(self, name, value)
 
     def __reduce__(self) -> Any:
-        raise TypeError(f"{type(self).__name__} cannot be pickled, as it points into its parameters' memory; "
+        raise TypeError(f"{type(self).__name__} cannot be pickled, as it refers to the memory of its parameters; "
                         f"save state_dict(), or use fastlr.save")
+
+
+def public_names(x: Any) -> list[str]:
+    """The public attributes of an object."""
+    return [name for name in dir(type(x)) if not name.startswith("_")]
 
 
 # Parameters and gradients
 
-def held(params: Any, who: str, storages: Sequence[str] = STORAGES, dtype: str | None = None,
-         cure: str = "") -> tuple[Container | None, list[Tensor]]:
-    """The structure of these parameters, and their tensors (see `bound`), where there are no groups."""
+def bound_parameters(params: Any, who: str, storages: Sequence[str] = STORAGES, dtype: str | None = None,
+                     cure: str = "") -> tuple[Container | None, list[Tensor]]:
+    """The structure in which gradients of these parameters come, and the tensors (see `bound`). Groups are refused."""
     if are_groups(params):
-        raise TypeError(f"{who}: takes parameters, not groups: nothing of it differs between them; "
+        raise TypeError(f"{who}: takes parameters, not groups, as it has no hyper-parameters per group; "
                         f"pass an array, a sequence or a mapping")
     part, tensors, _ = bound(params, who, dtype=dtype)
     for tensor in tensors:
@@ -98,13 +119,14 @@ def held(params: Any, who: str, storages: Sequence[str] = STORAGES, dtype: str |
     return part, tensors
 
 
-def gradients(tensors: list[Tensor], part: Container | None, grads: Any, who: str) -> list[Array | None]:
-    """Gradients in the order of the tensors, each of its parameter's shape and a type that it can take."""
-    return [checked(tensor, g) for tensor, g in zip(tensors, arranged(part, grads, who, "grads"), strict=True)]
+def checked_gradients(tensors: list[Tensor], part: Container | None, grads: Any, who: str) -> list[Array | None]:
+    """Gradients in the order of the tensors; each has the shape of its parameter and a dtype that a step accepts."""
+    ordered = arranged(part, grads, who, "grads")
+    return [checked_gradient(tensor, g) for tensor, g in zip(tensors, ordered, strict=True)]
 
 
-def checked(tensor: Tensor, gradient: Any) -> Array | None:
-    """A gradient as an array; ValueError unless it fits the parameter as a step would have it."""
+def checked_gradient(tensor: Tensor, gradient: Any) -> Array | None:
+    """A gradient as an array; ValueError if a step would refuse its shape or dtype."""
     if gradient is None:
         return None
     array, own = as_array(gradient, tensor.label), tensor.array
@@ -117,45 +139,49 @@ def checked(tensor: Tensor, gradient: Any) -> Array | None:
     return array
 
 
-def innermost(opt: Any) -> Any:
-    """What all wrappers around it wrap."""
+def unwrapped(opt: Any) -> Any:
+    """The optimizer inside all wrappers."""
     while getattr(opt, "inner", None) is not None:
         opt = opt.inner
     return opt
 
 
 def tensors_of(opt: Any) -> list[Tensor]:
-    """The parameters of an optimizer or of whatever else is saved."""
-    opt = innermost(opt)
+    """The parameters of an optimizer, wrapper or weight average."""
+    opt = unwrapped(opt)
     tensors: list[Tensor] = opt._plan.tensors if isinstance(opt, Optimizer) else opt._tensors
     return tensors
 
 
-def cast(opt: Any) -> None:
-    """Bring the 16-bit copies of an optimizer's parameters to what those are, if it keeps such."""
-    inside = innermost(opt)
-    if isinstance(inside, Optimizer):
-        inside.cast()
+def refresh_copies(opt: Any) -> None:
+    """Round the parameters of an optimizer into their 16-bit copies, if it keeps such copies."""
+    if isinstance(opt, Optimizer):
+        opt.cast()
+    elif isinstance(opt, Resumable):
+        opt._refresh_copies()
 
 
-# Whole tensors as numbers
+# Whole tensors as float32 or float64
 
-def flat(array: Array) -> Array:
-    """An array as contiguous float32 or float64, in C order: a view where it is, or else a copy."""
-    if array.dtype in (np.float32, np.float64) and array.flags.c_contiguous and array.flags.aligned:
+def flattened(array: Array) -> Array:
+    """An array as one contiguous row of float32 or float64, in C order: a view where possible, else a copy."""
+    if is_plain(array):
         return np.asarray(array).reshape(-1)
     copy: Array = np.require(np.asarray(values(array)), requirements=("C", "A")).reshape(-1)
     return copy
 
 
-def give(array: Array, numbers: Array) -> None:
-    """Bring numbers that `flat` gave back to where they came from, rounded to nearest; nothing to do for a view."""
+def is_plain(array: Array) -> bool:
+    """Whether an array can be computed with where it is: contiguous, aligned, and float32 or float64."""
+    return array.dtype in (np.float32, np.float64) and array.flags.c_contiguous and array.flags.aligned
+
+
+def write_back(array: Array, numbers: Array) -> None:
+    """Write numbers that `flattened` returned into the array, rounded to nearest; a view needs no write."""
     if np.may_share_memory(array, numbers):
         return
     if isinstance(array, BFloat16):
-        bits = np.ascontiguousarray(numbers, np.float32).view(np.uint32)
-        rounded = np.where(np.isnan(numbers), bits >> 16 | 0x40, (bits + 0x7fff + (bits >> 16 & 1)) >> 16)
-        np.asarray(array)[...] = rounded.astype(np.uint16).reshape(array.shape)
+        np.asarray(array)[...] = bfloat16_bits(numbers).reshape(array.shape)
         return
     with np.errstate(over="ignore"):
         array[...] = numbers.reshape(array.shape).astype(array.dtype)

@@ -1,8 +1,8 @@
 """What is saved of an optimizer, as plain values and arrays by name; all of it is checked before any is taken on."""
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from math import inf, isfinite
+from collections.abc import Callable, Mapping, Sequence
+from math import inf
 from typing import Any
 from zlib import crc32
 
@@ -20,6 +20,20 @@ Arrays = Mapping[str, Mapping[str, Array]]     # by parameter and slot
 
 FORMAT = 1
 MAX_STEPS = 2**62 - 1
+
+
+def completed(write: Callable[[], None]) -> None:
+    """Call `write`; where an interrupt or a lack of memory stops it half-way, call it once more, then raise.
+
+    For writes of values that were checked, and that may be repeated: so all of them are done, or none.
+    """
+    try:
+        write()
+    except (TypeError, ValueError, RuntimeError):      # refused before the first write
+        raise
+    except BaseException:
+        write()
+        raise
 
 
 # Values
@@ -154,8 +168,7 @@ def described(opt: BoundParameters) -> dict[str, Any]:
     if any(group._lr_max is not None for group in opt.groups):
         plain["lr_max"] = [group._lr_max for group in opt.groups]
     if opt.shared:
-        plain["shared"] = {name: x if isfinite(x) else str(x)          # (JSON has finite numbers alone)
-                           for name, x in zip(opt.shared, opt._shared.tolist(), strict=True)}
+        plain["shared"] = dict(zip(opt.shared, opt._shared.tolist(), strict=True))
     if opt.conventions and opt.convention != next(iter(opt.conventions)):
         plain["convention"] = opt.convention
     if plan.accumulated:
@@ -173,14 +186,14 @@ def load(opt: BoundParameters, d: Mapping[str, Any], strict: bool) -> None:
     values = read_values(opt, d["groups"], owner)
     shared = d.get("shared", {})
     same_names(opt.shared, shared, f"{owner}: shared")
-    if not all(isinstance(value, float) or value in ("nan", "inf", "-inf") for value in shared.values()):
+    if not all(isinstance(value, float) for value in shared.values()):
         raise ValueError(f"{owner}: shared must map names to numbers, got {shared!r}")
     refuse_others(opt.state, d["state"], owner)
     norms = read_norms(opt, d, owner, strict)
     largest = read_largest_rates(opt, d, values, owner)
     accumulated = count(d.get("folded", 0), owner, "folded")
-    plan.begin()
-    try:
+
+    def write() -> None:
         fill(opt.state, d["state"])
         for group, new, saved in zip(opt.groups, values, d["groups"], strict=True):
             for name, value in new.items():
@@ -189,13 +202,13 @@ def load(opt: BoundParameters, d: Mapping[str, Any], strict: bool) -> None:
                 opt._set_hyper([group], name, value)
         for group, lr_max in zip(opt.groups, largest, strict=True):
             group._keep_lr_max(lr_max)
-        opt._shared[...] = [float(shared[name]) for name in opt.shared]
+        opt._shared[...] = [shared[name] for name in opt.shared]
         plan.set_clock(t, missed)
         plan.norms = norms
         plan.accumulated = accumulated
         opt.cast()
-    finally:
-        plan.end()
+
+    plan.exclusively(lambda: completed(write))
 
 
 def refuse_foreign(opt: BoundParameters, d: Mapping[str, Any], owner: str) -> None:

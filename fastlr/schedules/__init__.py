@@ -1,18 +1,20 @@
-"""Learning-rate schedules: pure functions of t, the number of updates made, evaluated in C.
+"""Learning-rate schedules: stateless functions of t, the number of updates made, evaluated in C.
 
 >>> s = schedules.cosine(1e-3, steps=10_000).warmup(500)
 >>> s(0), s(250), s(500)
 (0.0, 0.0005, 0.001)
 """
-from .base import REGISTRY, Schedule, create_schedule, from_dict, list_schedules
+from .base import Schedule
 from .composition import *
-from .curves import *
 from .cycles import *
+from .endless import *
+from .finite import *
 from .layers import layerwise
 from .phases import *
+from .registry import REGISTRY, create_schedule, from_dict, list_schedules
 
 __all__ = ["Schedule", "create_schedule", "from_dict", "layerwise", "list_schedules", *sorted(REGISTRY)]
-__all__ += ["from_torch", "parse"]     # noqa: F405  (below: what they need is imported when they are asked for)
+__all__ += ["from_torch", "parse"]     # noqa: F405  (imported at the first use, as their modules import others)
 
 
 def __getattr__(name: str) -> object:

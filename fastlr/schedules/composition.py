@@ -6,15 +6,16 @@ from math import inf
 from numbers import Real
 from typing import Literal
 
-from fastlr._engine import program
-from fastlr._engine.program import Program
+from fastlr._engine import compiled_schedule
+from fastlr._engine.compiled_schedule import CompiledSchedule
 
 from .base import Schedule
-from .curves import cosine, linear, log_linear
 from .declaration import (
     above,
     boundaries,
+    flag,
     integer,
+    natural,
     nested,
     one_of,
     positive,
@@ -24,6 +25,7 @@ from .declaration import (
     share,
     within,
 )
+from .finite import cosine, linear, log_linear
 
 RISES: dict[str, type[Schedule]] = {"linear": linear, "exponential": log_linear, "cosine": cosine}
 
@@ -32,16 +34,16 @@ class Wrapping(Schedule, abstract=True):
     """A schedule that changes one other, and is written as a method of it."""
 
     def __repr__(self) -> str:
-        given = ", ".join(f"{k}={v!r}" for k, v in list(zip(self._fields, self._values, strict=True))[1:])
+        given = ", ".join(f"{k}={v!r}" for k, v in list(self._shown().items())[1:])
         return f"{_operand(self._values[0], scale, product)}.{type(self).__name__}({given})"
 
 
-def _operand(s: Schedule, *loose: type[Schedule]) -> str:
-    """The repr of a part, in brackets if it is one of the loosely binding kinds."""
-    return f"({s!r})" if isinstance(s, loose) else repr(s)
+def _operand(s: Schedule, *in_brackets: type[Schedule]) -> str:
+    """The repr of a part, in brackets if it is one of these classes."""
+    return f"({s!r})" if isinstance(s, in_brackets) else repr(s)
 
 
-class join(Schedule):
+class join(Schedule, example="linear(1, steps=40).then(cosine(0.6, steps=50), at=40)"):
     """One schedule after the other, each counting from its own 0.
 
         eta_t = schedules[i](t - at[i - 1])          at[i - 1] <= t < at[i]
@@ -60,11 +62,11 @@ class join(Schedule):
     schedules: Sequence[Schedule] = several_schedules()
     at: Sequence[int] = boundaries()
 
-    def _program(self) -> Program:
+    def _compiled(self) -> CompiledSchedule:
         if len(self.at) != len(self.schedules) - 1:
             counts = f"{len(self.at)} for {len(self.schedules)}"
             raise ValueError(f"join: at must have one entry fewer than schedules, got {counts}")
-        return program.join(self.schedules, self.at)
+        return compiled_schedule.join(self.schedules, self.at)
 
     def then(self, other: Schedule, at: int) -> Schedule:
         """As of any schedule; but a join followed by one more is one longer join, not a nested one."""
@@ -76,22 +78,25 @@ class join(Schedule):
         return f"join({list(self.schedules)!r}, at={list(self.at)!r})"
 
 
-class warmup(Wrapping):
+class warmup(Wrapping, example="cosine(1, steps=80).warmup(15)"):
     """Rises to a schedule's first rate, then follows it. Written `s.warmup(steps)`.
 
         linear         start + (s(0) - start) * t / steps
         cosine         start + (s(0) - start) * (1 - cos(pi * t / steps)) / 2
-        exponential    start * (s(0) / start) ** (t / steps)                       t < steps; then s(t -
-        steps)
+        exponential    start * (s(0) / start) ** (t / steps)          t < steps; then s(t - steps)
 
     Args:
         schedule: s.
-        steps: updates of the rise: the whole is that much longer than s.
+        steps: updates of the rise: the whole is that much longer than s. 0: no rise.
         start: the rate at t = 0 (a rate, not a factor); for "exponential", > 0, and s(0) too.
         kind: "linear", "exponential" or "cosine".
+        count_from_one: t + 1 in place of t in the rise: the first update has a rate above `start`, and the last one
+            of the rise already has s(0).
 
     >>> schedules.linear(1.0, steps=2).warmup(4)(range(8)).tolist()
     [0.0, 0.25, 0.5, 0.75, 1.0, 0.5, 0.0, 0.0]
+    >>> schedules.linear(1.0, steps=2).warmup(4, count_from_one=True)(range(8)).tolist()
+    [0.25, 0.5, 0.75, 1.0, 1.0, 0.5, 0.0, 0.0]
 
     Source: Goyal et al. 2017, https://arxiv.org/abs/1706.02677 ("gradual warmup"). Is Keras
     CosineDecay(warmup_steps=steps, decay_steps=...), whose decay_steps do not count the warmup. Differs
@@ -100,21 +105,26 @@ class warmup(Wrapping):
     """
 
     schedule: Schedule = nested()
-    steps: int = positive()
+    steps: int = natural()
     start: float = rate(default=0.0)
     kind: Literal["linear", "exponential", "cosine"] = one_of(*RISES, default="linear")
+    count_from_one: bool = flag(default=False, shown_by_default=False)
 
-    def _program(self) -> Program:
+    def _compiled(self) -> CompiledSchedule:
+        if self.steps == 0:
+            return self.schedule
         peak = self.schedule(0)
         if self.kind == "exponential":
             for what, x in (("start", self.start), ("the schedule's first rate", peak)):
                 if not x > 0:
                     raise ValueError(f"warmup: {what} must be > 0 for kind='exponential', got {x}")
-        rise = RISES[self.kind](self.start, steps=self.steps, final=peak)
-        return program.join([rise, self.schedule], [self.steps])
+        rise: Schedule = RISES[self.kind](self.start, steps=self.steps, final=peak)
+        if self.count_from_one:
+            rise = rise.shift(-1)
+        return compiled_schedule.join([rise, self.schedule], [self.steps])
 
 
-class shift(Wrapping):
+class shift(Wrapping, example="linear(1, steps=50).shift(25)"):
     """A schedule n updates later, its first rate held until then. Written `s.shift(n)`.
 
         eta_t = s(max(t - n, 0))
@@ -130,11 +140,11 @@ class shift(Wrapping):
     schedule: Schedule = nested()
     n: int = integer()
 
-    def _program(self) -> Program:
-        return program.shift(self.schedule, self.n)
+    def _compiled(self) -> CompiledSchedule:
+        return compiled_schedule.shift(self.schedule, self.n)
 
 
-class every(Wrapping):
+class every(Wrapping, example="cosine(1, steps=9).every(10)"):
     """A schedule whose rates each hold for k updates. Written `s.every(k)`.
 
         eta_t = s(floor(t / k))
@@ -152,12 +162,12 @@ class every(Wrapping):
     schedule: Schedule = nested()
     k: int = positive()
 
-    def _program(self) -> Program:
-        return program.every(self.schedule, self.k)
+    def _compiled(self) -> CompiledSchedule:
+        return compiled_schedule.every(self.schedule, self.k)
 
 
-class k_decay(Wrapping):
-    """A schedule that passes slowly at first and fast towards its end. Written `s.k_decay(steps, k)`.
+class k_decay(Wrapping, example="cosine(1, steps=90).k_decay(90, k=2)"):
+    """A schedule whose time runs slowly at first and fast towards its end. Written `s.k_decay(steps, k)`.
 
         eta_t = s(steps * (t / steps) ** k)
 
@@ -166,7 +176,7 @@ class k_decay(Wrapping):
     Args:
         schedule: s.
         steps: its length, in updates.
-        k: > 0; 1 changes nothing, 1.5 to 3 are usual; below 1 the beginning passes fast.
+        k: > 0; 1 changes nothing, 1.5 to 3 are usual; below 1 the time runs fast at first.
 
     >>> schedules.linear(1.0, steps=4).k_decay(4, k=2)(range(6)).tolist()
     [1.0, 0.9375, 0.75, 0.4375, 0.0, 0.0]
@@ -179,12 +189,12 @@ class k_decay(Wrapping):
     steps: int = positive()
     k: float = above(0)
 
-    def _program(self) -> Program:
-        return program.k_decay(self.schedule, self.steps, self.k)
+    def _compiled(self) -> CompiledSchedule:
+        return compiled_schedule.k_decay(self.schedule, self.steps, self.k)
 
 
-class noise(Wrapping):
-    """A schedule whose rates are each off by a random part. Written `s.noise(amount, seed)`.
+class noise(Wrapping, example="cosine(1, steps=90).noise(0.3)"):
+    """A schedule times a random factor at each update. Written `s.noise(amount, seed)`.
 
         eta_t = s(t) * (1 + amount * u)          u uniform in [-1, 1), a hash of (seed, floor(t))
 
@@ -208,11 +218,11 @@ class noise(Wrapping):
     amount: float = share()
     seed: int = seed(default=0)
 
-    def _program(self) -> Program:
-        return program.noisy(self.schedule, self.amount, self.seed)
+    def _compiled(self) -> CompiledSchedule:
+        return compiled_schedule.noise(self.schedule, self.amount, self.seed)
 
 
-class clip(Wrapping):
+class clip(Wrapping, example="cosine(1, steps=90).clip(0.2, 0.8)"):
     """A schedule kept between two rates. Written `s.clip(lo, hi)`.
 
         eta_t = min(max(s(t), lo), hi)
@@ -230,13 +240,13 @@ class clip(Wrapping):
     lo: float = rate()
     hi: float = rate()
 
-    def _program(self) -> Program:
+    def _compiled(self) -> CompiledSchedule:
         if self.lo > self.hi:
             raise ValueError(f"clip: lo must be <= hi, got lo={self.lo}, hi={self.hi}")
-        return program.clip(self.schedule, self.lo, self.hi)
+        return compiled_schedule.clip(self.schedule, self.lo, self.hi)
 
 
-class scale(Schedule):
+class scale(Schedule, example="0.5 * linear(1, steps=90)"):
     """A schedule times a number. Written `s * 0.5` or `0.5 * s`.
 
         eta_t = factor * s(t)
@@ -252,14 +262,14 @@ class scale(Schedule):
     schedule: Schedule = nested()
     factor: float = within(0, inf)
 
-    def _program(self) -> Program:
-        return program.scale(self.schedule, self.factor)
+    def _compiled(self) -> CompiledSchedule:
+        return compiled_schedule.scale(self.schedule, self.factor)
 
     def __repr__(self) -> str:
         return f"{self.schedule!r} * {self.factor!r}"
 
 
-class product(Schedule):
+class product(Schedule, example="cosine(1, steps=90) * sine(0.5, 1, steps=6)"):
     """Two schedules multiplied. Written `s * r`.
 
         eta_t = s(t) * r(t)
@@ -277,8 +287,8 @@ class product(Schedule):
     left: Schedule = nested()
     right: Schedule = nested()
 
-    def _program(self) -> Program:
-        return program.product(self.left, self.right)
+    def _compiled(self) -> CompiledSchedule:
+        return compiled_schedule.product(self.left, self.right)
 
     def __repr__(self) -> str:
         return f"{self.left!r} * {_operand(self.right, scale, product)}"

@@ -1,10 +1,10 @@
-"""Curves that come back: a shape that repeats between two rates, its amplitude shrinking or not.
+"""Cycles: a shape that repeats between two rates, with an amplitude that may shrink.
 
 Those that rise first (triangular, sine, cosine_wave) begin at the lower rate; with `.shift(-steps)` they
 begin at the upper one. Those that restart (saw, sine_saw, cosine_restarts) fall from the upper rate and jump
 back to it.
 
-What multiplies the amplitude, the distance from the rate that stays:
+The amplitude, the distance from the rate that does not change, is multiplied by
 
     amplitude_factor ** cycle * update_factor ** t
 
@@ -13,15 +13,17 @@ the literature calls them.
 """
 from __future__ import annotations
 
+from math import log, pi
 from typing import Any
 
-from fastlr._engine.program import Program
+from fastlr._engine.compiled_schedule import CompiledSchedule
 
 from .base import Curve, Schedule
 from .declaration import positive, rate, share, within
+from .formulas import amplitude, half_sine_squared, mixed, power
 
 
-class triangular(Curve):
+class triangular(Curve, example="triangular(0.1, peak=1, up=10, down=20)"):
     """Rises on a straight line and falls on another, again and again.
 
         eta_t = lr + (peak - lr) * w * a          w = x / up, then (up + down - x) / down
@@ -50,11 +52,18 @@ class triangular(Curve):
     amplitude_factor: float = share(default=1.0)
     update_factor: float = share(default=1.0)
 
+    @staticmethod
+    def _formula(h: Any, xp: Any, t: Any) -> Any:
+        cycle = xp.floor(t / (h.up + h.down))
+        x = t - cycle * (h.up + h.down)
+        w = xp.minimum(x / h.up, (h.up + h.down - x) / h.down)
+        return mixed(h.peak, h.lr, w * amplitude(h, xp, cycle, t))
+
     def _numbers(self) -> dict[str, Any]:
         return {**super()._numbers(), "down": self.up if self.down is None else self.down}
 
 
-class triangular2(Schedule):
+class triangular2(Schedule, example="triangular2(0.1, peak=1, up=12)"):
     """Triangles, each half as high as the last.
 
         eta_t = lr + (peak - lr) * w / 2 ** cycle          as `triangular`
@@ -76,11 +85,11 @@ class triangular2(Schedule):
     up: int = positive()
     down: int | None = positive(default=None)
 
-    def _program(self) -> Program:
+    def _compiled(self) -> CompiledSchedule:
         return triangular(self.lr, self.peak, self.up, self.down, amplitude_factor=0.5)
 
 
-class triangular_exp(Schedule):
+class triangular_exp(Schedule, example="triangular_exp(0.1, peak=1, up=12, factor=0.98)"):
     """Triangles whose height shrinks at every update.
 
         eta_t = lr + (peak - lr) * w * factor ** t          as `triangular`
@@ -106,11 +115,11 @@ class triangular_exp(Schedule):
     factor: float = share()
     down: int | None = positive(default=None)
 
-    def _program(self) -> Program:
+    def _compiled(self) -> CompiledSchedule:
         return triangular(self.lr, self.peak, self.up, self.down, update_factor=self.factor)
 
 
-class sine(Curve):
+class sine(Curve, example="sine(0.1, peak=1, steps=12)"):
     """Rises and falls as the upper half of a sine: a kink at the bottom, round at the top.
 
         eta_t = lr + (peak - lr) * |sin(pi * t / (2 * steps))| * a
@@ -135,8 +144,14 @@ class sine(Curve):
     amplitude_factor: float = share(default=1.0)
     update_factor: float = share(default=1.0)
 
+    @staticmethod
+    def _formula(h: Any, xp: Any, t: Any) -> Any:
+        cycle = xp.floor(t / (2 * h.steps))
+        w = xp.sin(pi / 2 * (t / h.steps - 2 * cycle))
+        return mixed(h.peak, h.lr, w * amplitude(h, xp, cycle, t))
 
-class sine2(Schedule):
+
+class sine2(Schedule, example="sine2(0.1, peak=1, steps=12)"):
     """Half sines, each half as high as the last: `sine` with amplitude_factor=0.5.
 
     Args:
@@ -154,11 +169,11 @@ class sine2(Schedule):
     peak: float = rate()
     steps: int = positive()
 
-    def _program(self) -> Program:
+    def _compiled(self) -> CompiledSchedule:
         return sine(self.lr, self.peak, self.steps, amplitude_factor=0.5)
 
 
-class sine_exp(Schedule):
+class sine_exp(Schedule, example="sine_exp(0.1, peak=1, steps=12, factor=0.98)"):
     """Half sines whose height shrinks at every update: `sine` with update_factor=factor.
 
     Args:
@@ -178,11 +193,11 @@ class sine_exp(Schedule):
     steps: int = positive()
     factor: float = share()
 
-    def _program(self) -> Program:
+    def _compiled(self) -> CompiledSchedule:
         return sine(self.lr, self.peak, self.steps, update_factor=self.factor)
 
 
-class cosine_wave(Curve):
+class cosine_wave(Curve, example="cosine_wave(0.1, peak=1, steps=12)"):
     """Rises and falls as a cosine, round at the bottom and at the top.
 
         eta_t = lr + (peak - lr) * (1 - cos(pi * t / steps)) / 2 * a
@@ -208,8 +223,14 @@ class cosine_wave(Curve):
     amplitude_factor: float = share(default=1.0)
     update_factor: float = share(default=1.0)
 
+    @staticmethod
+    def _formula(h: Any, xp: Any, t: Any) -> Any:
+        cycle = xp.floor(t / (2 * h.steps))
+        w = half_sine_squared(xp, t / h.steps - 2 * cycle)
+        return mixed(h.peak, h.lr, w * amplitude(h, xp, cycle, t))
 
-class cosine_wave2(Schedule):
+
+class cosine_wave2(Schedule, example="cosine_wave2(0.1, peak=1, steps=12)"):
     """Waves, each half as high as the last: `cosine_wave` with amplitude_factor=0.5.
 
     Args:
@@ -227,11 +248,11 @@ class cosine_wave2(Schedule):
     peak: float = rate()
     steps: int = positive()
 
-    def _program(self) -> Program:
+    def _compiled(self) -> CompiledSchedule:
         return cosine_wave(self.lr, self.peak, self.steps, amplitude_factor=0.5)
 
 
-class cosine_wave_exp(Schedule):
+class cosine_wave_exp(Schedule, example="cosine_wave_exp(0.1, peak=1, steps=12, factor=0.98)"):
     """Waves whose height shrinks at every update: `cosine_wave` with update_factor=factor.
 
     Args:
@@ -251,11 +272,11 @@ class cosine_wave_exp(Schedule):
     steps: int = positive()
     factor: float = share()
 
-    def _program(self) -> Program:
+    def _compiled(self) -> CompiledSchedule:
         return cosine_wave(self.lr, self.peak, self.steps, update_factor=self.factor)
 
 
-class saw(Curve):
+class saw(Curve, example="saw(1, steps=24, final=0.1)"):
     """Falls on a straight line and jumps back, again and again.
 
         eta_t = final + (lr - final) * (1 - x / steps) * a          x = t mod steps
@@ -281,8 +302,13 @@ class saw(Curve):
     amplitude_factor: float = share(default=1.0)
     update_factor: float = share(default=1.0)
 
+    @staticmethod
+    def _formula(h: Any, xp: Any, t: Any) -> Any:
+        cycle = xp.floor(t / h.steps)
+        return mixed(h.lr, h.final, (1 - (t / h.steps - cycle)) * amplitude(h, xp, cycle, t))
 
-class saw2(Schedule):
+
+class saw2(Schedule, example="saw2(1, steps=24, final=0.1)"):
     """Teeth, each half as high as the last: `saw` with amplitude_factor=0.5.
 
     Args:
@@ -300,11 +326,11 @@ class saw2(Schedule):
     steps: int = positive()
     final: float = rate(default=0.0)
 
-    def _program(self) -> Program:
+    def _compiled(self) -> CompiledSchedule:
         return saw(self.lr, self.steps, self.final, amplitude_factor=0.5)
 
 
-class saw_exp(Schedule):
+class saw_exp(Schedule, example="saw_exp(1, steps=24, factor=0.98)"):
     """Teeth whose height shrinks at every update: `saw` with update_factor=factor.
 
     Args:
@@ -324,11 +350,11 @@ class saw_exp(Schedule):
     factor: float = share()
     final: float = rate(default=0.0)
 
-    def _program(self) -> Program:
+    def _compiled(self) -> CompiledSchedule:
         return saw(self.lr, self.steps, self.final, update_factor=self.factor)
 
 
-class sine_saw(Curve):
+class sine_saw(Curve, example="sine_saw(1, steps=24, final=0.1)"):
     """Falls as a quarter of a sine and jumps back, again and again.
 
         eta_t = final + (lr - final) * sin(pi / 2 * (1 - x / steps)) * a          x = t mod steps
@@ -354,8 +380,14 @@ class sine_saw(Curve):
     amplitude_factor: float = share(default=1.0)
     update_factor: float = share(default=1.0)
 
+    @staticmethod
+    def _formula(h: Any, xp: Any, t: Any) -> Any:
+        cycle = xp.floor(t / h.steps)
+        w = xp.sin(pi / 2 * (1 - (t / h.steps - cycle)))
+        return mixed(h.lr, h.final, w * amplitude(h, xp, cycle, t))
 
-class sine_saw2(Schedule):
+
+class sine_saw2(Schedule, example="sine_saw2(1, steps=24, final=0.1)"):
     """Teeth, each half as high as the last: `sine_saw` with amplitude_factor=0.5.
 
     Args:
@@ -373,11 +405,11 @@ class sine_saw2(Schedule):
     steps: int = positive()
     final: float = rate(default=0.0)
 
-    def _program(self) -> Program:
+    def _compiled(self) -> CompiledSchedule:
         return sine_saw(self.lr, self.steps, self.final, amplitude_factor=0.5)
 
 
-class sine_saw_exp(Schedule):
+class sine_saw_exp(Schedule, example="sine_saw_exp(1, steps=24, factor=0.98)"):
     """Teeth whose height shrinks at every update: `sine_saw` with update_factor=factor.
 
     Args:
@@ -397,11 +429,11 @@ class sine_saw_exp(Schedule):
     factor: float = share()
     final: float = rate(default=0.0)
 
-    def _program(self) -> Program:
+    def _compiled(self) -> CompiledSchedule:
         return sine_saw(self.lr, self.steps, self.final, update_factor=self.factor)
 
 
-class cosine_restarts(Curve):
+class cosine_restarts(Curve, example="cosine_restarts(1, 14, cycle_factor=2, amplitude_factor=0.8)"):
     """Falls as half a period of the cosine and jumps back, again and again: SGDR.
 
         eta_t = final + (lr - final) * (1 + cos(pi * x / n)) / 2 * a          x = t - begin of the cycle
@@ -432,3 +464,15 @@ class cosine_restarts(Curve):
     cycle_factor: float = within(1, 1000, default=1.0)
     amplitude_factor: float = share(default=1.0)
     update_factor: float = share(default=1.0)
+
+    @staticmethod
+    def _formula(h: Any, xp: Any, t: Any) -> Any:
+        if h.cycle_factor == 1:
+            cycle = xp.floor(t / h.steps)
+            p = t / h.steps - cycle
+        else:
+            # (a millionth of the first cycle later, so that a logarithm that errs at a boundary gives the later cycle)
+            cycle = xp.floor(xp.log1p((t + 1e-6 * h.steps) / h.steps * (h.cycle_factor - 1)) / log(h.cycle_factor))
+            n = h.steps * power(xp, h.cycle_factor, cycle)
+            p = xp.clip((t - (n - h.steps) / (h.cycle_factor - 1)) / n, 0, 1)
+        return mixed(h.lr, h.final, half_sine_squared(xp, 1 - p) * amplitude(h, xp, cycle, t))

@@ -1,12 +1,12 @@
-"""What a schedule's class body is made of: one Field per argument.
+"""The fields of a schedule's class body, one per argument.
 
     class cosine(Curve):
         lr: float = rate()
         steps: int = positive()
         final: float = rate(default=0.0)
 
-is at once the signature, the bounds, the repr, the dict and the documentation. (Not `dataclasses`: it
-compiles source text for each class, half a millisecond at import for every schedule there is.)
+is at once the signature, the bounds, the repr, the dict and the documentation. (Not `dataclasses`: it compiles source
+text for each class, which takes half a millisecond of import per schedule.)
 """
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from math import inf, nan
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
-from fastlr._engine.program import Program
+from fastlr._engine.compiled_schedule import CompiledSchedule
 
 if TYPE_CHECKING:
     from inspect import Signature
@@ -26,7 +26,7 @@ REQUIRED: Any = object()
 class Field:
     """One argument: its keyword, its default, and which values it takes. Read from an instance, its value."""
 
-    __slots__ = ("convert", "default", "holds", "in_struct", "keyword", "position", "requirement")
+    __slots__ = ("convert", "default", "holds", "in_struct", "keyword", "position", "requirement", "shown_by_default")
 
     def __init__(
         self,
@@ -37,9 +37,11 @@ class Field:
         default: Any = REQUIRED,
         alias: str | None = None,
         in_struct: bool = False,
+        shown_by_default: bool = True,
     ) -> None:
         self.requirement, self.convert, self.holds = requirement, convert, holds
         self.default, self.keyword, self.in_struct = default, alias or "", in_struct
+        self.shown_by_default = shown_by_default
         self.position = -1
 
     def __set_name__(self, owner: type, name: str) -> None:
@@ -59,7 +61,7 @@ class Field:
 
 
 def _float(value: Any) -> Any:
-    if type(value) is float:           # (the usual types first: asking the abstract classes takes 1 us)
+    if type(value) is float:           # (the usual types first: the abstract classes take 1 us)
         return value + 0.0
     if not isinstance(value, Real) or isinstance(value, bool):
         return NotImplemented
@@ -121,12 +123,12 @@ def natural(*, default: Any = REQUIRED) -> Any:
 
 
 def seed(*, default: Any = REQUIRED) -> Any:
-    """What chooses random numbers: an integer of 64 bits."""
+    """The seed of random numbers: an integer of 64 bits."""
     return Field("an integer from 0 to 2**64 - 1", _int, lambda n: 0 <= n < 2**64, default=default)
 
 
 def count(who: str, keyword: str, value: Any) -> int:
-    """A method's argument that must be a positive integer."""
+    """An argument of a method that must be a positive integer."""
     field: Field = positive(alias=keyword)
     kept: int = field.accept(who, value)
     return kept
@@ -137,11 +139,11 @@ def integer(*, default: Any = REQUIRED) -> Any:
     return Field("an integer", _int, lambda n: -(2**53) <= n <= 2**53, default=default)
 
 
-def flag(*, default: Any = REQUIRED) -> Any:
+def flag(*, default: Any = REQUIRED, shown_by_default: bool = True) -> Any:
     """True or False."""
     def convert(value: Any) -> Any:
         return value if isinstance(value, bool) else NotImplemented
-    return Field("True or False", convert, default=default, in_struct=True)
+    return Field("True or False", convert, default=default, in_struct=True, shown_by_default=shown_by_default)
 
 
 def one_of(*options: str, default: Any = REQUIRED) -> Any:
@@ -156,13 +158,13 @@ def one_of(*options: str, default: Any = REQUIRED) -> Any:
 
 def nested() -> Any:
     """Another schedule."""
-    return Field("a schedule", lambda x: x if isinstance(x, Program) else NotImplemented)
+    return Field("a schedule", lambda x: x if isinstance(x, CompiledSchedule) else NotImplemented)
 
 
 def several_schedules() -> Any:
     """One schedule or more, in a sequence."""
     def convert(value: Any) -> Any:
-        several = isinstance(value, Sequence) and all(isinstance(x, Program) for x in value)
+        several = isinstance(value, Sequence) and all(isinstance(x, CompiledSchedule) for x in value)
         return tuple(value) if several else NotImplemented
     return Field("a sequence of schedules", convert, lambda several: len(several) > 0)
 
@@ -222,7 +224,7 @@ def unknown(what: str, word: Any, known: Mapping[str, Any]) -> str:
 
 
 class LazySignature:
-    """`inspect.signature(cosine)`, made when somebody asks."""
+    """`inspect.signature(cosine)`, made at the first use."""
 
     def __get__(self, instance: Any, owner: Any) -> Signature:
         from inspect import Parameter, Signature

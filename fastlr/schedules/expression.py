@@ -1,4 +1,4 @@
-"""Schedules written as text, for people: read as a grammar of its own, never evaluated as Python.
+"""Schedules from text: a grammar of its own, read from Python's syntax tree and never evaluated as Python.
 
     cosine(1e-3, steps=1000).warmup(50) * 0.5
 """
@@ -9,11 +9,12 @@ from collections.abc import Callable
 from math import inf
 from typing import Any
 
-from .base import REGISTRY, Schedule
+from .base import Schedule
 from .declaration import unknown
+from .registry import REGISTRY
 
-LENGTH = 10_000            # characters
-DEPTH = 100                # what is nested in what
+LENGTH = 10_000            # the most characters
+DEPTH = 100                # the most levels of nesting
 METHODS = ("warmup", "then", "clip", "shift", "every", "k_decay", "noise", "momentum")
 
 ARITHMETIC: dict[type[ast.operator], Callable[[float, float], float]] = {
@@ -21,7 +22,7 @@ ARITHMETIC: dict[type[ast.operator], Callable[[float, float], float]] = {
     ast.Sub: lambda a, b: a - b,
     ast.Mult: lambda a, b: a * b,
     ast.Div: lambda a, b: a / b,
-    ast.Pow: lambda a, b: float(a) ** float(b),          # of floats: of integers it could take for ever
+    ast.Pow: lambda a, b: float(a) ** float(b),          # of floats: integers could grow without limit
 }
 
 
@@ -46,7 +47,7 @@ def parse(text: str) -> Schedule:
         raise ValueError(f"expression: {reason}{where}: {excerpt(text)}") from None
     try:
         made = value(tree.body, DEPTH)
-    except RecursionError:                     # in showing what is not allowed
+    except RecursionError:                     # in unparsing what is not allowed
         raise ValueError(f"expression: nested at most {DEPTH} deep") from None
     if not isinstance(made, Schedule):
         raise ValueError(f"expression: expected a schedule, got {excerpt(repr(made))}")
@@ -54,7 +55,7 @@ def parse(text: str) -> Schedule:
 
 
 def value(node: ast.expr, depth: int) -> Any:
-    """What a piece of the expression stands for: a schedule, a number, a word or a list."""
+    """The value of a part of the expression: a schedule, a number, a word or a list."""
     if depth == 0:
         raise ValueError(f"expression: nested at most {DEPTH} deep")
     if isinstance(node, ast.Constant) and (node.value is None or type(node.value) in (int, float, str, bool)):
@@ -115,7 +116,7 @@ def called(node: ast.Call, depth: int) -> Schedule:
 
 
 def checked(make: Callable[[], Schedule]) -> Schedule:
-    """What a schedule's own check refuses, as this module's error."""
+    """A schedule; a TypeError of its own check as a ValueError."""
     try:
         return make()
     except TypeError as error:

@@ -1,6 +1,7 @@
-"""Schedules to and from other frameworks, none of which is imported before it is asked for."""
+"""Schedules from torch schedulers: exact, or refused with what to write instead. torch itself is not imported here."""
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable
 from functools import reduce
 from operator import mul
@@ -8,144 +9,99 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .base import Schedule, from_dict
+from .base import Schedule
 from .composition import join
-from .curves import constant, cosine, geometric, linear, polynomial, step_decay
 from .cycles import cosine_restarts, cosine_wave, triangular
+from .endless import constant, geometric, step_decay
+from .finite import cosine, linear, polynomial
 from .phases import one_cycle, piecewise_constant
-from .traced import traced
 
 if TYPE_CHECKING:
-    from torch.optim import Optimizer
     from torch.optim.lr_scheduler import LRScheduler
-
-
-def to_torch(schedule: Schedule, optimizer: Optimizer, last_epoch: int = -1,
-             momentum: Schedule | None = None) -> LRScheduler:
-    """A torch scheduler that sets the rate of every group to the schedule's, absolutely, at every `step()`.
-
-    A group with an entry "lr_scale" gets that multiple of it, as in timm. What was in `lr` before does not matter, nor
-    in which order optimizer and scheduler are loaded: the rate is a function of the count of steps alone.
-
-    `momentum`, another schedule as ``one_cycle(...).momentum()``, sets each group's "momentum", or the first of its
-    "betas", as torch's OneCycleLR and CyclicLR do with cycle_momentum=True; a ValueError if a group has neither.
-    """
-    from torch.optim.lr_scheduler import LRScheduler
-
-    if momentum is not None:
-        for k, group in enumerate(optimizer.param_groups):
-            if "betas" not in group and "momentum" not in group:
-                raise ValueError(f"to_torch: momentum is given, but group {k} of {type(optimizer).__name__} has "
-                                 f"neither momentum nor betas; leave it out")
-
-    class Scheduled(LRScheduler):  # type: ignore[misc, unused-ignore]
-        def __init__(self) -> None:
-            for group in optimizer.param_groups:
-                group.setdefault("initial_lr", group["lr"])
-            super().__init__(optimizer, last_epoch)
-
-        def get_lr(self) -> Any:
-            rate = schedule(max(self.last_epoch, 0))
-            self._set_momentum()
-            return [rate * group.get("lr_scale", 1.0) for group in self.optimizer.param_groups]
-
-        _get_closed_form_lr = get_lr
-
-        def _set_momentum(self) -> None:
-            if momentum is not None:
-                value = float(momentum(max(self.last_epoch, 0)))
-                for group in self.optimizer.param_groups:
-                    if "betas" in group:
-                        group["betas"] = (value, *group["betas"][1:])
-                    else:
-                        group["momentum"] = value
-
-        def state_dict(self) -> dict[str, Any]:
-            saved: dict[str, Any] = {"last_epoch": self.last_epoch, "schedule": schedule.to_dict()}
-            return saved | ({"momentum": momentum.to_dict()} if momentum is not None else {})
-
-        def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-            nonlocal schedule, momentum
-            schedule = from_dict(state_dict["schedule"])
-            momentum = from_dict(state_dict["momentum"]) if "momentum" in state_dict else None
-            self.last_epoch = state_dict["last_epoch"]
-            self._step_count = self.last_epoch + 1
-            self._last_lr = self.get_lr()
-            for group, rate in zip(self.optimizer.param_groups, self._last_lr, strict=True):
-                group["lr"] = rate
-
-    return Scheduled()
-
-
-def to_optax(schedule: Schedule) -> Callable[[Any], Any]:
-    """An optax schedule: a function of the count, traceable under jit, vmap and grad.
-
-    It computes with the same formulas in jax's own number type. In float32 the count itself has 24 bits: a rate differs
-    from the schedule's by about 1e-6 of the largest one. A negative count is not refused, and where a part with
-    end="error" is over, the rate is NaN: nothing can raise under jit.
-    """
-    from jax import numpy
-
-    function = traced(schedule, numpy)
-
-    def rate(count: Any) -> Any:
-        return function(numpy.asarray(count, dtype=float))
-
-    return rate
-
-
-def to_keras(schedule: Schedule) -> Any:
-    """A Keras LearningRateSchedule, saved and loaded with the model.
-
-    Keras counts batches, not updates: with `gradient_accumulation_steps=k` give it `schedule.every(k).to_keras()`.
-    """
-    import keras
-
-    return keras_class(keras)(schedule.to_dict())
-
-
-def keras_class(keras: Any, made: dict[str, Any] = {}) -> Any:  # noqa: B006  (what remembers the one class)
-    if "class" not in made:
-
-        @keras.saving.register_keras_serializable(package="fastlr")
-        class Scheduled(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc, unused-ignore]
-            def __init__(self, schedule: dict[str, Any]) -> None:
-                super().__init__()
-                self.schedule = from_dict(schedule)
-                self._function = traced(self.schedule, keras.ops)
-
-            def __call__(self, step: Any) -> Any:
-                return self._function(keras.ops.cast(step, keras.config.floatx()))
-
-            def get_config(self) -> dict[str, Any]:
-                return {"schedule": self.schedule.to_dict()}
-
-        made["class"] = Scheduled
-    return made["class"]
 
 
 def from_torch(scheduler: LRScheduler, group: int = 0) -> Schedule:
-    """The schedule that a torch scheduler follows, as a function of the count of its steps since it was made.
+    """The schedule that a torch scheduler follows, as a function of the count of its steps, its `last_epoch`.
 
     Exact for every scheduler of torch.optim, one rate of `group` after the other; also beyond the end, where
-    CosineAnnealingLR climbs again (`cosine` does not) but for OneCycleLR, which is held where torch raises.
-    A scheduler that calls a Python function, or waits for a metric, has no closed form: a TypeError says what to use.
+    CosineAnnealingLR climbs again (`cosine` does not) but for OneCycleLR, which is held where torch raises, and for
+    CosineAnnealingLR in a ChainedScheduler, where a t after its T_max is a ValueError.
+    A TypeError says what to use for what has no closed form: a scheduler that calls a Python function, or waits for a
+    metric; a composite inside another; one whose rate is not what its steps give, as after `optimizer.param_groups[0]
+    ["lr"] = x` or a step of one part alone.
 
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         from_torch(torch.optim.lr_scheduler.StepLR(optimizer, step_size=30))
         step_decay(lr=0.1, every=30, factor=0.1)
     """
-    factor = FROM_TORCH.get(type(scheduler).__name__)
+    made = _converted(scheduler, group)
+    _check_rate(scheduler, made, group)
+    return made
+
+
+def _converted(scheduler: Any, group: int) -> Schedule:
+    name = type(scheduler).__name__
+    factor = FROM_TORCH.get(name)
     if factor is None or not type(scheduler).__module__.startswith("torch.optim"):
-        name = type(scheduler).__name__
         cure = CURES.get(name, "write it with the curves of fastlr.schedules")
         raise TypeError(f"from_torch: {name} has no closed form: {cure}")
     made: Schedule = factor(scheduler, group)
     return made
 
 
+def _check_rate(scheduler: Any, made: Schedule, group: int) -> None:
+    """TypeError if the optimizer's rate is not that of the scheduler's steps."""
+    name, t = type(scheduler).__name__, _steps(scheduler)
+    if name == "OneCycleLR" and t >= scheduler.total_steps:
+        return                         # (after its end, where it climbs once more)
+    rate = float(scheduler.optimizer.param_groups[group]["lr"])
+    try:
+        due = made(t)
+    except ValueError as error:
+        raise TypeError(f"from_torch: {name} is at step {t}, where it has no closed form: {error}") from None
+    # (torch's recursion drifts by 5e-11 in 1e5 steps)
+    if not abs(rate - due) <= 1e-9 * max(abs(rate), due, _base(scheduler, group)):
+        raise TypeError(f"from_torch: {name} is at step {t}, where its rate is {due:.6g}, but the optimizer's is "
+                        f"{rate:.6g}: one of them was set by hand; convert a scheduler that was only stepped")
+
+
+def _steps(scheduler: Any) -> int:
+    """The steps made; TypeError if the parts of a composite disagree."""
+    name = type(scheduler).__name__
+    if name == "ChainedScheduler":
+        counts = {part.last_epoch for part in scheduler._schedulers}
+        if len(counts) > 1:
+            raise TypeError(f"from_torch: the parts of a ChainedScheduler must have made as many steps, got "
+                            f"{sorted(counts)}; step the ChainedScheduler alone")
+        return int(counts.pop())
+    t = int(scheduler.last_epoch)
+    if name == "SequentialLR":
+        ends, now = [*scheduler._milestones, t + 1], bisect_right(scheduler._milestones, t)
+        begins = [0, *scheduler._milestones]
+        for k, part in enumerate(scheduler._schedulers):
+            due = -1 if k > now else min(ends[k], t + 1) - 1 - begins[k]
+            if part.last_epoch != due:
+                raise TypeError(f"from_torch: {type(part).__name__}, part {k} of a SequentialLR at step {t}, must have "
+                                f"made {due} steps, got {part.last_epoch}; step the SequentialLR alone")
+    return t
+
+
 def _base(s: Any, group: int) -> float:
-    return float(s.base_lrs[group])
+    """The rate that a scheduler starts from; of a composite, its first part's."""
+    return float(s.base_lrs[group]) if hasattr(s, "base_lrs") else _base(s._schedulers[0], group)
+
+
+def _step(s: Any, g: int) -> Schedule:
+    return step_decay(_base(s, g), _length(s, "step_size"), s.gamma)
+
+
+def _length(s: Any, keyword: str) -> int:
+    """A length by which torch divides."""
+    value: int = getattr(s, keyword)
+    if value == 0:
+        raise TypeError(f"from_torch: {type(s).__name__} with {keyword}=0 divides by zero in torch, at its first step: "
+                        f"{keyword} must be a positive integer")
+    return value
 
 
 def _multi_step(s: Any, g: int) -> Schedule:
@@ -156,19 +112,28 @@ def _multi_step(s: Any, g: int) -> Schedule:
 
 
 def _constant(s: Any, g: int) -> Schedule:
-    if s.total_iters == 0:
-        return constant(_base(s, g))
+    if s.total_iters == 0:             # torch applies the factor at step 0, and takes it back at a later step 0 only
+        return constant(_base(s, g) * s.factor)
+    if s.factor == 0:
+        raise TypeError("from_torch: ConstantLR with factor=0 divides by zero in torch, after total_iters steps: "
+                        "use `constant(0).then(schedule, at=total_iters)`")
     return piecewise_constant([_base(s, g) * s.factor, _base(s, g)], [s.total_iters])
 
 
 def _linear(s: Any, g: int) -> Schedule:
-    final = _base(s, g) * s.end_factor
-    return linear(_base(s, g) * s.start_factor, s.total_iters, final) if s.total_iters else constant(final)
+    first = _base(s, g) * s.start_factor
+    if s.total_iters == 0:             # torch applies start_factor at step 0, and no later step changes the rate
+        return constant(first)
+    return linear(first, s.total_iters, _base(s, g) * s.end_factor)
+
+
+def _polynomial(s: Any, g: int) -> Schedule:
+    return polynomial(_base(s, g), s.total_iters, s.power) if s.total_iters else constant(_base(s, g))
 
 
 def _cosine_annealing(s: Any, g: int) -> Schedule:
-    # (a cosine_wave rises first; half a period later it is at its top)
-    return cosine_wave(float(s.eta_min), peak=_base(s, g), steps=s.T_max).shift(-s.T_max)
+    # (a cosine_wave rises first; half a period later it is at its peak)
+    return cosine_wave(float(s.eta_min), peak=_base(s, g), steps=_length(s, "T_max")).shift(-s.T_max)
 
 
 def _restarts(s: Any, g: int) -> Schedule:
@@ -204,36 +169,51 @@ def _swa(s: Any, g: int) -> Schedule:
 
 
 def _sequential(s: Any, g: int) -> Schedule:
-    pieces = [from_torch(part, g) for part in s._schedulers]
-    begins = list(s._milestones)
-    while begins and begins[0] == 0:               # milestones=[0] skips the first one
-        pieces, begins = pieces[1:], begins[1:]
-    return join(pieces, begins)
+    skipped = bisect_right(s._milestones, 0)       # milestones=[0] skips the first one
+    for k, part in enumerate(s._schedulers):
+        name = type(part).__name__
+        if name in COMPOSITES or name == "SWALR":
+            raise TypeError(f"from_torch: {name} in a SequentialLR depends on when it was made: "
+                            "make it of its parts, `s.then(r, at=n)` or `s * r`")
+        if k > skipped and getattr(part, "total_iters", 1) == 0:
+            raise TypeError(f"from_torch: {name} with total_iters=0 in a SequentialLR depends on its place: "
+                            "leave it out")
+    return join([_converted(part, g) for part in s._schedulers[skipped:]], s._milestones[skipped:])
 
 
 def _chained(s: Any, g: int) -> Schedule:
-    base, factors = 1.0, []
+    if len(s._schedulers) == 1 and type(s._schedulers[0]).__name__ not in COMPOSITES:
+        return _converted(s._schedulers[0], g)
+    factors: list[Schedule] = []
+    before = ""
     for part in s._schedulers:
-        name, schedule = type(part).__name__, from_torch(part, g)
-        if name in OVERWRITING:                    # it does not look at the rate it finds
-            base, factors = 1.0, [schedule]
-            continue
-        if (name == "CosineAnnealingLR" and part.eta_min != 0) or name in ("SequentialLR", "SWALR"):
+        name = type(part).__name__
+        if name in (*COMPOSITES, "SWALR") or (name == "CosineAnnealingLR" and part.eta_min != 0):
             raise TypeError(f"from_torch: {name} in a ChainedScheduler depends on what the others did: "
                             "multiply schedules instead, `s * r`")
+        if before and name not in OVERWRITING:     # (what it multiplies is overwritten at the next step)
+            raise TypeError(f"from_torch: {name} after {before} in a ChainedScheduler changes single rates only: "
+                            "leave it out, or multiply schedules, `s * r`")
+        schedule = _converted(part, g)
+        if name in OVERWRITING:                    # it does not read the rate of the others
+            before, factors = name, [schedule]
+            continue
+        if name == "CosineAnnealingLR":            # after T_max torch adds to a rate of 0, without the others' factors
+            schedule = cosine(_base(part, g), part.T_max, end="error")
         base = _base(part, g)
-        factors.append(schedule * (1 / base) if factors else schedule)
+        factors.append(schedule if not factors else constant(0.0) if base == 0 else schedule * (1 / base))
     return reduce(mul, factors)
 
 
+COMPOSITES = ("SequentialLR", "ChainedScheduler")
 OVERWRITING = ("CosineAnnealingWarmRestarts", "CyclicLR", "OneCycleLR")
 FROM_TORCH: dict[str, Callable[[Any, int], Schedule]] = {
-    "StepLR": lambda s, g: step_decay(_base(s, g), s.step_size, s.gamma),
+    "StepLR": _step,
     "MultiStepLR": _multi_step,
     "ConstantLR": _constant,
     "LinearLR": _linear,
     "ExponentialLR": lambda s, g: geometric(_base(s, g), s.gamma),
-    "PolynomialLR": lambda s, g: polynomial(_base(s, g), s.total_iters, s.power),
+    "PolynomialLR": _polynomial,
     "CosineAnnealingLR": _cosine_annealing,
     "CosineAnnealingWarmRestarts": _restarts,
     "CyclicLR": _cyclic,

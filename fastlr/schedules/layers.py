@@ -20,7 +20,7 @@ def layerwise(
         layer: name -> what its layer is called; names of one layer share a factor. Not given: all before the last
             dot, so that "fc1.weight" and "fc1.bias" are one layer.
 
-    For an optimizer's `lr_scale`; every schedule and every hyper-parameter stays what it is:
+    For an optimizer's `lr_scale`; schedules and hyper-parameters do not change:
 
     >>> layerwise(["emb.w", "fc1.w", "fc1.b", "out.w"], decay=0.5)
     {'emb.w': 0.25, 'fc1.w': 0.5, 'fc1.b': 0.5, 'out.w': 1.0}

@@ -1,17 +1,18 @@
-"""Schedules in phases: what the literature gives a name of its own, made of the curves and joined."""
+"""Schedules in phases that have a name of their own in the literature, joined from the curves."""
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, Literal
 
-from fastlr._engine import program
-from fastlr._engine.program import Program
+from fastlr._engine import compiled_schedule
+from fastlr._engine.compiled_schedule import CompiledSchedule
 
-from .base import REGISTRY, Schedule
+from .base import Schedule
 from .composition import join
-from .curves import constant, cosine, inverse_power, linear, log_linear, one_minus_sqrt, one_minus_square
 from .declaration import above, boundaries, flag, natural, one_of, positive, rate, several_rates, within
+from .endless import constant, inverse_power
+from .finite import cosine, linear, log_linear, one_minus_sqrt, one_minus_square
 
 FALLS: dict[str, type[Schedule]] = {
     "linear": linear,
@@ -23,15 +24,22 @@ FALLS: dict[str, type[Schedule]] = {
 Shape = Literal["linear", "cosine", "1-sqrt", "square", "exponential"]
 
 
-def through(points: Sequence[tuple[float, float]], shape: str) -> Program:
-    """The curve through these (t, rate), by straight or cosine pieces; its times need not be whole."""
-    struct: Any = program.curve[shape.capitalize()]
-    pairs = list(pairwise(points))
-    pieces = [struct({"lr": low, "steps": end - begin, "final": high}) for (begin, low), (end, high) in pairs]
-    return program.join(pieces, [begin for (begin, _), _ in pairs[1:]])
+def through(points: Sequence[tuple[float, float]], shape: str) -> CompiledSchedule:
+    """The curve through these (t, rate), by linear or cosine pieces; the times need not be whole.
+
+    A piece that takes no time, or would end before it begins, is left out; a piece may begin before t = 0.
+    """
+    pairs = [(begin, end) for begin, end in pairwise(points) if end[0] > begin[0]]
+    if not pairs:
+        return constant(points[-1][1])
+    pieces = [compiled_schedule.curve(shape, {"lr": low, "steps": end - begin, "final": high})
+              for (begin, low), (end, high) in pairs]
+    if pairs[0][0][0] != 0:
+        pieces[0] = compiled_schedule.shift(pieces[0], pairs[0][0][0])
+    return compiled_schedule.join(pieces, [begin for (begin, _), _ in pairs[1:]])
 
 
-class piecewise_constant(Schedule):
+class piecewise_constant(Schedule, example="piecewise_constant([1, 0.3, 0.6], at=[30, 60])"):
     """One rate after the other.
 
         eta_t = values[i]          at[i - 1] <= t < at[i]
@@ -50,14 +58,14 @@ class piecewise_constant(Schedule):
     values: Sequence[float] = several_rates()
     at: Sequence[int] = boundaries()
 
-    def _program(self) -> Program:
+    def _compiled(self) -> CompiledSchedule:
         if len(self.at) != len(self.values) - 1:
             counts = f"{len(self.at)} for {len(self.values)}"
             raise ValueError(f"piecewise_constant: at must have one entry fewer than values, got {counts}")
         return join([constant(value) for value in self.values], self.at)
 
 
-class piecewise_linear(Schedule):
+class piecewise_linear(Schedule, example="piecewise_linear([0, 1, 0.2, 0], at=[20, 60, 90])"):
     """Straight lines from rate to rate.
 
         eta_0 = values[0],   eta_{at[i]} = values[i + 1],   straight between, and the last rate for ever
@@ -77,14 +85,14 @@ class piecewise_linear(Schedule):
     values: Sequence[float] = several_rates()
     at: Sequence[int] = boundaries()
 
-    def _program(self) -> Program:
+    def _compiled(self) -> CompiledSchedule:
         if len(self.at) != len(self.values) - 1 or not self.at:
             counts = f"{len(self.at)} for {len(self.values)}"
             raise ValueError(f"piecewise_linear: at must have one entry fewer than values, and one, got {counts}")
         return through(list(zip((0, *self.at), self.values, strict=True)), "linear")
 
 
-class wsd(Schedule):
+class wsd(Schedule, example="wsd(1, 10, 50, 30, shape='1-sqrt')"):
     """Warmup, stable, decay: rises, stays, falls.
 
         linear from 0 to lr, for warmup_steps
@@ -98,7 +106,7 @@ class wsd(Schedule):
         lr: the rate that is held.
         warmup_steps: updates of the rise, may be 0.
         stable_steps: updates at lr, may be 0; make it longer at will, the rates before do not change.
-        decay_steps: updates of the fall.
+        decay_steps: updates of the fall; 0: none, lr is held for ever.
         final: the rate after the fall.
         shape: "linear", "cosine", "1-sqrt", "square" or "exponential".
 
@@ -113,29 +121,30 @@ class wsd(Schedule):
     lr: float = rate()
     warmup_steps: int = natural()
     stable_steps: int = natural()
-    decay_steps: int = positive()
+    decay_steps: int = natural()
     final: float = rate(default=0.0)
     shape: Shape = one_of(*FALLS, default="linear")
 
-    def _program(self) -> Program:
-        if self.shape == "exponential" and not (self.lr > 0 and self.final > 0):
-            got = f"lr={self.lr}, final={self.final}"
-            raise ValueError(f"wsd: lr and final must be > 0 for shape='exponential', got {got}")
-        whole: Schedule = FALLS[self.shape](self.lr, steps=self.decay_steps, final=self.final)
-        if self.stable_steps:
-            whole = constant(self.lr).then(whole, at=self.stable_steps)
+    def _compiled(self) -> CompiledSchedule:
+        whole: Schedule = constant(self.lr)
+        if self.decay_steps:
+            if self.shape == "exponential" and not (self.lr > 0 and self.final > 0):
+                got = f"lr={self.lr}, final={self.final}"
+                raise ValueError(f"wsd: lr and final must be > 0 for shape='exponential', got {got}")
+            fall: Schedule = FALLS[self.shape](self.lr, steps=self.decay_steps, final=self.final)
+            whole = whole.then(fall, at=self.stable_steps) if self.stable_steps else fall
         return whole.warmup(self.warmup_steps) if self.warmup_steps else whole
 
 
-class knee(Schedule):
-    """Explores at a high rate, then falls on a straight line to exploit.
+class knee(Schedule, example="knee(1, explore_steps=50, exploit_steps=40)"):
+    """Stays at a high rate, then falls on a straight line: explore, then exploit.
 
         linear from 0 to lr, for warmup_steps;   lr, for explore_steps;   linear to final, for exploit_steps
 
     Args:
         lr: the rate of the exploration.
         explore_steps: updates at lr, may be 0.
-        exploit_steps: updates of the fall.
+        exploit_steps: updates of the fall; 0: none, lr is held for ever.
         warmup_steps: updates of the rise before.
         final: the rate after the fall.
 
@@ -148,15 +157,15 @@ class knee(Schedule):
 
     lr: float = rate()
     explore_steps: int = natural()
-    exploit_steps: int = positive()
+    exploit_steps: int = natural()
     warmup_steps: int = natural(default=0)
     final: float = rate(default=0.0)
 
-    def _program(self) -> Program:
+    def _compiled(self) -> CompiledSchedule:
         return wsd(self.lr, self.warmup_steps, self.explore_steps, self.exploit_steps, self.final)
 
 
-class robbins_monro(Schedule):
+class robbins_monro(Schedule, example="robbins_monro(1, power=0.75, timescale=4)"):
     """Falls so that its sum diverges and the sum of its squares does not: what stochastic approximation
     needs.
 
@@ -178,7 +187,7 @@ class robbins_monro(Schedule):
     power: float = within(0, 2, default=1.0)
     timescale: float = above(0, default=1.0)
 
-    def _program(self) -> Program:
+    def _compiled(self) -> CompiledSchedule:
         if not 0.5 < self.power <= 1:
             raise ValueError(f"robbins_monro: power must be in (0.5, 1], got {self.power}; for others: inverse_power")
         if 1 / self.timescale == float("inf"):
@@ -186,7 +195,7 @@ class robbins_monro(Schedule):
         return inverse_power(self.lr, decay=1 / self.timescale, power=self.power)
 
 
-class range_test(Schedule):
+class range_test(Schedule, example="range_test(0.01, final=1, steps=90)"):
     """Sweeps the rates that a learning-rate range test tries: `steps` of them, the lowest and the highest
     included.
 
@@ -212,26 +221,29 @@ class range_test(Schedule):
     steps: int = positive(default=100)
     kind: Literal["exponential", "linear"] = one_of("exponential", "linear", default="exponential")
 
-    def _program(self) -> Program:
+    def _compiled(self) -> CompiledSchedule:
         if self.steps < 2:
             raise ValueError(f"range_test: steps must be 2 or more, got {self.steps}")
         return (log_linear if self.kind == "exponential" else linear)(self.lr, self.steps - 1, self.final)
 
 
-def turning_points(schedule: Any) -> list[float]:
-    """Where the phases of a one-cycle end; ValueError if the first would take no time."""
+def phase_ends(schedule: Any) -> list[float]:
+    """The times at which the phases of a one-cycle end; ValueError if one ended after the last update.
+
+    One that ends before the first update (a few steps, or pct_start=0) is left out, as torch leaves it out.
+    """
     n, rise, who = schedule.steps, schedule.pct_start, type(schedule).__name__
     if schedule.convention == "torch":
         ends = [rise * n - 1, n - 1] if not schedule.three_phase else [rise * n - 1, 2 * rise * n - 2, n - 1]
     else:
         ends = [int(rise * n), n] if not schedule.three_phase else [int(rise * n), 2 * int(rise * n), n]
-    if not all(low < high for low, high in zip([0, *ends], ends, strict=False)):
+    if any(end > 0 and end >= after for end, after in pairwise(ends)):
         raise ValueError(f"{who}: every phase must take some time; with steps={n}, pct_start={rise}, "
                          f"three_phase={schedule.three_phase} they end at t={ends}")
     return ends
 
 
-class one_cycle(Schedule):
+class one_cycle(Schedule, example="one_cycle(1, steps=90)"):
     """Rises from a low rate to a high one, then falls far below the first.
 
         lr / div_factor -> lr -> lr / div_factor / final_div_factor
@@ -269,12 +281,12 @@ class one_cycle(Schedule):
     three_phase: bool = flag(default=False)
     convention: Literal["torch", "optax"] = one_of("torch", "optax", default="torch")
 
-    def _program(self) -> Program:
+    def _compiled(self) -> CompiledSchedule:
         first = self.lr / self.div_factor
         rates = [first, self.lr, first / self.final_div_factor]
         if self.three_phase:
             rates.insert(2, first)
-        return through(list(zip([0, *turning_points(self)], rates, strict=True)), self.shape)
+        return through(list(zip([0, *phase_ends(self)], rates, strict=True)), self.shape)
 
     def momentum(self, high: float = 0.95, low: float = 0.85) -> Schedule:
         """The momentum that goes with it: low where the rate is high.
@@ -283,11 +295,11 @@ class one_cycle(Schedule):
         >>> rate.momentum()([0, 29, 99]).tolist()
         [0.95, 0.85, 0.95]
         """
-        return REGISTRY["one_cycle_momentum"](
+        return one_cycle_momentum(
             self.steps, high, low, self.pct_start, self.shape, self.three_phase, self.convention)
 
 
-class one_cycle_momentum(Schedule):
+class one_cycle_momentum(Schedule, example="one_cycle(1, steps=90).momentum()"):
     """Falls while the rate of a `one_cycle` rises, and rises while it falls. Written `s.momentum()`.
 
         high -> low -> high
@@ -316,7 +328,7 @@ class one_cycle_momentum(Schedule):
     three_phase: bool = flag(default=False)
     convention: Literal["torch", "optax"] = one_of("torch", "optax", default="torch")
 
-    def _program(self) -> Program:
-        ends = turning_points(self)
+    def _compiled(self) -> CompiledSchedule:
+        ends = phase_ends(self)
         values = [self.high, self.low] + [self.high] * (len(ends) - 1)
         return through(list(zip([0, *ends], values, strict=True)), self.shape)

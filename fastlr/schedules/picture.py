@@ -1,4 +1,4 @@
-"""Schedules as SVG: a line and what it takes to read it, written by hand so that nothing need be installed."""
+"""Schedules as SVG: a line, its axes and their numbers; no other package is needed."""
 from __future__ import annotations
 
 from math import isfinite, log, sqrt
@@ -6,23 +6,19 @@ from typing import Any
 
 import numpy as np
 
-from fastlr._engine.program import Program
-
-from .base import REGISTRY, Curve
+from fastlr._engine.compiled_schedule import CURVE_FIELDS, CompiledSchedule
 
 LINE, INK, FAINT = "#1f6feb", "#57606a", "#d0d7de"
 
 
-def horizon(schedule: Program) -> int:
-    """How many updates show what a schedule does: to its end and a little further, or a few of its cycles."""
-    parts = schedule._parts()
-    keywords = {cls._struct(): [k for k, field in cls._fields.items() if field.in_struct]
-                for cls in REGISTRY.values() if issubclass(cls, Curve)}
+def horizon(schedule: CompiledSchedule) -> int:
+    """How many updates to draw: to the end and a little further, or a few cycles."""
+    nodes = schedule._nodes()
 
     def of(i: int) -> float:
-        kind, left, right, struct, h = parts[i]
+        kind, left, right, curve, h = nodes[i]
         if kind == "curve":
-            return length(dict(zip(keywords[struct], h, strict=False)))
+            return length(dict(zip(CURVE_FIELDS[curve], h, strict=False)))
         if kind == "branch":
             return max(h[0], of(left), of(right))
         if kind == "product":
@@ -34,7 +30,7 @@ def horizon(schedule: Program) -> int:
 
 
 def length(numbers: dict[str, float]) -> float:
-    """The updates in which a curve of these numbers does most of what it does."""
+    """About how many updates a curve with these numbers needs to reach its end, or to show its shape."""
     get = numbers.get
     if "up" in numbers:
         return 3 * (numbers["up"] + numbers["down"])
@@ -55,7 +51,7 @@ def length(numbers: dict[str, float]) -> float:
 
 
 def sampled(schedule: Any, n: int, most: int = 600) -> tuple[Any, Any]:
-    """Times from 0 to n - 1 and the rates there, where there are any."""
+    """Times from 0 to n - 1 and the rates there, up to the first time that has none."""
     t = np.unique(np.linspace(0, n - 1, min(n, most)).round())
     try:
         return t, schedule(t)
@@ -70,7 +66,7 @@ def sampled(schedule: Any, n: int, most: int = 600) -> tuple[Any, Any]:
 
 
 def thinned(x: Any, y: Any, within: float) -> list[int]:
-    """The points that a line needs to stay `within` of them all (Douglas and Peucker)."""
+    """The points that a line must have to pass all of them at a distance of at most `within` (Douglas and Peucker)."""
     keep, spans = {0, len(x) - 1}, [(0, len(x) - 1)]
     while spans:
         a, b = spans.pop()
@@ -86,7 +82,7 @@ def thinned(x: Any, y: Any, within: float) -> list[int]:
 
 
 def line(t: Any, rates: Any, box: tuple[float, float, float, float], top: float, last: float) -> str:
-    """The polyline of some rates in a box (x, y, width, height); rates below 0 there are none."""
+    """The polyline of some rates in a box (x, y, width, height) whose lower edge is the rate 0."""
     left, upper, width, height = box
     x = left + width * t / max(last, 1)
     y = upper + height * (1 - rates / (top or 1))

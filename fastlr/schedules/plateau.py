@@ -1,14 +1,16 @@
-"""The one schedule that depends on what happened: a factor that falls when a metric stops improving."""
+"""A factor that falls when a metric stops improving: the only schedule with a state."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from math import inf, isfinite, nan
 from typing import Any, Literal
 
-from fastlr._engine import program
+from fastlr._engine import compiled_schedule
 
-from .base import Schedule, from_dict
-from .declaration import Field, bind, natural, one_of, positive, within
+from .base import Schedule
+from .declaration import Field, bind, natural, one_of, positive, unknown, within
+from .endless import constant
+from .registry import from_dict
 
 Mode = Literal["min", "max"]
 Measure = Literal["relative", "absolute"]
@@ -24,10 +26,12 @@ SETTINGS: dict[str, Field] = {
     "threshold_mode": one_of("relative", "absolute", default="relative"),
     "convention": one_of("torch", "optax", "keras", default="torch"),
     "accumulation_size": positive(default=1),
+    "smoothing": within(0, 1, default=0.0),
 }
 for _keyword, _field in SETTINGS.items():
     _field.keyword = _keyword
-STATE = ("scale", "best", "bad", "cooling", "total", "count")
+STATE = ("scale", "best", "bad", "cooling", "total", "count", "smoothed")
+ATTRIBUTES = dict.fromkeys([*SETTINGS, *STATE, "schedule"])
 
 
 class Plateau:
@@ -41,7 +45,7 @@ class Plateau:
     Args:
         schedule: a callable t -> float: a schedule, another Plateau, or a number.
         factor: of each reduction, in [0, 1).
-        patience: how many observations without improvement are borne; see `convention`.
+        patience: how many observations without improvement do not lower it; see `convention`.
         threshold: an improvement is a metric better than the best by more than this.
         cooldown: observations after a reduction during which none is counted as bad.
         min_scale: the scale does not fall below this.
@@ -52,6 +56,10 @@ class Plateau:
             "optax", "keras": at the patience-th. In Keras the last observation of a cooldown counts already.
         accumulation_size: the mean of so many metrics, one call of `observe` each, makes one observation: for the noisy
             metrics of single batches.
+        smoothing: in [0, 1): what is compared is the mean smoothing * mean + (1 - smoothing) * metric, which begins at
+            the first metric. 0.9 keeps one low value by chance from being the best for long.
+
+    All but the schedule are attributes that can be set at any time.
 
     >>> plateau = fastlr.Plateau(schedules.constant(1.0), factor=0.5, patience=1)
     >>> for loss in [1.0, 0.9, 0.9, 0.9]:
@@ -63,13 +71,13 @@ class Plateau:
     >>> plateau(7)
     0.5
 
-    A metric that is not finite is no improvement, nor is a mean with one in it. Differs from torch ReduceLROnPlateau,
-    Keras ReduceLROnPlateau and optax reduce_on_plateau in that a relative threshold is one of the best metric's
-    absolute value, so that negative metrics improve downwards too; and in that it composes: with warmup, with cosine,
-    with another Plateau.
+    A metric that is not finite is no improvement and does not enter the smoothed mean, nor does a mean of
+    `accumulation_size` metrics with one in it. Differs from torch ReduceLROnPlateau, Keras ReduceLROnPlateau and optax
+    reduce_on_plateau: a relative threshold is one of the best metric's absolute value, so that negative metrics improve
+    downwards too; and a Plateau composes with warmup, with cosine, with another Plateau.
     """
 
-    __slots__ = ("_settings", "bad", "best", "cooling", "count", "scale", "schedule", "total")
+    __slots__ = ("_settings", "bad", "best", "cooling", "count", "scale", "schedule", "smoothed", "total")
 
     def __init__(
         self,
@@ -83,9 +91,11 @@ class Plateau:
         threshold_mode: Measure = "relative",
         convention: Convention = "torch",
         accumulation_size: int = 1,
+        smoothing: float = 0.0,
     ) -> None:
         given = (
             factor, patience, threshold, cooldown, min_scale, mode, threshold_mode, convention, accumulation_size,
+            smoothing,
         )
         self._settings = settings(dict(zip(SETTINGS, given, strict=True)))
         self.schedule = schedule if callable(schedule) else constant(schedule)
@@ -104,6 +114,8 @@ class Plateau:
         #: The sum of the metrics since the last observation, None if it is not finite; and how many they are.
         self.total: float | None = 0.0
         self.count: int = 0
+        #: The smoothed metric, None before the first; without smoothing the latest metric.
+        self.smoothed: float | None = None
 
     def __call__(self, t: Any) -> Any:
         return self.schedule(t) * self.scale
@@ -111,16 +123,29 @@ class Plateau:
     def __getattr__(self, name: str) -> Any:
         if name in SETTINGS:
             return self._settings[name]
-        raise AttributeError(f"Plateau has no {name!r}")
+        if name.startswith("_"):       # (a protocol's name, as copy and NumPy look them up)
+            raise AttributeError(name)
+        raise AttributeError(f"Plateau: {unknown('attribute', name, ATTRIBUTES)}")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in SETTINGS:
+            self._settings = {**self._settings, name: SETTINGS[name].accept("Plateau", value)}
+        elif name in Plateau.__slots__ or type(self) is not Plateau:
+            object.__setattr__(self, name, value)
+        else:
+            raise AttributeError(f"Plateau: {unknown('attribute', name, ATTRIBUTES)}")
 
     def observe(self, metric: float) -> bool:
-        """Take note of a metric; whether the scale was lowered."""
+        """Count a metric; whether the scale was lowered."""
         metric, self.count = float(metric), self.count + 1
         metric = nan if self.total is None else self.total + metric
         if self.count < self.accumulation_size:
             self.total = metric if isfinite(metric) else None
             return False
         metric, self.total, self.count = metric / self.accumulation_size, 0.0, 0
+        if isfinite(metric):
+            before = metric if self.smoothed is None or self.smoothing == 0 else self.smoothed
+            metric = self.smoothed = metric + self.smoothing * (before - metric)
         improved = self._improved(metric)
         if improved:
             self.best, self.bad = metric, 0
@@ -134,9 +159,9 @@ class Plateau:
             self.bad = 1
         if self.bad < self.patience + (self.convention == "torch") or self.bad == 0:
             return False
-        self.bad, self.cooling, before = 0, self.cooldown, self.scale
-        self.scale = max(self.scale * self.factor, self.min_scale)
-        return self.scale < before
+        self.bad, self.cooling, scale = 0, self.cooldown, self.scale
+        self.scale = max(scale * self.factor, self.min_scale)
+        return self.scale < scale
 
     def _improved(self, metric: float) -> bool:
         if self.best is None or not isfinite(metric):
@@ -150,11 +175,13 @@ class Plateau:
         return {**state, **self._settings, "schedule": plain(self.schedule)}
 
     def load_state_dict(self, d: Mapping[str, Any]) -> None:
-        """Become what `state_dict` described; ValueError, and nothing has changed, if it cannot be.
+        """Take over the state that `state_dict` described; ValueError, and nothing has changed, if it does not fit.
 
-        A schedule that is a plain function was not saved: the one that is here stays.
+        A schedule that is a plain function was not saved: this one's stays.
         """
         who = "Plateau.load_state_dict"
+        if isinstance(d, Mapping):
+            d = {"smoothing": 0.0, "smoothed": None, **d}              # (which states saved by 0.1.0 do not have)
         expected = {*STATE, *SETTINGS, "schedule"}
         if not isinstance(d, Mapping) or set(d) != expected:
             odd = sorted(map(str, expected ^ set(d))) if isinstance(d, Mapping) else type(d).__name__
@@ -163,7 +190,7 @@ class Plateau:
         for name, low in (("scale", 0.0), ("bad", 0), ("cooling", 0), ("count", 0)):
             if isinstance(d[name], bool) or not isinstance(d[name], type(low) | int) or not low <= d[name] < inf:
                 raise ValueError(f"{who}: {name} must be a finite number >= 0, got {d[name]!r}")
-        for name in ("best", "total"):
+        for name in ("best", "total", "smoothed"):
             if not (d[name] is None or (isinstance(d[name], float | int) and isfinite(d[name]))):
                 raise ValueError(f"{who}: {name} must be a finite number or None, got {d[name]!r}")
         if d["count"] >= new["accumulation_size"]:
@@ -184,18 +211,12 @@ class Plateau:
         return f"Plateau({', '.join([repr(self.schedule), *changed])}; scale={self.scale:g})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return revived, (self.schedule, self._settings, {name: getattr(self, name) for name in STATE})
+        return restored, (self.schedule, self._settings, {name: getattr(self, name) for name in STATE})
 
 
 def settings(given: dict[str, Any]) -> dict[str, Any]:
     """The arguments, checked."""
     return dict(zip(SETTINGS, bind("Plateau", SETTINGS, (), given), strict=True))
-
-
-def constant(lr: Any) -> Schedule:
-    from . import curves
-
-    return curves.constant(lr)
 
 
 def plain(schedule: Any) -> Any:
@@ -207,7 +228,7 @@ def plain(schedule: Any) -> Any:
     return {"callable": getattr(schedule, "__qualname__", type(schedule).__name__)}
 
 
-def revived(schedule: Any, arguments: dict[str, Any], state: dict[str, Any]) -> Plateau:
+def restored(schedule: Any, arguments: dict[str, Any], state: dict[str, Any]) -> Plateau:
     """A copy, for pickle."""
     made = Plateau(schedule, **arguments)
     for name, value in state.items():
@@ -216,12 +237,12 @@ def revived(schedule: Any, arguments: dict[str, Any], state: dict[str, Any]) -> 
 
 
 def highest(lr: Any, who: str) -> float:
-    """The largest rate of a schedule's first 2**20 updates, whatever a plateau does; ValueError for other functions."""
+    """The largest rate of a schedule's first 2**20 updates, a plateau's scale taken as 1; ValueError for a function."""
     while isinstance(lr, Plateau):
         lr = lr.schedule
     if not callable(lr):
         return float(lr)
-    most = program.highest(lr, 2**20) if isinstance(lr, Schedule) else nan
+    most = compiled_schedule.highest(lr, 2**20) if isinstance(lr, Schedule) else nan
     if not 0 <= most < inf:
         raise ValueError(f"{who}: the largest value of lr is not known, as it is a function of your own; give lr_max"
                          if not isinstance(lr, Schedule) else f"{who}: {lr!r} has no largest rate; give lr_max")

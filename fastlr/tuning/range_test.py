@@ -1,8 +1,7 @@
-"""The learning-rate range test: one sweep from a rate that does nothing to one that breaks, then a few short trials."""
+"""The learning-rate range test: a sweep over rising rates until the loss diverges, then short trials."""
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,8 +9,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ..optimizers.resumable import innermost, tensors_of
-from ..optimizers.wrappers import SAM, GradientAccumulation
+from ..optimizers.resumable import tensors_of, unwrapped
+from ..optimizers.sharpness import SAM
+from ..optimizers.state import completed
+from ..optimizers.wrappers import accumulates
+from .batches import Batches, repeated
+from .restoring import saved
 from .suggestions import Floats, median, smoothed, suggest
 
 if TYPE_CHECKING:
@@ -20,11 +23,12 @@ if TYPE_CHECKING:
 LossAndGrad = Callable[[Any], tuple[float, Any]]
 Validation = Callable[[], float]
 
-TRIES = 3                            # batches in a row whose loss is not finite: then it is not the batches
-SPACING = 4                          # trials per decade of the learning rate
-BELOW = 11                           # of them, downwards from where the sweep broke
-STAGES = ((0.2, 6), (0.5, 4), (1.0, 1))    # share of `trial_steps`, and how many rates go on
-LOOKS = 10                           # at the validation loss, in a trial
+MOST_NONFINITE = 3                     # batches in a row whose loss is not finite mean divergence
+TRIALS_PER_DECADE = 4
+TRIALS_BELOW = 11                      # of the rate at which the sweep diverged
+ROUNDS = ((0.2, 6), (0.5, 4), (1.0, 1))    # fraction of `trial_steps`, and how many rates enter the next round
+VALIDATIONS = 10                       # in a trial
+BATCH_BYTES = 2**30
 
 
 class RangeTest:
@@ -35,8 +39,8 @@ class RangeTest:
     lr : float
         The recommended rate: that of the best short trial, or without trials ``suggestions["middle"]``.
     lrs, losses, smoothed : (n,) float64 arrays
-        The rates of the sweep, the loss seen *after* a step at each, and its debiased exponential mean; medians over
-        the repeats. Where half of the repeats had diverged they are NaN.
+        The rates of the sweep, the loss *after* a step at each, and its debiased exponential mean; medians over the
+        repeats. NaN where half of the repeats had diverged.
     low, high : (n,) float64 arrays
         The least and the greatest smoothed loss of the repeats: with r repeats, a band that holds the median of a
         repeat with confidence 1 - 2**(1 - r), whatever its distribution. NaN where a repeat had diverged.
@@ -45,11 +49,11 @@ class RangeTest:
     spread : dict of str to (float, float)
         The least and the greatest suggestion of the repeats taken one by one.
     bracket : (float, float)
-        For rates that move, as in `schedules.one_cycle`: from where a tenth of the fall was done for good, to the least
-        loss.
+        For rates that change, as in `schedules.one_cycle`: from the rate after which a tenth of the fall of the
+        smoothed loss was never lost again, to the rate of the least loss.
     trials : list of dict
         ``lr``, ``updates``, ``loss`` (mean of the later half of the trial, or the least validation loss; infinite if
-        it diverged), as they were run.
+        it diverged), in the order in which they ran.
     diverged_at : float or None
         The rate at which the sweep stopped, the median over repeats; None if it reached its end.
     ratios : list of float
@@ -57,9 +61,9 @@ class RangeTest:
     before : float
         The loss before the first step.
     updates : int
-        All steps that were done and undone.
+        How many steps were taken (and then undone).
     notes : list of str
-        What makes the result doubtful, in words; empty if nothing does.
+        Reasons to doubt the result; empty if there are none.
     """
 
     def __init__(self, lrs: Floats, sweeps: Sequence[Sweep], smoothing: float, ratios: list[float]) -> None:
@@ -83,20 +87,20 @@ class RangeTest:
         finite = self.smoothed[np.isfinite(self.smoothed)]
         least = int(finite.argmin())
         fall = self.before - finite[least]
-        above = np.flatnonzero(finite[: least + 1] > self.before - fall / 10)    # (of noise, the last)
-        began = int(above[-1]) + 1 if len(above) else 0
-        self.bracket = (float(lrs[min(began, least)]), float(lrs[least]))
+        above = np.flatnonzero(finite[: least + 1] > self.before - fall / 10)    # (noise may cross it several times)
+        first = int(above[-1]) + 1 if len(above) else 0
+        self.bracket = (float(lrs[min(first, least)]), float(lrs[least]))
         noise = float(np.nanmedian(np.abs(np.diff(self.losses)))) / math.sqrt(2) if len(finite) > 2 else 0.0
         if fall <= 2 * noise:
             self.notes.append("the loss never fell by more than its noise: look at the gradients, raise lr_max, "
                               "or take more steps or repeats")
         elif end == len(lrs) and least >= len(lrs) - 2:
             self.notes.append(f"the loss was still falling at the highest rate, {lrs[-1]:g}: raise lr_max")
-        elif began == 0:
+        elif first == 0:
             self.notes.append(f"the loss was falling at the lowest rate already, {lrs[0]:g}: lower lr_min")
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it as plain data, ready for JSON but for infinities and NaN."""
+        """All attributes as plain data, which JSON can hold except for infinities and NaN."""
         arrays = {name: getattr(self, name).tolist() for name in ("lrs", "losses", "smoothed", "low", "high")}
         plain = {name: getattr(self, name)
                  for name in ("before", "diverged_at", "trials", "ratios", "updates", "notes", "smoothing")}
@@ -105,7 +109,7 @@ class RangeTest:
                 "bracket": list(self.bracket), **plain, **arrays, "runs": self.runs.tolist()}
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """Draw losses, band, trials and suggestions; the matplotlib Axes. Needs `pip install fastlr-core[lab]`."""
+        """Draw losses, band, trials and suggestions; return the matplotlib Axes (of `pip install fastlr-core[lab]`)."""
         if ax is None:
             from matplotlib import pyplot
 
@@ -137,9 +141,9 @@ class RangeTest:
 
     def __repr__(self) -> str:
         rates = ", ".join(f"{name}={rate:.3g}" for name, rate in self.suggestions.items())
-        doubt = f"; {'; '.join(self.notes)}" if self.notes else ""
+        notes = f"; {'; '.join(self.notes)}" if self.notes else ""
         return (f"RangeTest(lr={self.lr:.3g}; {rates}; bracket {self.bracket[0]:.3g} to {self.bracket[1]:.3g}; "
-                f"{self.updates} updates{doubt})")
+                f"{self.updates} updates{notes})")
 
 
 def find_lr(
@@ -155,61 +159,71 @@ def find_lr(
     smoothing: float = 0.9,
     divergence: float = 8.0,
     validation: Validation | None = None,
-    also_restore: Iterable[Any] = (),
+    also_restore: Any = (),
+    batch_bytes: int = BATCH_BYTES,
 ) -> RangeTest:
-    r"""Find a learning rate for this optimizer, these parameters and this data; leave all of them as they were.
+    r"""Find a learning rate for an optimizer, its parameters and data; the optimizer and parameters are restored.
 
     First the range test of Smith 2015 (arXiv:1506.01186): one step at each of `steps` rates that rise geometrically,
 
     .. math:: \eta_i = \eta_{min} (\eta_{max} / \eta_{min})^{i / (n - 1)},
 
-    until the loss breaks. Then short trials: from the parameters as they are, a fixed rate each, four rates a decade
-    below where the sweep broke; the better half goes on (successive halving, Jamieson & Talwalkar 2016,
-    arXiv:1502.07943), and the rate with the least mean loss in the later half of `trial_steps` updates is `.lr`. One
-    sweep alone does not tell: see ``benchmarks/suggested_rates.py`` for how each rule did.
+    until the loss diverges. Then short trials, each from the same parameters with a constant rate, four rates a decade
+    below the rate at which the sweep diverged; the better half is trained longer (successive halving, Jamieson &
+    Talwalkar 2016, arXiv:1502.07943), and the rate with the least mean loss in the later half of `trial_steps` updates
+    is `.lr`. A sweep alone is not enough: ``benchmarks/suggested_rates.py`` compares the rules.
 
     Parameters
     ----------
     opt
         Any optimizer whose step takes gradients, also in Lookahead or GradientCentralization. Its groups keep the
-        ratios of their rates; a schedule counts as its highest rate from now on.
+        ratios of their rates; a schedule counts as its highest rate from the current t on.
     loss_and_grad
         ``loss_and_grad(batch) -> (loss, grads)``, the loss a number, the gradients as `opt.step` takes them, None if
-        they are bound. It reads the parameters that `opt` moves.
+        they are bound. It reads the parameters that `opt` updates.
     batches
-        A sequence or any other iterable, begun again where it ends (an iterator's items are kept for that).
+        A sequence or any other iterable, started again at its end. Of anything but a list, tuple or array, batches that
+        are used again are copied: those of trials, and the latest of an iterator, which cannot be started again. So a
+        loader may reuse its memory, and an iterator may be endless.
     lr_min, lr_max
         The ends of the sweep. With several groups, they and all rates of the result are those of the highest group.
     steps
         Rates in a sweep, one update each.
     repeats
         Sweeps, each from the same parameters on other batches: for `low`, `high` and `spread`. Trials are repeated
-        as often, and their losses averaged.
+        as often, and their losses are averaged.
     trial_steps
         Updates of the longest trial; all trials together cost about 9 times that (times `repeats`). 0 for none.
     smoothing
-        The beta of the debiased exponential mean through which rules see the losses, in [0, 1).
+        The beta of the debiased exponential mean of the losses, to which the rules are applied, in [0, 1).
     divergence
-        A sweep stops where the smoothed loss is above its least one by more than `divergence` - 1 times the size of
-        that, or of what was gained so far if this is more (fastai and Lightning: 4 times a positive loss).
+        A sweep stops where the smoothed loss is above its least value by more than `divergence` - 1 times the size of
+        that value, or times the fall of the loss so far if this is larger (fastai and Lightning: 4 times a positive
+        loss).
     validation
-        ``validation() -> loss`` of data that are not trained on, at the parameters as they are now. Trials are then
-        compared by the least that they come to, looked at 10 times in each. Of the 30 problems of
-        ``benchmarks/suggested_rates.py`` `.lr` came to within a tenth of the grid's best validation loss on 24 with it
-        (28 with ``repeats=3``) and on 14 without; of its best training loss, on 9 and on 25.
+        ``validation() -> loss`` of data that are not trained on, at the current parameters. Trials are then compared by
+        the least of 10 such losses. Of the 30 problems of ``benchmarks/suggested_rates.py``, `.lr` reached the grid's
+        best validation loss to within a tenth on 24 with it (28 with ``repeats=3``) and on 14 without; the best
+        training loss on 9 and on 25.
     also_restore
-        Further writable arrays that `loss_and_grad` changes, as running statistics of a batch normalization.
+        What else `loss_and_grad` and `validation` change, as running statistics of a batch normalization: arrays,
+        random generators, objects with `state_dict` and `load_state_dict`, and mappings, sequences and dataclasses of
+        them, nested as you like. TypeError for anything that cannot be restored.
+    batch_bytes
+        The most memory that copies of batches may need, by default 1 GiB (or one batch for each repeat, if that is
+        more). Where more would be needed, trials repeat fewer batches, and `notes` tells so.
 
-    Returns a `RangeTest`. Parameters and their 16-bit copies, state, t, rates, schedules and what else the optimizer
-    shows are restored bit for bit, also after an exception. Gradient buffers hold those of the last batch.
+    Returns a `RangeTest`. Parameters and their 16-bit copies, state, t, rates, schedules and the other attributes of
+    the optimizer are restored bit for bit, also after an exception. Gradient buffers hold the gradients of the last
+    batch.
 
     Raises
     ------
     TypeError, ValueError
         Before anything is written; ValueError also, with everything restored, if a loss is not finite before the
-        first step, or if the sweep broke within three rates. A loss that is not finite later is looked at again on the
-        next batches; the third in a row means divergence, which is a result and no error. Exceptions of
-        `loss_and_grad` come through, but for ArithmeticError after the first step, which is divergence too.
+        first step, or if the sweep diverged within three rates. Where a later loss is not finite, the next batches are
+        tried; the third such loss in a row means divergence, which is a result and no error. Exceptions of
+        `loss_and_grad` are passed on, except for ArithmeticError after the first step, which means divergence too.
 
     >>> import numpy as np, fastlr
     >>> rng = np.random.default_rng(0)
@@ -223,14 +237,16 @@ def find_lr(
     >>> 0.1 < found.lr < 1, opt.t, opt.lr, w.any()
     (True, 0, 0.01, np.False_)
 
-    Differs from fastai, Lightning and torch-lr-finder: the loss written beside a rate is the one seen after the step
-    at that rate, not before it; slopes are taken by log(rate) (Lightning since 2.5.3: by the rate); the mean is
+    Differs from fastai, Lightning and torch-lr-finder: the loss reported for a rate is that after the step at that
+    rate, not before it; slopes are taken by log(rate) (Lightning since 2.5.3: by the rate); the mean is
     debiased; t and hyper-parameters are restored as well; and the recommended rate is one that has been tried.
     """
-    lrs = checked(opt, lr_min, lr_max, steps, repeats, trial_steps, smoothing, divergence)
+    lrs = checked_rates(opt, lr_min, lr_max, steps, repeats, trial_steps, smoothing, divergence)
     if validation is not None and not callable(validation):
         raise TypeError(f"find_lr: validation must be callable as validation() -> loss, got {validation!r}")
-    ratios, source = rate_ratios(opt), cycled(batches)
+    if isinstance(batch_bytes, bool) or not isinstance(batch_bytes, int | np.integer) or batch_bytes < 0:
+        raise ValueError(f"find_lr: batch_bytes must be a number of bytes, got {batch_bytes!r}")
+    ratios, source = rate_ratios(opt), Batches(batches, int(batch_bytes))
     with restored(opt, also_restore) as restore, np.errstate(all="ignore"):
         sweeps = []
         for _ in range(repeats):
@@ -241,26 +257,28 @@ def find_lr(
                                  f"{sweeps[-1].updates} updates: lower lr_min, which is {lr_min:g}")
         result = RangeTest(lrs, sweeps, smoothing, ratios)
         if trial_steps:
-            replays = [list(itertools.islice(source, trial_steps)) for _ in range(repeats)]
+            kept = [source.take(trial_steps, repeats) for _ in range(repeats)]
 
             def trial(lr: float, updates: int) -> float:
                 scores = []
-                for replay in replays:
-                    scores.append(trained(opt, loss_and_grad, replay[:updates], lr, ratios, validation))
+                for replay in kept:
+                    scores.append(trial_loss(opt, loss_and_grad, list(repeated(replay, updates)), lr, ratios,
+                                             validation))
                     restore()
                     result.updates += updates
                     if not math.isfinite(scores[-1]):
                         return math.inf
                 return sum(scores) / len(scores)
 
-            compete(result, trial, trial_steps)
+            run_trials(result, trial, trial_steps)
+        result.notes += source.notes
     return result
 
 
-def checked(opt: Any, lr_min: float, lr_max: float, steps: int, repeats: int, trial_steps: int, smoothing: float,
-            divergence: float) -> Floats:
-    """The rates of a sweep; TypeError or ValueError for arguments that make none."""
-    if not hasattr(opt, "groups") or not hasattr(opt, "state_dict") or isinstance(opt, SAM | GradientAccumulation):
+def checked_rates(opt: Any, lr_min: float, lr_max: float, steps: int, repeats: int, trial_steps: int, smoothing: float,
+                  divergence: float) -> Floats:
+    """The rates of a sweep; TypeError or ValueError if an argument is none that `find_lr` can use."""
+    if not hasattr(opt, "groups") or not hasattr(opt, "state_dict") or isinstance(opt, SAM) or accumulates(opt):
         raise TypeError(f"find_lr: opt must be a fastlr optimizer whose step takes gradients, got {type(opt).__name__}")
     for name, count, least in (("steps", steps, 10), ("repeats", repeats, 1), ("trial_steps", trial_steps, 0)):
         if isinstance(count, bool) or not isinstance(count, int | np.integer):
@@ -279,7 +297,7 @@ def checked(opt: Any, lr_min: float, lr_max: float, steps: int, repeats: int, tr
 
 
 def rate_ratios(opt: Any) -> list[float]:
-    """Each group's rate over the highest one; a schedule counts as its highest rate from now on."""
+    """Each group's rate over the highest one; a schedule counts as its highest rate from the current t on."""
     def highest(lr: Any) -> float:
         if not callable(lr):
             return float(lr)
@@ -287,7 +305,7 @@ def rate_ratios(opt: Any) -> list[float]:
         for n in (0, *(2**k for k in range(20))):
             try:
                 ahead.append(float(lr(opt.t + n)))
-            except ValueError:           # past an end that is an error
+            except ValueError:         # (the schedule has ended)
                 break
         return max(ahead, default=0.0)
     rates = [highest(group.lr) for group in opt.groups]
@@ -295,43 +313,37 @@ def rate_ratios(opt: Any) -> list[float]:
     return [rate / top for rate in rates] if 0 < top < math.inf else [1.0] * len(rates)
 
 
-def cycled(batches: Iterable[Any]) -> Iterator[Any]:
-    """The batches, over and over; ValueError for none."""
-    if iter(batches) is batches:
-        batches = itertools.cycle(batches)
-    while True:
-        batch = empty = object()
-        for batch in batches:
-            yield batch
-        if batch is empty:
-            raise ValueError("find_lr: batches must not be empty")
-
-
 @contextmanager
-def restored(opt: Any, further: Iterable[Any]) -> Iterator[Callable[[], None]]:
-    """Gives a function that brings back the optimizer as it is now; it is called at the end in any case."""
-    saved = opt.state_dict()
-    plan = innermost(opt)._plan
+def restored(opt: Any, also_restore: Any) -> Iterator[Callable[[], None]]:
+    """Yields a function that restores the optimizer and all else; it is also called at the end in any case."""
+    others = saved(also_restore, "find_lr: also_restore")
+    state = opt.state_dict()
+    plan = unwrapped(opt)._plan
     tensors = tensors_of(opt)
-    arrays = [tensor.array for tensor in tensors] + [np.asarray(array) for array in further]
+    arrays = [tensor.array for tensor in tensors]
     arrays += [tensor.shadow for tensor in tensors if tensor.shadow is not None]
     copies = [array.copy() for array in arrays]
     values = [dict(group._values) for group in opt.groups]
     skipped, norm = plan.skipped, plan.grad_norm
 
-    def hyper() -> None:
+    def set_hypers() -> None:
         for group, before in zip(opt.groups, values, strict=True):
             for name, value in before.items():
                 if getattr(group, name) is not value:
                     setattr(group, name, value)
 
-    def restore() -> None:
-        hyper()                          # (functions, which a state_dict names but does not hold)
-        opt.load_state_dict(saved)
-        hyper()                          # (the very objects, where it made equal ones)
+    def write() -> None:
+        set_hypers()                   # (functions, whose name alone is in a state_dict)
+        opt.load_state_dict(state)
+        set_hypers()                   # (the same objects, where loading made equal ones)
         for array, copy in zip(arrays, copies, strict=True):
             array[...] = copy
         plan.skipped, plan.grad_norm = skipped, norm
+        others()
+
+    def restore() -> None:
+        completed(write)
+
     try:
         yield restore
     finally:
@@ -344,16 +356,16 @@ def set_rates(opt: Any, lr: float, ratios: list[float]) -> None:
 
 
 def take_step(opt: Any, loss: float, grads: Any) -> None:
-    if innermost(opt).needs_loss:
+    if unwrapped(opt).needs_loss:
         opt.step(grads, loss=loss)
     else:
         opt.step(grads)
 
 
 def finite_loss(loss_and_grad: LossAndGrad, batches: Iterator[Any]) -> tuple[float, Any]:
-    """Loss and gradients of the next batch, or of one soon after if its loss is not finite."""
+    """Loss and gradients of the next batch, or of one of the two after it if its loss is not finite."""
     loss, grads = math.nan, None
-    for _ in range(TRIES):
+    for _ in range(MOST_NONFINITE):
         loss, grads = loss_and_grad(next(batches))
         if math.isfinite(float(loss)):
             break
@@ -361,7 +373,7 @@ def finite_loss(loss_and_grad: LossAndGrad, batches: Iterator[Any]) -> tuple[flo
 
 
 class Sweep(NamedTuple):
-    """One sweep: the loss before it, the loss after each of its steps, and NaN from the index where it stopped."""
+    """One sweep: the loss before it, the loss after each step, NaN from index `stopped` on."""
 
     before: float
     losses: Floats
@@ -371,12 +383,12 @@ class Sweep(NamedTuple):
 
 def sweep(opt: Any, loss_and_grad: LossAndGrad, batches: Iterator[Any], lrs: Floats, ratios: list[float],
           smoothing: float, divergence: float) -> Sweep:
-    """One step at each rate, until the loss breaks."""
+    """One step at each rate, until the loss diverges."""
     losses = np.full(len(lrs), math.nan)
     first, grads = finite_loss(loss_and_grad, batches)
     if not math.isfinite(first):
-        raise ValueError(f"find_lr: the loss must be finite before the first step, got {first} on {TRIES} batches; "
-                         f"look at the parameters and the batches")
+        raise ValueError(f"find_lr: the loss must be finite before the first step, got {first} on {MOST_NONFINITE} "
+                         f"batches; check the parameters and the batches")
     mean = weight = 1 - smoothing
     mean *= first
     best = loss = first
@@ -395,50 +407,50 @@ def sweep(opt: Any, loss_and_grad: LossAndGrad, batches: Iterator[Any], lrs: Flo
     return Sweep(first, losses, None, len(lrs))
 
 
-def trained(opt: Any, loss_and_grad: LossAndGrad, batches: list[Any], lr: float, ratios: list[float],
-            validation: Validation | None = None) -> float:
-    """What a rate leads to on these batches; infinite if it diverges.
+def trial_loss(opt: Any, loss_and_grad: LossAndGrad, batches: list[Any], lr: float, ratios: list[float],
+               validation: Validation | None = None) -> float:
+    """The loss of training on these batches with a constant rate; infinite if it diverges.
 
-    The mean loss over their later half; or the least validation loss of `LOOKS` on the way.
+    It is the mean loss over the later half of the batches, or the least of `VALIDATIONS` validation losses.
     """
     set_rates(opt, lr, ratios)
     losses: list[float] = []
     validated: list[float] = []
-    looks = {round((k + 1) * len(batches) / LOOKS) for k in range(LOOKS)}
-    bad = 0                              # batches in a row whose loss was not finite
+    validate_at = {round((k + 1) * len(batches) / VALIDATIONS) for k in range(VALIDATIONS)}
+    nonfinite = 0                      # batches in a row whose loss was not finite
     for k, batch in enumerate(batches, start=1):
         try:
             loss, grads = loss_and_grad(batch)
             if math.isfinite(float(loss)):
                 take_step(opt, float(loss), grads)
                 losses.append(float(loss))
-                bad = 0
+                nonfinite = 0
             else:
-                bad += 1
-            if validation is not None and k in looks:
+                nonfinite += 1
+            if validation is not None and k in validate_at:
                 validated.append(float(validation()))
         except ArithmeticError:
             return math.inf
-        if bad == TRIES:
+        if nonfinite == MOST_NONFINITE:
             break
     if validation is not None:
         later = [min(filter(math.isfinite, validated), default=math.inf)]
     else:
         later = losses[len(losses) // 2:]
-    return sum(later) / len(later) if later and not bad else math.inf
+    return sum(later) / len(later) if later and not nonfinite else math.inf
 
 
-def compete(result: RangeTest, trial: Callable[[float, int], float], trial_steps: int) -> None:
-    """Short trials below where the sweep broke, their better half longer, and again; the winner is the result's `lr`.
+def run_trials(result: RangeTest, trial: Callable[[float, int], float], trial_steps: int) -> None:
+    """Short trials at rates below that at which the sweep diverged, longer ones of the better half, and so on.
 
-    Where the lowest is the best, lower ones are tried.
+    The best rate becomes the result's `lr`. Where the lowest rate of a round is the best, lower ones are tried.
     """
-    step = 10 ** (1 / SPACING)
+    step = 10 ** (1 / TRIALS_PER_DECADE)
     top = result.diverged_at or float(result.lrs[-1])
-    rates = [top / step**k for k in range(1 if result.diverged_at else 0, BELOW + 1)]
+    rates = [top / step**k for k in range(1 if result.diverged_at else 0, TRIALS_BELOW + 1)]
     survivors = len(rates)
-    for share, keep in STAGES:
-        updates = max(round(share * trial_steps), 2)
+    for fraction, count in ROUNDS:
+        updates = max(round(fraction * trial_steps), 2)
         scores: dict[float, float] = {}
         queue = sorted(rates[:survivors], reverse=True)
         for lr in queue:
@@ -447,7 +459,7 @@ def compete(result: RangeTest, trial: Callable[[float, int], float], trial_steps
             lowest = queue[-1]
             if lr == lowest == min(scores, key=lambda lr: (scores[lr], lr)) and lowest / step >= result.lrs[0]:
                 queue.append(lowest / step)
-        rates, survivors = sorted(scores, key=lambda lr: (scores[lr], lr)), keep
+        rates, survivors = sorted(scores, key=lambda lr: (scores[lr], lr)), count
     if math.isfinite(scores[rates[0]]):
         result.lr = result.suggestions["trials"] = rates[0]
     else:

@@ -1,4 +1,4 @@
-"""A learning rate by its validation score: log-spaced rates, halved as their training grows, refined round the best."""
+"""A learning rate by its validation score: successive halving of log-spaced rates, then refinement near the best."""
 
 from __future__ import annotations
 
@@ -22,17 +22,18 @@ Train = Callable[[float, Any, int], float]
 Mode = Literal["min", "max"]
 Status = Literal["done", "diverged", "failed"]
 
-AGAIN, GRACE = 1.0, 1.0     # seconds from one alarm to the next, and to the end of a process that does not heed any
-START = 30.0                # seconds that a cluster may take until its first trial begins
-LONGEST = threading.TIMEOUT_MAX / 4
+ALARM_INTERVAL = 1.0        # seconds from one alarm to the next
+GRACE = 1.0                 # seconds after a timeout until a process that no alarm stops is ended
+CLUSTER_START = 30.0        # seconds that a cluster may need until its first trial starts
+MOST_TIMEOUT = threading.TIMEOUT_MAX / 4
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One call of `train`: what it was asked, and its score, or why it has none.
+    """One call of `train`: its arguments, and its score, or the reason why it has none.
 
     `status` is "done", "diverged" (the score is not finite) or "failed" (an exception, or a worker that died).
-    `seconds` is wall time where it ran, NaN if nobody came back to tell. `round` counts the rungs, then refinements.
+    `seconds` is wall time where it ran, NaN if it never returned. `round` counts the rungs, then refinements.
     """
 
     lr: float
@@ -50,9 +51,9 @@ class Tuned:
     """What `tune_lr` found.
 
     `lr` is the best rate at the full budget and `score` its mean over the seeds; `bracket` are the nearest rates on
-    either side that were tried and were not better, or an end of the range. `cost` is the sum of all budgets asked
-    for, failed trials among them; `seconds` that of the times reported back. `trials` are in the order in which they
-    were decided on, which does not depend on who was faster.
+    either side that were tried and were not better, or an end of the range. `cost` is the sum of the budgets of all
+    trials, also of failed ones; `seconds` is the sum of their times where known. `trials` are in the order in which
+    they were submitted, which does not depend on the order in which they finished.
     """
 
     lr: float
@@ -71,20 +72,20 @@ class Tuned:
         return sum(trial.seconds for trial in self.trials if math.isfinite(trial.seconds))
 
     def table(self) -> str:
-        """All trials, a line each."""
+        """All trials as text, one line each."""
         lines = [f"{'round':>5} {'lr':>10} {'budget':>8} {'seed':>6} {'score':>12} {'seconds':>8}  status"]
         lines += [f"{t.round:5} {t.lr:10.4g} {t.budget:8g} {t.seed:6} {t.score:12.6g} {t.seconds:8.3g}  {t.status}"
                   + (f": {t.reason}" if t.reason else "") for t in self.trials]
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it as plain data, ready for JSON but for infinities and NaN."""
+        """All attributes as plain data, which JSON can hold except for infinities and NaN."""
         return {"lr": self.lr, "score": self.score, "bracket": list(self.bracket), "mode": self.mode,
                 "budget": self.budget, "cost": self.cost, "seconds": self.seconds,
                 "trials": [asdict(trial) for trial in self.trials]}
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """Draw scores by rate, a colour for each budget; the matplotlib Axes. Needs `pip install fastlr-core[lab]`."""
+        """Draw scores by rate, a color per budget; return the matplotlib Axes. Needs `pip install fastlr-core[lab]`."""
         if ax is None:
             from matplotlib import pyplot
 
@@ -123,61 +124,61 @@ def tune_lr(
     executor: Executor | Callable[[], Executor] | None = None,
     on_trial: Callable[[Trial], object] | None = None,
 ) -> Tuned:
-    r"""Find the rate with the best validation score, at a fraction of a grid's cost.
+    r"""Find the rate with the best validation score, at a fraction of the cost of a grid.
 
     `points` rates from `low` to `high`, evenly spaced by their logarithm, are trained with a small budget; the best
-    1 / eta of them with eta times as much; and so on to the full one (successive halving, Jamieson & Talwalkar 2016,
-    arXiv:1502.07943; one bracket of Hyperband, Li et al. 2018, arXiv:1603.06560):
+    1 / eta of them with eta times as much; and so on up to the full budget (successive halving, Jamieson & Talwalkar
+    2016, arXiv:1502.07943; one bracket of Hyperband, Li et al. 2018, arXiv:1603.06560):
 
     .. math:: b_k = B / \eta^{K - 1 - k}, \qquad n_k = \lceil n_0 / \eta^k \rceil, \qquad k = 0, ..., K - 1.
 
-    Then `refine` times the best rate at the full budget is tried half as far from its neighbours, on both sides. With
-    the defaults that costs 13/9 + 5/3 + 2 + 4 = 9.1 full trainings.
+    Then, `refine` times, two more rates are tried, halfway between the best rate and its neighbors. With the defaults
+    that costs 13/9 + 5/3 + 2 + 4 = 9.1 full trainings.
 
     Parameters
     ----------
     train
-        ``train(lr, budget, seed) -> score``, from the beginning, in one call: on data that it does not train on. It
-        shall depend on its arguments alone. With processes it must be importable, as a function of a module is.
+        ``train(lr, budget, seed) -> score`` trains from the beginning and returns a score on other data. It must depend
+        on its arguments only. With processes it must be importable, as a function of a module is.
     low, high
         The range of rates.
     budget
-        The full budget, in epochs, updates, or what `train` takes it for. An integer stays one when it is divided.
+        The full budget, in epochs, updates, or any unit of `train`. An integer budget is divided into integers.
     mode
         "min" if a lower score is better (a loss), "max" if a higher one is (an accuracy).
     points, eta, rungs, refine
-        As above. Equal budgets, as they come of a small integer, are one rung.
+        As above. Equal budgets, which a small integer may give, are one rung.
     seeds
-        How many seeds (0, 1, ...), or which. The score of a rate is the mean over them; if one diverged, it has none.
+        How many seeds (0, 1, ...), or which. The score of a rate is the mean over them; it has none if one diverged.
     timeout
-        The most seconds that one trial may take, counted from when it begins; None for any. One that takes longer is
-        "failed". In the main thread of a process (without an executor, in a process pool, under MPI) an alarm ends
-        `train` with an exception, also in a call that waits; what does not heed it, as a loop in C, ends with its
-        process where that belongs to a `ProcessPoolExecutor`. A thread cannot be ended: with a thread pool, and on
-        Dask, nobody waits for such a trial any more when no other one has come back for `timeout` and 2 seconds (on a
-        cluster, 30 more if none ever has). But it runs on: its thread does no other work, what Dask has put behind it
-        is lost with it, and Python waits for the thread at its end. Trials that had not begun go on if `executor` is a
+        The most seconds that one trial may take from its start; None for no limit. One that takes longer is "failed".
+        In the main thread of a process (without an executor, in a process pool, under MPI) an alarm raises an exception
+        in `train`, also in a call that waits. Code that handles no alarm, as a loop in C, is ended together with its
+        process if that belongs to a `ProcessPoolExecutor`. A thread cannot be ended: with a thread pool, and on Dask,
+        such a trial counts as failed when no other one has finished for `timeout` and 2 seconds (on a cluster, 30 more
+        if none ever has). It keeps running: its thread does no other work, Dask loses what is queued behind it, and
+        Python waits for the thread when it exits. Trials that had not started are submitted again if `executor` is a
         function that makes another one.
     executor
-        Where trials run: None is here, one after another; any `concurrent.futures.Executor`: threads, processes,
-        Dask's ``client.get_executor()``, ``mpi4py.futures.MPIPoolExecutor()``; or a function that makes one, which
-        `tune_lr` then shuts down. A round's trials run at the same time.
+        Where trials run: None for this thread, one after another; any `concurrent.futures.Executor`: threads,
+        processes, Dask's ``client.get_executor()``, ``mpi4py.futures.MPIPoolExecutor()``; or a function that makes one,
+        which `tune_lr` then shuts down. The trials of a round run at the same time.
     on_trial
-        Called with each `Trial` of a round, in order, as it comes back: for progress, and to keep what was done when
-        interrupted.
+        Called with each `Trial` of a round, in order, when it is done: to show progress, or to save results.
 
-    Returns a `Tuned`; the same for the same `train`, whatever executor, whoever is faster.
+    Returns a `Tuned`; the same for the same `train`, whatever the executor and the order in which trials finish.
 
-    A trial that raises, or whose score is not finite, is recorded with its reason, and costs only itself. Where a
-    process dies (out of memory, SIGKILL) and takes its pool along, as `ProcessPoolExecutor`'s do, the trials it held
-    are run again one at a time in a new pool, until it shows which one it was. MPI ends all its processes with one.
+    A trial that raises (also SystemExit or an asyncio.CancelledError), or whose score is not finite, is recorded with
+    its reason; the others continue. Only KeyboardInterrupt stops the search. Where a process dies (out of memory,
+    SIGKILL) and breaks its pool, as with `ProcessPoolExecutor`, the trials that the pool held are run again one at a
+    time in a new pool, which shows which one it was. Under MPI, one process that dies ends all.
 
     Raises
     ------
     TypeError, ValueError
         Before anything is run.
     RuntimeError
-        If no trial had a score; it tells the first reason.
+        If no trial had a score; the message has the first reason.
 
     >>> import math, fastlr
     >>> def train(lr, budget, seed):
@@ -197,16 +198,16 @@ def tune_lr(
         for k, size in enumerate(budgets):
             count = max(math.ceil(points / eta**k), 1)
             scored = search.run(workers, order[:count], size)
-            while not scored and count < len(order):         # (all of them were lost: who is next?)
+            while not scored and count < len(order):         # (all of them failed: try the next one)
                 scored = search.run(workers, order[count:count + 1], size, again=True)
                 count += 1
             order = scored + order[count:]
         for _ in range(refine if scored else 0):
             known = sorted(search.scores[budgets[-1]])
             best = search.best()
-            at = known.index(best)
+            k = known.index(best)
             spacing = math.sqrt(spacing)
-            below, above = known[max(at - 1, 0)], known[min(at + 1, len(known) - 1)]
+            below, above = known[max(k - 1, 0)], known[min(k + 1, len(known) - 1)]
             sides = [max(best / spacing, below * 1.0001), min(best * spacing, above / 1.0001)]
             if below == best:
                 sides[0] = max(best / spacing, low)
@@ -215,7 +216,7 @@ def tune_lr(
             search.run(workers, [rate for rate in sides if rate not in known], budgets[-1])
     lost = [trial.reason for trial in search.trials if trial.status != "done"]
     if not scored:
-        raise RuntimeError(f"tune_lr: no trial had a score; {len(lost)} were lost, the first to this: {lost[0]}")
+        raise RuntimeError(f"tune_lr: no trial had a score; {len(lost)} failed or diverged, the first with: {lost[0]}")
     lr = search.best()
     worse = sorted({trial.lr for trial in search.trials} - {lr})
     return Tuned(
@@ -243,22 +244,22 @@ def check(train: Any, low: float, high: float, budget: float, mode: str, points:
         raise ValueError(f"tune_lr: seeds must be a count from 1 up, or integers, got {seeds!r}")
     if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, int | float)):
         raise TypeError(f"tune_lr: timeout must be seconds or None, got {timeout!r}")
-    if timeout is not None and not 0 < timeout < LONGEST:
+    if timeout is not None and not 0 < timeout < MOST_TIMEOUT:
         raise ValueError(f"tune_lr: timeout must be seconds above 0, or None for any time, got {timeout}")
-    if timeout is not None and executor is None and not alarms_reach():
-        raise ValueError("tune_lr: timeout needs an executor here: without one only a main thread can end a trial")
+    if timeout is not None and executor is None and not can_use_alarms():
+        raise ValueError("tune_lr: timeout needs an executor here: without one, only the main thread can end a trial")
     if not (executor is None or hasattr(executor, "submit") or callable(executor)):
         raise TypeError(f"tune_lr: executor must be a concurrent.futures.Executor, a function that makes one, or "
                         f"None, got {type(executor).__name__}")
 
 
 def divided(budget: float, by: int) -> float:
-    """A share of the budget, at least 1 if it counts something."""
+    """A fraction of the budget; of an integer at least 1."""
     return max(round(budget / by), 1) if isinstance(budget, int) else budget / by
 
 
 class Search:
-    """The trials so far, and the scores of rates by budget."""
+    """The trials up to now, and the scores of rates by budget."""
 
     def __init__(self, train: Train, budget: float, mode: Mode, seeds: list[int],
                  on_trial: Callable[[Trial], object] | None) -> None:
@@ -268,11 +269,11 @@ class Search:
         self.round = -1
 
     def run(self, workers: Workers, rates: list[float], budget: float, again: bool = False) -> list[float]:
-        """One round; the rates that have a score, the best first."""
+        """Run one round; return the rates that have a score, the best first."""
         self.round += not again
-        asked = [(lr, budget, seed) for lr in rates for seed in self.seeds]
+        requests = [(lr, budget, seed) for lr in rates for seed in self.seeds]
         found: dict[float, list[float]] = {lr: [] for lr in rates}
-        for (lr, _, seed), outcome in zip(asked, workers.run(self.train, asked), strict=True):
+        for (lr, _, seed), outcome in zip(requests, workers.run(self.train, requests), strict=True):
             trial = Trial(lr, budget, seed, self.round, *outcome)
             self.trials.append(trial)
             if trial.status != "failed":
@@ -286,7 +287,7 @@ class Search:
         return sorted((lr for lr in rates if lr in scores), key=lambda lr: self.key(scores, lr))
 
     def key(self, scores: dict[float, float], lr: float) -> tuple[float, float]:
-        """The less the better; of equals the lower rate."""
+        """What sorts rates from best to worst; of equal scores the lower rate is first."""
         return (scores[lr] if self.mode == "min" else -scores[lr]), lr
 
     def best(self) -> float:
@@ -298,73 +299,78 @@ class Search:
 Outcome = tuple[Status, float, float, str]   # status, score, seconds, reason
 
 
-class Overdue(BaseException):
-    """Ends a trial that takes too long; no Exception, so that a `train` that catches those does not catch it."""
+class TrialTimeout(BaseException):
+    """Ends a trial that takes too long; not an Exception, so that a `train` that catches those does not catch it."""
 
 
-def attempt(train: Train, lr: float, budget: float, seed: int, timeout: float | None = None,
-            deadly: bool = False) -> Outcome:
-    """One trial, where it runs; an exception becomes its reason, as not every exception can travel."""
+def run_trial(train: Train, lr: float, budget: float, seed: int, timeout: float | None = None,
+              end_process: bool = False) -> Outcome:
+    """Run one trial, in the process where this is called; return an exception as text, as some cannot be pickled."""
     start = perf_counter()
     try:
-        score = limited(lambda: float(train(lr, budget, seed)), timeout, deadly)
-    except Overdue:
-        return "failed", math.nan, perf_counter() - start, too_long(timeout)
-    except Exception as error:
-        return "failed", math.nan, perf_counter() - start, told(error)
+        score = limited(lambda: float(train(lr, budget, seed)), timeout, end_process)
+    except TrialTimeout:
+        return "failed", math.nan, perf_counter() - start, timeout_text(timeout)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:         # also sys.exit() and cancellation
+        return "failed", math.nan, perf_counter() - start, error_text(error)
     seconds = perf_counter() - start
     if not math.isfinite(score):
         return "diverged", score, seconds, f"the score is {score}"
     return "done", score, seconds, ""
 
 
-def limited(call: Callable[[], float], timeout: float | None, deadly: bool) -> float:
-    """The result of a call; where an alarm can reach it, `Overdue` is raised in it after so many seconds."""
-    if timeout is None or not alarms_reach():
+def limited(call: Callable[[], float], timeout: float | None, end_process: bool) -> float:
+    """The result of a call; where alarms work, `TrialTimeout` is raised in it after `timeout` seconds."""
+    if timeout is None or not can_use_alarms():
         return call()
-    return alarmed(call, timeout, deadly)
+    return with_alarm(call, timeout, end_process)
 
 
-def alarms_reach() -> bool:
+def can_use_alarms() -> bool:
     return threading.current_thread() is threading.main_thread() and hasattr(signal, "setitimer")
 
 
-def alarmed(call: Callable[[], float], timeout: float, deadly: bool) -> float:
-    """Again every `AGAIN` seconds while it goes on; if `deadly`, the process ends that does not heed it."""
+def with_alarm(call: Callable[[], float], timeout: float, end_process: bool) -> float:
+    """The result of a call in which `TrialTimeout` is raised after `timeout` seconds, and every second thereafter.
+
+    With `end_process`, the process ends if the call still runs `GRACE` seconds after the timeout.
+    """
     def ring(number: int, frame: object) -> None:
-        raise Overdue
+        raise TrialTimeout
 
     start = perf_counter()
-    before = signal.signal(signal.SIGALRM, ring)
-    others = signal.setitimer(signal.ITIMER_REAL, timeout, AGAIN)
+    handler = signal.signal(signal.SIGALRM, ring)
+    other_timer = signal.setitimer(signal.ITIMER_REAL, timeout, ALARM_INTERVAL)
     try:
-        if deadly:      # (a thread that needs no GIL; it says on stderr where the process stands)
+        if end_process:      # (a thread that needs no GIL; it writes the traceback to stderr)
             faulthandler.dump_traceback_later(timeout + GRACE, exit=True, file=2)
         return call()
     finally:
         while True:
-            try:        # (it may ring in here; next time it has `AGAIN` seconds)
+            try:        # (the alarm may ring here; the next try has `ALARM_INTERVAL` seconds)
                 signal.setitimer(signal.ITIMER_REAL, 0)
-                if deadly:
+                if end_process:
                     faulthandler.cancel_dump_traceback_later()
-                signal.signal(signal.SIGALRM, before)
+                signal.signal(signal.SIGALRM, handler)
                 break
-            except Overdue:
+            except TrialTimeout:
                 continue
-        if others[0]:   # the host's own alarm, which has gone on meanwhile
-            signal.setitimer(signal.ITIMER_REAL, max(others[0] - (perf_counter() - start), 1e-6), others[1])
+        if other_timer[0]:   # the timer of the host, less the time that has passed
+            signal.setitimer(signal.ITIMER_REAL, max(other_timer[0] - (perf_counter() - start), 1e-6), other_timer[1])
 
 
-def too_long(timeout: float | None) -> str:
+def timeout_text(timeout: float | None) -> str:
     return f"TimeoutError: no score within {timeout:g} s"
 
 
-def told(error: BaseException) -> str:
+def error_text(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:500]
 
 
 class Workers:
-    """An executor that outlives the death of its processes, and trials that never end; or none, and trials run here."""
+    """An executor that is replaced when it breaks or when its trials never end; or none: trials run in this thread."""
 
     def __init__(self, executor: Any, timeout: float | None) -> None:
         self.executor: Executor | None = None
@@ -374,105 +380,106 @@ class Workers:
             self.executor = executor()
         else:
             self.executor = executor
-        self.own = self.make is not None
+        self.owned = self.make is not None
         self.timeout = timeout
-        self.answered = False                # whether any trial has come back
+        self.any_done = False                # whether any trial has finished
 
     def __enter__(self) -> Workers:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.own and self.executor is not None:
+        if self.owned and self.executor is not None:
             self.executor.shutdown(cancel_futures=True)
 
-    def run(self, train: Train, asked: list[tuple[float, float, int]]) -> Iterable[Outcome]:
-        """The outcome of each, in order."""
+    def run(self, train: Train, requests: list[tuple[float, float, int]]) -> Iterable[Outcome]:
+        """The outcome of each trial, in order."""
         if self.executor is None:
-            for arguments in asked:
-                yield attempt(train, *arguments, timeout=self.timeout)
+            for arguments in requests:
+                yield run_trial(train, *arguments, timeout=self.timeout)
             return
-        waiting = [self.submitted(train, arguments) for arguments in asked]
+        futures = [self.submit(train, arguments) for arguments in requests]
         lost: dict[int, Outcome] = {}
         broken = False
         try:
-            for k, arguments in enumerate(asked):
-                while k not in lost and not self.patient(waiting[k], waiting):
-                    self.give_up(train, asked, waiting, lost)
-                outcome = lost.get(k) or self.outcome(waiting[k])
-                if outcome is None:                      # (the executor broke: was it this one?)
+            for k, arguments in enumerate(requests):
+                while k not in lost and not self.wait_for(futures[k], futures):
+                    self.give_up(train, requests, futures, lost)
+                outcome = lost.get(k) or self.outcome(futures[k])
+                if outcome is None:                      # (the executor broke, perhaps by this trial)
                     if not broken:
                         self.renew()
                     broken = True
-                    outcome = self.alone(train, arguments)
+                    outcome = self.run_alone(train, arguments)
                 yield outcome
         finally:
-            for future in waiting:
+            for future in futures:
                 if future is not None:
                     future.cancel()
 
-    def alone(self, train: Train, arguments: tuple[float, float, int]) -> Outcome:
-        """A trial with nobody beside it, in an executor that is new."""
-        future, start = self.submitted(train, arguments), perf_counter()
-        patient = self.patient(future, [future])
-        outcome = self.outcome(future) if patient else None
+    def run_alone(self, train: Train, arguments: tuple[float, float, int]) -> Outcome:
+        """Run one trial alone, in a new executor."""
+        future, start = self.submit(train, arguments), perf_counter()
+        finished = self.wait_for(future, [future])
+        outcome = self.outcome(future) if finished else None
         if outcome is None:
-            self.renew(wait=patient)
+            self.renew(wait=finished)
             late = self.timeout is not None and perf_counter() - start >= self.timeout
-            return "failed", math.nan, math.nan, too_long(self.timeout) if late else "the process that ran it died"
+            return "failed", math.nan, math.nan, timeout_text(self.timeout) if late else "the process that ran it died"
         return outcome
 
-    def submitted(self, train: Train, arguments: tuple[float, float, int]) -> Any:
-        """A future, or None if the executor is broken already."""
+    def submit(self, train: Train, arguments: tuple[float, float, int]) -> Any:
+        """Submit a trial: its future, or None if the executor is broken already."""
         from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 
         assert self.executor is not None
         more = () if self.timeout is None else (self.timeout, isinstance(self.executor, ProcessPoolExecutor))
         try:
-            return self.executor.submit(attempt, train, *arguments, *more)
+            return self.executor.submit(run_trial, train, *arguments, *more)
         except BrokenExecutor:
             return None
 
-    def patient(self, future: Any, waiting: Sequence[Any]) -> bool:
-        """Wait for a trial; False if neither it nor another one came back in longer than any may take."""
+    def wait_for(self, future: Any, futures: Sequence[Any]) -> bool:
+        """Wait for a trial; False if neither it nor another one finished in the time that any of them may take."""
         from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, ThreadPoolExecutor, wait
 
         if self.timeout is None or future is None or isinstance(self.executor, ProcessPoolExecutor):
-            return True                  # (whose processes end what takes too long, or themselves)
-        pending = {one for one in waiting if one is not None and not one.done()}
-        self.answered |= len(pending) < sum(one is not None for one in waiting)
+            return True                  # (its processes end trials that take too long, or themselves)
+        pending = {one for one in futures if one is not None and not one.done()}
+        self.any_done |= len(pending) < sum(one is not None for one in futures)
         while not future.done():
-            begins = 0.0 if self.answered or isinstance(self.executor, ThreadPoolExecutor) else START
-            done, pending = wait(pending, self.timeout + 2 * GRACE + begins, FIRST_COMPLETED)
+            start = 0.0 if self.any_done or isinstance(self.executor, ThreadPoolExecutor) else CLUSTER_START
+            done, pending = wait(pending, self.timeout + 2 * GRACE + start, FIRST_COMPLETED)
             if not done:
                 return False
-            self.answered = True
+            self.any_done = True
         return True
 
-    def give_up(self, train: Train, asked: list[tuple[float, float, int]], waiting: list[Any],
+    def give_up(self, train: Train, requests: list[tuple[float, float, int]], futures: list[Any],
                 lost: dict[int, Outcome]) -> None:
-        """No longer wait for what is running; what has not begun goes to a new executor, if one can be made."""
-        unbegun = []
-        for k, future in enumerate(waiting):
+        """Stop waiting for running trials; submit those that have not started to a new executor, if one can be made."""
+        not_started = []
+        for k, future in enumerate(futures):
             if future is None or future.done():
                 continue
             if future.cancel():
-                unbegun.append(k)
+                not_started.append(k)
             else:
-                lost[k] = "failed", math.nan, math.nan, too_long(self.timeout)
-        if not lost.keys() & {k for k, future in enumerate(waiting) if future is not None}:
-            lost[unbegun.pop(0)] = "failed", math.nan, math.nan, too_long(self.timeout)   # (so it ends in any case)
+                lost[k] = "failed", math.nan, math.nan, timeout_text(self.timeout)
+        if not lost.keys() & {k for k, future in enumerate(futures) if future is not None}:
+            # (one at least counts as failed, so that the loop ends)
+            lost[not_started.pop(0)] = "failed", math.nan, math.nan, timeout_text(self.timeout)
         for k in lost:
-            waiting[k] = None
+            futures[k] = None
         if self.make is not None:
             self.renew(wait=False)
-        for k in unbegun:
+        for k in not_started:
             if self.make is not None:
-                waiting[k] = self.submitted(train, asked[k])
+                futures[k] = self.submit(train, requests[k])
             else:
-                lost[k] = "failed", math.nan, math.nan, "no worker was free: they are busy with trials that never end"
+                lost[k] = "failed", math.nan, math.nan, "no worker was free: all run trials that never end"
 
     def outcome(self, future: Any) -> Outcome | None:
-        """What became of a trial; None if its executor broke."""
+        """The outcome of a trial; None if its executor broke."""
         from concurrent.futures import BrokenExecutor
 
         if future is None:
@@ -481,22 +488,24 @@ class Workers:
             outcome: Outcome = future.result()
         except BrokenExecutor:
             return None
-        except Exception as error:           # (it could not be sent, or its worker was lost)
-            return "failed", math.nan, math.nan, told(error)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:       # (it could not be pickled, its worker was lost, or it was cancelled)
+            return "failed", math.nan, math.nan, error_text(error)
         return outcome
 
     def renew(self, wait: bool = True) -> None:
-        """A new executor like the broken one."""
+        """Replace the executor by a new one like it."""
         from concurrent.futures import ProcessPoolExecutor
 
         broken = self.executor
         if self.make is None:
             if not isinstance(broken, ProcessPoolExecutor):
-                raise RuntimeError(f"tune_lr: the executor ({type(broken).__name__}) broke; give a function that makes "
-                                   f"one, and a new one takes its place")
+                raise RuntimeError(f"tune_lr: the executor ({type(broken).__name__}) broke; pass a function that makes "
+                                   f"executors, and a new one replaces it")
             defaults: dict[str, Any] = {"max_workers": None, "mp_context": None, "initializer": None, "initargs": ()}
             settings = {name: getattr(broken, f"_{name}", default) for name, default in defaults.items()}
             self.make = lambda: ProcessPoolExecutor(**settings)
-        if self.own and broken is not None:
+        if self.owned and broken is not None:
             broken.shutdown(wait=wait, cancel_futures=True)
-        self.executor, self.own = self.make(), True
+        self.executor, self.owned = self.make(), True

@@ -1,94 +1,90 @@
-"""Composed schedules as flat data that C evaluates: an array of nodes, the root first.
+"""Schedules as flat data that C evaluates: an array of nodes, the root first.
 
-Nodes that only move time (branch, shift, every, k-decay, limit) are walked in a loop; those that change a
-value (scale, clip, product, noise) recurse, and nesting is bounded. So an evaluation takes no memory,
-cannot overflow the stack, and the same function serves a number and the optimizer. An array goes through the nodes
-64 times at a stretch, every node's loop over them compiled with its formula in it: three times as fast, the same bits.
+Nodes that only change the time (branch, shift, every, k-decay, limit) are followed in a loop; those that change the
+rate (scale, clip, product, noise) recurse, and nesting is bounded. So an evaluation allocates no memory and cannot
+overflow the stack, and one function serves a number and the optimizers. An array passes through the nodes in blocks of
+64 times, each node a loop with its formula compiled into it: three times as fast, with the same bits.
 """
 from cpython.buffer cimport PyBUF_C_CONTIGUOUS, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.float cimport PyFloat_CheckExact
 from cpython.long cimport PyLong_CheckExact
 from libc.float cimport DBL_MAX
 from libc.math cimport INFINITY, NAN, floor, fmod, isfinite
-from libc.stdint cimport int64_t, uint32_t, uint64_t, uintptr_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
+from fastlr._kernels.build_id cimport FASTLR_LAYOUT
 from fastlr._engine.thread_pool cimport prepare, run
-from fastlr.curves cimport Curve, Cycle, bases, value
-from fastlr.powers cimport Power, to_the, whole
+from fastlr.powers cimport floor_of, power_of
 
 from functools import lru_cache
 from math import frexp, ldexp
 from numbers import Real
 
-import cython
-
 import numpy
 
-DEPTH = 100                # what Python's own recursion (repr, pickle, ==) bears with room to spare
+DEPTH = 100                # well within what Python's own recursion allows to repr, pickle and ==
 SIZE = 1 << 16
 
 cdef enum:
     CHUNK = 1 << 14            # times that one thread evaluates: 0.1 to 0.3 ms of work
-    BLOCK = 64                 # times that go through a node at a stretch: on the stack, once per node that moves time
+    BLOCK = 64                 # times that pass through a node at once; a block on the stack per node that changes them
 
-cdef tuple KINDS = (
-    "curve", "limit", "branch", "shift", "every", "k_decay", "scale", "clip", "product", "noise",
-)
-cdef dict FORMULAS = {}        # where a curve's function stands in memory: the name of its struct
+cdef dict KIND_NAMES = {
+    CURVE: "curve", LIMIT: "limit", BRANCH: "branch", SHIFT: "shift", EVERY: "every", K_DECAY: "k_decay",
+    SCALE: "scale", CLIP: "clip", PRODUCT: "product", NOISE: "noise",
+}
 
+ctypedef void (*BasesFunction)(const double* h, double* base) noexcept nogil
 
-cdef double instant(const Curve* h, const Power* powers, double t) noexcept nogil:
-    cdef Cycle last = [0, 1, 0]
-    return value(h[0], powers, &last, t)
-
-
-cdef void instants(const Curve* h, const Power* powers, const double* t, double* y, int n) noexcept nogil:
-    cdef Curve numbers = h[0]          # copies, which writing to y cannot change
-    cdef Power[3] known
-    cdef Cycle last = [0, 1, 0]
-    cdef int i
-    known[0], known[1], known[2] = powers[0], powers[1], powers[2]
-    for i in range(n):
-        y[i] = value(numbers, known, &last, t[i])
+cdef struct CurveEntry:
+    CurveFunction curve
+    CurveBlockFunction block
+    BasesFunction bases        # writes the numbers that the curve raises to powers, three at most; NULL if none
 
 
-cdef uint32_t mixed(uint32_t x) noexcept nogil:
-    """Every bit of x in every bit of the result (the finalizer of MurmurHash3)."""
+# CURVES, a table of entries, and CURVE_FIELDS, name -> fields of the struct in the same order: by build_schedules.py
+include "curve_table.pxi"
+
+cdef dict POSITIONS = {name: k for k, name in enumerate(CURVE_FIELDS)}
+
+
+cdef uint32_t hashed(uint32_t x) noexcept nogil:
+    """A hash in which every bit depends on every bit of x (the finalizer of MurmurHash3)."""
     x = (x ^ (x >> 16)) * <uint32_t>0x85ebca6b
     x = (x ^ (x >> 13)) * <uint32_t>0xc2b2ae35
     return x ^ (x >> 16)
 
 
-cdef inline double noise(const double* h, double t) noexcept nogil:
+cdef inline double random_of(const double* h, double t) noexcept nogil:
     """A number of [-1, 1) that depends on the seed (two 32-bit words h[1], h[2]) and on floor(t) alone."""
-    cdef double n = whole(t)
-    cdef uint32_t high, low, x = mixed(<uint32_t>h[1] + <uint32_t>0x9e3779b9)
+    cdef double n = floor_of(t)
+    cdef uint32_t high, low, x = hashed(<uint32_t>h[1] + <uint32_t>0x9e3779b9)
     if n < 9007199254740992.0:
         high, low = <uint32_t>(<uint64_t>n >> 32), <uint32_t>(<uint64_t>n & <uint64_t>0xffffffff)
     else:
         high, low = <uint32_t>fmod(floor(n / 4294967296.0), 4294967296.0), <uint32_t>fmod(n, 4294967296.0)
-    x = mixed(x ^ <uint32_t>h[2])
-    x = mixed(x ^ high)
-    x = mixed(x ^ low)
+    x = hashed(x ^ <uint32_t>h[2])
+    x = hashed(x ^ high)
+    x = hashed(x ^ low)
     return x / 2147483648.0 - 1
 
 
-# What each kind of node does, to a rate or to a time; once, for a number and for a block.
+# What a node does to a rate or to a time: the same functions for a number and for a block.
 
-cdef inline double noisier(const double* h, double y, double t) noexcept nogil:
-    return y * (1 + h[0] * noise(h, t))
+cdef inline double with_noise(const double* h, double y, double t) noexcept nogil:
+    return y * (1 + h[0] * random_of(h, t))
 
 cdef inline double clipped(const double* h, double y) noexcept nogil:
     return h[0] if y < h[0] else h[1] if y > h[1] else y           # NaN stays
 
-cdef inline double moved(Kind kind, const double* h, double t) noexcept nogil:
+cdef inline double changed_time(NodeKind kind, const double* h, double t) noexcept nogil:
     if kind == SHIFT:
         return t - h[0] if t > h[0] else 0
     if kind == EVERY:
-        return whole(t / h[0])
-    t = h[0] * to_the(t / h[0], h[1])
+        return floor_of(t / h[0])
+    t = h[0] * power_of(t / h[0], h[1])
     return t if t <= DBL_MAX else DBL_MAX
 
 
@@ -105,12 +101,12 @@ cdef double evaluate(const Node* nodes, int i, double t) noexcept nogil:
         if node.kind == CLIP:
             return clipped(node.h, evaluate(nodes, node.left, t))
         if node.kind == NOISE:
-            return noisier(node.h, evaluate(nodes, node.left, t), t)
+            return with_noise(node.h, evaluate(nodes, node.left, t), t)
         if node.kind == LIMIT:
             if t > node.h[0]:
                 return NAN
         elif node.kind != BRANCH:
-            t = moved(node.kind, node.h, t)
+            t = changed_time(node.kind, node.h, t)
         i = node.right if node.kind == BRANCH and t >= node.h[0] else node.left
 
 
@@ -120,10 +116,10 @@ cdef void evaluate_block(const Node* nodes, int i, const double* t, double* y, i
     cdef const Node* node = &nodes[i]
     cdef int k, end
     if node.kind == CURVE:
-        node.sweep(node.h, node.powers, t, y, n)
+        node.block(node.h, node.powers, t, y, n)
     elif node.kind == BRANCH:
         k = 0
-        while k < n:                       # each stretch that goes the same way
+        while k < n:                       # each run of times that take the same branch
             end = k + 1
             while end < n and (t[end] >= node.h[0]) == (t[k] >= node.h[0]):
                 end += 1
@@ -132,7 +128,7 @@ cdef void evaluate_block(const Node* nodes, int i, const double* t, double* y, i
     elif node.kind == PRODUCT:
         multiply_block(nodes, node, t, y, n)
     elif node.kind == SHIFT or node.kind == EVERY or node.kind == K_DECAY:
-        move_block(nodes, node, t, y, n)
+        change_time_block(nodes, node, t, y, n)
     else:
         evaluate_block(nodes, node.left, t, y, n)
         if node.kind == SCALE:
@@ -143,7 +139,7 @@ cdef void evaluate_block(const Node* nodes, int i, const double* t, double* y, i
                 y[k] = clipped(node.h, y[k])
         elif node.kind == NOISE:
             for k in range(n):
-                y[k] = noisier(node.h, y[k], t[k])
+                y[k] = with_noise(node.h, y[k], t[k])
         else:                              # LIMIT
             for k in range(n):
                 y[k] = NAN if t[k] > node.h[0] else y[k]
@@ -158,18 +154,18 @@ cdef void multiply_block(const Node* nodes, const Node* node, const double* t, d
         y[k] *= right[k]
 
 
-cdef void move_block(const Node* nodes, const Node* node, const double* t, double* y, int n) noexcept nogil:
+cdef void change_time_block(const Node* nodes, const Node* node, const double* t, double* y, int n) noexcept nogil:
     cdef double[BLOCK] times
     cdef int k
-    if node.kind == SHIFT:                 # (a loop for each, so that it has no branch in it)
+    if node.kind == SHIFT:                 # (a loop for each kind, without a branch in it)
         for k in range(n):
-            times[k] = moved(SHIFT, node.h, t[k])
+            times[k] = changed_time(SHIFT, node.h, t[k])
     elif node.kind == EVERY:
         for k in range(n):
-            times[k] = moved(EVERY, node.h, t[k])
+            times[k] = changed_time(EVERY, node.h, t[k])
     else:
         for k in range(n):
-            times[k] = moved(K_DECAY, node.h, t[k])
+            times[k] = changed_time(K_DECAY, node.h, t[k])
     evaluate_block(nodes, node.left, times, y, n)
 
 
@@ -185,11 +181,11 @@ cdef struct Batch:
     const double* t
     double* y
     Py_ssize_t size
-    bint refused               # by any chunk: each may set it, none reads it
+    bint refused               # set by any chunk that has a time without a rate; none reads it
 
 
 cdef void evaluate_chunk(void* context, Py_ssize_t chunk) noexcept nogil:
-    """One stretch of an array of times; at least up to the first that has no rate."""
+    """The rates of one chunk of an array of times, at least up to the first time that has none."""
     cdef Batch* batch = <Batch*>context
     cdef Py_ssize_t begin = chunk * CHUNK, last = min(begin + CHUNK, batch.size)
     cdef double[BLOCK] times
@@ -214,7 +210,7 @@ cdef void evaluate_chunk(void* context, Py_ssize_t chunk) noexcept nogil:
         begin += n
 
 
-cdef class Program:
+cdef class CompiledSchedule:
     """A schedule: called with t (0 is the first update), a number or an array, it gives the rate."""
 
     def __dealloc__(self):
@@ -275,27 +271,29 @@ cdef class Program:
         who = type(self).__name__
         if not t >= 0:
             return ValueError(f"{who}: t must be >= 0, got {t}{where}")
-        if self.ends and self.at(number(t)) != self.at(number(t)):
+        if self.has_end and self.at(number(t)) != self.at(number(t)):
             return ValueError(f'{who}: t={t}{where} is past the end of a schedule with end="error"')
         return ValueError(f"{who}: the rate at t={t}{where} is not a finite number")
 
-    def _parts(self):
-        """Its nodes, for those who evaluate them elsewhere: (kind, left, right, curve's struct, numbers)."""
+    def _nodes(self):
+        """The nodes, for evaluation elsewhere: (kind, left, right, name of a curve or "", numbers)."""
+        names = list(CURVE_FIELDS)
         return [
-            (KINDS[self.nodes[i].kind], self.nodes[i].left, self.nodes[i].right,
-             FORMULAS.get(<uintptr_t>self.nodes[i].curve, ""), [self.nodes[i].h[k] for k in range(8)])
+            (KIND_NAMES[self.nodes[i].kind], self.nodes[i].left, self.nodes[i].right,
+             names[self.nodes[i].which] if self.nodes[i].kind == CURVE else "",
+             [self.nodes[i].h[k] for k in range(8)])
             for i in range(self.size)
         ]
 
-    def _become(self, Program other not None):
-        """Take over what `other` computes; once."""
+    def _set_nodes(self, CompiledSchedule other not None):
+        """Copy what `other` computes; once."""
         if self.nodes != NULL:
             raise TypeError(f"{type(self).__name__} is immutable")
-        self.grow(other.size, other.depth)
-        self.graft(other, 0)
+        self.allocate(other.size, other.depth)
+        self.copy_nodes(other, 0)
 
-    cdef Node* grow(self, int size, int depth) except NULL:
-        """Room for `size` nodes."""
+    cdef Node* allocate(self, int size, int depth) except NULL:
+        """Allocate `size` nodes."""
         if depth > DEPTH:
             raise ValueError(f"a schedule can be nested at most {DEPTH} deep")
         if size > SIZE:
@@ -306,8 +304,8 @@ cdef class Program:
         self.size, self.depth = size, depth
         return self.nodes
 
-    cdef int graft(self, Program child, int position) except -1:
-        """Copy a child's nodes to `position`; where the next child goes."""
+    cdef int copy_nodes(self, CompiledSchedule child, int position) except -1:
+        """Copy a child's nodes to `position`; the position after them."""
         cdef int i
         if child is None or child.nodes == NULL:
             raise TypeError(f"expected a schedule, got {child!r}")
@@ -315,10 +313,10 @@ cdef class Program:
         for i in range(position, position + child.size):
             self.nodes[i].left += position
             self.nodes[i].right += position
-        self.ends |= child.ends
+        self.has_end |= child.has_end
         return position + child.size
 
-    cdef int split(self, int low, int high, int* free_slot, list at) except -1:
+    cdef int branch_tree(self, int low, int high, int* free_slot, list at) except -1:
         """A balanced tree of branches over the pieces low <= i < high; its root."""
         cdef int i, middle = (low + high) // 2
         if high - low == 1:
@@ -327,8 +325,8 @@ cdef class Program:
         free_slot[0] += 1
         self.nodes[i].kind = BRANCH
         self.nodes[i].h[0] = at[middle - 1]
-        self.nodes[i].left = self.split(low, middle, free_slot, at)
-        self.nodes[i].right = self.split(middle, high, free_slot, at)
+        self.nodes[i].left = self.branch_tree(low, middle, free_slot, at)
+        self.nodes[i].right = self.branch_tree(middle, high, free_slot, at)
         return i
 
 
@@ -340,12 +338,12 @@ cdef double number(t) except? -1:
         return DBL_MAX if t > 0 else -DBL_MAX
 
 
-cdef Program unary(Kind kind, Program child, double a, double b=0, double c=0):
-    cdef Program made = Program.__new__(Program)
-    made.grow(1 + child.size, 1 + child.depth)
+cdef CompiledSchedule unary(NodeKind kind, CompiledSchedule child, double a, double b=0, double c=0):
+    cdef CompiledSchedule made = CompiledSchedule.__new__(CompiledSchedule)
+    made.allocate(1 + child.size, 1 + child.depth)
     made.nodes[0].kind, made.nodes[0].left = kind, 1
     made.nodes[0].h[0], made.nodes[0].h[1], made.nodes[0].h[2] = a, b, c
-    made.graft(child, 1)
+    made.copy_nodes(child, 1)
     return made
 
 
@@ -365,7 +363,7 @@ def binary_logarithm(double x):
 
 
 def inverse_tanh(above, below):
-    """200 binary digits of artanh(above / below) = ln((1 + s) / (1 - s)) / 2, whole numbers all."""
+    """200 binary digits of artanh(above / below) = ln((1 + s) / (1 - s)) / 2, all in integers."""
     s = (above << 200) // below
     y, total = s * s >> 200, s
     for k in range(3, 135, 2):             # enough for s = 1/3
@@ -376,38 +374,32 @@ def inverse_tanh(above, below):
     return total
 
 
-def curve(Curve h):
-    """A curve of curves.pxd, by its struct's name: `curve["Linear"]({"lr": 0.1, "steps": 9, "final": 0})`."""
-    cdef Program made = Program.__new__(Program)
-    cdef Node* node = made.grow(1, 1)
+def curve(str name not None, arguments):
+    """A curve of curves.pxd by its name, with its numbers: `curve("linear", {"lr": 0.1, "steps": 9, "final": 0})`."""
+    cdef CompiledSchedule made = CompiledSchedule.__new__(CompiledSchedule)
+    cdef Node* node = made.allocate(1, 1)
     cdef double[3] base
     cdef int i
-    if sizeof(Curve) > sizeof(node.h):
-        raise TypeError("a curve has at most 8 numbers")
-    node.kind, node.curve, node.sweep = CURVE, <Evaluate>instant[Curve], <Sweep>instants[Curve]
-    memcpy(node.h, &h, sizeof(Curve))
+    node.kind, node.which = CURVE, POSITIONS[name]
+    node.curve, node.block = CURVES[node.which].curve, CURVES[node.which].block
+    for i, field in enumerate(CURVE_FIELDS[name]):
+        node.h[i] = arguments[field]
     base[0] = base[1] = base[2] = 1
-    bases(h, base)
+    if CURVES[node.which].bases != NULL:
+        CURVES[node.which].bases(node.h, base)
     for i in range(3):
         node.powers[i].base = base[i]
-        node.powers[i].high, node.powers[i].low = binary_logarithm(base[i]) if base[i] != 1 else (0, 0)
-    if <uintptr_t>node.curve not in FORMULAS:
-        FORMULAS[<uintptr_t>node.curve] = cython.typeof(h)
+        node.powers[i].log2_high, node.powers[i].log2_low = binary_logarithm(base[i]) if base[i] != 1 else (0, 0)
     return made
 
 
-def numbers(Curve h):
-    """The fields of a curve's struct, in order: `list(numbers["Linear"](...))`."""
-    return h
-
-
-def limit(Program child not None, double last):
-    cdef Program made = unary(LIMIT, child, last)
-    made.ends = True
+def limit(CompiledSchedule child not None, double last):
+    cdef CompiledSchedule made = unary(LIMIT, child, last)
+    made.has_end = True
     return made
 
 
-def highest(Program schedule not None, int64_t updates):
+def highest(CompiledSchedule schedule not None, int64_t updates):
     """The largest rate of so many updates, or -inf; those where there is none do not count."""
     cdef double[BLOCK] times, rates
     cdef double most = -INFINITY
@@ -425,43 +417,43 @@ def highest(Program schedule not None, int64_t updates):
     return most
 
 
-def shift(Program child not None, double n):
+def shift(CompiledSchedule child not None, double n):
     return unary(SHIFT, child, n)
 
 
-def every(Program child not None, double k):
+def every(CompiledSchedule child not None, double k):
     return unary(EVERY, child, k)
 
 
-def k_decay(Program child not None, double steps, double k):
+def k_decay(CompiledSchedule child not None, double steps, double k):
     return unary(K_DECAY, child, steps, k)
 
 
-def noisy(Program child not None, double amount, unsigned long long seed):
+def noise(CompiledSchedule child not None, double amount, unsigned long long seed):
     return unary(NOISE, child, amount, <double>(seed & 0xffffffff), <double>(seed >> 32))
 
 
-def scale(Program child not None, double factor):
+def scale(CompiledSchedule child not None, double factor):
     return unary(SCALE, child, factor)
 
 
-def clip(Program child not None, double low, double high):
+def clip(CompiledSchedule child not None, double low, double high):
     return unary(CLIP, child, low, high)
 
 
-def product(Program left not None, Program right not None):
-    cdef Program made = Program.__new__(Program)
-    made.grow(1 + left.size + right.size, 1 + max(left.depth, right.depth))
+def product(CompiledSchedule left not None, CompiledSchedule right not None):
+    cdef CompiledSchedule made = CompiledSchedule.__new__(CompiledSchedule)
+    made.allocate(1 + left.size + right.size, 1 + max(left.depth, right.depth))
     made.nodes[0].kind, made.nodes[0].left = PRODUCT, 1
-    made.nodes[0].right = made.graft(left, 1)
-    made.graft(right, made.nodes[0].right)
+    made.nodes[0].right = made.copy_nodes(left, 1)
+    made.copy_nodes(right, made.nodes[0].right)
     return made
 
 
 def join(children, at):
     """children[i] from at[i - 1] on, each counting from its own 0."""
-    cdef Program made = Program.__new__(Program)
-    cdef Program child
+    cdef CompiledSchedule made = CompiledSchedule.__new__(CompiledSchedule)
+    cdef CompiledSchedule child
     cdef list bounds = list(at)
     cdef Py_ssize_t size = 2 * len(bounds) + 1
     cdef int i, slot = 0, position = 2 * <int>len(bounds) + 1, depth = 0
@@ -469,14 +461,14 @@ def join(children, at):
         size, depth = size + child.size, max(depth, child.depth)
     if size > SIZE:                        # (before it is an int)
         raise ValueError(f"a schedule can have at most {SIZE} parts, got {size}")
-    made.grow(<int>size, 1 + depth)
-    made.split(0, len(bounds) + 1, &slot, bounds)
+    made.allocate(<int>size, 1 + depth)
+    made.branch_tree(0, len(bounds) + 1, &slot, bounds)
     for i, child in enumerate(children):
         made.nodes[slot + i].kind = SHIFT
         made.nodes[slot + i].h[0] = bounds[i - 1] if i else 0
         made.nodes[slot + i].left = position
-        position = made.graft(child, position)
+        position = made.copy_nodes(child, position)
     return made
 
 
-include "build_id.pxi"
+build_id = FASTLR_LAYOUT.decode()

@@ -1,0 +1,25 @@
+# cython: language_level=3
+cimport cython
+from fastlr._engine.layout cimport Layout
+from fastlr._engine.memory cimport Memory
+from fastlr._kernels.structs cimport StepJob, TaskFunction, TensorView, UnitRange, UnitSums
+
+@cython.final
+cdef class UnitNorms:
+    cdef Memory memory
+    cdef Layout layout
+    cdef TaskFunction task
+    cdef double clip, eps
+    cdef bint alone                    # whether no other stage needs to know what units leave of the gradients
+    cdef UnitRange* ranges             # what is measured at a time
+    cdef Py_ssize_t range_count
+    cdef UnitSums* sums
+    cdef double* factors               # of each unit's gradient
+    cdef double* squares               # per tensor: the sum of its gradient's squares, clipped
+    cdef double* nonfinite             # per tensor: 0, or NaN if its gradient is not finite
+
+    cdef int cut(self, int axis) except -1
+    cdef bint measured_in_step(self, const TensorView* view) noexcept
+    cdef int measure(self, StepJob* job) except -1
+    cdef int measure_alone(self, StepJob* job) except -1
+    cdef double norm(self) noexcept
