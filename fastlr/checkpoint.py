@@ -308,10 +308,10 @@ def well_formed(state: dict[str, Any]) -> bool:
         inner = state.get("inner")
         return (isinstance(state.get("optimizer"), str) and type(state.get("t")) is int
                 and (inner is None or (isinstance(inner, dict) and well_formed(inner))))
-    if state.keys() - {"norms", "folded", "shared", "convention", "lr_max"} \
+    if state.keys() - {"norms", "folded", "shared", "convention", "lr_max", "options"} \
             != {"format", "optimizer", "t", "missed", "groups"}:
         return False
-    if not isinstance(state.get("shared", {}), dict):
+    if not (isinstance(state.get("shared", {}), dict) and isinstance(state.get("options", {}), dict)):
         return False
     t, missed, groups = state["t"], state["missed"], state["groups"]
     if not (isinstance(state["optimizer"], str) and type(t) is int and isinstance(missed, dict)

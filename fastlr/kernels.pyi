@@ -1,5 +1,8 @@
+# Made by `python -m fastlr.optimizers.stubs` from the declarations; do not edit.
 from inspect import Signature
 from typing import Any
+
+__all__: list[str]
 
 class Kernel:
     """One rule over one tensor: p, g and the state; then t, lr and the hyper-parameters by keyword."""

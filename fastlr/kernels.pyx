@@ -64,6 +64,9 @@ cdef class Kernel:
                    for name, k in self.position.items() if name != "lr"]
         return Signature([Parameter(name, Parameter.POSITIONAL_ONLY) for name in self.operands] + hypers)
 
+    def __reduce__(self):
+        return self.__name__           # (pickled as functions are, by name)
+
     def __repr__(self):
         return f"<fastlr.kernels.{self.__name__}{self.__signature__}>"
 
@@ -164,6 +167,16 @@ cdef class Kernel:
 
 __all__ = sorted([name for name, rule in REGISTRY.items()
                   if rule.__module__.startswith("fastlr.") and not (rule.reduces or rule.shared)])
-for name in __all__:
-    globals()[name] = Kernel(REGISTRY[name])
-del name
+
+
+def __getattr__(name):
+    """The function of a rule, made and its compiled table loaded when it is first asked for."""
+    rule = REGISTRY.get(name)
+    if rule is None or rule.kind == "matrix" or rule.reduces or rule.shared:
+        raise AttributeError(f"module 'fastlr.kernels' has no attribute {name!r}")
+    globals()[name] = Kernel(rule)
+    return globals()[name]
+
+
+def __dir__():
+    return sorted({*globals(), *__all__})

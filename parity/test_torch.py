@@ -172,7 +172,7 @@ def test_all_state_has_a_name_there(twin):
 def test_defaults_are_torchs(twin):
     theirs = {name: list(p.default) if isinstance(p.default, tuple) else p.default
               for name, p in inspect.signature(twin.theirs).parameters.items()}
-    ours = full(twin.ours, {}) | {name: start.default for name, start in twin.ours.starts.items()}
+    ours = full(twin.ours, {}) | {name: start.default for name, start in twin.ours.initial_states.items()}
     for name, value in twin.spoken(ours).items():
         if name != "momentum":                         # there it is off, here it is in the name
             other = (twin.ours.__name__, name) in OTHER_DEFAULTS

@@ -43,7 +43,7 @@ class Twin:
 
     def torch(self, params, hyper, **more):
         """Theirs, with all hyper-parameters given; `hyper` in our words."""
-        hyper = {name: start.default for name, start in self.ours.starts.items()} | full(self.ours, hyper)
+        hyper = {name: start.default for name, start in self.ours.initial_states.items()} | full(self.ours, hyper)
         return self.theirs(params, **self.switches, **self.spoken(hyper), **more)
 
     def fastlr(self, params, hyper, **more):
@@ -126,7 +126,7 @@ def variants(cls):
     """(what, hyper-parameters, maximize): as declared; each alone changed, and off; all at once; upwards."""
     yield "as declared", {}, False
     changed = all_changed(cls)
-    for name, bound in (cls.hypers | cls.starts).items():
+    for name, bound in (cls.hypers | cls.initial_states).items():
         if (cls.__name__, name) in LACKS:
             continue
         yield name, {name: other_value(bound)}, False

@@ -31,7 +31,7 @@ import numpy as np
 import fastlr
 from fastlr import kernels, schedules
 from fastlr._engine.arrays import BFloat16
-from fastlr._engine.tensors import nearest16
+from fastlr._engine.tensors import bfloat16_bits
 from fastlr.optimizers.base import REGISTRY
 
 REFUSED = (ValueError, TypeError, AttributeError, RuntimeError, FloatingPointError, OverflowError, BufferError,
@@ -101,7 +101,7 @@ class Trial:
         if x.size and self.maybe(0.08):
             x.reshape(-1)[self.random.randrange(x.size)] = self.random.choice((np.nan, np.inf, -np.inf, 0.0, 1e300))
         if stored == "bfloat16":
-            return self.placed(nearest16(x).reshape(shape), layout).view(BFloat16)
+            return self.placed(bfloat16_bits(x).reshape(shape), layout).view(BFloat16)
         return self.placed(x.astype(stored), layout)
 
     def gradient(self, k):

@@ -20,7 +20,7 @@ RULES = [cls for cls in OPTIMIZERS if cls.kind != "matrix"]
 # Those whose bits are fastlr's own: not those that multiply matrices by a BLAS.
 BITWISE = [cls for cls in OPTIMIZERS if not issubclass(cls, WithFallback)]
 # Rules whose step takes an element's gradient alone, so that each element may have a learning rate of its own.
-UNPLACED = [cls for cls in RULES if not cls.placed]
+UNPLACED = [cls for cls in RULES if not cls.depends_on_param]
 # Those that move some rows of a table alone.
 BY_ROWS = [*UNPLACED, fastlr.RowwiseAdaGrad]
 ELEMENTWISE = [cls for cls in RULES if not (cls.reduces or cls.shared)]
@@ -154,4 +154,4 @@ def run(cls, params, steps=3, seed=1, threads=1, **hyper):
 
 def everything_changed(cls):
     """No hyper-parameter at its default, and an epsilon that weighs."""
-    return {name: 0.03 if name == "eps" else other_value(bound) for name, bound in (cls.hypers | cls.starts).items()}
+    return {name: 0.03 if name == "eps" else other_value(bound) for name, bound in (cls.hypers | cls.initial_states).items()}

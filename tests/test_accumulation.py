@@ -10,7 +10,7 @@ import fastlr
 from fastlr import schedules
 
 SHAPES = [(3, 4), (), (0,), (700,), (40_000,)]
-FOLDING = [cls for cls in OPTIMIZERS if cls.folds is not None]
+FOLDING = [cls for cls in OPTIMIZERS if cls.accumulation is not None]
 every_folding = pytest.mark.parametrize("cls", FOLDING, ids=lambda cls: cls.__name__)
 
 

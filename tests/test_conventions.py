@@ -28,7 +28,7 @@ every_different = pytest.mark.parametrize(("cls", "convention"), [
 every_different_separate = pytest.mark.parametrize(("cls", "convention"), [
     pytest.param(cls, name, id=f"{cls.__name__}-{name}") for cls, name in DIFFERENT if not cls.shared])
 every_different_unplaced = pytest.mark.parametrize(("cls", "convention"), [
-    pytest.param(cls, name, id=f"{cls.__name__}-{name}") for cls, name in DIFFERENT if not cls.placed])
+    pytest.param(cls, name, id=f"{cls.__name__}-{name}") for cls, name in DIFFERENT if not cls.depends_on_param])
 
 # RpropLate's step waits a step, which LAMB's bound and the largest of AMSGrad do not. The squares under Adan's root have
 # an epsilon of a quotient; corrections move above the line of a root (RAdamCorrected: below it), one rounding each.
@@ -124,11 +124,11 @@ def test_slots_begin_as_theirs(cls, convention, slot, value):
 
 
 def test_a_conventions_defaults_are_checked_when_it_is_declared():
-    from fastlr.optimizers.declaration import theirs
+    from fastlr.optimizers.declaration import Convention
 
-    for wrong, error in (({"lr": -1.0}, ValueError), ({"epsilon": 1.0}, KeyError)):
+    for wrong, error in (({"lr": -1.0}, ValueError), ({"epsilon": 1.0}, TypeError)):
         with pytest.raises(error):
-            type("Wrong", (fastlr.SGD,), {}, rule="SGD", conventions={"a": "SGD", "b": theirs("SGD", **wrong)})
+            type("Wrong", (fastlr.SGD,), {}, rule="SGD", conventions={"a": "SGD", "b": Convention("SGD", **wrong)})
         assert "wrong" not in REGISTRY
 
 

@@ -194,7 +194,7 @@ def test_other_dtypes_are_refused_by_name(dtype):
      "this Elsewhere gives no CPU memory to write to (it is on another device); move it to the CPU"),
     (memoryview(bytearray(16)), TypeError, "expected float32, float64, float16 or bfloat16, got uint8"),
     ("text", TypeError, "expected an array (NumPy, buffer protocol or DLPack), got str"),
-    ([1.0], TypeError, "expected an array (NumPy, buffer protocol or DLPack), got list"),
+    ({1.0}, TypeError, "expected an array (NumPy, buffer protocol or DLPack), got set"),
     (None, TypeError, "expected an array (NumPy, buffer protocol or DLPack), got NoneType"),
 ])
 def test_what_cannot_be_written_is_refused(given, error, says):

@@ -111,11 +111,11 @@ def test_a_refused_group_leaves_the_others_as_they_were(options, refused):
     for refuse in (False, True):
         a = np.ones(20_000)
         opt = fastlr.SGD({"a": a}, lr=0.1, **options)
-        before = [id(tensor.scale) for tensor in opt._plan.tensors]
+        before = [id(tensor.lr_scales) for tensor in opt._plan.tensors]
         if refuse:
             with pytest.raises((TypeError, ValueError)):
                 opt.add_group({"b": np.ones(3)}, **refused)
-            assert [id(tensor.scale) for tensor in opt._plan.tensors] == before
+            assert [id(tensor.lr_scales) for tensor in opt._plan.tensors] == before
         opt.step({"a": g})
         ends.append(a.tobytes())
     assert ends[0] == ends[1]
@@ -279,7 +279,7 @@ def test_lr_scale_per_tensor_is_another_learning_rate(cls):
     assert bits([a, b]) == bits([one, two])
 
 
-@pytest.mark.parametrize("cls", [cls for cls in OPTIMIZERS if cls.placed], ids=lambda cls: cls.__name__)
+@pytest.mark.parametrize("cls", [cls for cls in OPTIMIZERS if cls.depends_on_param], ids=lambda cls: cls.__name__)
 def test_lr_scale_per_element_is_refused_where_it_would_mean_nothing(cls):
     with pytest.raises(ValueError, match=f"{cls.__name__}: lr_scale of '0': must be a number, as a step of this rule"):
         cls(np.ones(3), lr_scale=[np.ones(3)])
@@ -521,7 +521,7 @@ SHARED = np.zeros(6)
     (lambda: [np.zeros(3, ">f4")], TypeError, "AdamW: params[0]: expected float32, float64, float16 or bfloat16, got >f4"),
     (lambda: [np.broadcast_to(np.zeros(3), (2, 3))], ValueError, "AdamW: params[0]: "),
     (lambda: [np.lib.stride_tricks.as_strided(np.zeros(6), (4, 3), (8, 8))], ValueError,
-     "AdamW: params[0]: elements overlap in memory (shape (4, 3), strides (8, 8)); pass a copy"),
+     "AdamW: params[0]: elements overlap in memory (shape (4, 3), strides (8, 8)); let your model use a copy of it"),
     (lambda: [SHARED[:4], SHARED[3:]], ValueError, "AdamW: parameter '0' and parameter '1' share memory; pass each once"),
     (lambda: {"a": SHARED, "b": SHARED}, ValueError, "AdamW: parameter 'a' and parameter 'b' share memory; pass each once"),
     (lambda: [3.0], TypeError, "AdamW: params[0]: expected an array (NumPy, buffer protocol or DLPack), got float"),
@@ -544,7 +544,7 @@ def test_interleaved_parameters_do_not_share_memory():
 
 
 @pytest.mark.parametrize(("keywords", "error", "says"), [
-    ({"betas": (0.9, 0.99)}, TypeError, "AdamW: unknown keyword 'betas'; did you mean 'beta2'?"),
+    ({"betas": (0.9, 0.99)}, TypeError, "AdamW: unknown keyword 'betas'; did you mean 'beta1'?"),
     ({"nonsense": 1}, TypeError, "(hyper-parameters: lr, beta1, beta2, eps, weight_decay)"),
     ({"decay": "l2"}, ValueError, "AdamW: decay must be 'coupled', 'decoupled', 'independent' or 'corrected', got 'l2'"),
     ({"clip_value": 0.0}, ValueError, "AdamW: clip_value must be positive and finite, got 0.0"),

@@ -71,11 +71,11 @@ def test_all_rows_in_any_order_are_a_step(cls, dtype, width):
 def test_touched_rows_move_lazily_by_the_sum_of_their_gradients(cls):
     table, = arrays(np.float64, [(ROWS, WIDTH)])
     hyper = everything_changed(cls)
-    starts = {name: hyper[name] for name in cls.starts}
+    starts = {name: hyper[name] for name in cls.initial_states}
     wanted = [table.copy(), *(np.full_like(table, starts.get(next(
-        (name for name, start in cls.starts.items() if start.slot == slot), ""), 0.0)) for slot in cls.slots)]
+        (name for name, start in cls.initial_states.items() if start.slot == slot), ""), 0.0)) for slot in cls.slots)]
     opt = cls({"table": table}, **hyper)
-    given = {name: value for name, value in full(cls, hyper).items() if name not in cls.starts}
+    given = {name: value for name, value in full(cls, hyper).items() if name not in cls.initial_states}
     memory = []
     for t, (rows, grads) in enumerate(batches(given=9), 1):
         before = [array.copy() for array in (table, *(opt.state["table"][slot] for slot in cls.slots))]

@@ -217,7 +217,7 @@ def test_16_bit_states_round_what_the_float32_step_stores(cls, stored):
     shape = (300, 7)
     p, g = arrays(np.float32, [shape] * 2)
     q = p.copy()
-    begun = {name: 0.0 for name, slot in cls.starts.items() if slot.slot in cls.slots}      # (which is not rounded)
+    begun = {name: 0.0 for name, slot in cls.initial_states.items() if slot.slot in cls.slots}      # (which is not rounded)
     opt, other = cls([p], state_dtype=stored, **begun), cls([q], **begun)
     opt.step([g])
     other.step([g])

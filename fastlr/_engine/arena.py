@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from .arrays import BFloat16
+
 Array = np.ndarray[Any, np.dtype[Any]]
 
 LINE = 64              # bytes of a cache line: every array begins at one
@@ -22,12 +24,21 @@ class Arena:
     """Zeroed memory for arrays of these sizes in bytes; it is freed with the last of them."""
 
     def __init__(self, sizes: Iterable[int]) -> None:
+        size = sum(size + -size % LINE for size in sizes)
         # (zeroed by the system, as it is touched; NumPy asks for huge pages from 4 MiB on)
-        self._block: Array = np.zeros(LINE + sum(size + -size % LINE for size in sizes), np.uint8)
-        self._next = -int(self._block.ctypes.data) % LINE
+        block = np.zeros(LINE + size, np.uint8)
+        first = -int(block.ctypes.data) % LINE
+        self._bytes: Array = block[first:first + size]
+        self._next = 0
+        self._whole: dict[str, tuple[Array, int]] = {}     # all of it as each type, and that type's size
 
-    def take(self, size: int) -> Array:
-        """The next `size` bytes."""
-        first = self._next
+    def take(self, count: int, stored: str = "uint8") -> Array:
+        """The next `count` elements, of one axis; "bfloat16" as the bits of `BFloat16`."""
+        if stored not in self._whole:
+            whole = self._bytes.view(np.uint16).view(BFloat16) if stored == "bfloat16" else self._bytes.view(stored)
+            self._whole[stored] = whole, whole.itemsize
+        whole, itemsize = self._whole[stored]
+        first = self._next // itemsize
+        size = count * itemsize
         self._next += size + -size % LINE
-        return self._block[first:first + size]
+        return whole[first:first + count]

@@ -212,7 +212,7 @@ def as_array(x, caller):
         return x
     try:
         view = memoryview(x)
-    except TypeError:
+    except (TypeError, BufferError):       # (JAX has no buffer of bfloat16, and says so as BufferError)
         pass
     else:
         return np.asarray(view)

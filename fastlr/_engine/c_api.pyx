@@ -98,7 +98,7 @@ cdef int fill_entry(Entry* entry, str name, object cls) except -1:
             entry.position[k], entry.hyper_names[k], entry.defaults[k] = j, text(field), entry.call.defaults[j]
             entry.low[k], entry.high[k] = entry.call.low[j], entry.call.high[j]
             k += 1
-    starts = {start.slot: start.default for start in cls.starts.values()}
+    starts = {start.slot: start.default for start in cls.initial_states.values()}
     for j, slot in enumerate(cls.slots):
         entry.slot_names[j], entry.starts[j] = text(slot), starts.get(slot, 0.0)
     entry.shown.name, entry.shown.slots, entry.shown.hypers = text(name), entry.call.constants.rule.slots, k

@@ -66,7 +66,7 @@ cdef class Layout:
         cdef ArrayView array_view
         cdef TensorView* view = &self.views[i]
         cdef int* axes = self.axes + self.first_axis[i]
-        cdef list state = tensor.state, scales = tensor.scales
+        cdef list state = tensor.state, scales = tensor.state_scales
         cdef tuple order = tensor.axes
         read_array(tensor.array, &array_view)
         self.add_written(i, &array_view)
@@ -95,11 +95,11 @@ cdef class Layout:
             for array in tensor.matrices.values():
                 read_array(array, &array_view)
                 self.add_written(i, &array_view)
-        if tensor.scale is not None:
-            read_array(tensor.scale, &array_view)
+        if tensor.lr_scales is not None:
+            read_array(tensor.lr_scales, &array_view)
             view.lr_factors = array_view.data
-        if tensor.rest is not None:
-            read_array(tensor.rest, &array_view)
+        if tensor.low_bits is not None:
+            read_array(tensor.low_bits, &array_view)
             self.add_written(i, &array_view)
             view.low_bits = array_view.data
         if tensor.shadow is not None:

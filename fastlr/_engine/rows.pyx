@@ -139,7 +139,7 @@ cdef int lay_out_rows(Plan plan, Py_ssize_t i, RowsJob* job, RowLayouts* layouts
         read_again(layout, i, tensor.state[layout.slots], &array_view, view.ema, UNKNOWN, caller)
         lay_out_stream(&job.ema, &layouts.ema, &array_view)
     if view.lr_factors != NULL:
-        read_again(layout, i, tensor.scale, &array_view, view.lr_factors, UNKNOWN, caller)
+        read_again(layout, i, tensor.lr_scales, &array_view, view.lr_factors, UNKNOWN, caller)
         lay_out_stream(&job.scale, &layouts.lr_factors, &array_view)
     return 0
 

@@ -170,10 +170,10 @@ cdef class ScalarGroups:
         cdef Py_ssize_t i
         cdef dict found = {}
         for i, tensor in enumerate(self.layout.tensors):
-            key = (tensor.group, tensor.decay, tensor.decays, tensor.factor, self.skipped_steps[i])
+            key = (tensor.group, tensor.decay, tensor.decays, tensor.lr_scale, self.skipped_steps[i])
             if key not in found:
                 self.keys[len(found)] = ScalarGroupKey(tensor.group, <Decay>DECAYS[tensor.decay], tensor.decays,
-                                                       tensor.factor, self.skipped_steps[i])
+                                                       tensor.lr_scale, self.skipped_steps[i])
                 found[key] = len(found)
             self.key_of[i] = found[key]
             self.layout.views[i].scalar_group = <int>i if self.per_tensor else self.key_of[i]
@@ -207,7 +207,7 @@ cdef class ScalarGroups:
         cdef Decay decay
         tensor = self.layout.tensors[i]
         group, decay = tensor.group, <Decay>DECAYS[tensor.decay]
-        fill_scalar_group(now, &self.constants, self.values + group * self.width, tensor.factor, decay,
+        fill_scalar_group(now, &self.constants, self.values + group * self.width, tensor.lr_scale, decay,
                           self.decay_share(group, decay, tensor.decays), t + 1 - self.skipped_steps[i], grad_scale)
         return 0
 

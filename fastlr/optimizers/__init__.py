@@ -1,8 +1,9 @@
 """Every optimizer: a class per rule, with its formula, its source and its bounded defaults.
 
-Nothing here knows bytes, threads or instruction sets. A new optimizer is a rule in `rules.pxd`, a class here and a
-reference formula in the tests; lists, tests and tables follow. What goes around optimizers is in the modules that
-`LATER` names, and imported when it is asked for.
+Nothing here knows bytes, threads or instruction sets. A new optimizer is a rule in `fastlr/rules/*.pxd`, a class here
+and a reference formula in the tests; lists, tests and tables follow. Modules import those before them alone:
+`declaration` and `rule_lookup`, `rule_class`, `structure` and `groups`, `stages`, `binding`, `state`, `base`, then one
+module for each family of rules. What goes around optimizers is in the modules that `LATER` names, imported at first use.
 """
 from typing import Any
 
@@ -18,6 +19,7 @@ from .adaptive import (
 )
 from .base import Optimizer
 from .curvature import Sophia
+from .declaration import Hyper, within
 from .factored import CAME, SM3, Adafactor, AdamMini, RowwiseAdaGrad
 from .gradient_descent import ASGD, QHM, SGD, SGDW, AggMo, Momentum, Nesterov, Rprop
 from .groups import Group
@@ -111,6 +113,7 @@ __all__ = [
     "DoWG",
     "Fromage",
     "Group",
+    "Hyper",
     "LAMB",
     "LARC",
     "LARS",
@@ -138,6 +141,7 @@ __all__ = [
     "StableAdamW",
     "create_optimizer",
     "list_optimizers",
+    "within",
 ]
 
 LATER = {

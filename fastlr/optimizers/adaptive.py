@@ -2,12 +2,12 @@
 from __future__ import annotations
 
 from .base import Optimizer
-from .declaration import Hyper, start, theirs, within
+from .declaration import Convention, Hyper, initial_state, within
 
 
-class AdaGrad(Optimizer, slots=("s",), conventions={
-        "torch": "AdaGrad", "optax": theirs("AdaGradInside", eps=1e-7, initial_accumulator_value=0.1),
-        "keras": theirs("AdaGradInside", "decoupled", lr=1e-3, eps=1e-7, initial_accumulator_value=0.1)}):
+class AdaGrad(Optimizer, conventions={
+        "torch": "AdaGrad", "optax": Convention("AdaGradInside", eps=1e-7, initial_accumulator_value=0.1),
+        "keras": Convention("AdaGradInside", "decoupled", lr=1e-3, eps=1e-7, initial_accumulator_value=0.1)}):
     r"""Gradients over the root of the sum of all their squares: what moved much moves less.
 
     .. math::
@@ -31,12 +31,12 @@ class AdaGrad(Optimizer, slots=("s",), conventions={
     lr: Hyper = within(1e-2)
     lr_decay: Hyper = within(0.0)
     eps: Hyper = within(1e-10)
-    initial_accumulator_value: float = start("s", 0.0)
+    initial_accumulator_value: float = initial_state("s", 0.0)
 
 
-class AdaDelta(Optimizer, slots=("v", "u"), conventions={
+class AdaDelta(Optimizer, conventions={
         "torch": "AdaDelta", "optax": "AdaDelta",
-        "keras": theirs("AdaDelta", "decoupled", lr=1e-3, rho=0.95, eps=1e-7)}):
+        "keras": Convention("AdaDelta", "decoupled", lr=1e-3, rho=0.95, eps=1e-7)}):
     r"""Steps in the units of the parameter: the root mean square of past steps over that of gradients.
 
     .. math::
@@ -60,10 +60,10 @@ class AdaDelta(Optimizer, slots=("v", "u"), conventions={
     eps: Hyper = within(1e-6)
 
 
-class RMSprop(Optimizer, slots=("v",), conventions={
-        "torch": "RMSprop", "optax": theirs("RMSpropInside", alpha=0.9),
-        "keras": theirs("RMSpropInside", "decoupled", lr=1e-3, alpha=0.9, eps=1e-7),
-        "timm": theirs("RMSpropInside", alpha=0.9, eps=1e-10, initial_scale=1.0)}):
+class RMSprop(Optimizer, conventions={
+        "torch": "RMSprop", "optax": Convention("RMSpropInside", alpha=0.9),
+        "keras": Convention("RMSpropInside", "decoupled", lr=1e-3, alpha=0.9, eps=1e-7),
+        "timm": Convention("RMSpropInside", alpha=0.9, eps=1e-10, initial_scale=1.0)}):
     r"""Gradients over their running root mean square.
 
     .. math:: v \leftarrow \alpha v + (1 - \alpha) g^2, \qquad p \leftarrow p - \eta \frac{g}{\sqrt{v} + \epsilon}
@@ -85,13 +85,13 @@ class RMSprop(Optimizer, slots=("v",), conventions={
     lr: Hyper = within(1e-2)
     alpha: Hyper = within(0.99, 0, 1)
     eps: Hyper = within(1e-8)
-    initial_scale: Hyper = start("v", 0.0)
+    initial_scale: Hyper = initial_state("v", 0.0)
 
 
-class RMSpropCentered(RMSprop, slots=("v", "a"), conventions={
-        "torch": "RMSpropCentered", "optax": theirs("RMSpropCenteredInside", alpha=0.9),
-        "keras": theirs("RMSpropCenteredInside", "decoupled", lr=1e-3, alpha=0.9, eps=1e-7),
-        "timm": theirs("RMSpropCenteredInside", alpha=0.9, eps=1e-10, initial_scale=1.0)}):
+class RMSpropCentered(RMSprop, conventions={
+        "torch": "RMSpropCentered", "optax": Convention("RMSpropCenteredInside", alpha=0.9),
+        "keras": Convention("RMSpropCenteredInside", "decoupled", lr=1e-3, alpha=0.9, eps=1e-7),
+        "timm": Convention("RMSpropCenteredInside", alpha=0.9, eps=1e-10, initial_scale=1.0)}):
     r"""RMSprop over the running standard deviation: the mean gradient is taken out of the mean square.
 
     .. math::
@@ -110,10 +110,10 @@ class RMSpropCentered(RMSprop, slots=("v", "a"), conventions={
     """
 
 
-class RMSpropMomentum(RMSprop, slots=("v", "m"), conventions={
-        "torch": "RMSpropMomentum", "optax": theirs("RMSpropMomentumInside", alpha=0.9),
-        "keras": theirs("RMSpropMomentumInside", "decoupled", lr=1e-3, alpha=0.9, eps=1e-7),
-        "timm": theirs("RMSpropMomentumInside", alpha=0.9, eps=1e-10, initial_scale=1.0)}):
+class RMSpropMomentum(RMSprop, conventions={
+        "torch": "RMSpropMomentum", "optax": Convention("RMSpropMomentumInside", alpha=0.9),
+        "keras": Convention("RMSpropMomentumInside", "decoupled", lr=1e-3, alpha=0.9, eps=1e-7),
+        "timm": Convention("RMSpropMomentumInside", alpha=0.9, eps=1e-10, initial_scale=1.0)}):
     r"""RMSprop whose steps add up in a velocity.
 
     .. math::
@@ -138,10 +138,10 @@ class RMSpropMomentum(RMSprop, slots=("v", "m"), conventions={
     momentum: Hyper = within(0.9, 0, 1)
 
 
-class RMSpropCenteredMomentum(RMSpropMomentum, slots=("v", "a", "m"), conventions={
-        "torch": "RMSpropCenteredMomentum", "optax": theirs("RMSpropCenteredMomentumInside", alpha=0.9),
-        "keras": theirs("RMSpropCenteredMomentumInside", "decoupled", lr=1e-3, alpha=0.9, eps=1e-7),
-        "timm": theirs("RMSpropCenteredMomentumInside", alpha=0.9, eps=1e-10, initial_scale=1.0)}):
+class RMSpropCenteredMomentum(RMSpropMomentum, conventions={
+        "torch": "RMSpropCenteredMomentum", "optax": Convention("RMSpropCenteredMomentumInside", alpha=0.9),
+        "keras": Convention("RMSpropCenteredMomentumInside", "decoupled", lr=1e-3, alpha=0.9, eps=1e-7),
+        "timm": Convention("RMSpropCenteredMomentumInside", alpha=0.9, eps=1e-10, initial_scale=1.0)}):
     r"""Centered RMSprop whose steps add up in a velocity.
 
     .. math::
@@ -160,7 +160,7 @@ class RMSpropCenteredMomentum(RMSpropMomentum, slots=("v", "a", "m"), convention
     """
 
 
-class FTRL(Optimizer, slots=("z", "n"), memory=("lr_prev",)):
+class FTRL(Optimizer):
     r"""Follow the leader: each parameter to where all gradients so far, and what holds it near 0, are in balance.
 
     .. math::
@@ -187,10 +187,10 @@ class FTRL(Optimizer, slots=("z", "n"), memory=("lr_prev",)):
     beta: Hyper = within(0.0)
     l1: Hyper = within(0.0)
     l2: Hyper = within(0.0)
-    initial_accumulator_value: Hyper = start("n", 0.0)
+    initial_accumulator_value: Hyper = initial_state("n", 0.0)
 
 
-class MADGRAD(Optimizer, slots=("s", "v", "x0"), signed=("s",)):
+class MADGRAD(Optimizer):
     r"""Dual averaging: from where it began, by the sum of gradients over the cube root of the sum of squares.
 
     .. math::

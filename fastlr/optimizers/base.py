@@ -1,51 +1,34 @@
-"""What every optimizer shares: binding parameters, owning state, taking a step."""
+"""What every optimizer is: parameters that are bound, steps that move them, and a state that can be saved."""
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Literal
-
-import numpy as np
+from collections.abc import Mapping
+from typing import Any
 
 from .._engine.accumulation import accumulate
-from .._engine.arena import Arena
-from .._engine.instruction_set import isa, kernels, load
-from .._engine.matrix_step import MatrixStep
-from .._engine.plan import Plan
+from .._engine.instruction_set import isa
 from .._engine.rows import step_rows
-from .._engine.tensors import (
-    STORAGES,
-    Tensor,
-    named_dtype,
-    per_tensor,
-    refuse_shared,
-    set_scale,
-    set_shadow,
-    split,
-)
 from .._engine.threads import get_num_threads
-from ..rules import RuleSignature
-from ..rules.signatures import SIGNATURES
-from .declaration import DECLARED, Bounded, Choice, Declared, Hyper, Start, Theirs, nearest, within
-from .groups import Group, Structure, are_groups, bound, most_of
+from . import state
+from .binding import BoundParameters
+from .declaration import SignatureOfClass, nearest
 from .loss_scale import LossScale
-from .stages import STAGES, Stages
+from .rule_class import PACKAGE, REGISTRY, RuleClass
+from .stages import Stages, StageSetting
 
-#: From a group's values, and whether this is a tensor's first update: slot -> (power, share).
-Folds = Callable[[dict[str, float], bool], dict[str, tuple[int, float]]]
-
-REGISTRY: dict[str, type[Optimizer]] = {}
-DECAYS = ("coupled", "decoupled", "independent", "corrected")
+__all__ = ["REGISTRY", "Optimizer"]
 
 
-class Optimizer:
+class Optimizer(BoundParameters, family=True):
     """What all optimizers are.
 
     Parameters
     ----------
     params
-        An array, a sequence of arrays, a mapping name -> array, or a sequence of groups
+        An array, a sequence of arrays, a mapping name -> array, any nesting of mappings, sequences, named tuples and
+        dataclasses (names are joined by "/", as in "layers/0/w"), or a sequence of groups
         ``{"params": ..., "lr": ..., ...}``. An array is any writable CPU buffer (PEP 3118) or DLPack tensor of
-        float16, bfloat16, float32 or float64, of any strides that do not overlap. It is updated in place.
+        float16, bfloat16, float32 or float64, of any strides that do not overlap. It is updated in place; where an
+        entry of a mapping or a field of a dataclass is replaced by another array, the next step says so.
     lr, weight_decay and what the class names
         A float, or a schedule: any callable ``t -> float``, t = 0 being the first update. All may be set between
         steps, ``opt.lr = 0.1``.
@@ -113,6 +96,9 @@ class Optimizer:
         given as a mapping by name, a sequence, a callable ``(name, array)``, or one number for all.
     maximize
         Ascend instead of descend.
+
+        Of these, `clip_value`, `clip_norm`, `clip_tensor_norm`, `clip_zscore`, `clip_zscore_alpha` and `ema_decay` can
+        be set between steps, ``opt.clip_norm = 1.0``; the others can be read.
     convention
         "torch", "optax", "keras", "paper" or whose else, where they differ: the rule as they have it, with their
         defaults of hyper-parameters and their mode of weight decay, unless you give others. The class says in what
@@ -124,243 +110,44 @@ class Optimizer:
         They say who, what must hold, what came, and the cure; nothing has changed when one is raised.
     """
 
-    kind: ClassVar[Literal["elementwise", "matrix"]] = "elementwise"
-    slots: ClassVar[tuple[str, ...]] = ()
-    memory: ClassVar[tuple[str, ...]] = ()     # what it remembers of a tensor as a whole
-    shared: ClassVar[tuple[str, ...]] = ()     # ... and of all tensors together
-    signed: ClassVar[tuple[str, ...]] = ()     # slots that hold negative numbers, though others of the name never do
-    reduces: ClassVar[bool] = False            # whether it sums over a tensor before it moves it
-    placed: ClassVar[bool] = False             # whether its step depends on where the parameter stands
-    needs_loss: ClassVar[bool] = False         # whether a step is given the loss, too
-    needs_curvature: ClassVar[bool] = False    # whether some steps are given estimates of the curvature, too
-    #: Whose rule is which, where peers differ; the first is the default.
-    conventions: ClassVar[dict[str, Theirs]] = {}
-    #: What `accumulate` adds to each slot: its share of which power of a gradient; None where a rule needs the whole.
-    folds: ClassVar[Folds | None] = None
-    decay_mode: ClassVar[str] = "coupled"
-    hypers: ClassVar[dict[str, Bounded]] = {}
-    starts: ClassVar[dict[str, Start]] = {}
-    choices: ClassVar[dict[str, Choice]] = {}
-    __signature__: ClassVar[Any]
-    _signatures: ClassVar[dict[str, RuleSignature]]
-    _default_rule: ClassVar[str]
-    _fields: ClassVar[tuple[str, ...]]
+    __signature__ = SignatureOfClass(BoundParameters.__init__, Stages)
 
-    lr: Hyper = within(1e-3)
-    weight_decay: Hyper = within(0.0)
+    clip_value = StageSetting()
+    clip_adaptive = StageSetting()
+    clip_adaptive_eps = StageSetting()
+    clip_adaptive_axis = StageSetting()
+    clip_zscore = StageSetting()
+    clip_zscore_alpha = StageSetting()
+    clip_zscore_warmup = StageSetting()
+    clip_norm = StageSetting()
+    clip_tensor_norm = StageSetting()
+    nonfinite = StageSetting()
+    ema_decay = StageSetting()
+    rounding = StageSetting()
+    seed = StageSetting()
+    maximize = StageSetting()
 
-    def __init_subclass__(cls, slots: tuple[str, ...] = (), memory: tuple[str, ...] = (),
-                          shared: tuple[str, ...] = (), signed: tuple[str, ...] = (), decay: str = "coupled",
-                          rule: str | None = None,
-                          conventions: Mapping[str, str | Theirs] | None = None, family: bool = False,
-                          folds: Folds | None = None) -> None:
-        cls.slots, cls.memory, cls.shared, cls.signed, cls.decay_mode = slots, memory, shared, signed, decay
-        cls.conventions = {name: Theirs(whose) if isinstance(whose, str) else whose
-                           for name, whose in (conventions or {}).items()}
-        cls.folds = folds
-        if family:                     # (what optimizers derive from is none itself)
-            return
-        # (one look at each attribute, as there are seventy classes of a hundred at every import)
-        every = {name: value for base in reversed(cls.__mro__) for name, value in vars(base).items()}
-        declared = [(name, value) for name, value in every.items() if type(value) in DECLARED]
-        cls.starts = {name: value for name, value in declared if type(value) is Start}
-        cls.choices = {name: value for name, value in declared if type(value) is Choice}
-        cls.hypers = {name: value for name, value in declared if type(value) is Bounded}
-        # (the struct of the same name says which of them are its own, and in which order)
-        named = [rule or cls.__name__, *(whose.rule for whose in cls.conventions.values())]
-        cls._signatures = {name: cls._signature_of(name) for name in named}
-        cls._default_rule = named[0]
-        own = cls._signatures[named[0]]
-        fields, cls.placed = own.hypers, own.depends_on_param
-        cls.reduces = bool(own.sums) or cls.kind == "matrix"
-        if any((rule.slots, rule.memory, rule.shared) != (slots, memory, shared) or set(fields) - set(cls.hypers)
-               for rule in cls._signatures.values()):
-            raise TypeError(f"{cls.__name__}: declares slots {slots}, memory {memory}, shared {shared} and "
-                            f"{', '.join(cls.hypers)}; its rules say {list(cls._signatures.values())}")
-        declarations: dict[str, Bounded | Choice] = {**cls.hypers, **cls.starts, **cls.choices}
-        for name, whose in cls.conventions.items():
-            for key, value in whose.defaults.items():
-                declarations[key].checked(value, f"{cls.__name__}, convention {name!r}")
-        cls._fields = tuple(name for name in ("lr", "weight_decay") if name not in fields) + tuple(fields)
-        order = {name: k for k, name in enumerate(("lr", *fields, "weight_decay"))}
-        cls.hypers = dict(sorted(cls.hypers.items(), key=lambda item: order[item[0]]))
-        cls.__signature__ = Declared(Optimizer.__init__, Stages)
-        REGISTRY[cls.__name__.lower()] = cls
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set what an optimizer has; AttributeError for what would do nothing."""
+        if not name.startswith("_"):
+            cls = type(self)
+            if name in RuleClass.__annotations__ and name not in cls.hypers:
+                raise AttributeError(f"{cls.__name__}: {name} is of the class, it cannot be set")
+            if isinstance(getattr(cls, name, None), property) and getattr(cls, name).fset is None:
+                raise AttributeError(f"{cls.__name__}: {name} can be read alone, it cannot be set")
+            if not hasattr(cls, name) and name not in vars(self):
+                if name in cls.__signature__.parameters:
+                    raise AttributeError(f"{cls.__name__}: {name} is for the constructor, it cannot be set later")
+                if cls.__module__.partition(".")[0] == PACKAGE or cls._is_option(name):
+                    raise AttributeError(f"{cls.__name__}: has no {name!r} to set{cls._nearest_keyword(name)}")
+        object.__setattr__(self, name, value)
 
     @classmethod
-    def _signature_of(cls, name: str) -> RuleSignature:
-        """What is known of the rule of that name."""
-        return SIGNATURES[name]
-
-    @classmethod
-    def _table(cls, name: str) -> Any:
-        """The compiled table of one of the class's rules; its module is loaded when it is first needed."""
-        return load(cls._signatures[name].module).RULES[name][0]
-
-    def _matrix_step(self, tensors: list[Tensor]) -> MatrixStep | None:
-        """What makes the updates of a rule that is not elementwise."""
-        return None
-
-    def __init__(self, params: Any, lr: Hyper | None = None, *, grads: Any = None, state_dtype: Any = None,
-                 dtype: Literal["bfloat16"] | None = None, decay: Any = None, decay_mask: Any = None,
-                 lr_scale: Any = None, shadow: Any = None, master: Literal["split"] | None = None,
-                 convention: str | None = None, lr_max: float | None = None, **hyper: Any) -> None:
-        who = type(self).__name__
-        if convention is not None and convention not in self.conventions:
-            known = ", ".join(map(repr, self.conventions)) or "nothing, as peers do not differ in this rule"
-            raise ValueError(f"{who}: convention must be {known}, got {convention!r}"
-                             f"{nearest(str(convention), self.conventions)}")
-        #: Whose rule this is where peers differ, or None.
-        self.convention = convention or next(iter(self.conventions), None)
-        self._whose = self.conventions[self.convention] if self.convention else Theirs(self._default_rule)
-        self._usual_decay = self._whose.decay or self.decay_mode
-        theirs = self._whose.defaults
-        if lr is not None:
-            hyper["lr"] = lr
-        self._stages = Stages(**{name: hyper.pop(name) for name in STAGES if name in hyper})
-        self._chosen = {name: choice.checked(hyper.pop(name, theirs.get(name, choice.default)), who)
-                        for name, choice in self.choices.items()}
-        starts = {name: slot.checked(hyper.pop(name, theirs.get(name, slot.default)), who)
-                  for name, slot in self.starts.items()}
-        self._start = {self.starts[name].slot: float(value) for name, value in starts.items()}  # type: ignore[arg-type]
-        self._declared: dict[str, Hyper] = {name: bound.default for name, bound in self.hypers.items()}
-        self._declared |= {name: value for name, value in theirs.items() if name in self.hypers}
-        self._defaults = self._declared | self._checked(hyper)
-        self._stages.check(who)
-        self._decay, self._lr_max = self._usual_decay if decay is None else decay, lr_max
-        if dtype not in (None, "bfloat16"):
-            raise ValueError(f"{who}: dtype must be 'bfloat16', which says what uint16 arrays hold, got {dtype!r}")
-        if master not in (None, "split"):
-            raise ValueError(f"{who}: master must be 'split' or None, got {master!r}")
-        state_dtype = named_dtype(state_dtype)
-        self._state_dtype, self._dtype, self._shadow, self._master = state_dtype, dtype, shadow, master
-        # (groups of 8-bit states, too, belong to elements in the array's own order, and so do sums)
-        self._permuted = self._stages.permuted and state_dtype in (None, *STORAGES) and not self.reduces
-        self._shared = np.array([self._start.get(name, 0.0) for name in self.shared])
-        self._kept = self.slots if self._stages.ema_decay is None else (*self.slots, "ema")
-        self._decay_mask, self._lr_scale = decay_mask, lr_scale
-        self._structure = Structure(are_groups(params))
-        self.groups: tuple[Group, ...] = ()
-        tensors: list[Tensor] = []
-        groups: list[Group] = []
-        for group in params if self._structure.grouped else ({"params": params},):
-            tensors += self._bound_group(group, groups, tensors)
-        self._adopt(tensors, groups)
-        if grads is not None:
-            self.bind(grads)
-
-    # Parameters and groups
-
-    def _bound_group(self, given: Mapping[str, Any], groups: list[Group], before: list[Tensor]) -> list[Tensor]:
-        """The tensors of one more group; it is appended to `groups`."""
-        who, index, structure = type(self).__name__, len(groups), self._structure
-        values = self._defaults | self._checked({k: v for k, v in given.items() if k not in ("params", "lr_max")})
-        most = most_of(given.get("lr_max", self._lr_max), who)
-        part = bound(given["params"], who, index, structure.prefix(index), before, self._dtype, self._permuted)
-        groups.append(Group(self, index, values, most))
-        self._structure = Structure(structure.grouped, (*structure.parts, part))
-        return part[1]
-
-    def _equip(self, tensors: list[Tensor]) -> None:
-        """Give each tensor what it needs: copies and remainder, what state is missing, its own rate and decay."""
-        who = type(self).__name__
-        for tensor, shadow in zip(tensors, per_tensor(self._shadow, tensors, who, "shadow"), strict=True):
-            set_shadow(tensor, shadow, who)
-        refuse_shared(tensors, who)
-        if self._master == "split":
-            split(tensors, who)
-        new = []
-        for tensor, stored in zip(tensors, per_tensor(self._state_dtype, tensors, who, "state_dtype"), strict=True):
-            stored = stored or ("float64" if tensor.is_double else "float32")
-            if stored not in (*STORAGES, "int8"):
-                raise ValueError(f"{who}: state_dtype must be one of {', '.join(STORAGES)} or int8, got {stored!r}")
-            if not tensor.allocated:
-                new.append((tensor, stored))
-        arena = Arena(size for tensor, stored in new for size in tensor.sizes(self._kept, stored, self.signed))
-        for tensor, stored in new:
-            tensor.allocate(self._kept, self.memory, self._start, stored, self.signed, arena)
-        for tensor, scale in zip(tensors, per_tensor(self._lr_scale, tensors, who, "lr_scale"), strict=True):
-            set_scale(tensor, scale, who)
-            if self.placed and tensor.scale is not None:
-                raise ValueError(f"{who}: lr_scale of {tensor.name!r}: must be a number, as a step of this rule "
-                                 f"depends on more than an element's gradient, got an array")
-        for tensor, decays in zip(tensors, per_tensor(self._decay_mask, tensors, who, "decay_mask"), strict=True):
-            tensor.decays = decays is None or bool(decays)
-        for tensor, mode in zip(tensors, per_tensor(self._decay, tensors, who, "decay"), strict=True):
-            tensor.decay = self._usual_decay if mode is None else mode
-            if not isinstance(tensor.decay, str) or tensor.decay not in DECAYS:
-                raise ValueError(f"{who}: decay must be {', '.join(map(repr, DECAYS[:-1]))} or {DECAYS[-1]!r}, "
-                                 f"got {mode!r}{nearest(str(mode), DECAYS)}")
-
-    def _adopt(self, tensors: list[Tensor], groups: list[Group]) -> None:
-        """Plan the steps of these tensors; all checks are done before anything is kept."""
-        who = type(self).__name__
-        self._equip(tensors)
-        corrected = {tensor.group for tensor in tensors if tensor.decay == "corrected"}
-        peaks = [group._peak_at(group._values["lr"]) if group._index in corrected else None for group in groups]
-        if any(group._most is not None and group._index not in corrected for group in groups):
-            raise ValueError(f"{who}: lr_max is what decay='corrected' goes by, and no parameter of the group has that")
-        bounds = [(self.hypers[name].low, self.hypers[name].high) for name in self._fields]
-        plan = Plan(who, self._table(self._whose.rule), kernels, self._fields, bounds, tensors, len(groups),
-                    self._shared, self._stages, self._matrix_step(tensors))
-        for group, peak in zip(groups, peaks, strict=True):
-            for name, value in group._values.items():
-                plan.assign(group._index, self._fields.index(name), value)
-            plan.set_peak(group._index, peak or 0.0)
-            object.__setattr__(group, "_peak", peak)
-        self._plan, self.groups = plan, tuple(groups)
-        self._nested = self._structure.nested
-        #: The state of each parameter: ``opt.state[name][slot]``, an array of the parameter's shape.
-        self.state = {tensor.name: tensor.shown(self._kept, self.memory) for tensor in tensors}
-        self.cast()
-
-    def _checked(self, hyper: Mapping[str, Any]) -> dict[str, Hyper]:
-        who = type(self).__name__
-        for name in hyper:
-            if name not in self.hypers:
-                raise TypeError(f"{who}: unknown keyword {name!r}{nearest(name, self.__signature__.parameters)}"
-                                f" (hyper-parameters: {', '.join(self.hypers)})")
-        return {name: self.hypers[name].checked(value, who) for name, value in hyper.items()}
-
-    def _assign(self, group: Group, name: str, value: Hyper) -> None:
-        if name not in self.hypers:
-            raise AttributeError(f"{type(self).__name__}: a group has no {name!r}{nearest(name, self.hypers)}")
-        value = self.hypers[name].checked(value, type(self).__name__)
-        peak = group._peak if name != "lr" or group._peak is None else group._peak_at(value)
-        self._plan.assign(group._index, self._fields.index(name), value)
-        group._values[name] = value
-        self._set_peak(group, peak)
-
-    def _set_peak(self, group: Group, peak: float | None) -> None:
-        self._plan.set_peak(group._index, peak or 0.0)
-        object.__setattr__(group, "_peak", peak)
-
-    def add_group(self, params: Any, **hyper: Any) -> Group:
-        """Take more parameters, as a group of their own; what is not given is as in the constructor.
-
-        Gradients then come as one entry per group. Bound gradients are forgotten: bind again.
+    def _is_option(cls, name: str) -> bool:
+        """Whether a name is that of an option of some optimizer, or close to one of this; a subclass may keep others.
         """
-        plan, structure = self._plan, self._structure
-        groups = list(self.groups)
-        # (the present plan holds the addresses of what its tensors have: a refused group must leave them that)
-        before = [(tensor, tensor.snapshot()) for tensor in plan.tensors]
-        self._structure = Structure(True, structure.parts)
-        plan.begin()                   # (for good, once there is a plan in its place)
-        try:
-            added = self._bound_group({"params": params, **hyper}, groups, plan.tensors)
-            self._adopt([*plan.tensors, *added], groups)
-        except BaseException:
-            self._structure = structure
-            for tensor, snapshot in before:
-                tensor.restore(snapshot)
-            plan.end()
-            raise
-        self._structure.relabel()
-        self._plan.set_clock(plan.t, plan.read_skipped_steps() + [plan.t] * len(added))
-        self._plan.skipped = plan.skipped
-        self._plan.accumulated = plan.accumulated
-        self._plan.norms = plan.norms
-        return self.groups[-1]
+        return bool(cls._nearest_keyword(name)) or any(name in other.hypers or name in other.options
+                                                       for other in REGISTRY.values())
 
     # Stepping
 
@@ -388,11 +175,6 @@ class Optimizer:
     def master(self) -> dict[str, Any]:
         """The numbers that move, by name, as new float32 (or float64) arrays: of a split parameter both halves."""
         return {tensor.name: tensor.master().copy() for tensor in self._plan.tensors}
-
-    def cast(self) -> None:
-        """Bring the 16-bit copies to what the parameters are, after somebody else changed those."""
-        for tensor in self._plan.tensors:
-            tensor.cast()
 
     @property
     def norms(self) -> dict[str, float]:
@@ -430,15 +212,19 @@ class Optimizer:
         RuntimeError
             If this optimizer is stepping in another thread.
         """
+        # (the shortest way for bound gradients and for lists: a step of one small tensor takes 0.3 us in all)
+        if self._watched:
+            self._check_replaced()
         if grads is not None and (type(grads) is not list or self._nested or len(grads) != self._plan.count):
             grads = self._structure.arranged(grads, type(self).__name__)
-        if not isinstance(grad_scale, LossScale):
+        if type(grad_scale) is float or not isinstance(grad_scale, LossScale):
             self._plan.step(grads, grad_scale, zero_grads)
         else:
             self._step_with(grads, grad_scale, zero_grads)
 
     def _step_with(self, grads: Any, grad_scale: float | LossScale, zero_grads: bool, *more: Any) -> None:
         """A step of gradients in the order of the tensors, with what more this rule is given."""
+        self._check_replaced()
         if not isinstance(grad_scale, LossScale):
             self._plan.step(grads, grad_scale, zero_grads, *more)
             return
@@ -493,7 +279,8 @@ class Optimizer:
             multiple of 64 elements.
         """
         plan = self._plan
-        if self.placed:
+        self._check_replaced()
+        if self.depends_on_param:
             raise TypeError(f"{type(self).__name__}: step_rows: a step of this rule depends on more than an element's "
                             f"gradient; use step")
         for i, tensor in enumerate(plan.tensors):
@@ -504,7 +291,7 @@ class Optimizer:
         raise ValueError(f"{type(self).__name__}: step_rows: no parameter {name!r}{nearest(str(name), names)}")
 
     def accumulate(self, grads: Any = None, grad_scale: float = 1.0, zero_grads: bool = False) -> None:
-        r"""Fold the gradient of a micro-batch into the state; parameters and t stay, and no buffer is needed.
+        r"""Add the gradient of a micro-batch to the state; parameters and t stay, and no buffer is needed.
 
         Of n micro-batches, give n - 1 to `accumulate` and the last to `step`, all with ``grad_scale=n`` for a mean:
 
@@ -533,59 +320,50 @@ class Optimizer:
         >>> np.allclose(p, q, rtol=1e-15), opt.t
         (True, 1)
         """
-        who = type(self).__name__
-        folds = type(self).folds
-        if folds is None or not self._whose.folds:
-            known = ", ".join(cls.__name__ for cls in REGISTRY.values() if cls.folds is not None)
-            raise TypeError(f"{who}: accumulate needs a rule that sees gradients through its moments alone ({known}); "
-                            f"accumulate the gradients themselves")
+        owner = type(self).__name__
+        accumulation = type(self).accumulation
+        if accumulation is None or not self._peer.accumulates:
+            known = ", ".join(cls.__name__ for cls in REGISTRY.values() if cls.accumulation is not None)
+            raise TypeError(f"{owner}: accumulate needs a rule that sees gradients through its moments alone "
+                            f"({known}); accumulate the gradients themselves")
         if self._stages.norms_needed:
-            raise ValueError(f"{who}: accumulate cannot do {self._stages.norms_needed}, as the norm is known only with "
-                             f"the last of a gradient's parts; use clip_value, or accumulate the gradients themselves")
+            raise ValueError(f"{owner}: accumulate cannot do {self._stages.norms_needed}, as the norm is known only "
+                             f"with the last of a gradient's parts; use clip_value, or accumulate the gradients "
+                             f"themselves")
 
-        def shares(values: dict[str, float], fresh: bool) -> list[tuple[int, float]]:
+        def shares(values: dict[str, float], first_update: bool) -> list[tuple[int, float]]:
             try:
-                made = folds(values, fresh)
+                made = accumulation(values, first_update)
             except ZeroDivisionError:
-                raise ValueError(f"{who}: accumulate needs decays above 0: a moment that is forgotten at the next step "
-                                 f"holds nothing") from None
+                raise ValueError(f"{owner}: accumulate needs decays above 0: a moment that is forgotten at the next "
+                                 f"step holds nothing") from None
             return [made.get(slot, (0, 0.0)) for slot in self.slots]
 
+        self._check_replaced()
         if grads is not None:
             grads = self._arranged(grads)
         accumulate(self._plan, grads, grad_scale, zero_grads, shares)
-
-    def bind(self, grads: Any) -> None:
-        """Read these gradient buffers in every `step()` that is given none: their memory must stay where it is."""
-        self._plan.bind(self._arranged(grads))
-
-    def _arranged(self, grads: Any, label: str = "grads") -> list[Any]:
-        """Gradients in the order of the tensors."""
-        return self._structure.arranged(grads, type(self).__name__, label)
 
     # State
 
     def state_dict(self) -> dict[str, Any]:
         """All that the coming steps depend on, by name, as copies: plain values, schedules as dicts, and arrays."""
-        from .state import copies
-
-        return self._described() | {"state": copies(self.state)}
+        return self._described() | {"state": state.copies(self._state)}
 
     def _described(self) -> dict[str, Any]:
         """`state_dict` without its arrays."""
-        from .state import described
+        return state.described(self)
 
-        return described(self)
-
-    def load_state_dict(self, d: Mapping[str, Any]) -> None:
+    def load_state_dict(self, d: Mapping[str, Any], *, strict: bool = True) -> None:
         """Become what `state_dict` described. Everything is checked first; the arrays are copied.
 
         A hyper-parameter whose schedule is a plain function was not saved: it keeps the function it has here. One
         that is a callable with a `state_dict`, as `fastlr.Plateau`, takes on the state that was saved.
-        """
-        from .state import load
 
-        load(self, d)
+        Options that the coming steps depend on (clipping, `maximize`, `lr_scale`, `decay`, `seed` ...) must be here
+        what they were there; with ``strict=False`` those of this optimizer hold.
+        """
+        state.load(self, d, strict)
 
     def __reduce__(self) -> Any:
         raise TypeError(f"{type(self).__name__} cannot be pickled, as it points into its parameters' memory; "
@@ -594,7 +372,7 @@ class Optimizer:
     def __repr__(self) -> str:
         plan = self._plan
         changed = [f"{name}={group._values[name]!r}" + (f" in groups[{group._index}]" if len(self.groups) > 1 else "")
-                   for group in self.groups for name, default in self._declared.items()
+                   for group in self.groups for name, default in self._usual_values.items()
                    if group._values[name] != default]
         if self.convention != next(iter(self.conventions), None):
             changed.append(f"convention={self.convention!r}")

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .base import REGISTRY, Optimizer
+from .base import REGISTRY
 from .registry import by_closure
+from .rule_class import RuleClass
 
 HEAD = """# Every optimizer
 
@@ -52,7 +53,7 @@ def source(cls: type[Any]) -> str:
     return f"[{said}](<{address[0].rstrip('.,;:')}>)" if address and said else said
 
 
-def row(cls: type[Optimizer]) -> str:
+def row(cls: type[RuleClass]) -> str:
     """The line of one optimizer."""
     state = [*cls.slots, *(f"{name}+" for name in cls.memory), *(f"{name}*" for name in cls.shared)]
     each = "see its docstring" if getattr(cls, "kind", "elementwise") == "matrix" else str(4 * len(cls.slots))
@@ -60,7 +61,7 @@ def row(cls: type[Optimizer]) -> str:
                               ", ".join(cls.conventions)]) + " |"
 
 
-def differences(cls: type[Optimizer]) -> Iterator[str]:
+def differences(cls: type[RuleClass]) -> Iterator[str]:
     """A line for each convention that is not the class's own."""
     for name in list(cls.conventions)[1:]:
         whose = cls.conventions[name]

@@ -8,17 +8,17 @@ from .declaration import Hyper, within
 from .loss_scale import LossScale
 
 
-def of_mean(h: dict[str, float], fresh: bool) -> dict[str, tuple[int, float]]:
+def share_of_mean(h: dict[str, float], first_update: bool) -> dict[str, tuple[int, float]]:
     """What a running mean of gradients takes of one more gradient, before it decays."""
     return {"m": (1, (1 - h["beta1"]) / h["beta1"])}
 
 
-def kept(values: dict[str, float]) -> list[float | None]:
-    """What a new estimate leaves of m and h."""
+def decays(values: dict[str, float]) -> list[float | None]:
+    """How much of m and of h stays where a new estimate comes; None: m is not moved by it."""
     return [None, values["beta2"]]
 
 
-class Sophia(Optimizer, slots=("m", "h"), decay="decoupled", folds=of_mean,
+class Sophia(Optimizer, decay="decoupled", accumulation=share_of_mean,
              conventions={"paper": "Sophia", "authors": "SophiaAdded", "optax": "SophiaDebiased"}):
     r"""The mean of past gradients over the curvature along each axis, and where that is small, at most lr far.
 
@@ -98,7 +98,7 @@ class Sophia(Optimizer, slots=("m", "h"), decay="decoupled", folds=of_mean,
         """
         grads = None if grads is None else self._arranged(grads)
         estimates = None if curvature is None else self._arranged(curvature, "curvature")
-        self._step_with(grads, grad_scale, zero_grads, 0.0, estimates, kept)
+        self._step_with(grads, grad_scale, zero_grads, 0.0, estimates, decays)
 
     def step_rows(self, name: str, rows: Any, grads: Any, grad_scale: float = 1.0, *,
                   ends_step: bool | None = None) -> None:

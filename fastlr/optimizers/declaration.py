@@ -1,10 +1,10 @@
-"""How an optimizer's class body declares its hyper-parameters."""
+"""What stands in an optimizer's class body: hyper-parameters, initial states, options, and the conventions of peers."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from math import inf
 from numbers import Real
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from inspect import Signature
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 Hyper = float | Callable[[int], float]
 
 
-class Bounded:
-    """A hyper-parameter in [low, high): read and set on the optimizer for all groups, on a group for that one."""
+class HyperParameter:
+    """A number or schedule in [low, high): read and set on the optimizer for all groups, on a group for that one."""
 
     __slots__ = ("default", "high", "low", "name")
 
@@ -33,124 +33,160 @@ class Bounded:
         return first
 
     def __set__(self, optimizer: Any, value: Hyper) -> None:
-        value = self.checked(value, type(optimizer).__name__)
-        for group in optimizer.groups:
-            setattr(group, self.name, value)
+        optimizer._set_hyper(optimizer.groups, self.name, value)
 
-    def checked(self, value: Any, who: str) -> Hyper:
+    def checked(self, value: Any, owner: str) -> Hyper:
         """The value as a float, or the schedule that gives it; ValueError out of bounds, TypeError if neither."""
         if callable(value):
             schedule: Callable[[int], float] = value
             return schedule
         if isinstance(value, bool) or not (isinstance(value, Real) or hasattr(value, "__float__")) \
                 or isinstance(value, str):
-            raise TypeError(f"{who}: {self.name} must be a number or a schedule, got {value!r}")
+            raise TypeError(f"{owner}: {self.name} must be a number or a schedule, got {value!r}")
         number = float(value)
         if not self.low <= number < self.high:
-            raise ValueError(f"{who}: {self.name} must be in [{self.low:g}, {self.high:g}), got {value}")
+            raise ValueError(f"{owner}: {self.name} must be in [{self.low:g}, {self.high:g}), got {value}")
         return number
 
 
-class Start(Bounded):
-    """What a slot holds before the first update: a number in [low, high), for the constructor only."""
+class ConstructorOnly:
+    """What an optimizer is given once, when it is made, and can be read afterwards."""
 
-    __slots__ = ("slot",)
+    __slots__ = ("default", "name")
 
-    def __init__(self, slot: str, default: float, low: float, high: float) -> None:
-        super().__init__(default, low, high)
-        self.slot = slot
-
-
-class Theirs:
-    """A rule as somebody else has it: which one moves, how it decays, and the defaults that are not the class's."""
-
-    __slots__ = ("decay", "defaults", "folds", "rule")
-
-    def __init__(self, rule: str, decay: str | None = None, folds: bool = True,
-                 defaults: dict[str, Any] | None = None) -> None:
-        self.rule, self.decay, self.folds, self.defaults = rule, decay, folds, defaults or {}
-
-
-class Choice:
-    """What an optimizer is told once, when it is made: one of `given`, or what `check` takes and gives back."""
-
-    __slots__ = ("check", "default", "given", "name")
-
-    def __init__(self, default: Any, given: tuple[Any, ...], check: Callable[[Any], Any] | None = None) -> None:
-        self.default, self.given, self.check = default, given, check
-        self.name = ""
+    def __init__(self, default: Any) -> None:
+        self.default, self.name = default, ""
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
 
     def __get__(self, optimizer: Any, owner: type) -> Any:
-        return self.default if optimizer is None else optimizer._chosen[self.name]
+        return self.default if optimizer is None else optimizer._options[self.name]
 
     def __set__(self, optimizer: Any, value: Any) -> None:
         raise AttributeError(f"{type(optimizer).__name__}: {self.name} is for the constructor, it cannot be set later")
 
-    def checked(self, value: Any, who: str) -> Any:
+    def checked(self, value: Any, owner: str) -> Any:
+        """The value; TypeError or ValueError if it is none that may be given."""
+        raise NotImplementedError
+
+
+class InitialState(ConstructorOnly):
+    """What a slot holds before the first update: a number in [low, high)."""
+
+    __slots__ = ("high", "low", "slot")
+
+    def __init__(self, slot: str, default: float, low: float, high: float) -> None:
+        super().__init__(default)
+        self.slot, self.low, self.high = slot, low, high
+
+    def checked(self, value: Any, owner: str) -> float:
+        """The value as a float; ValueError out of bounds, TypeError if it is no number."""
+        bounds = HyperParameter(self.default, self.low, self.high)
+        bounds.name = self.name
+        if callable(value):
+            raise TypeError(f"{owner}: {self.name} must be a number, as it is used once, got {value!r}")
+        return float(bounds.checked(value, owner))     # type: ignore[arg-type]
+
+
+class Option(ConstructorOnly):
+    """One of `choices`, or what `check` takes and gives back."""
+
+    __slots__ = ("check", "choices")
+
+    def __init__(self, default: Any, choices: tuple[Any, ...], check: Callable[[Any], Any] | None = None) -> None:
+        super().__init__(default)
+        self.choices, self.check = choices, check
+
+    def annotation(self, declared: Any) -> Any:
+        """The type of the option: its choices, and where there is a check, what the class body declares besides."""
+        if {*map(type, self.choices)} == {bool}:
+            return bool
+        if self.check is None:
+            return Literal[self.choices]
+        if all(type(choice) in (int, float) for choice in self.choices) or self.choices == (None,):
+            return declared                # (defaults rather than choices)
+        return Literal[self.choices] | declared
+
+    def checked(self, value: Any, owner: str) -> Any:
         """The value; ValueError if it is none of those there are."""
         if isinstance(value, str | bool | int | None) and any(value is x or (value == x and type(value) is type(x))
-                                                              for x in self.given):
+                                                              for x in self.choices):
             return value
         if self.check is not None:
             try:
                 return self.check(value)
             except (TypeError, ValueError) as error:
-                raise type(error)(f"{who}: {self.name} {error}, got {value!r}") from None
-        close = nearest(value, [x for x in self.given if isinstance(x, str)]) if isinstance(value, str) else ""
-        raise ValueError(f"{who}: {self.name} must be one of {', '.join(map(repr, self.given))}, got {value!r}{close}")
+                raise type(error)(f"{owner}: {self.name} {error}, got {value!r}") from None
+        close = nearest(value, [x for x in self.choices if isinstance(x, str)]) if isinstance(value, str) else ""
+        raise ValueError(f"{owner}: {self.name} must be one of {', '.join(map(repr, self.choices))}, "
+                         f"got {value!r}{close}")
 
 
-class Declared:
-    """The signature that a class body declares, made when somebody looks; `shared` and `stages` say what all have."""
+class Convention:
+    """A rule as a peer has it: its name, how it decays, and the defaults that are not the class's.
 
-    __slots__ = ("shared", "stages")
+    Not `accumulates`: the class's shares of an accumulated gradient (see `Optimizer.accumulate`) are not this rule's.
+    """
 
-    def __init__(self, shared: Callable[..., Any], stages: Callable[..., Any]) -> None:
-        self.shared, self.stages = shared, stages
+    __slots__ = ("accumulates", "decay", "defaults", "rule")
+
+    def __init__(self, rule: str, decay: str | None = None, accumulates: bool = True, **defaults: Any) -> None:
+        self.rule, self.decay, self.accumulates, self.defaults = rule, decay, accumulates, defaults
+
+
+class SignatureOfClass:
+    """The signature that a class body declares, made when it is first read; `common` says what all optimizers take."""
+
+    __slots__ = ("common", "stages")
+
+    def __init__(self, common: Callable[..., Any], stages: Callable[..., Any]) -> None:
+        self.common, self.stages = common, stages
 
     def __get__(self, optimizer: Any, owner: Any) -> Signature:
-        from inspect import Parameter, Signature
+        from inspect import Parameter, Signature, get_annotations
 
-        written = Signature.from_callable(self.shared).parameters
-        defaults = {name: declared.default for each in (owner.hypers, owner.starts, owner.choices)
-                    for name, declared in each.items()}
-        lr = Parameter("lr", Parameter.POSITIONAL_OR_KEYWORD, default=defaults.pop("lr"), annotation=Hyper)
-        own = [Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=Hyper)
-               for name, default in defaults.items()]
-        shared = [p for p in written.values() if p.kind is Parameter.KEYWORD_ONLY]
+        annotations = {name: type_ for base in reversed(owner.__mro__) for name, type_ in get_annotations(base).items()}
+        written = Signature.from_callable(self.common).parameters
+        if not owner.hypers:           # (a class that stands for no rule)
+            return Signature(list(written.values())[1:])
+        lr = Parameter("lr", Parameter.POSITIONAL_OR_KEYWORD, default=owner.hypers["lr"].default, annotation=Hyper)
+        own = [Parameter(name, Parameter.KEYWORD_ONLY, default=hyper.default, annotation=Hyper)
+               for name, hyper in owner.hypers.items() if name != "lr"]
+        own += [Parameter(name, Parameter.KEYWORD_ONLY, default=state.default, annotation=float)
+                for name, state in owner.initial_states.items()]
+        own += [Parameter(name, Parameter.KEYWORD_ONLY, default=option.default,
+                          annotation=option.annotation(type_of(annotations.get(name, "Any"))))
+                for name, option in owner.options.items()]
+        common = [p for p in written.values() if p.kind is Parameter.KEYWORD_ONLY]
         stages = Signature.from_callable(self.stages).parameters.values()
         around = [stage.replace(kind=Parameter.KEYWORD_ONLY) for stage in stages]
-        return Signature([written["params"], lr, *own, *shared, *around])
+        return Signature([written["params"], lr, *own, *common, *around])
 
 
-#: What stands in a class body.
-DECLARED = frozenset({Bounded, Start, Choice})
-
-
-def theirs(rule: str, decay: str | None = None, folds: bool = True, **defaults: Any) -> Theirs:
-    """Declare a convention: its rule, and what it has by default otherwise than the class.
-
-    Not `folds`: where the class's shares of an accumulated gradient are not this rule's.
-    """
-    return Theirs(rule, decay, folds, defaults)
-
-
-def one_of(*given: Any, check: Callable[[Any], Any] | None = None) -> Any:
-    """Declare what is chosen once: the first is the default."""
-    return Choice(given[0], given, check)
+def type_of(annotation: Any) -> Any:
+    """The type that a class body names: those that options have."""
+    return {"int": int, "bool": bool, "float": float, "str": str}.get(annotation, Any)
 
 
 def within(default: float, low: float = 0.0, high: float = inf) -> Any:
-    """Declare a hyper-parameter with a default, required to lie in [low, high)."""
-    return Bounded(default, low, high)
+    """Declare a hyper-parameter with a default, required to lie in [low, high).
+
+    >>> import fastlr
+    >>> fastlr.within(0.9, 0, 1).checked(0.5, "Momentum")
+    0.5
+    """
+    return HyperParameter(default, low, high)
 
 
-def start(slot: str, default: float, low: float = 0.0, high: float = inf) -> Any:
-    """Declare the value with which a slot begins."""
-    return Start(slot, default, low, high)
+def initial_state(slot: str, default: float, low: float = 0.0, high: float = inf) -> Any:
+    """Declare the value that a slot holds before the first update."""
+    return InitialState(slot, default, low, high)
+
+
+def one_of(*choices: Any, check: Callable[[Any], Any] | None = None) -> Any:
+    """Declare what is chosen once: the first is the default."""
+    return Option(choices[0], choices, check)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

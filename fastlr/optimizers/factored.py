@@ -6,7 +6,7 @@ from typing import Any
 
 from .._engine.tensors import Tensor, per_tensor
 from .base import Optimizer
-from .declaration import Hyper, one_of, start, within
+from .declaration import Hyper, initial_state, one_of, within
 from .matrix import Matrix, Slots, alike, as_batch, as_matrix
 
 
@@ -144,10 +144,10 @@ class SM3(Matrix):
         mean = {} if self._defaults["momentum"] == 0 else {"m": (shape, False)}
         return mean | {f"mu{k}": ((n,), True) for k, n in enumerate(shape or (1,))}
 
-    def _assign(self, group: Any, name: str, value: Hyper) -> None:
+    def _set_hyper(self, groups: Any, name: str, value: Hyper) -> None:
         if name == "momentum" and value != 0 and self._defaults["momentum"] == 0:
             raise ValueError("SM3: this one was made with momentum=0 and keeps no mean; make it with a momentum")
-        super()._assign(group, name, value)
+        super()._set_hyper(groups, name, value)
 
 
 class AdamMini(Matrix, decay="decoupled"):
@@ -236,7 +236,7 @@ class RowwiseAdaGrad(Matrix):
     lr: Hyper = within(1e-2)
     lr_decay: Hyper = within(0.0)
     eps: Hyper = within(1e-10)
-    initial_accumulator_value: float = start("s", 0.0)
+    initial_accumulator_value: float = initial_state("s", 0.0)
 
     step_rows = Optimizer.step_rows
 
@@ -248,4 +248,4 @@ class RowwiseAdaGrad(Matrix):
         return {"s": (tensor.array.shape[:1] or (1,), tensor.is_double)}
 
     def _begin(self, tensor: Tensor, route: str) -> None:
-        tensor.matrices["s"][...] = self._start["s"]
+        tensor.matrices["s"][...] = self._initial["s"]

@@ -7,10 +7,10 @@ import numpy as np
 
 from .._engine.tensors import values
 from .base import Optimizer
-from .declaration import Hyper, theirs, within
+from .declaration import Convention, Hyper, within
 
 
-class SGD(Optimizer, conventions={"torch": "SGD", "optax": "SGD", "keras": theirs("SGD", "decoupled", lr=0.01)}):
+class SGD(Optimizer, conventions={"torch": "SGD", "optax": "SGD", "keras": Convention("SGD", "decoupled", lr=0.01)}):
     r"""Each parameter moves against its gradient.
 
     .. math:: p \leftarrow p - \eta g
@@ -27,14 +27,14 @@ class SGD(Optimizer, conventions={"torch": "SGD", "optax": "SGD", "keras": their
     """
 
 
-def of_sum(h: dict[str, float], fresh: bool) -> dict[str, tuple[int, float]]:
+def share_of_velocity(h: dict[str, float], first_update: bool) -> dict[str, tuple[int, float]]:
     """What a velocity takes of one more gradient, before it decays."""
-    return {"m": (1, (1 if fresh else 1 - h["dampening"]) / h["momentum"])}
+    return {"m": (1, (1 if first_update else 1 - h["dampening"]) / h["momentum"])}
 
 
-class Momentum(Optimizer, slots=("m",), folds=of_sum, conventions={
+class Momentum(Optimizer, accumulation=share_of_velocity, conventions={
         "torch": "Momentum", "optax": "Momentum",
-        "keras": theirs("MomentumInside", "decoupled", folds=False, lr=0.01)}):
+        "keras": Convention("MomentumInside", "decoupled", accumulates=False, lr=0.01)}):
     r"""The heavy ball: gradients add up in a velocity, and the parameter follows it.
 
     .. math:: m \leftarrow \mu m + (1 - d) g, \qquad p \leftarrow p - \eta m
@@ -59,8 +59,8 @@ class Momentum(Optimizer, slots=("m",), folds=of_sum, conventions={
     dampening: Hyper = within(0.0, 0, 1)
 
 
-class Nesterov(Optimizer, slots=("m",), conventions={
-        "torch": "Nesterov", "optax": "Nesterov", "keras": theirs("NesterovInside", "decoupled", lr=0.01)}):
+class Nesterov(Optimizer, conventions={
+        "torch": "Nesterov", "optax": "Nesterov", "keras": Convention("NesterovInside", "decoupled", lr=0.01)}):
     r"""The heavy ball, looking ahead: the parameter moves by the velocity it will have next.
 
     .. math:: m \leftarrow \mu m + g, \qquad p \leftarrow p - \eta (g + \mu m)
@@ -82,7 +82,7 @@ class Nesterov(Optimizer, slots=("m",), conventions={
     momentum: Hyper = within(0.9, 0, 1)
 
 
-class SGDW(Momentum, slots=("m",), decay="decoupled", rule="Momentum"):
+class SGDW(Momentum, decay="decoupled", rule="Momentum"):
     r"""The heavy ball, and apart from it each parameter shrinks by lr * weight_decay.
 
     .. math:: p \leftarrow (1 - \eta \lambda) p, \quad \text{then Momentum}
@@ -98,7 +98,7 @@ class SGDW(Momentum, slots=("m",), decay="decoupled", rule="Momentum"):
     """
 
 
-class QHM(Optimizer, slots=("m",)):
+class QHM(Optimizer):
     r"""Quasi-hyperbolic momentum: a step between the gradient's and its running mean's.
 
     .. math:: m \leftarrow \mu m + (1 - \mu) g, \quad p \leftarrow p - \eta \left( (1 - \nu) g + \nu m \right)
@@ -117,7 +117,7 @@ class QHM(Optimizer, slots=("m",)):
     nu: Hyper = within(0.7, 0, 1 + 2**-52)
 
 
-class AggMo(Optimizer, slots=("m1", "m2", "m3")):
+class AggMo(Optimizer):
     r"""Aggregated momentum: the mean step of three heavy balls of different inertia.
 
     .. math:: m_i \leftarrow \beta_i m_i + g, \quad p \leftarrow p - \frac{\eta}{3} (m_1 + m_2 + m_3)
@@ -137,7 +137,7 @@ class AggMo(Optimizer, slots=("m1", "m2", "m3")):
     beta3: Hyper = within(0.99, 0, 1)
 
 
-class ASGD(Optimizer, slots=("ax",), memory=("averaging",)):
+class ASGD(Optimizer):
     r"""Gradient descent whose mean of parameters is the answer.
 
     .. math::
@@ -174,7 +174,7 @@ class ASGD(Optimizer, slots=("ax",), memory=("averaging",)):
                 for tensor in self._plan.tensors}
 
 
-class Rprop(Optimizer, slots=("g_prev", "s"), conventions={"torch": "Rprop", "optax": "RpropLate"}):
+class Rprop(Optimizer, conventions={"torch": "Rprop", "optax": "RpropLate"}):
     r"""Each element has a step of its own, which grows while its gradient keeps its sign and shrinks where it turns.
 
     .. math::

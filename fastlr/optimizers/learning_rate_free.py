@@ -7,13 +7,13 @@ from numbers import Real
 from typing import Any
 
 from .base import Optimizer
-from .declaration import Hyper, start, within
+from .declaration import Hyper, initial_state, within
 from .loss_scale import LossScale
 
-LEAST = -sys.float_info.max
+LOWEST = -sys.float_info.max
 
 
-class Paced(Optimizer, family=True):
+class WithStepSize(Optimizer, family=True):
     """What those share that have one step size for all tensors."""
 
     @property
@@ -22,7 +22,7 @@ class Paced(Optimizer, family=True):
         return float(self._shared[0])
 
 
-class WithLoss(Paced, family=True):
+class WithLoss(WithStepSize, family=True):
     """What those share that need the loss of each step."""
 
     needs_loss = True
@@ -53,7 +53,7 @@ class WithLoss(Paced, family=True):
         self._step_with(grads, grad_scale, zero_grads, value)
 
 
-class PolyakSGD(WithLoss, shared=("step_size",)):
+class PolyakSGD(WithLoss):
     r"""Gradient descent to where the tangent of the loss reaches its least value, at most lr far.
 
     .. math::
@@ -74,11 +74,11 @@ class PolyakSGD(WithLoss, shared=("step_size",)):
     """
 
     lr: Hyper = within(1.0)
-    f_min: Hyper = within(0.0, LEAST)
+    f_min: Hyper = within(0.0, LOWEST)
     eps: Hyper = within(0.0)
 
 
-class MoMo(WithLoss, slots=("m",), shared=("step_size", "loss_mean", "slope_mean", "steps"), decay="decoupled"):
+class MoMo(WithLoss, decay="decoupled"):
     r"""Momentum to where a running mean of the loss's tangents reaches a lower bound, at most lr far.
 
     .. math::
@@ -102,11 +102,10 @@ class MoMo(WithLoss, slots=("m",), shared=("step_size", "loss_mean", "slope_mean
 
     lr: Hyper = within(1.0)
     beta: Hyper = within(0.9, 0, 1)
-    lower_bound: Hyper = within(0.0, LEAST)
+    lower_bound: Hyper = within(0.0, LOWEST)
 
 
-class MoMoAdam(WithLoss, slots=("m", "v"), shared=("step_size", "loss_mean", "slope_mean", "steps"),
-               decay="decoupled"):
+class MoMoAdam(WithLoss, decay="decoupled"):
     r"""Adam to where a running mean of the loss's tangents reaches a lower bound, at most lr far.
 
     .. math::
@@ -132,10 +131,10 @@ class MoMoAdam(WithLoss, slots=("m", "v"), shared=("step_size", "loss_mean", "sl
     beta1: Hyper = within(0.9, 0, 1)
     beta2: Hyper = within(0.999, 0, 1)
     eps: Hyper = within(1e-8)
-    lower_bound: Hyper = within(0.0, LEAST)
+    lower_bound: Hyper = within(0.0, LOWEST)
 
 
-class DoG(Paced, slots=("x0",), shared=("step_size", "distance", "squares")):
+class DoG(WithStepSize):
     r"""Gradient descent whose step is the farthest it has been from its start over the root of all squared gradients.
 
     .. math::
@@ -161,7 +160,7 @@ class DoG(Paced, slots=("x0",), shared=("step_size", "distance", "squares")):
     eps: Hyper = within(1e-8)
 
 
-class DoWG(Paced, slots=("x0",), shared=("step_size", "square_distance", "weighted_squares")):
+class DoWG(WithStepSize):
     r"""DoG with gradients that weigh as much as the distance then was: steps are longer.
 
     .. math::
@@ -183,10 +182,10 @@ class DoWG(Paced, slots=("x0",), shared=("step_size", "square_distance", "weight
 
     lr: Hyper = within(1.0)
     eps: Hyper = within(1e-4)
-    initial_square_distance: Hyper = start("square_distance", 1e-4, 1e-300)
+    initial_square_distance: Hyper = initial_state("square_distance", 1e-4, 1e-300)
 
 
-class Estimating(Optimizer, family=True):
+class WithDistanceEstimate(Optimizer, family=True):
     """What those share that estimate the distance to the solution."""
 
     @property
@@ -196,8 +195,7 @@ class Estimating(Optimizer, family=True):
         return float(begun)
 
 
-class DAdaptSGD(Estimating, slots=("s", "x0"), signed=("s",),
-                shared=("d", "numerator", "g0_norm")):
+class DAdaptSGD(WithDistanceEstimate):
     r"""Gradient descent, and a lower bound of the way to the solution as its step, which grows with what is learnt.
 
     .. math::
@@ -225,8 +223,7 @@ class DAdaptSGD(Estimating, slots=("s", "x0"), signed=("s",),
     d0: Hyper = within(1e-6, 1e-30)
 
 
-class DAdaptAdaGrad(Estimating, slots=("alpha", "s", "x0"), signed=("s",),
-                    shared=("d", "sum_squares", "sum_norm", "gradient_squares")):
+class DAdaptAdaGrad(WithDistanceEstimate):
     r"""AdaGrad with a lower bound of the way to the solution as its learning rate.
 
     .. math::
@@ -252,11 +249,10 @@ class DAdaptAdaGrad(Estimating, slots=("alpha", "s", "x0"), signed=("s",),
     momentum: Hyper = within(0.0, 0, 1)
     eps: Hyper = within(1e-6)
     d0: Hyper = within(1e-6, 1e-30)
-    initial_accumulator_value: Hyper = start("alpha", 1e-6)
+    initial_accumulator_value: Hyper = initial_state("alpha", 1e-6)
 
 
-class DAdaptAdam(Estimating, slots=("m", "v", "s"), signed=("s",), shared=("d", "numerator"),
-                 conventions={"dadaptation": "DAdaptAdam", "optax": "DAdaptAdamDebiased"}):
+class DAdaptAdam(WithDistanceEstimate, conventions={"dadaptation": "DAdaptAdam", "optax": "DAdaptAdamDebiased"}):
     r"""Adam with a lower bound of the way to the solution as its learning rate.
 
     .. math::
@@ -290,7 +286,7 @@ class DAdaptAdam(Estimating, slots=("m", "v", "s"), signed=("s",), shared=("d", 
     d0: Hyper = within(1e-6, 1e-30)
 
 
-class DAdaptLion(Estimating, slots=("m", "s"), signed=("s",), shared=("d", "numerator"), decay="decoupled"):
+class DAdaptLion(WithDistanceEstimate, decay="decoupled"):
     r"""Lion with a lower bound of the way to the solution as its learning rate.
 
     .. math::
@@ -321,7 +317,7 @@ class DAdaptLion(Estimating, slots=("m", "s"), signed=("s",), shared=("d", "nume
     d0: Hyper = within(1e-6, 1e-30)
 
 
-class Prodigy(Estimating, slots=("m", "v", "s", "x0"), signed=("s",), shared=("d", "numerator"), decay="decoupled",
+class Prodigy(WithDistanceEstimate, decay="decoupled",
               conventions={"prodigyopt": "Prodigy", "optax": "ProdigyDebiased"}):
     r"""Adam with an estimate of the way to the solution as its learning rate, which grows as gradients point there.
 

@@ -7,14 +7,14 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from .._engine.instruction_set import kernels, load
+from .._engine.instruction_set import kernels
 from .._engine.matrix_step import MatrixStep
 from .._engine.tensors import Tensor, named_dtype, per_tensor
-from ..rules import RuleSignature
 from ..rules.signatures import SIGNATURES
 from .base import Optimizer
 from .declaration import Hyper, one_of
 from .groups import Group
+from .rule_lookup import FoundRule
 
 Slots = Mapping[str, "tuple[tuple[int, ...], bool]"]          # slot -> shape, and whether it is kept in double
 
@@ -31,13 +31,14 @@ class Matrix(Optimizer, family=True):
     route: ClassVar[str] = "call"
 
     @classmethod
-    def _signature_of(cls, name: str) -> RuleSignature:
+    def _find_rule(cls, rule: Any, beside: str = "") -> FoundRule:
+        """SGD, which applies the updates, under the name of this rule and behind its hyper-parameters."""
         own = tuple(name for name in cls.hypers if name not in ("lr", "weight_decay"))
-        return SIGNATURES["SGD"]._replace(hypers=own)
+        return FoundRule(rule, SIGNATURES["SGD"]._replace(hypers=own))
 
     @classmethod
-    def _table(cls, name: str) -> Any:
-        return load(SIGNATURES["SGD"].module).RULES["SGD"][0]          # (it applies the updates)
+    def _table(cls, rule: str) -> Any:
+        return FoundRule("SGD", SIGNATURES["SGD"]).loaded()
 
     def __init__(self, params: Any, lr: Hyper | None = None, **keywords: Any) -> None:
         who = type(self).__name__
@@ -61,7 +62,8 @@ class Matrix(Optimizer, family=True):
                     tensor.matrices[slot] = np.zeros(shape, "float64" if double else wide)
                 self._begin(tensor, route)
         self._tensors = tensors
-        return MatrixStep(kernels.matrix_kernels, kernels.tensor_ops, tensors, self._routes, self._fields, self._update, **self._flags())
+        return MatrixStep(kernels.matrix_kernels, kernels.tensor_ops, tensors, self._routes, self._fields, self._update,
+                          **self._flags())
 
     def step_rows(self, name: str, rows: Any, grads: Any, grad_scale: float = 1.0, *,
                   ends_step: bool | None = None) -> None:

@@ -2,16 +2,16 @@
 from __future__ import annotations
 
 from .base import Optimizer
-from .declaration import Hyper, start, theirs, within
+from .declaration import Convention, Hyper, initial_state, within
 
 
-def of_means(h: dict[str, float], fresh: bool) -> dict[str, tuple[int, float]]:
+def shares_of_moments(h: dict[str, float], first_update: bool) -> dict[str, tuple[int, float]]:
     """What running means of gradients and of their squares take of one more gradient, before they decay."""
     return {"m": (1, (1 - h["beta1"]) / h["beta1"]), "v": (2, (1 - h["beta2"]) / h["beta2"])}
 
 
-class Adam(Optimizer, slots=("m", "v"), folds=of_means, conventions={
-        "torch": "Adam", "optax": "Adam", "keras": theirs("AdamHat", "decoupled", eps=1e-7)}):
+class Adam(Optimizer, accumulation=shares_of_moments, conventions={
+        "torch": "Adam", "optax": "Adam", "keras": Convention("AdamHat", "decoupled", eps=1e-7)}):
     r"""The mean of past gradients over their root mean square, both corrected for their start at zero.
 
     .. math::
@@ -41,9 +41,9 @@ class Adam(Optimizer, slots=("m", "v"), folds=of_means, conventions={
     eps: Hyper = within(1e-8)
 
 
-class AMSGrad(Adam, slots=("m", "v", "vmax"), folds=of_means, conventions={
+class AMSGrad(Adam, accumulation=shares_of_moments, conventions={
         "torch": "AMSGrad", "optax": "AMSGradCorrected",
-        "keras": theirs("AMSGradHat", "decoupled", eps=1e-7), "paper": "AMSGradPlain"}):
+        "keras": Convention("AMSGradHat", "decoupled", eps=1e-7), "paper": "AMSGradPlain"}):
     r"""Adam that never forgets the largest mean square an element has had.
 
     .. math::
@@ -66,9 +66,9 @@ class AMSGrad(Adam, slots=("m", "v", "vmax"), folds=of_means, conventions={
     """
 
 
-class AdamW(Adam, slots=("m", "v"), decay="decoupled", folds=of_means, conventions={
-        "torch": "AdamW", "optax": theirs("AdamW", weight_decay=1e-4),
-        "keras": theirs("AdamWHat", eps=1e-7, weight_decay=4e-3)}):
+class AdamW(Adam, decay="decoupled", accumulation=shares_of_moments, conventions={
+        "torch": "AdamW", "optax": Convention("AdamW", weight_decay=1e-4),
+        "keras": Convention("AdamWHat", eps=1e-7, weight_decay=4e-3)}):
     r"""Adam, and apart from it each parameter shrinks by lr * weight_decay.
 
     .. math:: p \leftarrow (1 - \eta \lambda) p, \quad \text{then Adam}
@@ -90,9 +90,9 @@ class AdamW(Adam, slots=("m", "v"), decay="decoupled", folds=of_means, conventio
     weight_decay: Hyper = within(0.01)
 
 
-class NAdam(Adam, slots=("m", "v"), memory=("mu_product",), conventions={
+class NAdam(Adam, conventions={
         "torch": "NAdam", "optax": "NAdamConstant",
-        "keras": theirs("NAdam", "decoupled", lr=1e-3, eps=1e-7, momentum_decay=1.0)}):
+        "keras": Convention("NAdam", "decoupled", lr=1e-3, eps=1e-7, momentum_decay=1.0)}):
     r"""Adam with Nesterov's momentum: it looks one step ahead, by a momentum that grows towards beta1.
 
     .. math::
@@ -118,7 +118,7 @@ class NAdam(Adam, slots=("m", "v"), memory=("mu_product",), conventions={
     momentum_decay: Hyper = within(4e-3)
 
 
-class Adan(Optimizer, slots=("m", "v", "n", "g_prev"), signed=("v",), decay="decoupled",
+class Adan(Optimizer, decay="decoupled",
            conventions={"pytorch-optimizer": "Adan", "optax": "AdanComplement"}):
     r"""Nesterov's momentum by the difference of gradients.
 
@@ -150,8 +150,8 @@ class Adan(Optimizer, slots=("m", "v", "n", "g_prev"), signed=("v",), decay="dec
     eps: Hyper = within(1e-8)
 
 
-class NAdamW(NAdam, slots=("m", "v"), memory=("mu_product",), decay="decoupled", rule="NAdam",
-             conventions={"torch": "NAdam", "optax": theirs("NAdamConstant", weight_decay=1e-4)}):
+class NAdamW(NAdam, decay="decoupled", rule="NAdam",
+             conventions={"torch": "NAdam", "optax": Convention("NAdamConstant", weight_decay=1e-4)}):
     r"""NAdam, and apart from it each parameter shrinks by lr * weight_decay.
 
     .. math:: p \leftarrow (1 - \eta \lambda) p, \quad \text{then NAdam}
@@ -170,8 +170,8 @@ class NAdamW(NAdam, slots=("m", "v"), memory=("mu_product",), decay="decoupled",
     weight_decay: Hyper = within(0.01)
 
 
-class AdaMax(Adam, slots=("m", "u"), conventions={
-        "torch": "AdaMax", "optax": "AdaMax", "keras": theirs("AdaMaxOutside", "decoupled", lr=1e-3, eps=1e-7)}):
+class AdaMax(Adam, conventions={
+        "torch": "AdaMax", "optax": "AdaMax", "keras": Convention("AdaMaxOutside", "decoupled", lr=1e-3, eps=1e-7)}):
     r"""Adam by the largest gradient that an element remembers, in place of a mean square.
 
     .. math::
@@ -194,7 +194,7 @@ class AdaMax(Adam, slots=("m", "u"), conventions={
     lr: Hyper = within(2e-3)
 
 
-class LaProp(Adam, slots=("m", "v")):
+class LaProp(Adam):
     r"""First normalise the gradient, then let it gather momentum.
 
     .. math::
@@ -217,7 +217,7 @@ class LaProp(Adam, slots=("m", "v")):
     eps: Hyper = within(1e-15)
 
 
-class QHAdam(Adam, slots=("m", "v")):
+class QHAdam(Adam):
     r"""Adam between the gradient and its running mean, above and below the line.
 
     .. math::
@@ -239,7 +239,7 @@ class QHAdam(Adam, slots=("m", "v")):
     nu2: Hyper = within(1.0, 0, 1 + 2**-52)
 
 
-class RAdam(Adam, slots=("m", "v"), conventions={"torch": "RAdam", "optax": "RAdamCorrected"}):
+class RAdam(Adam, conventions={"torch": "RAdam", "optax": "RAdamCorrected"}):
     r"""Adam that rectifies the variance of its rate: momentum alone until there are enough gradients to divide by.
 
     .. math::
@@ -260,7 +260,7 @@ class RAdam(Adam, slots=("m", "v"), conventions={"torch": "RAdam", "optax": "RAd
     """
 
 
-class RAdamW(RAdam, slots=("m", "v"), decay="decoupled", rule="RAdam",
+class RAdamW(RAdam, decay="decoupled", rule="RAdam",
              conventions={"torch": "RAdam", "optax": "RAdamCorrected"}):
     r"""RAdam, and apart from it each parameter shrinks by lr * weight_decay.
 
@@ -279,7 +279,7 @@ class RAdamW(RAdam, slots=("m", "v"), decay="decoupled", rule="RAdam",
     weight_decay: Hyper = within(0.01)
 
 
-class AdaBelief(Adam, slots=("m", "s"), decay="decoupled"):
+class AdaBelief(Adam, decay="decoupled"):
     r"""Adam by how far gradients are from what their mean let expect, in place of how large they are.
 
     .. math::
@@ -300,7 +300,7 @@ class AdaBelief(Adam, slots=("m", "s"), decay="decoupled"):
     eps: Hyper = within(1e-16)
 
 
-class Yogi(Adam, slots=("m", "v")):
+class Yogi(Adam):
     r"""Adam whose mean square moves by no more than the square of a gradient, so that it forgets slowly.
 
     .. math::
@@ -322,11 +322,11 @@ class Yogi(Adam, slots=("m", "v")):
 
     lr: Hyper = within(1e-2)
     eps: Hyper = within(1e-3)
-    initial_momentum: Hyper = start("m", 0.0)
-    initial_accumulator_value: Hyper = start("v", 1e-6)
+    initial_momentum: Hyper = initial_state("m", 0.0)
+    initial_accumulator_value: Hyper = initial_state("v", 1e-6)
 
 
-class Grams(Adam, slots=("m", "v"), decay="decoupled"):
+class Grams(Adam, decay="decoupled"):
     r"""As far as Adam goes, and in the direction of the gradient at hand.
 
     .. math::
@@ -349,7 +349,7 @@ class Grams(Adam, slots=("m", "v"), decay="decoupled"):
     eps: Hyper = within(1e-6)
 
 
-class AdaBound(Adam, slots=("m", "v")):
+class AdaBound(Adam):
     r"""Adam whose rate for each element is held between bounds that close in on one rate for all.
 
     .. math::
@@ -373,7 +373,7 @@ class AdaBound(Adam, slots=("m", "v")):
     gamma: Hyper = within(1e-3, 1e-12)
 
 
-class DiffGrad(Adam, slots=("m", "v", "g_prev")):
+class DiffGrad(Adam):
     r"""Adam that halves its step where a gradient hardly changes.
 
     .. math::
@@ -392,8 +392,8 @@ class DiffGrad(Adam, slots=("m", "v", "g_prev")):
     """
 
 
-class ADOPT(Optimizer, slots=("m", "v"), conventions={
-        "optax": "ADOPT", "pytorch-optimizer": "ADOPTWider", "timm": theirs("ADOPT", clip_exponent=0.333)}):
+class ADOPT(Optimizer, conventions={
+        "optax": "ADOPT", "pytorch-optimizer": "ADOPTWider", "timm": Convention("ADOPT", clip_exponent=0.333)}):
     r"""Divide by the mean square of the gradients before, then let the quotient gather momentum.
 
     .. math::
@@ -422,7 +422,7 @@ class ADOPT(Optimizer, slots=("m", "v"), conventions={
     eps: Hyper = within(1e-6)
 
 
-class AdEMAMix(Optimizer, slots=("m", "v", "m2"), decay="decoupled"):
+class AdEMAMix(Optimizer, decay="decoupled"):
     r"""Adam with a second mean of gradients that remembers ten thousand of them.
 
     .. math::

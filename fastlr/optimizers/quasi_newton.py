@@ -8,14 +8,14 @@ from typing import Any, Literal
 import numpy as np
 
 from .._engine.tensors import Array, Tensor, values
-from .declaration import Bounded, Hyper
+from .declaration import Hyper, HyperParameter
 from .linesearch import MOST_EVALUATIONS, Trial, armijo, check_conditions, natural, number, strong_wolfe
 from .resumable import Assign, Resumable, bound_parameters, checked_gradients
-from .state import keeps_state, revived, spelled
+from .state import as_plain, from_plain, keeps_state
 
 Closure = Callable[[], tuple[Any, Any]]
 
-RATE = Bounded(1.0, 0.0, inf)
+RATE = HyperParameter(1.0, 0.0, inf)
 RATE.name = "lr"
 COUNTS = ("t", "evaluations", "held", "newest")
 
@@ -368,7 +368,7 @@ class LBFGS(Resumable):
         return {tensor.name: {slot: cut[slot][k] for slot in slots} for k, tensor in enumerate(self._bound)}
 
     def _plain_state(self) -> dict[str, Any]:
-        return {"lr": spelled(self._lr), "evaluations": self._evaluations, "held": self._held, "newest": self._newest,
+        return {"lr": as_plain(self._lr), "evaluations": self._evaluations, "held": self._held, "newest": self._newest,
                 "length": self._length, "scale": self._scale, "curves": list(self._curves)}
 
     def _require_ready(self, what: str) -> None:
@@ -376,7 +376,7 @@ class LBFGS(Resumable):
             raise RuntimeError(f"{type(self).__name__}.{what}: this optimizer is stepping")
 
     def _parsed(self, d: Mapping[str, Any], who: str) -> Assign:
-        lr = RATE.checked(revived(d["lr"], self._lr, "lr", who), who)
+        lr = RATE.checked(from_plain(d["lr"], self._lr, "lr", who), who)
         most = {"held": self.history, "newest": self.history - 1}
         for name in COUNTS:
             if type(d[name]) is not int or not 0 <= d[name] <= most.get(name, 2**62):

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from .base import Optimizer
-from .declaration import Hyper, theirs, within
+from .declaration import Convention, Hyper, within
 from .moments import Adam, AdamW
 
 
@@ -24,7 +24,7 @@ class Fromage(Optimizer):
     lr: Hyper = within(1e-2)
 
 
-class LARS(Optimizer, slots=("m",), decay="decoupled"):
+class LARS(Optimizer, decay="decoupled"):
     r"""Momentum with a learning rate for each tensor, in proportion to its norm over that of its gradient.
 
     .. math::
@@ -48,7 +48,7 @@ class LARS(Optimizer, slots=("m",), decay="decoupled"):
     eps: Hyper = within(0.0)
 
 
-class LARC(Optimizer, slots=("m",), decay="decoupled"):
+class LARC(Optimizer, decay="decoupled"):
     r"""Momentum whose learning rate each tensor may lower, in proportion to its norm over that of its gradient.
 
     .. math::
@@ -72,8 +72,8 @@ class LARC(Optimizer, slots=("m",), decay="decoupled"):
     eps: Hyper = within(1e-8)
 
 
-class NovoGrad(Optimizer, slots=("m",), memory=("v",), decay="decoupled", conventions={
-        "pytorch-optimizer": "NovoGrad", "optax": theirs("NovoGrad", beta1=0.9, beta2=0.25, eps=1e-6)}):
+class NovoGrad(Optimizer, decay="decoupled", conventions={
+        "pytorch-optimizer": "NovoGrad", "optax": Convention("NovoGrad", beta1=0.9, beta2=0.25, eps=1e-6)}):
     r"""Momentum of gradients that are divided by the root mean square of their tensor's norm.
 
     .. math::
@@ -96,7 +96,7 @@ class NovoGrad(Optimizer, slots=("m",), memory=("v",), decay="decoupled", conven
     eps: Hyper = within(1e-8)
 
 
-class CautiousLion(Optimizer, slots=("m",), decay="decoupled",
+class CautiousLion(Optimizer, decay="decoupled",
                    conventions={"pytorch-optimizer": "CautiousLion", "timm": "CautiousLionMean"}):
     r"""Lion, but an element moves only where the step and its gradient agree.
 
@@ -120,7 +120,7 @@ class CautiousLion(Optimizer, slots=("m",), decay="decoupled",
     beta2: Hyper = within(0.99, 0, 1)
 
 
-class CautiousAdamW(AdamW, slots=("m", "v"), decay="decoupled",
+class CautiousAdamW(AdamW, decay="decoupled",
                     conventions={"pytorch-optimizer": "CautiousAdamW", "timm": "CautiousAdamWMean"}):
     r"""AdamW, but an element moves only where its mean gradient and its gradient agree.
 
@@ -141,7 +141,7 @@ class CautiousAdamW(AdamW, slots=("m", "v"), decay="decoupled",
     """
 
 
-class MARS(AdamW, slots=("m", "v", "g_prev"), decay="decoupled",
+class MARS(AdamW, decay="decoupled",
            conventions={"timm": "MARS", "pytorch-optimizer": "MARSFromZero"}):
     r"""AdamW of gradients that are corrected by their own change, which lowers their variance.
 
@@ -168,7 +168,7 @@ class MARS(AdamW, slots=("m", "v", "g_prev"), decay="decoupled",
     weight_decay: Hyper = within(0.0)
 
 
-class StableAdamW(Adam, slots=("m", "v"), decay="decoupled"):
+class StableAdamW(Adam, decay="decoupled"):
     r"""AdamW that slows a tensor down whose gradient is larger than its past would have it.
 
     .. math::
@@ -191,9 +191,9 @@ class StableAdamW(Adam, slots=("m", "v"), decay="decoupled"):
     weight_decay: Hyper = within(0.01)
 
 
-class LAMB(Adam, slots=("m", "v"), decay="decoupled", conventions={
-        "paper": "LAMB", "optax": theirs("LAMB", eps=1e-6), "keras": theirs("LAMBOutside", eps=1e-7),
-        "pytorch-optimizer": theirs("LAMBUncorrected", eps=1e-6)}):
+class LAMB(Adam, decay="decoupled", conventions={
+        "paper": "LAMB", "optax": Convention("LAMB", eps=1e-6), "keras": Convention("LAMBOutside", eps=1e-7),
+        "pytorch-optimizer": Convention("LAMBUncorrected", eps=1e-6)}):
     r"""AdamW's step, of each tensor as long as the learning rate times the tensor itself.
 
     .. math::

@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 
 from .._engine.arrays import BFloat16, as_array, stored_as
-from .._engine.tensors import STORAGES, Array, Tensor, nearest16, refuse_shared, values
+from .._engine.tensors import STORAGES, Array, Tensor, bfloat16_bits, refuse_shared, values
 from .base import Optimizer
 from .declaration import nearest
-from .groups import are_groups, arranged, bound, same_names
+from .groups import are_groups, bound
 from .state import FORMAT, completed, copies, fill, refuse_others
+from .structure import Container, arranged, same_names
 
 Assign = Callable[[], None]
 
@@ -104,23 +105,23 @@ def public_names(x: Any) -> list[str]:
 # Parameters and gradients
 
 def bound_parameters(params: Any, who: str, storages: Sequence[str] = STORAGES, dtype: str | None = None,
-                     cure: str = "") -> tuple[str, list[Tensor]]:
+                     cure: str = "") -> tuple[Container | None, list[Tensor]]:
     """The structure in which gradients of these parameters come, and the tensors (see `bound`). Groups are refused."""
     if are_groups(params):
         raise TypeError(f"{who}: takes parameters, not groups, as it has no hyper-parameters per group; "
                         f"pass an array, a sequence or a mapping")
-    kind, tensors = bound(params, who, dtype=dtype)
+    part, tensors, _ = bound(params, who, dtype=dtype)
     for tensor in tensors:
         if stored_as(tensor.array) not in storages:
             raise TypeError(f"{who}: params[{tensor.name!r}]: expected {' or '.join(storages)}, "
                             f"got {stored_as(tensor.array)}{cure}")
     refuse_shared(tensors, who)
-    return kind, tensors
+    return part, tensors
 
 
-def checked_gradients(tensors: list[Tensor], kind: str, grads: Any, who: str) -> list[Array | None]:
+def checked_gradients(tensors: list[Tensor], part: Container | None, grads: Any, who: str) -> list[Array | None]:
     """Gradients in the order of the tensors; each has the shape of its parameter and a dtype that a step accepts."""
-    ordered = arranged(kind, tensors, grads, who, "grads")
+    ordered = arranged(part, grads, who, "grads")
     return [checked_gradient(tensor, g) for tensor, g in zip(tensors, ordered, strict=True)]
 
 
@@ -180,7 +181,7 @@ def write_back(array: Array, numbers: Array) -> None:
     if np.may_share_memory(array, numbers):
         return
     if isinstance(array, BFloat16):
-        np.asarray(array)[...] = nearest16(numbers).reshape(array.shape)
+        np.asarray(array)[...] = bfloat16_bits(numbers).reshape(array.shape)
         return
     with np.errstate(over="ignore"):
         array[...] = numbers.reshape(array.shape).astype(array.dtype)

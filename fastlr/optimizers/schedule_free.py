@@ -14,7 +14,7 @@ from .base import Optimizer
 from .declaration import Hyper, within
 
 
-class Averaging(Optimizer, family=True):
+class ScheduleFree(Optimizer, family=True):
     """What the three share: `averaged`."""
 
     r: Hyper = within(0.0)
@@ -36,7 +36,7 @@ class Averaging(Optimizer, family=True):
         return np.asarray(y + (1 - 1 / beta) * (z.astype(np.float64) - y), wide)
 
 
-class ScheduleFreeSGD(Averaging, slots=("z",), memory=("weight_sum", "lr_max", "beta"), decay="decoupled"):
+class ScheduleFreeSGD(ScheduleFree, decay="decoupled"):
     r"""Gradient descent z, its mean x, and gradients taken between the two, at y: no schedule of the learning rate.
 
     .. math::
@@ -64,7 +64,7 @@ class ScheduleFreeSGD(Averaging, slots=("z",), memory=("weight_sum", "lr_max", "
     warmup_steps: Hyper = within(0.0)
 
 
-class ScheduleFreeAdamW(Averaging, slots=("z", "v"), memory=("weight_sum", "lr_max", "beta"), decay="decoupled"):
+class ScheduleFreeAdamW(ScheduleFree, decay="decoupled"):
     r"""RMSprop's steps z, their mean x, and gradients taken between the two, at y: no schedule of the learning rate.
 
     .. math::
@@ -93,7 +93,7 @@ class ScheduleFreeAdamW(Averaging, slots=("z", "v"), memory=("weight_sum", "lr_m
     warmup_steps: Hyper = within(0.0)
 
 
-class ScheduleFreeRAdam(Averaging, slots=("z", "v"), memory=("weight_sum", "lr_max", "beta"), decay="decoupled"):
+class ScheduleFreeRAdam(ScheduleFree, decay="decoupled"):
     r"""ScheduleFreeAdamW that warms up by itself, as RAdam does.
 
     .. math::

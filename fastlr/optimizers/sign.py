@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from .base import Optimizer
-from .declaration import Hyper, theirs, within
+from .declaration import Convention, Hyper, within
 
 
 class SignSGD(Optimizer):
@@ -21,7 +21,7 @@ class SignSGD(Optimizer):
     """
 
 
-class Signum(Optimizer, slots=("m",)):
+class Signum(Optimizer):
     r"""SignSGD by a running mean of gradients.
 
     .. math:: m \leftarrow \mu m + (1 - \mu) g, \quad p \leftarrow p - \eta \operatorname{sign}(m)
@@ -41,7 +41,7 @@ class Signum(Optimizer, slots=("m",)):
     momentum: Hyper = within(0.9, 0, 1)
 
 
-class Tiger(Signum, slots=("m",), decay="decoupled", rule="Signum"):
+class Tiger(Signum, decay="decoupled", rule="Signum"):
     r"""Signum with decoupled weight decay: of all that remember something, the one that remembers least.
 
     .. math:: p \leftarrow (1 - \eta \lambda) p, \quad \text{then Signum}
@@ -60,8 +60,8 @@ class Tiger(Signum, slots=("m",), decay="decoupled", rule="Signum"):
     weight_decay: Hyper = within(0.01)
 
 
-class Lion(Optimizer, slots=("m",), decay="decoupled", conventions={
-        "paper": "Lion", "optax": theirs("Lion", weight_decay=1e-3), "keras": theirs("Lion", lr=1e-3)}):
+class Lion(Optimizer, decay="decoupled", conventions={
+        "paper": "Lion", "optax": Convention("Lion", weight_decay=1e-3), "keras": Convention("Lion", lr=1e-3)}):
     r"""The sign of momentum that remembers longer than it is looked at.
 
     .. math::

@@ -3,22 +3,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from math import inf
-from typing import TYPE_CHECKING, Any
+from typing import Any
+from zlib import crc32
 
 import numpy as np
 
-from .._engine.tensors import Array
+from .._engine.tensors import Array, Tensor
 from ..schedules import Schedule, from_dict
+from .binding import BoundParameters
 from .declaration import Hyper
-from .groups import Group, same_names
-
-if TYPE_CHECKING:
-    from .base import Optimizer
+from .groups import Group
+from .stages import AS_USUAL
+from .structure import same_names
 
 Arrays = Mapping[str, Mapping[str, Array]]     # by parameter and slot
 
 FORMAT = 1
-MOST_STEPS = 2**62 - 1
+MAX_STEPS = 2**62 - 1
 
 
 def completed(write: Callable[[], None]) -> None:
@@ -37,7 +38,7 @@ def completed(write: Callable[[], None]) -> None:
 
 # Values
 
-def spelled(value: Any) -> Any:
+def as_plain(value: Any) -> Any:
     """A hyper-parameter as plain data."""
     if isinstance(value, Schedule):
         return value.to_dict()
@@ -47,14 +48,14 @@ def spelled(value: Any) -> Any:
     return described | {"state": value.state_dict()} if keeps_state(value) else described
 
 
-def revived(saved: Any, present: Any, name: str, who: str) -> Any:
-    """What `spelled` made plain; of a function, which is not saved, the one that is there, if its state fits."""
+def from_plain(saved: Any, present: Any, name: str, owner: str) -> Any:
+    """What `as_plain` made plain; of a function, which is not saved, the one that is there, if its state fits."""
     if not isinstance(saved, Mapping):
         return saved
     if "callable" not in saved:
         return from_dict(saved)
     if not callable(present) or isinstance(present, Schedule) or keeps_state(present) != ("state" in saved):
-        raise ValueError(f"{who}: {name} was a function ({saved['callable']}), which is not saved; "
+        raise ValueError(f"{owner}: {name} was a function ({saved['callable']}), which is not saved; "
                          f"set opt.{name} to it before loading")
     if keeps_state(present):
         from copy import deepcopy
@@ -68,10 +69,10 @@ def keeps_state(value: Any) -> bool:
     return callable(value) and hasattr(value, "state_dict") and hasattr(value, "load_state_dict")
 
 
-def count(value: Any, who: str, what: str, most: int = MOST_STEPS, least: int = 0) -> int:
+def count(value: Any, owner: str, what: str, most: int = MAX_STEPS, least: int = 0) -> int:
     """A count of steps, from `least` to `most`."""
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise ValueError(f"{who}: {what} must be a count from {least} to {most}, got {value!r}")
+        raise ValueError(f"{owner}: {what} must be a count from {least} to {most}, got {value!r}")
     return value
 
 
@@ -81,15 +82,15 @@ def copies(arrays: Arrays) -> dict[str, dict[str, Array]]:
     return {name: {slot: array.copy() for slot, array in slots.items()} for name, slots in arrays.items()}
 
 
-def refuse_others(arrays: Arrays, given: Any, who: str) -> None:
+def refuse_others(arrays: Arrays, given: Any, owner: str) -> None:
     """ValueError unless `given` has arrays of the same names, shapes and dtypes."""
-    same_names(arrays, given, f"{who}: state")
+    same_names(arrays, given, f"{owner}: state")
     for name, slots in arrays.items():
-        same_names(slots, given[name], f"{who}: state[{name!r}]")
+        same_names(slots, given[name], f"{owner}: state[{name!r}]")
         for slot, array in slots.items():
             new = np.asarray(given[name][slot])
             if new.shape != array.shape or new.dtype != array.dtype:
-                raise ValueError(f"{who}: state[{name!r}][{slot!r}]: expected {array.dtype} {array.shape}, "
+                raise ValueError(f"{owner}: state[{name!r}][{slot!r}]: expected {array.dtype} {array.shape}, "
                                  f"got {new.dtype} {new.shape}")
 
 
@@ -99,24 +100,73 @@ def fill(arrays: Arrays, given: Arrays) -> None:
             array[...] = given[name][slot]
 
 
-# An optimizer's
+# Options
 
-def described(opt: Optimizer) -> dict[str, Any]:
+def options_of(opt: BoundParameters) -> dict[str, Any]:
+    """What the coming steps depend on beside state and hyper-parameters, where it is not as usual, as plain values."""
+    options = {name: value for name, value in opt._stages._asdict().items() if value != getattr(AS_USUAL, name)}
+    if opt._stages.rounding == "nearest":
+        options.pop("seed", None)
+    for name, option in opt.options.items():
+        value, usual = opt._options[name], opt._peer.defaults.get(name, option.default)
+        if value != usual and is_plain(value):
+            options[name] = [list(x) if isinstance(x, tuple) else x for x in value] \
+                if isinstance(value, list | tuple) else value
+    tensors = opt._plan.tensors
+    by_name = {
+        "decay": {tensor.name: tensor.decay for tensor in tensors if tensor.decay != opt._usual_decay},
+        "decay_mask": {tensor.name: False for tensor in tensors if not tensor.decays},
+        "lr_scale": {tensor.name: lr_scale_of(tensor) for tensor in tensors if lr_scale_of(tensor) != 1},
+    }
+    return options | {name: value for name, value in by_name.items() if value}
+
+
+def is_plain(value: Any) -> bool:
+    """Whether JSON has this value."""
+    if isinstance(value, list | tuple):
+        return all(map(is_plain, value))
+    return value is None or type(value) in (str, int, float, bool)
+
+
+def lr_scale_of(tensor: Tensor) -> float | str:
+    """A tensor's factor of the learning rate, or a checksum of those of its elements."""
+    if tensor.lr_scales is None:
+        return tensor.lr_scale
+    return f"array, crc32 {crc32(tensor.lr_scales.tobytes()):08x}"
+
+
+def refuse_other_options(opt: BoundParameters, saved: Any, owner: str) -> None:
+    """ValueError unless the options that were saved are those of this optimizer."""
+    if not isinstance(saved, Mapping):
+        raise ValueError(f"{owner}: options must be a mapping, got {saved!r}")
+    own = options_of(opt)
+    for name in {**saved, **own}:
+        if saved.get(name) != own.get(name):
+            usual = getattr(AS_USUAL, name, "as usual")
+            there, here = (str(options.get(name, usual))[:200] for options in (saved, own))
+            raise ValueError(f"{owner}: saved with {name} = {there}, this optimizer has {here}, and would step "
+                             f"otherwise; make it with that, or give strict=False to go on with its own")
+
+
+# An optimizer's state
+
+def described(opt: BoundParameters) -> dict[str, Any]:
     """`state_dict` without its arrays."""
     plan = opt._plan
-    missed = zip(plan.tensors, plan.read_skipped_steps(), strict=True)
+    skipped = zip(plan.tensors, plan.read_skipped_steps(), strict=True)
     plain = {
         "format": FORMAT,
-        "optimizer": type(opt).__name__,
-        "t": opt.t,
-        "missed": {tensor.name: steps for tensor, steps in missed if steps},
-        "groups": [{"params": group.params} | {name: spelled(value) for name, value in group._values.items()}
+        "optimizer": opt._saved_as,
+        "t": plan.t,
+        "missed": {tensor.name: steps for tensor, steps in skipped if steps},
+        "groups": [{"params": group.params} | {name: as_plain(value) for name, value in group._values.items()}
                    for group in opt.groups],
+        "options": options_of(opt),
     }
     if opt._stages.clip_zscore is not None:
-        plain["norms"] = opt.norms
-    if any(group._peak is not None for group in opt.groups):
-        plain["lr_max"] = [group._peak for group in opt.groups]
+        plain["norms"] = dict(zip(("count", "mean", "variance"), plan.norms, strict=True))
+    if any(group._lr_max is not None for group in opt.groups):
+        plain["lr_max"] = [group._lr_max for group in opt.groups]
     if opt.shared:
         plain["shared"] = dict(zip(opt.shared, opt._shared.tolist(), strict=True))
     if opt.conventions and opt.convention != next(iter(opt.conventions)):
@@ -126,20 +176,22 @@ def described(opt: Optimizer) -> dict[str, Any]:
     return plain
 
 
-def load(opt: Optimizer, d: Mapping[str, Any]) -> None:
+def load(opt: BoundParameters, d: Mapping[str, Any], strict: bool) -> None:
     """Become what `state_dict` described."""
-    who, plan = f"{type(opt).__name__}.load_state_dict", opt._plan
-    refuse_foreign(opt, d, who)
-    t, missed = clock_of(opt, d, who)
-    values = values_of(opt, d["groups"], who)
+    owner, plan = f"{type(opt).__name__}.load_state_dict", opt._plan
+    refuse_foreign(opt, d, owner)
+    if strict and "options" in d:          # (files of version 0.1.0 have none)
+        refuse_other_options(opt, d["options"], owner)
+    t, missed = read_clock(opt, d, owner)
+    values = read_values(opt, d["groups"], owner)
     shared = d.get("shared", {})
-    same_names(opt.shared, shared, f"{who}: shared")
+    same_names(opt.shared, shared, f"{owner}: shared")
     if not all(isinstance(value, float) for value in shared.values()):
-        raise ValueError(f"{who}: shared must map names to numbers, got {shared!r}")
-    refuse_others(opt.state, d["state"], who)
-    norms = norms_of(opt, d, who)
-    peaks = peaks_of(opt, d, values, who)
-    folded = count(d.get("folded", 0), who, "folded")
+        raise ValueError(f"{owner}: shared must map names to numbers, got {shared!r}")
+    refuse_others(opt.state, d["state"], owner)
+    norms = read_norms(opt, d, owner, strict)
+    largest = read_largest_rates(opt, d, values, owner)
+    accumulated = count(d.get("folded", 0), owner, "folded")
 
     def write() -> None:
         fill(opt.state, d["state"])
@@ -147,82 +199,85 @@ def load(opt: Optimizer, d: Mapping[str, Any]) -> None:
             for name, value in new.items():
                 if keeps_state(value):
                     value.load_state_dict(saved[name]["state"])     # type: ignore[union-attr]
-                opt._assign(group, name, value)
-        for group, peak in zip(opt.groups, peaks, strict=True):
-            opt._set_peak(group, peak)
+                opt._set_hyper([group], name, value)
+        for group, lr_max in zip(opt.groups, largest, strict=True):
+            group._keep_lr_max(lr_max)
         opt._shared[...] = [shared[name] for name in opt.shared]
         plan.set_clock(t, missed)
         plan.norms = norms
-        plan.accumulated = folded
+        plan.accumulated = accumulated
         opt.cast()
 
     plan.exclusively(lambda: completed(write))
 
 
-def refuse_foreign(opt: Optimizer, d: Mapping[str, Any], who: str) -> None:
+def refuse_foreign(opt: BoundParameters, d: Mapping[str, Any], owner: str) -> None:
     """ValueError unless this describes an optimizer of the same class and convention."""
     missing = {"format", "optimizer", "t", "groups", "state"} - d.keys()
     if missing:
-        raise ValueError(f"{who}: no entry {min(missing)!r}")
+        raise ValueError(f"{owner}: no entry {min(missing)!r}")
     if d["format"] != FORMAT:
-        raise ValueError(f"{who}: expected format {FORMAT}, got {d['format']!r}")
-    if d["optimizer"] != type(opt).__name__:
-        raise ValueError(f"{who}: this is the state of {d['optimizer']}, load it into one")
+        raise ValueError(f"{owner}: expected format {FORMAT}, got {d['format']!r}")
+    if d["optimizer"] != opt._saved_as:
+        raise ValueError(f"{owner}: this is the state of {d['optimizer']}, load it into one")
     if opt.conventions and d.get("convention", next(iter(opt.conventions))) != opt.convention:
-        raise ValueError(f"{who}: expected convention {opt.convention!r}, got {d.get('convention')!r}; make this "
+        raise ValueError(f"{owner}: expected convention {opt.convention!r}, got {d.get('convention')!r}; make this "
                          f"optimizer with that")
 
 
-def clock_of(opt: Optimizer, d: Mapping[str, Any], who: str) -> tuple[int, list[int]]:
+def read_clock(opt: BoundParameters, d: Mapping[str, Any], owner: str) -> tuple[int, list[int]]:
     """What a state says of updates done, and of how many of them each tensor missed."""
-    t = count(d["t"], who, "t")
+    t = count(d["t"], owner, "t")
     names = [tensor.name for tensor in opt._plan.tensors]
     missed = d.get("missed", {})
     if not isinstance(missed, Mapping) or not set(missed) <= set(names):
-        raise ValueError(f"{who}: missed must map names of parameters to counts, got {missed!r}")
+        raise ValueError(f"{owner}: missed must map names of parameters to counts, got {missed!r}")
     # (less than 0 where rows have had more updates than steps have ended)
-    return t, [count(missed.get(name, 0), who, f"missed[{name!r}]", t, t - MOST_STEPS) for name in names]
+    return t, [count(missed.get(name, 0), owner, f"missed[{name!r}]", t, t - MAX_STEPS) for name in names]
 
 
-def values_of(opt: Optimizer, groups: Any, who: str) -> list[dict[str, Hyper]]:
+def read_values(opt: BoundParameters, groups: Any, owner: str) -> list[dict[str, Hyper]]:
     """What a state says of each group's hyper-parameters."""
     if not isinstance(groups, Sequence):
-        raise ValueError(f"{who}: groups must be a sequence, got {groups!r}")
+        raise ValueError(f"{owner}: groups must be a sequence, got {groups!r}")
     if len(groups) != len(opt.groups):
-        raise ValueError(f"{who}: expected {len(opt.groups)} groups, got {len(groups)}")
-    return [group_values_of(opt, group, saved, who) for group, saved in zip(opt.groups, groups, strict=True)]
+        raise ValueError(f"{owner}: expected {len(opt.groups)} groups, got {len(groups)}")
+    return [read_group_values(opt, group, saved, owner) for group, saved in zip(opt.groups, groups, strict=True)]
 
 
-def group_values_of(opt: Optimizer, group: Group, saved: Mapping[str, Any], who: str) -> dict[str, Hyper]:
-    where = f"{who}: groups[{group._index}]"
+def read_group_values(opt: BoundParameters, group: Group, saved: Mapping[str, Any], owner: str) -> dict[str, Hyper]:
+    where = f"{owner}: groups[{group._index}]"
     same_names(["params", *opt.hypers], saved, where)
     if list(saved["params"]) != group.params:
         raise ValueError(f"{where}: expected the parameters {group.params}, got {list(saved['params'])}")
-    return {name: bounded.checked(revived(saved[name], group._values[name], name, who), type(opt).__name__)
+    return {name: bounded.checked(from_plain(saved[name], group._values[name], name, owner), type(opt).__name__)
             for name, bounded in opt.hypers.items()}
 
 
-def norms_of(opt: Optimizer, d: Mapping[str, Any], who: str) -> tuple[int, float, float]:
+def read_norms(opt: BoundParameters, d: Mapping[str, Any], owner: str, strict: bool) -> tuple[int, float, float]:
     """What a state says of past norms."""
-    if (opt._stages.clip_zscore is not None) != ("norms" in d):
-        raise ValueError(f"{who}: no entry 'norms', which clip_zscore needs" if "norms" not in d else
-                         f"{who}: entry 'norms' is of an optimizer with clip_zscore, which this has not")
+    if not strict and opt._stages.clip_zscore is None:
+        return 0, 0.0, 0.0
+    if strict and (opt._stages.clip_zscore is not None) != ("norms" in d):
+        raise ValueError(f"{owner}: no entry 'norms', which clip_zscore needs" if "norms" not in d else
+                         f"{owner}: entry 'norms' is of an optimizer with clip_zscore, which this has not")
     norms = d.get("norms", {"count": 0, "mean": 0.0, "variance": 0.0})
-    same_names(["count", "mean", "variance"], norms, f"{who}: norms")
+    same_names(["count", "mean", "variance"], norms, f"{owner}: norms")
     for name in ("mean", "variance"):
         if type(norms[name]) not in (float, int) or not 0 <= norms[name] < inf:
-            raise ValueError(f"{who}: norms[{name!r}] must be finite and >= 0, got {norms[name]!r}")
-    seen = count(norms["count"], who, "norms['count']")
+            raise ValueError(f"{owner}: norms[{name!r}] must be finite and >= 0, got {norms[name]!r}")
+    seen = count(norms["count"], owner, "norms['count']")
     return seen, float(norms["mean"]), float(norms["variance"])
 
 
-def peaks_of(opt: Optimizer, d: Mapping[str, Any], values: list[dict[str, Hyper]], who: str) -> list[float | None]:
+def read_largest_rates(opt: BoundParameters, d: Mapping[str, Any], values: list[dict[str, Hyper]],
+                       owner: str) -> list[float | None]:
     """What a state says of the largest learning rates; where it says nothing, what its rates say."""
     saved = d.get("lr_max", [None] * len(opt.groups))
     if not isinstance(saved, Sequence) or len(saved) != len(opt.groups) or not all(
-            peak is None or (type(peak) in (float, int) and 0 <= peak < inf) for peak in saved):
-        raise ValueError(f"{who}: lr_max must have a finite number >= 0 or None for each group, got {saved!r}")
-    found = [None if group._peak is None else group._peak_at(new["lr"])
+            lr_max is None or (type(lr_max) in (float, int) and 0 <= lr_max < inf) for lr_max in saved):
+        raise ValueError(f"{owner}: lr_max must have a finite number >= 0 or None for each group, got {saved!r}")
+    found = [None if group._lr_max is None else group._lr_max_with(new["lr"])
              for group, new in zip(opt.groups, values, strict=True)]
-    return [peak if at_present is None or peak is None or group._most is not None else float(at_present)
-            for peak, at_present, group in zip(found, saved, opt.groups, strict=True)]
+    return [lr_max if at_present is None or lr_max is None or group._given_lr_max is not None else float(at_present)
+            for lr_max, at_present, group in zip(found, saved, opt.groups, strict=True)]

@@ -31,7 +31,7 @@ def run(twin, hyper):
             tensor.grad = torch.from_numpy(g)
         optimizer.step()
         trail.append(written(np.concatenate([p.ravel() for p in parameters])))
-    starts = {name: start.default for name, start in twin.ours.starts.items()}
+    starts = {name: start.default for name, start in twin.ours.initial_states.items()}
     return {
         "keywords": twin.keywords | hyper,
         "torch": twin.theirs.__name__,

@@ -1,0 +1,336 @@
+"""How an optimizer takes hold of parameters: what its constructor is given, its groups, its state, and its plan."""
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from .._engine.instruction_set import kernels
+from .._engine.matrix_step import MatrixStep
+from .._engine.plan import Plan
+from .._engine.tensors import (
+    STORAGES,
+    SlotKinds,
+    Tensor,
+    allocate,
+    named_dtype,
+    per_tensor,
+    refuse_shared,
+    set_lr_scale,
+    set_shadow,
+    split,
+)
+from .declaration import ConstructorOnly, Convention, Hyper, nearest
+from .groups import Group, are_groups, bound, checked_lr_max
+from .rule_class import RuleClass
+from .stages import SETTABLE, STAGES, Stages
+from .structure import Container, Structure
+
+DECAYS = ("coupled", "decoupled", "independent", "corrected")
+
+#: What people write, and what it is called here.
+OTHER_NAMES = {"learning_rate": "lr", "rate": "lr", "betas": "beta1", "wd": "weight_decay", "l2": "weight_decay",
+               "max_norm": "clip_norm", "clipnorm": "clip_tensor_norm", "global_clipnorm": "clip_norm",
+               "clipvalue": "clip_value", "epsilon": "eps", "param_groups": "groups"}
+
+
+class BoundParameters(RuleClass, family=True):
+    """Parameters, their groups and state, and the plan of the steps that move them."""
+
+    _convention: str | None
+    _options: dict[str, Any]               # of the class: values for the constructor
+    _stages: Stages
+    _plan: Plan
+    _structure: Structure
+    _watched: tuple[Container, ...]        # mappings of parameters, whose entries may be replaced
+    _groups: tuple[Group, ...]
+    _state: dict[str, dict[str, Any]]
+    _bound: list[Any] | None               # gradients that steps read when they are given none
+
+    def __init__(self, params: Any, lr: Hyper | None = None, *, grads: Any = None, state_dtype: Any = None,
+                 dtype: Literal["bfloat16"] | None = None, decay: Any = None, decay_mask: Any = None,
+                 lr_scale: Any = None, shadow: Any = None, master: Literal["split"] | None = None,
+                 convention: str | None = None, lr_max: float | None = None, **hyper: Any) -> None:
+        owner = type(self).__name__
+        self._read_convention(convention)
+        if lr is not None:
+            hyper["lr"] = lr
+        self._read_values(hyper)
+        self._decay, self._lr_max = self._usual_decay if decay is None else decay, lr_max
+        if dtype not in (None, "bfloat16"):
+            raise ValueError(f"{owner}: dtype must be 'bfloat16', which says what uint16 arrays hold, got {dtype!r}")
+        if master not in (None, "split"):
+            raise ValueError(f"{owner}: master must be 'split' or None, got {master!r}")
+        state_dtype = named_dtype(state_dtype)
+        self._state_dtype, self._dtype, self._shadow, self._master = state_dtype, dtype, shadow, master
+        # (groups of 8-bit states, too, belong to elements in the array's own order, and so do sums)
+        self._permuted = self._stages.permuted and state_dtype in (None, *STORAGES) and not self.reduces
+        self._shared = np.array([self._initial.get(name, 0.0) for name in self.shared])
+        self._kept = self.slots if self._stages.ema_decay is None else (*self.slots, "ema")
+        self._decay_mask, self._lr_scale = decay_mask, lr_scale
+        self._structure = Structure(are_groups(params))
+        self._bound = None
+        tensors: list[Tensor] = []
+        groups: list[Group] = []
+        for group in params if self._structure.grouped else ({"params": params},):
+            tensors += self._bound_group(group, groups, tensors)
+        self._adopt(tensors, groups)
+        if grads is not None:
+            self.bind(grads)
+
+    # What the constructor is given
+
+    def _read_convention(self, convention: str | None) -> None:
+        """Whose rule this is where peers differ; the first convention if none is given."""
+        if convention is not None and convention not in self.conventions:
+            known = ", ".join(map(repr, self.conventions)) or "nothing, as peers do not differ in this rule"
+            raise ValueError(f"{type(self).__name__}: convention must be {known}, got {convention!r}"
+                             f"{nearest(str(convention), self.conventions)}")
+        self._convention = convention or next(iter(self.conventions), None)
+        self._peer = self.conventions[self._convention] if self._convention else Convention(self._default_rule)
+        self._usual_decay = self._peer.decay or self.decay_mode
+
+    def _read_values(self, given: dict[str, Any]) -> None:
+        """Stages, options, initial states and hyper-parameters, each as given, as the convention has it, or by default.
+        """
+        owner, usual = type(self).__name__, self._peer.defaults
+        self._stages = Stages(**{name: given.pop(name) for name in STAGES if name in given})
+        declared: dict[str, ConstructorOnly] = {**self.options, **self.initial_states}
+        self._options = {name: option.checked(given.pop(name, usual.get(name, option.default)), owner)
+                         for name, option in declared.items()}
+        #: What slots hold before the first update, where that is not zero.
+        self._initial = {state.slot: self._options[name] for name, state in self.initial_states.items()}
+        self._usual_values: dict[str, Hyper] = {name: hyper.default for name, hyper in self.hypers.items()}
+        self._usual_values |= {name: value for name, value in usual.items() if name in self.hypers}
+        self._defaults = self._usual_values | self._checked(given)
+        self._stages.check(owner)
+
+    def _checked(self, hyper: Mapping[str, Any]) -> dict[str, Hyper]:
+        owner = type(self).__name__
+        for name in hyper:
+            if name not in self.hypers:
+                raise TypeError(f"{owner}: unknown keyword {name!r}{self._nearest_keyword(name)}"
+                                f" (hyper-parameters: {', '.join(self.hypers)})")
+        return {name: self.hypers[name].checked(value, owner) for name, value in hyper.items()}
+
+    @classmethod
+    def _nearest_keyword(cls, name: str) -> str:
+        """A hint at what this keyword or attribute is called here, or nothing."""
+        known: Iterable[str] = cls.__signature__.parameters          # type: ignore[attr-defined]
+        other = OTHER_NAMES.get(name, "")
+        return f"; did you mean {other!r}?" if other in (*known, "groups") else nearest(name, known)
+
+    # Parameters and groups
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """The groups of parameters; one where none were given. Their hyper-parameters are read and set on them."""
+        return self._groups
+
+    @property
+    def state(self) -> dict[str, dict[str, Any]]:
+        """The state of each parameter: ``opt.state[name][slot]``, an array of the parameter's shape."""
+        return self._state
+
+    @property
+    def convention(self) -> str | None:
+        """Whose rule this is where peers differ, or None."""
+        return self._convention
+
+    def _bound_group(self, given: Mapping[str, Any], groups: list[Group], before: list[Tensor]) -> list[Tensor]:
+        """The tensors of one more group; it is appended to `groups`."""
+        owner, index, structure = type(self).__name__, len(groups), self._structure
+        values = self._defaults | self._checked({k: v for k, v in given.items() if k not in ("params", "lr_max")})
+        lr_max = checked_lr_max(given.get("lr_max", self._lr_max), owner)
+        container, tensors, watched = bound(given["params"], owner, index, structure.prefix(index), before,
+                                            self._dtype, self._permuted)
+        groups.append(Group(self, index, values, lr_max))
+        self._structure = Structure(structure.grouped, (*structure.parts, container), (*structure.watched, *watched))
+        return tensors
+
+    def _equip(self, tensors: list[Tensor]) -> None:
+        """Give each tensor what it needs: copies and low bits, what state is missing, its own rate and decay."""
+        owner = type(self).__name__
+        if self._shadow is not None:
+            for tensor, shadow in zip(tensors, per_tensor(self._shadow, tensors, owner, "shadow"), strict=True):
+                set_shadow(tensor, shadow, owner)
+        refuse_shared(tensors, owner)
+        if self._master == "split":
+            split(tensors, owner)
+        self._allocate(tensors)
+        if self._lr_scale is not None:
+            for tensor, scale in zip(tensors, per_tensor(self._lr_scale, tensors, owner, "lr_scale"), strict=True):
+                set_lr_scale(tensor, scale, owner)
+                if self.depends_on_param and tensor.lr_scales is not None:
+                    raise ValueError(f"{owner}: lr_scale of {tensor.name!r}: must be a number, as a step of this rule "
+                                     f"depends on more than an element's gradient, got an array")
+        if self._decay_mask is not None:
+            for tensor, decays in zip(tensors, per_tensor(self._decay_mask, tensors, owner, "decay_mask"), strict=True):
+                tensor.decays = decays is None or bool(decays)
+        self._set_decay(tensors)
+
+    def _allocate(self, tensors: list[Tensor]) -> None:
+        """Memory for the state of those tensors that have none."""
+        owner, new = type(self).__name__, []
+        for tensor, stored in zip(tensors, per_tensor(self._state_dtype, tensors, owner, "state_dtype"), strict=True):
+            if stored is None:
+                stored = "float64" if tensor.is_double else "float32"
+            elif stored not in STORAGES and stored != "int8":
+                raise ValueError(f"{owner}: state_dtype must be one of {', '.join(STORAGES)} or int8, got {stored!r}")
+            if not tensor.allocated:
+                new.append((tensor, stored))
+        rule = self._rules[self._peer.rule]
+        kinds = SlotKinds(rule.signature.nonnegative, rule.signature.position)
+        allocate(new, self._kept, self.memory, self._initial, kinds)
+        if not (rule.float32 and rule.float64):
+            for tensor, _ in new:
+                if not (rule.float64 if tensor.is_double else rule.float32):
+                    raise TypeError(f"{owner}: params[{tensor.name!r}]: its rule {rule.name} computes in "
+                                    f"{'float32' if rule.float32 else 'float64'} alone; pass arrays of that type")
+
+    def _set_decay(self, tensors: list[Tensor]) -> None:
+        """How weight decay works for each tensor."""
+        owner = type(self).__name__
+        for tensor, mode in zip(tensors, per_tensor(self._decay, tensors, owner, "decay"), strict=True):
+            if mode is None:
+                mode = self._usual_decay
+            elif not isinstance(mode, str) or mode not in DECAYS:
+                raise ValueError(f"{owner}: decay must be {', '.join(map(repr, DECAYS[:-1]))} or {DECAYS[-1]!r}, "
+                                 f"got {mode!r}{nearest(str(mode), DECAYS)}")
+            tensor.decay = mode
+
+    def _adopt(self, tensors: list[Tensor], groups: list[Group]) -> None:
+        """Plan the steps of these tensors; all checks are done before anything is kept."""
+        owner = type(self).__name__
+        self._equip(tensors)
+        corrected = {tensor.group for tensor in tensors if tensor.decay == "corrected"}
+        largest = [group._lr_max_with(group._values["lr"]) if group._index in corrected else None for group in groups]
+        if any(group._given_lr_max is not None and group._index not in corrected for group in groups):
+            raise ValueError(f"{owner}: lr_max is what decay='corrected' goes by, and no parameter of the group has "
+                             f"that")
+        plan = self._planned(tensors, groups, self._stages)
+        self._plan, self._groups = plan, tuple(groups)
+        for group, lr_max in zip(groups, largest, strict=True):
+            group._keep_lr_max(lr_max)
+        self._nested, self._watched = self._structure.nested, self._structure.watched
+        self._state = {tensor.name: tensor.state_by_name(self._kept, self.memory) for tensor in tensors}
+        if self._shadow is not None:
+            self.cast()
+
+    def _planned(self, tensors: list[Tensor], groups: Sequence[Group], stages: Stages) -> Plan:
+        """A plan of the steps of these tensors, with their groups' values."""
+        bounds = [(self.hypers[name].low, self.hypers[name].high) for name in self._fields]
+        plan = Plan(type(self).__name__, self._table(self._peer.rule), kernels, self._fields, bounds, tensors,
+                    len(groups), self._shared, stages, self._matrix_step(tensors))
+        for group in groups:
+            for name, value in group._values.items():
+                plan.assign(group._index, self._fields.index(name), value)
+        return plan
+
+    def _matrix_step(self, tensors: list[Tensor]) -> MatrixStep | None:
+        """What makes the updates of a rule that is not elementwise."""
+        return None
+
+    def _replan(self, plan: Plan, late: int = 0) -> None:
+        """Go on with another plan of the same tensors, to which `late` were added, where the present one is."""
+        before = self._plan
+        plan.set_clock(before.t, before.read_skipped_steps() + [before.t] * late)
+        plan.skipped, plan.accumulated, plan.norms = before.skipped, before.accumulated, before.norms
+        self._plan = plan
+
+    def add_group(self, params: Any, **hyper: Any) -> Group:
+        """Take more parameters, as a group of their own; what is not given is as in the constructor.
+
+        Gradients then come as one entry per group. Bound gradients are forgotten: bind again.
+        """
+        plan, structure, present = self._plan, self._structure, (self._groups, self._state)
+        groups = list(self._groups)
+        # (the present plan holds the addresses of what its tensors have: a refused group must leave them that)
+        before = [(tensor, tensor.snapshot()) for tensor in plan.tensors]
+        self._structure = Structure(True, structure.parts, structure.watched)
+        plan.begin()                   # (for good, once there is a plan in its place)
+        try:
+            added = self._bound_group({"params": params, **hyper}, groups, plan.tensors)
+            self._adopt([*plan.tensors, *added], groups)
+            new, self._plan = self._plan, plan
+            self._replan(new, len(added))
+        except BaseException:
+            self._plan, self._structure, (self._groups, self._state) = plan, structure, present
+            for tensor, snapshot in before:
+                tensor.restore(snapshot)
+            plan.end()
+            raise
+        for tensor in plan.tensors:
+            tensor.prefix = self._structure.prefix(tensor.group)
+        self._bound = None
+        return self._groups[-1]
+
+    def cast(self) -> None:
+        """Bring the 16-bit copies to what the parameters are, after somebody else changed those."""
+        for tensor in self._plan.tensors:
+            tensor.cast()
+
+    # Values
+
+    def _set_hyper(self, groups: Sequence[Group], name: str, value: Hyper) -> None:
+        """Set a hyper-parameter of these groups: of all of them, or of none if one refuses."""
+        owner = type(self).__name__
+        if name not in self.hypers:
+            raise AttributeError(f"{owner}: a group has no {name!r}{nearest(OTHER_NAMES.get(name, name), self.hypers)}")
+        value = self.hypers[name].checked(value, owner)
+        largest = [group._lr_max if name != "lr" or group._lr_max is None else group._lr_max_with(value)
+                   for group in groups]
+        for group, lr_max in zip(groups, largest, strict=True):
+            self._plan.assign(group._index, self._fields.index(name), value)
+            group._values[name] = value
+            group._keep_lr_max(lr_max)
+
+    def _set_stage(self, name: str, value: Any) -> None:
+        """Set what happens round the rule, from the next step on."""
+        owner = type(self).__name__
+        if name not in SETTABLE:
+            raise AttributeError(f"{owner}: {name} is for the constructor, it cannot be set later")
+        stages = self._stages._replace(**{name: value})
+        stages.check(owner)
+        if name == "ema_decay" and (value is None) != (self._stages.ema_decay is None):
+            raise AttributeError(f"{owner}: whether a running mean is kept is for the constructor, ema_decay cannot be "
+                                 f"{'None' if value is None else 'a number'} later")
+        plan = self._plan
+        if plan.accumulated and stages.norms_needed:
+            raise ValueError(f"{owner}: {stages.norms_needed} cannot be set between accumulate and step, as what is "
+                             f"accumulated was not measured")
+        plan.begin()                   # (for good, once there is a plan in its place)
+        try:
+            new = self._planned(plan.tensors, self._groups, stages)
+            for group in self._groups:
+                new.set_peak(group._index, group._lr_max or 0.0)
+            if self._bound is not None:
+                new.bind(self._bound)
+        except BaseException:
+            plan.end()
+            raise
+        new.grad_norm = plan.grad_norm
+        self._stages = stages
+        self._replan(new)
+
+    # Gradients
+
+    def bind(self, grads: Any) -> None:
+        """Read these gradient buffers in every `step()` that is given none: their memory must stay where it is."""
+        arrays = self._arranged(grads)
+        self._plan.bind(arrays)
+        self._bound = arrays
+
+    def _arranged(self, grads: Any, label: str = "grads") -> list[Any]:
+        """Gradients in the order of the tensors."""
+        return self._structure.arranged(grads, type(self).__name__, label)
+
+    def _check_replaced(self) -> None:
+        """RuntimeError if a mapping of parameters holds another array than the one that this optimizer moves."""
+        for container in self._watched:
+            key = container.replaced()
+            if key is not None:
+                raise RuntimeError(f"{type(self).__name__}: params[{key!r}] was replaced by another array since this "
+                                   f"optimizer took it; write into it, params[{key!r}][...] = x, or make a new "
+                                   f"optimizer")

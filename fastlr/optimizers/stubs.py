@@ -1,0 +1,123 @@
+"""Typed constructors, made from the declarations: `python -m fastlr.optimizers.stubs` in the project's folder.
+
+It writes `fastlr/optimizers/__init__.pyi`, by which type checkers and editors know the keywords of every optimizer, and
+`fastlr/kernels.pyi`. A test holds both to the declarations.
+"""
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ForwardRef
+
+from .. import kernels, optimizers
+from .base import REGISTRY
+from .rule_class import RuleClass
+
+WIDTH = 120
+NOTE = "# Made by `python -m fastlr.optimizers.stubs` from the declarations; do not edit.\n"
+KERNELS = '''from inspect import Signature
+from typing import Any
+
+__all__: list[str]
+
+class Kernel:
+    """One rule over one tensor: p, g and the state; then t, lr and the hyper-parameters by keyword."""
+
+    __name__: str
+    @property
+    def __signature__(self) -> Signature: ...
+    def __call__(self, p: Any, g: Any, /, *slots: Any, t: int, lr: float, **hyper: float) -> None: ...
+
+'''
+
+
+def written(annotation: Any) -> str:
+    """A type as it is written."""
+    if annotation is inspect.Parameter.empty or annotation is Any:
+        return "Any"
+    if annotation == optimizers.Hyper:
+        return "Hyper"
+    if isinstance(annotation, ForwardRef):
+        annotation = annotation.__forward_arg__
+    if isinstance(annotation, str):
+        return annotation
+    if isinstance(annotation, type):
+        return annotation.__name__
+    if len(getattr(annotation, "__args__", ())) and getattr(annotation, "__origin__", None) is not None \
+            and str(annotation.__origin__) != "typing.Literal":
+        return " | ".join(written(member) for member in annotation.__args__)
+    return str(annotation).replace("typing.", "").replace("'", '"')
+
+
+def own_keywords(cls: type[RuleClass]) -> list[str]:
+    """The parameters that the class declares, as they are written."""
+    parameters = inspect.signature(cls).parameters
+    own = [*cls.hypers, *cls.initial_states, *cls.options]
+    return [f"{name}: {written(parameters[name].annotation)} = {parameters[name].default!r}".replace("'", '"')
+            for name in own if name != "lr"]
+
+
+def constructor(cls: type[RuleClass]) -> Iterator[str]:
+    """The lines of a class."""
+    bases = [f"_{cls.__module__.rpartition('.')[2]}.{cls.__name__}"]
+    bases += [base.__name__ for base in cls.__bases__ if base in REGISTRY.values()]
+    yield f"class {cls.__name__}({', '.join(bases)}):"
+    given = ["self", "params: Any", f"lr: Hyper = {cls.hypers['lr'].default!r}", "*", *own_keywords(cls),
+             "**common: Unpack[_Common]"]
+    if given[4] == "**common: Unpack[_Common]":        # (a star needs a name behind it)
+        del given[3]
+    line = f"    def __init__({', '.join(given)}) -> None: ..."
+    if len(line) <= WIDTH:
+        yield line
+        return
+    yield "    def __init__("
+    line = "       "
+    for parameter in given:
+        if len(line) + len(parameter) + 2 > WIDTH:
+            yield line
+            line = "       "
+        line += f" {parameter},"
+    yield line.removesuffix(",") if line.endswith("_Common],") else line
+    yield "    ) -> None: ..."
+
+
+def optimizers_stub() -> str:
+    """`fastlr/optimizers/__init__.pyi`."""
+    classes = {cls.__name__: cls for cls in REGISTRY.values() if cls.__module__.startswith("fastlr.")}
+    modules = sorted({cls.__module__.rpartition(".")[2] for cls in classes.values()})
+    others = [(module_of(name), name) for name in optimizers.__all__ if name not in classes]
+    others += [(module, name) for name, module in optimizers.LATER.items()]
+    common = [p for name, p in inspect.signature(optimizers.SGD).parameters.items()
+              if name not in ("params", "lr", "weight_decay")]
+    lines = [NOTE, "from typing import Any, Literal, TypedDict, Unpack", ""]
+    lines += [f"from . import {module} as _{module}" for module in modules]
+    others.sort(key=lambda entry: (entry[0], not entry[1].isupper(), entry[1]))          # (as ruff sorts imports)
+    lines += [f"from .{module} import {name} as {name}" for module, name in others]
+    lines += ["", "__all__ = [", *(f'    "{name}",' for name in optimizers.__all__), "]", "LATER: dict[str, str]", "",
+              "class _Common(TypedDict, total=False):"]
+    lines += [f"    {p.name}: {written(p.annotation)}".replace("'", '"') for p in common]
+    for cls in classes.values():
+        lines += ["", *constructor(cls)]
+    return "\n".join(lines) + "\n"
+
+
+def module_of(name: str) -> str:
+    """The module of this package that a name comes from."""
+    if name in ("Hyper", "within"):
+        return "declaration"
+    return str(getattr(optimizers, name).__module__).rpartition(".")[2]
+
+
+def kernels_stub() -> str:
+    """`fastlr/kernels.pyi`."""
+    return NOTE + KERNELS + "".join(f"{name}: Kernel\n" for name in kernels.__all__)
+
+
+STUBS = {"optimizers/__init__.pyi": optimizers_stub, "kernels.pyi": kernels_stub}
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1] if len(sys.argv) > 1 else "fastlr")
+    for name, stub in STUBS.items():
+        (folder / name).write_text(stub(), encoding="utf-8")

@@ -1,0 +1,228 @@
+"""Attributes of optimizers and groups: what can be read and set between steps, and what is refused."""
+import copy
+import pickle
+import re
+
+import numpy as np
+import pytest
+from registry import arrays, bits, every_optimizer, other_value, snapshot
+
+import fastlr
+
+SETTINGS = {"clip_value": 0.5, "clip_norm": 0.7, "clip_tensor_norm": 0.3, "clip_zscore": 2.0}
+
+
+@every_optimizer
+@pytest.mark.parametrize("name", ["clip_value", "clip_norm"])
+def test_a_stage_set_between_steps_is_one_given_to_the_constructor(cls, name):
+    results = []
+    for late in (False, True):
+        params, grads = arrays(np.float64, [(3, 4), (5,)]), arrays(np.float64, [(3, 4), (5,)], 1)
+        opt = cls(params) if late else cls(params, **{name: SETTINGS[name]})
+        opt.step([None, None])
+        if late:
+            setattr(opt, name, SETTINGS[name])
+        assert getattr(opt, name) == SETTINGS[name]
+        for _ in range(2):
+            opt.step([100 * g for g in grads])
+        results.append((bits(params), opt.grad_norm, opt.t))
+    assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_setting_a_stage_keeps_all_else(name):
+    params = [np.ones(3), np.ones((2, 2))]
+    opt = fastlr.AdamW([{"params": params[:1], "lr": fastlr.schedules.linear(0.1, steps=9)}, {"params": params[1:]}],
+                       grads=[[np.ones(3)], [np.ones((2, 2))]], nonfinite="skip", ema_decay=0.5)
+    opt.step()
+    opt.step([[None], [np.ones((2, 2))]])
+    opt.step([[np.full(3, np.nan)], [None]])
+    before = snapshot(opt, params), opt.skipped, opt.state_dict()["missed"], opt.groups[0].lr
+    setattr(opt, name, SETTINGS[name])
+    assert (snapshot(opt, params), opt.skipped, opt.state_dict()["missed"], opt.groups[0].lr) == before
+    opt.step()                         # (the bound gradients are)
+    setattr(opt, name, None)
+    assert getattr(opt, name) is None and opt.t == 3
+
+
+def test_the_decay_of_a_running_mean_can_be_set_where_one_is_kept():
+    p = np.zeros(2)
+    opt = fastlr.SGD(p, lr=1.0, ema_decay=0.5)
+    opt.ema_decay = 0.0
+    opt.step(np.ones(2))
+    assert opt.ema["0"].tolist() == [-1, -1]
+    for wrong, there in ((None, opt), (0.5, fastlr.SGD(np.zeros(2)))):
+        with pytest.raises(AttributeError, match="whether a running mean is kept is for the constructor"):
+            there.ema_decay = wrong
+
+
+def test_a_norm_is_not_bounded_between_accumulate_and_step():
+    opt = fastlr.Adam(np.zeros(2))
+    opt.accumulate(np.ones(2))
+    with pytest.raises(ValueError, match="Adam: clip_norm cannot be set between accumulate and step"):
+        opt.clip_norm = 1.0
+    opt.clip_value = 1.0
+    opt.step(np.ones(2))
+    opt.clip_norm = 1.0
+
+
+def test_a_value_out_of_bounds_changes_nothing():
+    opt = fastlr.SGD(np.zeros(2), clip_norm=1.0)
+    with pytest.raises(ValueError, match="SGD: clip_norm must be positive and finite, got -1.0"):
+        opt.clip_norm = -1.0
+    assert opt.clip_norm == 1.0
+
+
+def test_a_schedule_that_sets_a_stage_while_it_gives_its_value_is_refused():
+    opt = fastlr.SGD(np.zeros(2))
+
+    def meddling(t):
+        opt.clip_norm = 1.0
+        return 0.1
+
+    opt.lr = meddling
+    with pytest.raises(RuntimeError, match="already stepping"):
+        opt.step(np.ones(2))
+    opt.lr = 0.1
+    opt.step(np.ones(2))
+
+
+@pytest.mark.parametrize(("name", "says"), [
+    ("learning_rate", "SGD: has no 'learning_rate' to set; did you mean 'lr'?"),
+    ("weight_deca", "SGD: has no 'weight_deca' to set; did you mean 'weight_decay'?"),
+    ("beta1", "SGD: has no 'beta1' to set"),
+    ("param_groups", "SGD: has no 'param_groups' to set; did you mean 'groups'?"),
+    ("anything", "SGD: has no 'anything' to set"),
+    *((name, f"SGD: {name} is for the constructor, it cannot be set later")
+      for name in ("decay_mask", "lr_scale", "seed", "rounding", "nonfinite", "maximize", "state_dtype", "decay",
+                   "clip_adaptive", "lr_max", "grads")),
+    ("kind", "SGD: kind is of the class, it cannot be set"),
+    *((name, f"SGD: {name} can be read alone, it cannot be set")
+      for name in ("t", "state", "groups", "convention", "skipped", "grad_norm", "master")),
+])
+def test_what_would_do_nothing_is_refused(name, says):
+    opt = fastlr.SGD(np.zeros(3), lr=1.0)
+    with pytest.raises(AttributeError, match=re.escape(says)):
+        setattr(opt, name, 0.5)
+    assert name not in vars(opt)
+
+
+@every_optimizer
+def test_no_hyper_parameter_of_another_optimizer_is_taken(cls):
+    opt = cls(np.zeros((2, 2)))
+    for name in {name for other in fastlr.optimizers.base.REGISTRY.values() for name in other.hypers} - set(cls.hypers):
+        with pytest.raises(AttributeError, match=f"{cls.__name__}: has no '{name}' to set"):
+            setattr(opt, name, 0.5)
+
+
+@every_optimizer
+def test_options_and_initial_states_are_read_and_not_set(cls):
+    opt = cls(np.zeros((2, 2)))
+    for name, declared in (cls.options | cls.initial_states).items():
+        assert getattr(opt, name) == declared.default
+        with pytest.raises(AttributeError, match=f"{cls.__name__}: {name} is for the constructor"):
+            setattr(opt, name, declared.default)
+
+
+# Groups
+
+def test_a_rate_that_one_group_refuses_changes_none():
+    opt = fastlr.AdamW([{"params": [np.ones(2)], "lr_max": 1.0}, {"params": [np.ones(2)], "lr_max": 0.1}], lr=0.05,
+                       decay="corrected", weight_decay=0.1)
+    before = snapshot(opt, [])
+    with pytest.raises(ValueError, match="lr must be at most lr_max = 0.1, got 0.5"):
+        opt.lr = 0.5
+    assert snapshot(opt, []) == before and [group.lr for group in opt.groups] == [0.05, 0.05]
+    opt.lr = 0.1
+    assert [group.lr for group in opt.groups] == [0.1, 0.1]
+
+
+def test_groups_name_what_is_meant():
+    group = fastlr.AdamW(np.zeros(2)).groups[0]
+    with pytest.raises(AttributeError, match=r"AdamW: a group has no 'learning_rate'; did you mean 'lr'\?"):
+        group.learning_rate = 0.1
+    with pytest.raises(AttributeError, match="AdamW: a group has no 'clip_norm'"):
+        group.clip_norm = 0.1
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, pickle.dumps], ids=lambda copied: copied.__name__)
+def test_groups_are_not_copied(copied):
+    with pytest.raises(TypeError, match="AdamW: a group cannot be copied or pickled, as it is part of its optimizer"):
+        copied(fastlr.AdamW(np.zeros(2)).groups[0])
+
+
+# Kernels
+
+@pytest.mark.parametrize("name", fastlr.kernels.__all__)
+def test_functions_of_kernels_are_pickled_by_name(name):
+    function = getattr(fastlr.kernels, name)
+    assert pickle.loads(pickle.dumps(function)) is function and copy.copy(function) is function
+
+
+# What is saved beside the state
+
+OPTIONS = [{"clip_norm": 1.0}, {"clip_value": 0.5}, {"clip_tensor_norm": 0.5}, {"clip_zscore": 2.0},
+           {"clip_adaptive": 0.1}, {"maximize": True}, {"nonfinite": "skip"}, {"lr_scale": 0.5},
+           {"lr_scale": {"w": np.array([1.0, 2.0])}}, {"decay_mask": [False]}, {"decay": "decoupled"},
+           {"rounding": "stochastic"}, {"rounding": "stochastic", "seed": 3}]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=lambda options: "-".join(options))
+def test_a_loaded_optimizer_steps_as_the_saved_one_or_is_refused(options, tmp_path):
+    def fresh(**given):
+        return fastlr.SGD({"w": np.ones(2)}, lr=1.0, weight_decay=0.5, **given)
+
+    opt = fresh(**options)
+    opt.step({"w": np.array([3.0, 4.0])})
+    fastlr.save(tmp_path / "run", opt)
+    same = fresh(**options)
+    fastlr.load(tmp_path / "run", same)
+    assert snapshot(same, []) == snapshot(opt, [])
+    name = next(iter(options))
+    for there, here in ((opt, fresh()), (fresh(), fresh(**options))):
+        before = snapshot(here, [])
+        with pytest.raises(ValueError, match=f"SGD.load_state_dict: saved with {name} = .*would step otherwise"):
+            here.load_state_dict(there.state_dict())
+        assert snapshot(here, []) == before
+        here.load_state_dict(there.state_dict(), strict=False)
+        assert here.t == there.t
+
+
+@every_optimizer
+def test_options_of_a_class_are_compared_too(cls):
+    for name, option in cls.options.items():
+        others = [x for x in (*option.choices, 3) if x != option.default and isinstance(x, bool | int | str)]
+        for other in others:
+            try:
+                opt = cls(np.ones((2, 2)), **{name: other})
+            except (TypeError, ValueError):
+                continue
+            with pytest.raises(ValueError, match=rf"saved with {name} = |load_state_dict"):
+                cls(np.ones((2, 2))).load_state_dict(opt.state_dict())
+            cls(np.ones((2, 2)), **{name: other}).load_state_dict(opt.state_dict())
+
+
+def test_a_state_of_version_0_1_0_has_no_options_and_loads():
+    opt = fastlr.SGD(np.ones(2), clip_norm=1.0)
+    state = fastlr.SGD(np.ones(2)).state_dict()
+    del state["options"]
+    opt.load_state_dict(state)
+    with pytest.raises(ValueError, match="options must be a mapping, got 5"):
+        opt.load_state_dict(state | {"options": 5})
+
+
+def test_nan_among_the_numbers_of_all_tensors_is_saved(tmp_path):
+    opt, other = fastlr.Prodigy(np.ones(3)), fastlr.Prodigy(np.ones(3))
+    opt.step(np.array([np.nan, 1.0, 1.0]))
+    fastlr.save(tmp_path / "run", opt)
+    fastlr.load(tmp_path / "run", other)
+    np.testing.assert_array_equal(opt._shared, other._shared)
+    assert np.isnan(opt._shared).any()
+
+
+@every_optimizer
+def test_every_hyper_parameter_is_set_for_all_groups_or_none(cls):
+    opt = cls([{"params": [np.zeros((2, 2))]}, {"params": [np.zeros((3, 2))]}])
+    for name, hyper in cls.hypers.items():
+        setattr(opt, name, other_value(hyper))
+        assert [getattr(group, name) for group in opt.groups] == [other_value(hyper)] * 2
