@@ -7,7 +7,6 @@ from typing import Any, Literal
 import numpy as np
 
 from .._engine.instruction_set import kernels
-from .._engine.matrix_step import MatrixStep
 from .._engine.plan import Plan
 from .._engine.tensors import (
     STORAGES,
@@ -21,6 +20,7 @@ from .._engine.tensors import (
     set_shadow,
     split,
 )
+from .._matrix.matrix_step import MatrixStep
 from .declaration import ConstructorOnly, Convention, Hyper, nearest
 from .groups import Group, are_groups, bound, checked_lr_max
 from .rule_class import RuleClass
