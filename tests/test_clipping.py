@@ -48,13 +48,13 @@ def test_a_norm_is_exact_where_squares_overflow_or_vanish(factor, grad_scale):
 
 @pytest.mark.parametrize("keyword", ["clip_norm", "clip_tensor_norm"])
 def test_finite_gradients_with_a_large_norm_are_clipped(keyword):
-    for size in (2, 70_000):
+    for size, unit in ((2, 1e200), (70_000, 1e200), (2, 2e307)):
         p, g = np.zeros(size), np.zeros(size)
-        g[[0, -1]] = 3e200, 4e200
+        g[[0, -1]] = 3 * unit, 4 * unit
         opt = fastlr.SGD(p, lr=1.0, nonfinite="raise", **{keyword: 1.0})
         opt.step(g)
         np.testing.assert_allclose(p[[0, -1]], [-0.6, -0.8], rtol=1e-12)
-        assert opt.grad_norm == pytest.approx(5e200, rel=1e-15)
+        assert opt.grad_norm == pytest.approx(5 * unit, rel=1e-15)
 
 
 def test_each_tensor_is_clipped_by_its_own_norm_beside_one_whose_squares_overflow():
@@ -88,9 +88,11 @@ def test_a_tiny_norm_is_measured():
 def test_rows_with_a_large_norm_are_clipped():
     table = np.zeros((4, 2))
     opt = fastlr.SGD({"table": table}, lr=1.0, clip_tensor_norm=1.0, nonfinite="raise")
-    opt.step_rows("table", [1, 3, 1], np.array([[1e200, 0], [0, 4e200], [2e200, 0]]))
-    np.testing.assert_allclose(table, [[0, 0], [-0.6, 0], [0, 0], [0, -0.8]], rtol=1e-12)
-    assert opt.grad_norm == pytest.approx(5e200, rel=1e-15)
+    for unit in (1e200, 2e307):
+        table[...] = 0
+        opt.step_rows("table", [1, 3, 1], unit * np.array([[1.0, 0], [0, 4], [2, 0]]))
+        np.testing.assert_allclose(table, [[0, 0], [-0.6, 0], [0, 0], [0, -0.8]], rtol=1e-12)
+        assert opt.grad_norm == pytest.approx(5 * unit, rel=1e-15)
 
 
 def test_a_norm_whose_square_overflows_is_none_of_the_past_norms():

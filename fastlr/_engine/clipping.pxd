@@ -10,6 +10,12 @@ from fastlr._kernels.structs cimport ChunkSum, ScalarGroup, StepJob, TaskFunctio
 cdef enum:
     OVERFLOWED = -1
     VANISHED = 1
+    FACTOR_EXPONENT = 64
+
+# A smaller factor could count as zero: it is multiplied by 2**FACTOR_EXPONENT, and the scaled gradient divided by it.
+cdef inline double smallest_factor() noexcept nogil:
+    return 1e-300
+
 
 cdef inline double smaller(double x, double y) noexcept nogil:
     return y if not x < y else x       # (y if one is NaN)

@@ -104,7 +104,8 @@ cdef class Clipping:
         """Add up what was measured, and find each gradient's factor; False if the step is skipped."""
         cdef Layout layout = self.layout
         cdef Py_ssize_t k = 0, i
-        cdef double total = 0, nonfinite = 0, own, norm, factor, scale = 1, limit = self.clip_norm
+        cdef double total = 0, nonfinite = 0, own, norm, factor, smallest = 1, scale = 1
+        cdef double limit = self.clip_norm
         cdef int lost = 0, exponent = 0
         for i in range(layout.count):
             self.exponents[i] = 0
@@ -137,6 +138,12 @@ cdef class Clipping:
             if self.clip_tensor_norm < INFINITY:
                 scale = ldexp(1, self.exponents[i])
                 layout.views[i].clip_factor *= clip_factor(self.clip_tensor_norm, factor * sqrt(self.squares[i]), scale)
+            smallest = min(smallest, layout.views[i].clip_factor)
+        if smallest < smallest_factor():
+            for i in range(layout.count):
+                layout.views[i].clip_factor = ldexp(layout.views[i].clip_factor, FACTOR_EXPONENT)
+            for i in range(scalars.count()):
+                scale_group(&scalars.groups[i], -FACTOR_EXPONENT)
         if factor != 1 or self.clip_tensor_norm < INFINITY:
             scalars.stage_all()
         return True

@@ -9,7 +9,9 @@ from libc.string cimport memset
 from fastlr._engine cimport thread_pool
 from fastlr._engine.arrays cimport ALIGNED, ArrayView, read_array, strided_layout
 from fastlr._kernels.build_id cimport FASTLR_LAYOUT
-from fastlr._engine.clipping cimport Clipping, clip_factor, lost_squares, scale_exponent, scale_group
+from fastlr._engine.clipping cimport (
+    FACTOR_EXPONENT, Clipping, clip_factor, lost_squares, scale_exponent, scale_group, smallest_factor,
+)
 from fastlr._engine.gradients cimport overlap_error
 from fastlr._engine.layout cimport Layout, same_precision, same_shape
 from fastlr._engine.memory cimport Workspace
@@ -74,7 +76,7 @@ def step_rows(Plan plan, Py_ssize_t i, rows, gradient, grad_scale, bint ends_ste
         job.key = plan.random_key()
         tasks = (job.count + job.together - 1) // job.together if job.width else 0
         if plan.clipping.measures:
-            if not measure(plan, i, &job, tasks):
+            if not measure(plan, i, &job, &now, tasks):
                 plan.skipped += 1
                 return
         if plan.rule.begin != NULL:
@@ -204,11 +206,10 @@ cdef int add_squares(RowsJob* job, Py_ssize_t tasks, double* squares, double* no
     return 0
 
 
-cdef bint measure(Plan plan, Py_ssize_t i, RowsJob* job, Py_ssize_t tasks) except -1:
+cdef bint measure(Plan plan, Py_ssize_t i, RowsJob* job, ScalarGroup* now, Py_ssize_t tasks) except -1:
     """Find the factor of the gradients of a step over rows; False if the step is skipped."""
     cdef Clipping clipping = plan.clipping
     cdef ScalarGroup scaled
-    cdef const ScalarGroup* now = job.scalar_group
     cdef double squares, nonfinite, ignored, norm
     cdef int lost, exponent = 0
     job.sums = <ChunkSum*>plan.row_sums.reserve(tasks * sizeof(ChunkSum))
@@ -228,4 +229,7 @@ cdef bint measure(Plan plan, Py_ssize_t i, RowsJob* job, Py_ssize_t tasks) excep
         return False
     if clipping.clip_tensor_norm < INFINITY:
         job.clip_factor = clip_factor(clipping.clip_tensor_norm, norm, ldexp(1, exponent))
+    if job.clip_factor < smallest_factor():
+        job.clip_factor = ldexp(job.clip_factor, FACTOR_EXPONENT)
+        scale_group(now, -FACTOR_EXPONENT)
     return True
