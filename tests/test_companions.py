@@ -141,7 +141,7 @@ def test_what_holds_no_shadow_is_refused(shadow, error, says):
 
 def test_shadows_and_parameters_share_no_memory():
     p = np.zeros(6, np.float32)
-    with pytest.raises(ValueError, match="the shadow of 'w' and parameter 'w' share memory"):
+    with pytest.raises(ValueError, match="parameter 'w' and the shadow of 'w' share memory"):
         fastlr.SGD({"w": p}, shadow={"w": p.view(np.float16)[:6]})
     one = np.zeros(6, np.float16)
     with pytest.raises(ValueError, match="share memory; pass each once"):

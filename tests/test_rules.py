@@ -182,8 +182,8 @@ def test_an_element_does_not_know_its_position(cls, dtype):
 
 
 def test_every_rule_is_declared_and_every_declaration_has_a_rule_and_a_reference():
-    assert set(SIGNATURES) == {rule for cls in RULES for rule in cls._signatures}
-    assert all(callable(getattr(reference, name)) for cls in RULES for name in (cls.__name__, *cls._signatures))
+    assert set(SIGNATURES) == {rule for cls in RULES for rule in cls._rules}
+    assert all(callable(getattr(reference, name)) for cls in RULES for name in (cls.__name__, *cls._rules))
 
 
 @every_rule
