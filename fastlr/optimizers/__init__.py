@@ -3,7 +3,7 @@
 Nothing here knows bytes, threads or instruction sets. A new optimizer is a rule in `fastlr/rules/*.pxd`, a class here
 and a reference formula in the tests; lists, tests and tables follow. Modules import those before them alone:
 `declaration` and `rule_lookup`, `rule_class`, `structure` and `groups`, `stages`, `binding`, `state`, `base`, then one
-module for each family of rules. What goes around optimizers is in the modules that `LATER` names, imported at first use.
+module for each family of rules. What goes round optimizers is in the modules that `LATER` names, imported when used.
 """
 from typing import Any
 
