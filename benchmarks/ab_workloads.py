@@ -244,9 +244,10 @@ def layouts() -> Iterator[tuple[str, Make]]:
 def every_schedule() -> Iterator[tuple[str, Make]]:
     from fastlr.schedules.gallery import EXAMPLES
 
-    for name, (schedule, last) in EXAMPLES.items():
+    for name, example in EXAMPLES.items():
+        schedule = example[0] if isinstance(example, tuple) else example       # (0.1.0 kept its last update beside it)
         yield f"schedule/one {name}", partial(partial, schedule, 50)
-        yield f"schedule/10,000 {name}", partial(partial, schedule, np.linspace(0, last, 10_000))
+        yield f"schedule/10,000 {name}", partial(partial, schedule, np.linspace(0, 99, 10_000))
     value = schedules.cosine(1e-3, steps=1_000_000).warmup(500)
     yield "schedule/a million, cosine and warm-up", partial(partial, value, np.arange(1_000_000))
     yield "schedule/make cosine and warm-up", lambda: lambda: schedules.cosine(1e-3, steps=1000).warmup(500)

@@ -1,4 +1,4 @@
-"""`python -m fastlr` is `fastlr`."""
+"""Run the command line: `python -m fastlr`."""
 
 import sys
 

@@ -20,8 +20,8 @@ from zlib import crc32
 import numpy as np
 
 from ._engine.arrays import stored_as
-from ._engine.file_replacement import replacing
 from ._engine.compiled_schedule import DEPTH
+from ._engine.file_replacement import replacing
 from ._engine.safetensors import (
     CODES,
     LARGEST_HEADER,

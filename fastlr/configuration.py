@@ -1,4 +1,4 @@
-"""What this installation is: for bug reports, and for those who compile against it."""
+"""Facts about this installation, for bug reports and for programs that compile against it."""
 from __future__ import annotations
 
 import os
@@ -23,7 +23,7 @@ def get_include() -> str:
 
 
 def version() -> str:
-    """The version of this fastlr: as installed, else as the source tree round it says, else "unknown"."""
+    """The version of fastlr: of the installed distribution, else of the source tree around it, else "unknown"."""
     from importlib.metadata import PackageNotFoundError
     from importlib.metadata import version as installed
 
@@ -37,7 +37,7 @@ def version() -> str:
         with open(os.path.join(os.path.dirname(__file__), os.pardir, "pyproject.toml"), "rb") as file:
             project = tomllib.load(file)["project"]
         return str(project["version"]) if project["name"] == "fastlr-core" else "unknown"
-    except (OSError, KeyError, TypeError, ValueError):   # no source tree, or that of another project
+    except (OSError, KeyError, TypeError, ValueError):   # (no source tree, or that of another project)
         return "unknown"
 
 

@@ -152,16 +152,17 @@ cdef class Kernel:
         return True
 
     cdef int refuse(self, int k, object array, object first) except -1:
-        who = f"{self.__name__}: {self.operands[k]}"
+        caller = f"{self.__name__}: {self.operands[k]}"
         if k == self.call.constants.rule.slots + 2:
-            raise ValueError(f"{who}: expected a contiguous, writable float64 array of shape "
+            raise ValueError(f"{caller}: expected a contiguous, writable float64 array of shape "
                              f"({self.call.constants.rule.memories},), got {array.dtype} {array.shape}")
         if array.dtype != first.dtype or array.shape != first.shape:
-            raise ValueError(f"{who}: expected {first.dtype} {first.shape} like p, got {array.dtype} {array.shape}")
+            raise ValueError(f"{caller}: expected {first.dtype} {first.shape} like p, got {array.dtype} {array.shape}")
         if not (array.flags.c_contiguous and array.flags.aligned):
-            raise ValueError(f"{who}: must be contiguous and aligned; pass a copy, or use an optimizer, which takes "
-                             f"any strides")
-        raise ValueError(f"{who}: must be writable, got a read-only array")
+            # (a copy of the gradient serves as well; one of anything else would be updated in its place)
+            copy = "pass a copy, or " if k == 1 else ""
+            raise ValueError(f"{caller}: must be contiguous and aligned; {copy}use an optimizer, which takes any strides")
+        raise ValueError(f"{caller}: must be writable, got a read-only array")
 
 
 __all__ = sorted([name for name, rule in REGISTRY.items()

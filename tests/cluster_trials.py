@@ -59,7 +59,7 @@ class Deadly:
     def __str__(self):
         return "deadly"
 
-    def carry_out(self, data):
+    def execute(self, data):
         os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -36,7 +36,8 @@ TINY = 1e-30
 #: By how much states of fewer bits may change a factor of a whole tensor.
 ROUGH = {"int8": 1 / 16, "bfloat16": 2.0**-8, "float16": 2.0**-10, "float32": 2.0**-22}
 #: Polynomials of singular values, whose slope at small ones is 3.4445**5, and what divides by small row means.
-LOOSE = {"Muon": 2e4, "CAME": 100.0, "Adafactor": 20.0, "RAdam": 8.0, "RAdamW": 8.0, "ScheduleFreeRAdam": 8.0}
+LOOSE = {"Muon": 2e4, "CAME": 100.0, "Adafactor": 20.0, "RAdam": 8.0, "RAdamW": 8.0, "ScheduleFreeRAdam": 8.0,
+         "AdEMAMix": 16.0}
 UNCHECKED = {"Shampoo", "SOAP"}           # (their bases are not unique; compared with themselves alone)
 MUON = [(3.4445, -4.7750, 2.0315)] * 5
 
@@ -274,8 +275,10 @@ class Engine:
                 bound = bound + self.stored(tensor, new, exact[0], rows)
             state = self.options.get("state_dtype")
             if len(ways) > 1 and state in ROUGH:
-                bound = bound + ROUGH[state] * abs(exact[0] - theta) + 4 * abs(exact[0] - ways[1][0])
-            self.compare(name, "the parameter", theta, [self.pulled(way[0], old, name) for way in ways], got(0), eps, bound,
+                bound = bound + (1 + self.stochastic()) * ROUGH[state] * abs(exact[0] - theta) + 4 * abs(exact[0] - ways[1][0])
+            size = abs(theta) + abs(old["slow"]) if self.pulls() else theta
+            self.compare(name, "the parameter", size, [self.pulled(way[0], old, name) for way in ways], got(0),
+                         self.of_pull(eps), bound,
                          lambda: [self.pulled(x, old, name) for x in self.moved(compute, theta, g, slots, eps, 0, spread)],
                          np.isnan(g))
             for k, slot in enumerate(names, 1):
@@ -349,6 +352,10 @@ class Engine:
         wrapper = self.trial["wrapper"]
         return bool(wrapper) and wrapper[0] == "Lookahead" and (self.t + 1) % wrapper[1]["k"] == 0
 
+    def of_pull(self, eps):
+        """A unit of a parameter after a step: Lookahead computes in float32 what is no float64."""
+        return COARSE if self.pulls() else eps
+
     def pulled(self, x, old, name):
         return old["slow"] + 0.5 * (x - old["slow"]) if self.pulls() else x
 
@@ -391,7 +398,8 @@ class Engine:
             values["lr_max"] = 1.0
         values["weight_decay"] = decay
         if self.facts.name == "MADGRAD" and values["lr"] == 0:
-            values["lr"] = -values["eps"]          # (a rate of 0 adds nothing)
+            values["lr"] = -values["eps"]          # (a rate of 0 adds nothing, and decays nothing that goes by it)
+            values["weight_decay"] = decay if mode in ("coupled", "independent") else 0.0
         given = list(slots.values())
         if self.facts.name in ("Momentum", "SGDW") and tensor["name"] in self.folded and t == 1:
             t, values["dampening"] = 2, 0.0        # (what was accumulated is part of the first gradient)
@@ -472,6 +480,9 @@ class Engine:
             return joined(after, lambda name: self.place_of(after, name) if k == 0 else
                           decoded(after["tensors"][name]["slots"], slot_names[k - 1]))
 
+        sizes = [theta, *slots, *shared]
+        if self.pulls():
+            sizes[0] = abs(theta) + joined(before, lambda name: abs(before["tensors"][name]["slow"]))
         with np.errstate(all="ignore"):
             exact = compute(theta, gradient, slots + shared)
             stored = going_on(lambda see: compute(theta, gradient, slots + shared, see), exact, got)
@@ -496,7 +507,8 @@ class Engine:
                                            for name, part in zip(names, np.split(x, cut), strict=True)]) if k == 0 else x
 
                 self.compare("all", "the parameter" if k == 0 else ([*slot_names, *before["shared"]])[k - 1],
-                             ([theta, *slots, *shared])[k], [pull(x), pull(stored[k])], got(k), 8 * eps, bound,
+                             sizes[k], [pull(x), pull(stored[k])], got(k),
+                             8 * (eps if k else self.of_pull(eps)), bound,
                              lambda k=k, pull=pull: [pull(y) for y in
                                                      self.moved(compute, theta, gradient, slots + shared, 8 * eps, k)])
             for name in names if not self.pulls() else ():

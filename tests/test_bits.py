@@ -12,7 +12,7 @@ from registry import arrays, bits, every_bitwise, every_dtype, every_separate, r
 
 import fastlr
 
-CHUNK = 32768          # elements a thread takes at a time (fastlr/_engine/plan.pxd); below it nobody is woken
+CHUNK = 32768          # elements a thread takes at a time (fastlr/_engine/layout.pxd); below it no helper is woken
 
 EDGES = [0, 1, 2, 7, 8, 15, 16, 17, 31, 33, 63, 64, 65, 255, 256, 257, CHUNK - 1, CHUNK, CHUNK + 1,
          2 * CHUNK + 5]

@@ -29,6 +29,81 @@ def test_the_norm_is_that_of_scaled_and_clipped_gradients(dtype, clip_value, sca
     assert opt.grad_norm == pytest.approx(np.linalg.norm(given), rel=2e-13)
 
 
+SCALED = [2.0**700, 2.0**400, 2.0**-400, 2.0**-700]      # squares of the first and last overflow and vanish in double
+
+
+@pytest.mark.parametrize("factor", SCALED)
+@pytest.mark.parametrize("grad_scale", [1.0, 2.0**100, 2.0**-100])
+def test_a_norm_is_exact_where_squares_overflow_or_vanish(factor, grad_scale):
+    """A power of two times the gradients is one times their norm, bit for bit."""
+    params, grads = arrays(np.float64, SHAPES), arrays(np.float64, SHAPES, 1)
+    params.append(np.ones(5, np.float32))
+    none = np.zeros(5, np.float32)
+    opt = fastlr.SGD(params, lr=0.0, clip_norm=1.0, nonfinite="raise")
+    opt.step([*grads, none])
+    norm = opt.grad_norm
+    opt.step([*(g * factor for g in grads), none], grad_scale=grad_scale)
+    assert opt.grad_norm == norm * factor / grad_scale
+
+
+@pytest.mark.parametrize("keyword", ["clip_norm", "clip_tensor_norm"])
+def test_finite_gradients_with_a_large_norm_are_clipped(keyword):
+    for size in (2, 70_000):
+        p, g = np.zeros(size), np.zeros(size)
+        g[[0, -1]] = 3e200, 4e200
+        opt = fastlr.SGD(p, lr=1.0, nonfinite="raise", **{keyword: 1.0})
+        opt.step(g)
+        np.testing.assert_allclose(p[[0, -1]], [-0.6, -0.8], rtol=1e-12)
+        assert opt.grad_norm == pytest.approx(5e200, rel=1e-15)
+
+
+def test_each_tensor_is_clipped_by_its_own_norm_beside_one_whose_squares_overflow():
+    params = [np.zeros(2), np.zeros(2), np.zeros(2), np.zeros(2, np.float32)]
+    grads = [np.array([3e200, -4e200]), np.array([30.0, 40.0]), np.array([3e-200, 0]), np.array([30, 40], np.float32)]
+    fastlr.SGD(params, lr=1.0, clip_tensor_norm=1.0).step(grads)
+    alone = [np.zeros_like(p) for p in params]
+    for p, g in zip(alone[1:], grads[1:], strict=True):
+        fastlr.SGD([p], lr=1.0, clip_tensor_norm=1.0).step([g])
+    assert bits(params[1:]) == bits(alone[1:])
+    np.testing.assert_allclose(params[0], [-0.6, 0.8], rtol=1e-12)
+
+
+def test_a_sum_over_tensors_that_overflows_is_no_infinite_norm():
+    params, grads = [np.zeros(1) for _ in range(40)], [np.full(1, 1.2e154) for _ in range(40)]
+    opt = fastlr.SGD(params, lr=1.0, clip_norm=1.0)
+    opt.step(grads)
+    assert opt.grad_norm == pytest.approx(1.2e154 * 40**0.5, rel=1e-14)
+    np.testing.assert_allclose(np.concatenate(params), -(40**-0.5), rtol=1e-12)
+
+
+def test_a_tiny_norm_is_measured():
+    p = np.zeros(2)
+    opt = fastlr.SGD(p, lr=1.0, clip_norm=1e-210)
+    opt.step(np.array([3e-200, 4e-200]))
+    assert opt.grad_norm == pytest.approx(5e-200, rel=1e-15)
+    opt.step(np.zeros(2))
+    assert opt.grad_norm == 0
+
+
+def test_rows_with_a_large_norm_are_clipped():
+    table = np.zeros((4, 2))
+    opt = fastlr.SGD({"table": table}, lr=1.0, clip_tensor_norm=1.0, nonfinite="raise")
+    opt.step_rows("table", [1, 3, 1], np.array([[1e200, 0], [0, 4e200], [2e200, 0]]))
+    np.testing.assert_allclose(table, [[0, 0], [-0.6, 0], [0, 0], [0, -0.8]], rtol=1e-12)
+    assert opt.grad_norm == pytest.approx(5e200, rel=1e-15)
+
+
+def test_a_norm_whose_square_overflows_is_none_of_the_past_norms():
+    p = np.zeros(1)
+    opt = fastlr.SGD(p, lr=1.0, clip_zscore=2.0, clip_zscore_warmup=2)
+    for g in (1e200, 1.0, 1.5):
+        opt.step(np.array([g]))
+    assert opt.norms["count"] == 2
+    p[:] = 0
+    opt.step(np.array([1e200]))
+    assert -10 < p[0] < 0
+
+
 @every_dtype
 @pytest.mark.parametrize("clip_value", [None, 0.7])
 def test_the_norm_has_the_same_bits_for_any_threads_and_layout(dtype, clip_value):

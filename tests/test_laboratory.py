@@ -250,7 +250,7 @@ def test_a_disk_that_fills_is_one_line(tmp_path, monkeypatch, capsys):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(laboratory, "conduct", lambda *_: [])
+    monkeypatch.setattr(laboratory, "run_tasks", lambda *_: [])
     monkeypatch.setattr(os, "replace", full)
     assert cli.main(["study", *TINY, "--out", str(tmp_path)]) == 2
     assert capsys.readouterr().err.splitlines()[-1] == f"fastlr study: --out {tmp_path}: No space left on device"
@@ -408,10 +408,10 @@ def test_colours_stand_out_from_what_they_are_drawn_on():
         for ground in ("page", "card"):
             for text in ("text", "muted", "link", "good", "bad", "open"):
                 assert contrast(theme[text], theme[ground]) >= 4.5, (text, ground)
-        made = page.colours(theme, 4)
+        made = page.css_variables(theme, 4)
         for name in (f"{kind}{k}" for kind in "cr" for k in range(4)):
             assert contrast(made[name], theme["card"]) >= 3, (name, made[name])
-    assert all(contrast(page.ink(colour), colour) >= 4.5 for colour in page.HEAT)
+    assert all(contrast(page.text_color(colour), colour) >= 4.5 for colour in page.HEAT)
 
 
 @pytest.mark.parametrize(("low", "high", "log"), [(1e-4, 10, True), (0.02, 3, True), (0.9, 1.1, True), (0, 80, False),
@@ -477,7 +477,7 @@ def test_the_page_opens_in_a_browser_by_itself(browser, quick, document, scheme,
         };""")
     theme = page.LIGHT if scheme == "light" else page.DARK
     assert (seen["ground"], seen["text"]) == (theme["page"], theme["text"])
-    assert seen["is_double"] == width
+    assert seen["wide"] == width
     assert seen["titles"] == ["The valley"] + [t["title"] for t in document["tables"]]
     assert (seen["tables"], seen["links"], seen["outside"], seen["dots"]) == (11, 0, 0, 5)
     assert seen["small"] >= 10  # pixels: the text of a picture is not shrunk with it
@@ -493,7 +493,7 @@ def test_another_rate_shows_other_points(browser, quick):
 
 def test_a_worker_that_is_killed_costs_nothing(tmp_path, monkeypatch, tiny_alone, capsys):
     """A real SIGKILL to a real worker at work, once: what it was at is done again, and the study is the same."""
-    conduct, killed = laboratory.conduct, []
+    run_tasks, killed = laboratory.run_tasks, []
 
     def with_a_kill(planned, data, jobs, note):
         def noted(*outcome):
@@ -502,9 +502,9 @@ def test_a_worker_that_is_killed_costs_nothing(tmp_path, monkeypatch, tiny_alone
                 killed.append(multiprocessing.active_children()[0])
                 killed[0].kill()
 
-        return conduct(planned, data, jobs, noted)
+        return run_tasks(planned, data, jobs, noted)
 
-    monkeypatch.setattr(laboratory, "conduct", with_a_kill)
+    monkeypatch.setattr(laboratory, "run_tasks", with_a_kill)
     assert cli.main(["study", *TINY, "--jobs", "2", "--out", str(tmp_path)]) == 0
     assert killed[0].exitcode == -signal.SIGKILL
     assert decided(json.loads((tmp_path / "results.json").read_text())) == decided(tiny_alone)
@@ -514,7 +514,7 @@ def test_a_worker_that_is_killed_costs_nothing(tmp_path, monkeypatch, tiny_alone
 def test_an_experiment_that_is_killed_twice_is_left_out():
     cells = [study.Cell("13-4-3-relu", lr, 0, "sgd", 1, 32) for lr in (0.1, 0.2)]
     found = {}
-    missing = laboratory.conduct({"grid": [Deadly(), *cells]}, study.load("wine"), 2,
+    missing = laboratory.run_tasks({"grid": [Deadly(), *cells]}, study.load("wine"), 2,
                                  lambda name, k, outcome: found.update({k: outcome.cell}))
     assert missing == [("grid", 0)] and found == {1: cells[0], 2: cells[1]}
     assert multiprocessing.active_children() == []
@@ -522,16 +522,16 @@ def test_an_experiment_that_is_killed_twice_is_left_out():
 
 def test_a_study_whose_workers_all_die_ends():
     with pytest.raises(laboratory.BrokenExecutor, match="3 experiments were killed twice"):
-        laboratory.conduct({"grid": [Deadly()] * 9}, study.load("wine"), 2, lambda *_: pytest.fail("nothing is done"))
+        laboratory.run_tasks({"grid": [Deadly()] * 9}, study.load("wine"), 2, lambda *_: pytest.fail("nothing is done"))
     assert multiprocessing.active_children() == []
 
 
 def test_what_is_left_out_is_named(tmp_path, monkeypatch, capsys):
-    def conduct(planned, data, jobs, note):
-        note("grid", 0, planned["grid"][0].carry_out(data))
+    def run_tasks(planned, data, jobs, note):
+        note("grid", 0, planned["grid"][0].execute(data))
         return [("grid", 1), ("memory", 0)]
 
-    monkeypatch.setattr(laboratory, "conduct", conduct)
+    monkeypatch.setattr(laboratory, "run_tasks", run_tasks)
     assert cli.main(["study", *TINY, "--seeds", "2", "--out", str(tmp_path)]) == 1
     out, err = capsys.readouterr()
     assert ("fastlr study: 1 of 89 experiments; missing, as killed twice: "

@@ -151,7 +151,7 @@ def test_a_direction_that_is_not_downhill_is_a_result(kind, d):
     x = np.ones(2)
     found = fastlr.line_search(lambda x: (float(x @ x), 2 * x), x, np.array(d), kind)
     assert (found.success, found.step, found.evaluations) == (False, 0, 1)
-    assert found.reason == "the direction does not point downhill"
+    assert found.reason == "the direction is no direction of descent"
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

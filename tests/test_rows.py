@@ -411,7 +411,7 @@ def test_resuming_is_exact(cls, within, how, tmp_path):
     assert min(second._plan.read_skipped_steps()) < 0
 
 
-# What is refused
+# What rows may be, and what is refused
 
 ONE = np.ones((2, WIDTH))
 LAP = np.zeros((ROWS + 4, WIDTH))
@@ -421,9 +421,9 @@ LAP = np.zeros((ROWS + 4, WIDTH))
     ([3, ROWS], ONE, ValueError, "Adam: step_rows('table'): rows must be in [0, 40), got 40 at position 1"),
     ([-1, 3], ONE, ValueError, "rows must be in [0, 40), got -1 at position 0"),
     (np.array([3, 2**62]), ONE, ValueError, "got 4611686018427387904 at position 1"),
-    (np.array([1.0, 2.0]), ONE, TypeError, "rows must be int32 or int64, got float64; convert them"),
-    ([True, False], ONE, TypeError, "rows must be int32 or int64, got bool"),
-    (np.array([1, 2], np.uint8), ONE, TypeError, "rows must be int32 or int64, got uint8"),
+    (np.array([1, 2**64 - 1], np.uint64), ONE, ValueError, "got 18446744073709551615 at position 1"),
+    (np.array([1.0, 2.0]), ONE, TypeError, "rows must be integers, got float64; pass rows.astype('int64') if"),
+    ([True, False], ONE, TypeError, "rows must be indices, got a mask of bool; pass np.flatnonzero(rows) and the"),
     ([[1, 2]], ONE, ValueError, "rows must have one dimension, got shape (1, 2)"),
     (3, ONE, TypeError, "step_rows('table'): rows: expected an array"),
     ([1, 2, 3], ONE, ValueError, "grads: expected float64 (3, 12), a row for each of rows, got float64 (2, 12)"),
@@ -446,16 +446,78 @@ def test_bad_rows_and_gradients_change_nothing(rows, grads, error, says):
     assert opt.t == 2
 
 
+@pytest.mark.parametrize("kind", ["int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"])
+def test_rows_may_be_integers_of_any_type(kind):
+    table, other = np.zeros((ROWS, WIDTH)), np.zeros((ROWS, WIDTH))
+    fastlr.SGD({"table": table}, lr=1.0).step_rows("table", np.array([3, 39], kind), -ONE)
+    fastlr.SGD({"table": other}, lr=1.0).step_rows("table", [3, 39], -ONE)
+    assert np.flatnonzero(table[:, 0]).tolist() == [3, 39]
+    assert bits([table]) == bits([other])
+
+
+@pytest.mark.parametrize("rows", [[], (), np.array([]), np.unique([]), np.array([], bool), np.array([], np.uint16)])
+def test_no_rows_may_come_in_any_type(rows):
+    table = np.ones((ROWS, WIDTH))
+    opt = fastlr.SGD({"table": table}, lr=1.0)
+    opt.step_rows("table", rows, ONE[:0])
+    assert (table == 1).all()
+    assert opt.t == 1
+
+
+def test_a_mask_is_refused_with_advice_that_works():
+    mask, grads = np.isin(np.arange(ROWS), [4, 7]), -np.ones((ROWS, WIDTH))
+    table = np.zeros((ROWS, WIDTH))
+    opt = fastlr.SGD({"table": table}, lr=1.0)
+    with pytest.raises(TypeError, match=r"pass np.flatnonzero\(rows\) and the gradients of those rows"):
+        opt.step_rows("table", mask, grads)
+    opt.step_rows("table", np.flatnonzero(mask), grads[mask])
+    assert np.flatnonzero(table[:, 0]).tolist() == [4, 7]
+
+
+@pytest.mark.parametrize("skipped", [0, 2])
+def test_rows_draw_the_random_bits_of_the_step_they_are(skipped):
+    rng = np.random.default_rng(0)
+    grads = [rng.normal(size=(ROWS, WIDTH)).astype(np.float16) for _ in range(3)]
+
+    def trained(by_rows, save_at=None):
+        params = {"table": np.ones((ROWS, WIDTH), np.float16), "b": np.ones(3, np.float16)}
+        opt = fastlr.SGD(params, lr=1e-4, rounding="stochastic", seed=5)
+        for _ in range(skipped):
+            opt.step({"table": None, "b": np.ones(3, np.float16)})
+        for t, g in enumerate(grads):
+            if t == save_at:
+                saved, opt = opt.state_dict(), fastlr.SGD(params, lr=1e-4, rounding="stochastic", seed=5)
+                opt.load_state_dict(saved)
+            if by_rows:
+                opt.step_rows("table", np.arange(ROWS), g)
+            opt.step({"table": None if by_rows else g, "b": np.ones(3, np.float16)})
+        return params["table"].tobytes()
+
+    assert trained(True) == trained(False) == trained(True, save_at=1) == trained(False, save_at=2)
+
+
+def test_two_updates_of_the_same_rows_in_one_step_draw_different_random_bits():
+    table = np.ones((ROWS, WIDTH), np.float16)
+    opt = fastlr.SGD({"table": table, "b": np.ones(3)}, lr=1e-4, rounding="stochastic")
+    moved = []
+    for _ in range(2):
+        table[...] = 1
+        opt.step_rows("table", np.arange(ROWS), np.ones((ROWS, WIDTH), np.float16))
+        moved.append((table != 1).tobytes())
+    assert 0 < (table != 1).mean() < 1
+    assert moved[0] != moved[1]
+
+
 def test_what_has_no_rows_and_what_spans_all_gradients_is_refused():
     with pytest.raises(ValueError, match=re.escape("step_rows('x'): the parameter must have rows, got one number")):
         fastlr.SGD({"x": np.array(1.0)}).step_rows("x", [0], np.ones(1))
     for clip in ("clip_norm", "clip_zscore"):
         with pytest.raises(ValueError, match=f"{clip} is over all gradients of a step"):
             fastlr.SGD({"x": np.ones(4)}, **{clip: 1.0}).step_rows("x", [0], np.ones(1))
-    with pytest.raises(ValueError, match=r"step_rows\('x'\): a shadow moves in whole steps; build .* without shadow="):
+    with pytest.raises(ValueError, match=r"step_rows\('x'\): a shadow needs whole steps; build .* without shadow="):
         fastlr.SGD({"x": np.ones(4)}, shadow="float16").step_rows("x", [0], np.ones(1))
     split = fastlr.SGD({"x": np.ones(4, np.uint16)}, dtype="bfloat16", master="split")
-    with pytest.raises(ValueError, match=r"step_rows\('x'\): a split parameter moves in whole steps; build"):
+    with pytest.raises(ValueError, match=r"step_rows\('x'\): a split parameter needs whole steps; build"):
         split.step_rows("x", [0], np.ones(1, np.float32))
     with pytest.raises(ValueError, match=re.escape("SGD: step_rows: no parameter 'tabel'; did you mean 'table'?")):
         fastlr.SGD({"table": np.ones(4)}).step_rows("tabel", [0], np.ones(1))

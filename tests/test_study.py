@@ -12,7 +12,7 @@ import pytest
 import fastlr
 from fastlr import study
 from fastlr.study import laboratory
-from fastlr.study.descent import Descent, Memory, descend, weigh
+from fastlr.study.descent import Descent, Memory, descend, measure_memory
 from fastlr.study.experiment import updates_to_target
 from fastlr.study.networks import ACTIVATIONS, log_softmax
 
@@ -90,8 +90,8 @@ def test_a_seed_decides_the_first_weights(activation):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"layers": (64,)}, r"Network: layers must be two or more widths from 1 up, got \(64,\)"),
-        ({"layers": (64, 0, 10)}, r"Network: layers must be two or more widths from 1 up, got \(64, 0, 10\)"),
+        ({"layers": (64,)}, r"Network: layers must be two or more widths of at least 1, got \(64,\)"),
+        ({"layers": (64, 0, 10)}, r"Network: layers must be two or more widths of at least 1, got \(64, 0, 10\)"),
         ({"activation": "rely"}, "Network: activation must be one of relu, tanh, sigmoid, got 'rely'"),
     ],
 )
@@ -219,9 +219,9 @@ def test_every_optimizer_trains_and_escapes_by_itself_or_not_at_all(data, optimi
     settings = replace(laboratory.Settings(**laboratory.QUICK), networks=("64-8-10-relu",), lrs=(0.01,), seeds=1, epochs=1,
                        further_seeds=1, optimizer=optimizer)
     planned = laboratory.plan(settings, data)
-    assert planned["grid"][0].carry_out(data).updates == 33
+    assert planned["grid"][0].execute(data).updates == 33
     memory = [task for task in planned["memory"] if task.optimizer == optimizer]
-    assert memory[0].carry_out(data).state >= 0
+    assert memory[0].execute(data).state >= 0
     chosen = planned["escape"][0].optimizer
     assert chosen in (optimizer, "sgd")
     rng = np.random.default_rng(0)
@@ -426,7 +426,7 @@ def test_descent_stops_at_the_first_gradient_that_is_small_enough(data):
 
 @pytest.mark.parametrize(("optimizer", "slots"), [("sgd", 0), ("momentum", 1), ("adam", 2)])
 def test_memory_depends_on_the_optimizer_and_not_on_the_rate(data, optimizer, slots):
-    held = [weigh(Memory("64-32-10-relu", lr, optimizer), data) for lr in (1e-3, 0.1)]
+    held = [measure_memory(Memory("64-32-10-relu", lr, optimizer), data) for lr in (1e-3, 0.1)]
     size = 4 * (64 * 32 + 32 + 32 * 10 + 10)
     for one in held:
         assert (one.parameters, one.gradients, one.state) == (size, size, slots * size)
@@ -497,8 +497,8 @@ TWENTY = np.arange(20.0)[:, None]
     ("a.csv", b"u,v,label\n1,red,a\n", "a.csv: row 2, column 'v': expected a finite number, got 'red'"),
     ("a.csv", b"u,v,label\n1,nan,a\n", "a.csv: row 2, column 'v': expected a finite number, got 'nan'"),
     ("a.csv", b"1,2\n" * 20, "a.csv: labels must be of two classes at least, got 1"),
-    ("a.csv", b"".join(b"1,%d.5\n" % k for k in range(20)), "a.csv: 20 classes in 20 rows; 5 rows a class"),
-    ("a.csv", b"1,a\n" * 20 + b"1,b\n", "a.csv: class 'b' has 1 rows; 5 a class are the fewest"),
+    ("a.csv", b"".join(b"1,%d.5\n" % k for k in range(20)), "a.csv: 20 classes in 20 rows; each class needs 5 rows"),
+    ("a.csv", b"1,a\n" * 20 + b"1,b\n", "a.csv: class 'b' has 1 rows; each class needs 5 at least"),
     ("a.csv", b"1e300,a\n" * 9 + b"1e-300,b\n" * 8 + b"-1e308,a\n" * 9, "a.csv: numbers too large"),
     ("a.csv", b"\xff\xfe\x00", "a.csv: not a text file of separated values"),
     ("a.npz", b"not a zip file", "a.npz: not a readable .npz file"),

@@ -256,7 +256,7 @@ def points(panel, kind):
 
 def test_curves_are_drawn_where_their_numbers_are(document):
     grid = document["experiments"]["grid"]
-    panel = figures.learning(grid, 0.2)["panels"][1]
+    panel = figures.loss_by_epoch(grid, 0.2)["panels"][1]
     for k, lr in enumerate(LRS):
         (line,) = points(panel, f"r{k} line")
         series = [r["curve"]["train_loss"] for r in kept(document, NETWORKS[1], lr)]

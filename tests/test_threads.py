@@ -14,10 +14,10 @@ from registry import arrays, bits, snapshot
 
 import fastlr
 from fastlr._engine import thread_pool
-from fastlr._engine.threads import from_environment, usable_cores
+from fastlr._engine.threads import from_environment, group_limits, usable_cores
 
-ALONE = 32768                          # a step over fewer elements wakes nobody
-SIZES = (1000, ALONE - 1, ALONE, 3 * ALONE + 5)
+MIN_THREADED = 32768                   # a step over fewer elements is done by the calling thread alone
+SIZES = (1000, MIN_THREADED - 1, MIN_THREADED, 3 * MIN_THREADED + 5)
 FORKS = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 
 
@@ -188,7 +188,7 @@ def test_a_schedule_sets_no_hyper_parameter_of_the_step_that_asks_it():
 
 def test_the_number_of_threads_changes_under_running_steps():
     fastlr.set_num_threads(1)
-    want = [trained(3 * ALONE, seed) for seed in range(2)]
+    want = [trained(3 * MIN_THREADED, seed) for seed in range(2)]
     done = threading.Event()
 
     def change():
@@ -199,7 +199,7 @@ def test_the_number_of_threads_changes_under_running_steps():
 
     def train(seed):
         try:
-            return [trained(3 * ALONE, seed) for _ in range(5)]
+            return [trained(3 * MIN_THREADED, seed) for _ in range(5)]
         finally:
             done.set()
 
@@ -297,7 +297,7 @@ def test_a_thread_that_cannot_be_started_is_done_without(monkeypatch):
 
     before = thread_pool.running()
     fastlr.set_num_threads(before + 4)
-    counter = Counter(10 * ALONE)
+    counter = Counter(10 * MIN_THREADED)
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", refuse)
         counter.step(3)
@@ -317,7 +317,7 @@ def test_a_start_that_is_interrupted_can_be_made_again(monkeypatch):
 
     before = thread_pool.running()
     fastlr.set_num_threads(before + 3)
-    counter = Counter(10 * ALONE)
+    counter = Counter(10 * MIN_THREADED)
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", interrupted)
         with pytest.raises(KeyboardInterrupt):
@@ -426,6 +426,39 @@ def variables(monkeypatch):
 def test_the_environment_is_read_as_openmp_reads_it(variables, asked, threads):
     variables(asked)
     assert from_environment() == threads
+
+
+@pytest.mark.parametrize(("groups", "files", "limits"), [
+    ("0::/\n", {}, []),
+    ("0::/\n", {"cpu.max": "max 100000\n"}, []),
+    ("0::/\n", {"cpu.max": "350000 100000\n"}, [3]),
+    ("0::/\n", {"cpu.max": "50000 100000\n"}, [1]),
+    ("0::/user/job\n", {"user/cpu.max": "400000 100000\n", "user/job/cpu.max": "max 100000\n"}, [4]),
+    ("0::/user/job\n", {"user/cpu.max": "400000 100000\n", "user/job/cpu.max": "200000 100000\n"}, [2, 4]),
+    ("0::/../other\n", {"cpu.max": "600000 100000\n"}, [6]),
+    ("0::/not/visible\n", {"cpu.max": "not a number\n"}, []),
+    ("5:cpuset:/a\n4:cpu,cpuacct:/a/b\n1:name=systemd:/\n", {
+        "cpu,cpuacct/a/b/cpu.cfs_quota_us": "-1\n", "cpu,cpuacct/a/b/cpu.cfs_period_us": "100000\n",
+        "cpu,cpuacct/a/cpu.cfs_quota_us": "200000\n", "cpu,cpuacct/a/cpu.cfs_period_us": "100000\n"}, [2]),
+    ("4:cpuacct,cpu:/hidden\n", {"cpu/cpu.cfs_quota_us": "300000\n", "cpu/cpu.cfs_period_us": "50000\n"}, [6]),
+    ("4:memory:/a\n", {"cpu/cpu.cfs_quota_us": "300000\n", "cpu/cpu.cfs_period_us": "50000\n"}, []),
+    (None, {"cpu.max": "350000 100000\n"}, []),
+])
+def test_a_container_limits_the_usable_cores(tmp_path, groups, files, limits):
+    for name, text in files.items():
+        path = tmp_path / "mounted" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    if groups is not None:
+        (tmp_path / "cgroup").write_text(groups)
+    assert list(group_limits(str(tmp_path / "cgroup"), str(tmp_path / "mounted"))) == limits
+
+
+def test_limits_of_control_groups_are_obeyed(monkeypatch):
+    for limits, cores in (([], None), ([1], 1), ([10**6, 1], 1)):
+        monkeypatch.setattr("fastlr._engine.threads.group_limits", lambda limits=limits: iter(limits))
+        available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        assert usable_cores() == (cores or available)
 
 
 @pytest.mark.parametrize("asked", ["0", "-1", "1.5", "two", "²"])
@@ -626,7 +659,7 @@ def test_the_host_keeps_signal_handlers_and_random_states():
 
     fastlr.set_num_threads(3)
     before = state()
-    Counter(10 * ALONE).step(10)
+    Counter(10 * MIN_THREADED).step(10)
     Counter(10).step(10)
     assert state() == before
 
@@ -636,7 +669,7 @@ MODES = {"as ever": 0x1f80, "to zero": 0x7f80, "flushing": 0x9fc0, "upwards, flu
 
 @pytest.mark.skipif(os.uname().machine != "x86_64", reason="the modes are x86-64's")
 @pytest.mark.parametrize("mode", MODES.values(), ids=list(MODES))
-@pytest.mark.parametrize("size", [100, 5 * ALONE])
+@pytest.mark.parametrize("size", [100, 5 * MIN_THREADED])
 def test_the_host_keeps_its_floating_point_mode_and_the_bits_do_not_depend_on_it(stranger, mode, size):
     extension = stranger.extension
     fastlr.set_num_threads(3)
@@ -671,7 +704,7 @@ def test_another_thread_keeps_subnormal_numbers_while_one_steps():
 
     def step():
         try:
-            Counter(5 * ALONE).step(300)
+            Counter(5 * MIN_THREADED).step(300)
             return bool((tiny * np.float32(0.5) != 0).all())
         finally:
             done.set()

@@ -447,6 +447,9 @@ class Maker:
         cls = CLASSES[self.name]
         hyper = self.hyper(cls) or {"weight_decay": self.choose((0.0, 0.2))}
         hyper.pop("d0", None)
+        if trial["wrapper"]:
+            for name in ("rho", "alpha"):
+                hyper.pop(name, None)              # (SAM and Lookahead have their own, which hide those inside)
         if "lr" in hyper and "lr_max" in trial["options"]:
             del hyper["lr"]
         if "lr" in hyper and isinstance(hyper["lr"], tuple) and hyper["lr"][0] == "function":

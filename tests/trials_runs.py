@@ -1,4 +1,5 @@
 """A trial as it happens: an optimizer is made, and each event is done and compared with the reference engine."""
+import functools
 import hashlib
 import os
 import tempfile
@@ -236,7 +237,9 @@ class Run:
         self.inner.step_rows(event["name"], rows, g, event["scale"], ends_step=ends)
         if self.engine:
             touched = np.array(sorted(set(rows.tolist())))
-            total = np.stack([g.astype(np.float64)[rows == row].sum(axis=0) for row in touched])
+            # (added one after another, as they come, in the precision of the rule)
+            wide = g.astype(np.float64 if self.engine.wide(tensor) else np.float32)
+            total = np.stack([functools.reduce(np.add, wide[rows == row]) for row in touched])
             self.engine.step(event, {event["name"]: total}, before, self.observed(), {"rows": touched, "ends": ends})
 
     def on_accumulate(self, event):

@@ -11,7 +11,6 @@ from fastlr._kernels.structs cimport ScalarGroup, StepJob, TaskFunction
 build_id = FASTLR_LAYOUT.decode()
 
 
-
 def accumulate(Plan plan, list gradients, grad_scale, bint zero_grads, shares):
     """Add one more gradient to the moments.
 
@@ -23,7 +22,7 @@ def accumulate(Plan plan, list gradients, grad_scale, bint zero_grads, shares):
     cdef int k, power
     cdef double share, scale
     cdef ScalarGroup* now
-    cdef ScalarGroupKey* key
+    cdef const ScalarGroupKey* key
     cdef TaskFunction task
     cdef ScalarGroups scalars = plan.scalars
     plan.begin()
@@ -32,7 +31,7 @@ def accumulate(Plan plan, list gradients, grad_scale, bint zero_grads, shares):
         plan.read_gradients(&job, gradients, zero_grads)
         plan.compute_scalars(&job, scale, NAN)
         for i in range(scalars.count()):
-            now, key = &scalars.groups[i], &scalars.keys[scalars.key_of[i] if scalars.per_tensor else i]
+            now, key = &scalars.groups[i], scalars.key(i)
             now.l2 = 0
             for k, (power, share) in enumerate(shares(scalars.values_by_name(key.group), plan.t == key.skipped_steps)):
                 now.grad_power[k], now.grad_share[k], now.slot_keep[k] = power, share, 1

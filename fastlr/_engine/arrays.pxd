@@ -2,12 +2,12 @@
 from fastlr._kernels.structs cimport Storage, StridedLayout
 
 cdef struct ArrayView:
-    # What an array shows of itself.
+    # What is read of an array.
     char* data
     int ndim
     Storage stored
     Py_ssize_t itemsize
-    int flags                  # NumPy's
+    int flags                  # NumPy's own
     const Py_ssize_t* shape
     const Py_ssize_t* strides
 

@@ -1,9 +1,9 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """Arrays without a copy: NumPy's directly, anything else through the buffer protocol or DLPack.
 
-NumPy is not needed to build. The layout of its array object has been part of its binary interface since 1.7 and
-is read here directly (0.01 us an array, where `PyObject_GetBuffer` takes 0.07; see bench_overhead): on import it is
-held against what NumPy says of the same array, and should they ever differ, fastlr refuses to start.
+NumPy is not needed to build. The layout of its array object has been part of its binary interface since 1.7 and is
+read here directly (0.01 us an array, where `PyObject_GetBuffer` takes 0.07). On import, what is read is compared with
+what NumPy says of the same array: if they differ, fastlr refuses to start.
 """
 import numpy as np
 
@@ -49,7 +49,7 @@ cdef object uint8 = np.dtype(np.uint8)
 
 
 class BFloat16(np.ndarray):
-    """bfloat16 numbers as the uint16 that hold their bits: what NumPy has no type for.
+    """bfloat16 numbers, as the uint16 that hold their bits: NumPy has no type for them.
 
     >>> import numpy as np
     >>> from fastlr._engine.arrays import BFloat16
@@ -59,7 +59,7 @@ class BFloat16(np.ndarray):
 
 
 cdef Storage storage(object array, object dtype) except? UNKNOWN:
-    """How the elements of an array of this type lie in memory."""
+    """How the elements of an array of this type are stored."""
     if dtype == uint16:
         return BFLOAT16 if isinstance(array, BFloat16) else UNKNOWN
     for known, stored in ((float32, FLOAT32), (float64, FLOAT64), (float16, FLOAT16), (int8, SIGNED8),
@@ -71,7 +71,7 @@ cdef Storage storage(object array, object dtype) except? UNKNOWN:
 
 
 cdef bint read_array(object array, ArrayView* array_view) except -1:
-    """See an array; False if it is no NumPy array of a type that holds parameters or states."""
+    """Read an array; False if it is no NumPy array of a type that holds parameters or states."""
     cdef fastlr_array* a
     if not PyObject_TypeCheck(array, <PyTypeObject*>ndarray):
         return False
@@ -90,7 +90,7 @@ cdef bint read_array(object array, ArrayView* array_view) except -1:
 
 
 def stored_as(array):
-    """The name of how an array's elements lie in memory, or None."""
+    """The name of how an array's elements are stored, or None."""
     cdef ArrayView array_view
     if not read_array(array, &array_view):
         return None
@@ -124,7 +124,7 @@ cdef bint strided_layout(StridedLayout* layout, const ArrayView* array_view, con
 
 
 cdef void memory_range(const ArrayView* array_view, char** low, char** high) noexcept:
-    """The bytes from the first to behind the last that an array touches; equal if it has no element."""
+    """From the first byte of an array to the end of the last; equal if it has no element."""
     cdef int k
     low[0] = high[0] = array_view.data
     for k in range(array_view.ndim):
@@ -185,12 +185,12 @@ cdef class DLPackBuffer:
 def bfloat16_of(x):
     """A bfloat16 tensor on the CPU, which NumPy cannot import, over its own memory."""
     cdef fastlr_dltensor* tensor
-    cdef DLPackBuffer lent = DLPackBuffer()
+    cdef DLPackBuffer buffer = DLPackBuffer()
     cdef int k
     if tuple(x.__dlpack_device__())[0] != 1:
         raise BufferError("not on the CPU")
-    lent.capsule = x.__dlpack__()
-    tensor = <fastlr_dltensor*>PyCapsule_GetPointer(lent.capsule, "dltensor")
+    buffer.capsule = x.__dlpack__()
+    tensor = <fastlr_dltensor*>PyCapsule_GetPointer(buffer.capsule, "dltensor")
     if not is_bfloat16(tensor):
         raise TypeError("not bfloat16")
     shape = [tensor.shape[k] for k in range(tensor.ndim)]
@@ -201,12 +201,12 @@ def bfloat16_of(x):
     if 0 in shape:
         return np.empty(shape, np.uint16).view(BFloat16)
     below = sum([step * (n - 1) for n, step in zip(shape, strides, strict=True) if step < 0])
-    lent.low = <char*>tensor.data + tensor.byte_offset + <Py_ssize_t>below
-    lent.size = 2 + sum([abs(step) * (n - 1) for n, step in zip(shape, strides, strict=True)])
-    return np.ndarray(shape, np.uint16, lent, -below, strides).view(BFloat16)
+    buffer.low = <char*>tensor.data + tensor.byte_offset + <Py_ssize_t>below
+    buffer.size = 2 + sum([abs(step) * (n - 1) for n, step in zip(shape, strides, strict=True)])
+    return np.ndarray(shape, np.uint16, buffer, -below, strides).view(BFloat16)
 
 
-def as_array(x, who):
+def as_array(x, caller):
     """Any CPU array, tensor or buffer as a NumPy array over the same memory; never a copy."""
     if isinstance(x, ndarray):
         return x
@@ -225,19 +225,19 @@ def as_array(x, who):
                 return take(x)
             except (BufferError, RuntimeError, TypeError, ValueError) as error:
                 reason = reason or str(error)
-        raise TypeError(f"{who}: this {type(x).__name__} gives no CPU memory to write to ({reason}); "
+        raise TypeError(f"{caller}: this {type(x).__name__} gives no CPU memory to write to ({reason}); "
                         f"move it to the CPU, as float16, bfloat16, float32 or float64")
-    raise TypeError(f"{who}: expected an array (NumPy, buffer protocol or DLPack), got {type(x).__name__}")
+    raise TypeError(f"{caller}: expected an array (NumPy, buffer protocol or DLPack), got {type(x).__name__}")
 
 
 def overlaps_itself(array):
     """Whether two elements of an array may share memory (as in a broadcast view)."""
-    memory_ranges = sorted((abs(step), size) for size, step in zip(array.shape, array.strides, strict=True) if size > 1)
-    reach = array.itemsize
-    for step, size in memory_ranges:
-        if step < reach:
+    axes = sorted((abs(step), size) for size, step in zip(array.shape, array.strides, strict=True) if size > 1)
+    extent = array.itemsize            # bytes that the axes so far reach over
+    for step, size in axes:
+        if step < extent:
             return True
-        reach += step * (size - 1)
+        extent += step * (size - 1)
     return False
 
 

@@ -2,18 +2,31 @@
 cimport cython
 from libc.stdint cimport int64_t
 from fastlr._engine.layout cimport Layout
-from fastlr._engine.memory cimport Memory
+from fastlr._engine.memory cimport Memory, Workspace
 from fastlr._engine.step_scalars cimport ScalarGroups
 from fastlr._engine.unit_norms cimport UnitNorms
-from fastlr._kernels.structs cimport ChunkSum, StepJob, TaskFunction
+from fastlr._kernels.structs cimport ChunkSum, ScalarGroup, StepJob, TaskFunction
+
+cdef enum:
+    OVERFLOWED = -1
+    VANISHED = 1
 
 cdef inline double smaller(double x, double y) noexcept nogil:
     return y if not x < y else x       # (y if one is NaN)
+
+cdef inline double clip_factor(double limit, double norm, double scale) noexcept nogil:
+    """What clipping to a norm of `limit` multiplies a gradient by, whose norm times `scale` is given."""
+    return smaller(1, limit * scale / (norm + 1e-6 * scale))
+
+cdef int lost_squares(double squares, double nonfinite, bint any_double) noexcept nogil
+cdef int scale_exponent(int lost, double grad_factor) noexcept nogil
+cdef void scale_group(ScalarGroup* group, int exponent) noexcept nogil
 
 cdef struct NormRecord:
     # What clip_zscore knows of past norms.
     int64_t count              # of those that its warm-up has seen
     double mean, variance
+
 
 @cython.final
 cdef class Clipping:
@@ -28,7 +41,10 @@ cdef class Clipping:
     cdef bint measures                 # whether some stage needs the gradients' norms
     cdef UnitNorms units               # of adaptive clipping, or None
     cdef ChunkSum* sums                # of each chunk of this step's gradients
-    cdef double* squares               # per tensor: what its gradient's squares add up to
+    cdef double* squares               # per tensor: what its gradient's squares add up to,
+    cdef int* exponents                # ... times 2**(2 * exponent), 0 unless they would overflow or vanish
+    cdef Workspace scaled              # what a second measurement needs
+    cdef bint any_double               # whether some tensor is computed in float64
     cdef object grad_norm              # of the latest step that measured it
     cdef NormRecord norms
     cdef object grad_norm_before       # ... and these two before the latest step
@@ -36,6 +52,8 @@ cdef class Clipping:
 
     cdef bint measure(self, StepJob* job, ScalarGroups scalars, int64_t t) except -1
     cdef bint add_up(self, const StepJob* job, ScalarGroups scalars, int64_t t) except -1
+    cdef int sum_chunks(self, Py_ssize_t i, Py_ssize_t* k, double* nonfinite) noexcept
+    cdef int measure_again(self, const StepJob* job, ScalarGroups scalars, int lost) except? -1
     cdef void forget_latest(self) noexcept
     cdef double zscore_limit(self, double norm) noexcept
     cdef int measure_chunks(self, StepJob* job) except -1

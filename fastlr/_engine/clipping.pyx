@@ -1,17 +1,43 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """The norms of gradients: the factor by which clipping multiplies each, and whether a step is done at all."""
 from cpython.pycapsule cimport PyCapsule_GetPointer
-from libc.math cimport INFINITY, sqrt
+from libc.math cimport INFINITY, ilogb, ldexp, sqrt
 from libc.stdint cimport int64_t
 from fastlr._engine cimport thread_pool
 from fastlr._kernels.build_id cimport FASTLR_LAYOUT
 from fastlr._engine.layout cimport Layout
-from fastlr._engine.memory cimport Memory
+from fastlr._engine.memory cimport Memory, Workspace
 from fastlr._engine.step_scalars cimport ScalarGroups
 from fastlr._engine.unit_norms cimport UnitNorms
-from fastlr._kernels.structs cimport ChunkSum, StepJob, TaskFunction
+from fastlr._kernels.structs cimport ChunkSum, GradientView, ScalarGroup, StepJob, TaskFunction
 
 build_id = FASTLR_LAYOUT.decode()
+
+
+# Squares of float64 may overflow, or vanish, where the numbers are ordinary ones. Then they are measured again, times a
+# power of two, as BLAS does in `nrm2`; no bit of a norm depends on that, as such products are exact.
+
+cdef double SMALLEST_SQUARES = ldexp(1, -900)      # below, a sum may have lost terms that matter
+cdef double LARGEST_NORM = ldexp(1, 511)           # whose square is finite
+
+
+cdef int lost_squares(double squares, double nonfinite, bint any_double) noexcept nogil:
+    """Whether a sum of squares of finite numbers overflowed or vanished, or 0."""
+    if nonfinite != 0:
+        return 0
+    if squares == INFINITY:
+        return OVERFLOWED
+    return VANISHED if any_double and squares < SMALLEST_SQUARES else 0
+
+
+cdef int scale_exponent(int lost, double grad_factor) noexcept nogil:
+    """The power of two by which gradients are measured again, so that the factor, too, stays a normal number."""
+    cdef int exponent = ilogb(grad_factor)
+    return -540 - min(0, exponent) if lost == OVERFLOWED else 600 - max(0, exponent)
+
+
+cdef void scale_group(ScalarGroup* group, int exponent) noexcept nogil:
+    group.grad_factor, group.clip_value = ldexp(group.grad_factor, exponent), ldexp(group.clip_value, exponent)
 
 
 cdef inline double bound(value) except? -1:
@@ -20,10 +46,14 @@ cdef inline double bound(value) except? -1:
 
 
 cdef class Clipping:
-    """What an optimizer's stages (see stages.py) do by norms; `reads_all`: the rule reads all gradients before it steps."""
+    """What an optimizer's stages (see stages.py) do by norms.
+
+    `reads_all`: the rule itself reads all gradients before it writes.
+    """
 
     def __cinit__(self, Layout layout, kernels, stages, bint reads_all):
         cdef double adaptive = bound(stages.clip_adaptive)
+        cdef Py_ssize_t i
         self.memory, self.layout = Memory(), layout
         self.clip_norm, self.clip_tensor_norm = bound(stages.clip_norm), bound(stages.clip_tensor_norm)
         self.clip_zscore, self.clip_zscore_alpha = bound(stages.clip_zscore), stages.clip_zscore_alpha
@@ -32,6 +62,9 @@ cdef class Clipping:
             or self.nonfinite != "propagate"
         self.kernels = kernels
         self.squares = <double*>self.memory.take(layout.count, sizeof(double))
+        self.exponents, self.scaled = <int*>self.memory.take(layout.count, sizeof(int)), Workspace()
+        for i in range(layout.count):
+            self.any_double |= layout.views[i].is_double
         self.sums = <ChunkSum*>self.memory.take(layout.chunk_count, sizeof(ChunkSum))
         if adaptive < INFINITY:
             self.units = UnitNorms(layout, kernels, stages.clip_adaptive_axis, adaptive, stages.clip_adaptive_eps,
@@ -58,39 +91,82 @@ cdef class Clipping:
         thread_pool.run_tasks(self.measure_task, job, self.layout.tasks, self.layout.elements)
         return 0
 
+    cdef int sum_chunks(self, Py_ssize_t i, Py_ssize_t* k, double* nonfinite) noexcept:
+        """Add up the sums of tensor i, whose chunks begin with number k; then k is the next tensor's first."""
+        self.squares[i] = nonfinite[0] = 0
+        while k[0] < self.layout.chunk_count and self.layout.chunks[k[0]].view == i:
+            self.squares[i] += self.sums[k[0]].squares
+            nonfinite[0] += self.sums[k[0]].nonfinite
+            k[0] += 1
+        return 0
+
     cdef bint add_up(self, const StepJob* job, ScalarGroups scalars, int64_t t) except -1:
         """Add up what was measured, and find each gradient's factor; False if the step is skipped."""
         cdef Layout layout = self.layout
         cdef Py_ssize_t k = 0, i
-        cdef double total = 0, nonfinite = 0, norm, factor, limit = self.clip_norm
+        cdef double total = 0, nonfinite = 0, own, norm, factor, scale = 1, limit = self.clip_norm
+        cdef int lost = 0, exponent = 0
         for i in range(layout.count):
+            self.exponents[i] = 0
             if self.units is not None:
-                self.squares[i] = self.units.squares[i]
-                nonfinite += self.units.nonfinite[i]
+                self.squares[i], own = self.units.squares[i], self.units.nonfinite[i]
             else:
-                self.squares[i] = 0
-                while k < layout.chunk_count and layout.chunks[k].view == i:
-                    self.squares[i] += self.sums[k].squares
-                    nonfinite += self.sums[k].nonfinite
-                    k += 1
+                self.sum_chunks(i, &k, &own)
+                if self.squares[i] == INFINITY and own == 0:
+                    lost = OVERFLOWED
             total += self.squares[i]
+            nonfinite += own
             if nonfinite != 0 and self.nonfinite == "raise":
                 raise self.nonfinite_error(layout.tensors[i].label, t)
+        if self.units is None:
+            lost = lost or lost_squares(total, nonfinite, self.any_double)
+        if lost:
+            exponent = self.measure_again(job, scalars, lost)
+            scale, total = ldexp(1, exponent), 0
+            for i in range(layout.count):
+                total += ldexp(self.squares[i], 2 * (exponent - self.exponents[i]))
         norm = sqrt(total)
-        self.grad_norm = norm
+        self.grad_norm = ldexp(norm, -exponent)
         if nonfinite != 0 and self.nonfinite == "skip":
             return False
         if self.clip_zscore < INFINITY:
-            limit = smaller(limit, self.zscore_limit(norm))
-        factor = smaller(1, limit / (norm + 1e-6)) if limit < INFINITY else 1
+            limit = smaller(limit, self.zscore_limit(self.grad_norm))
+        factor = clip_factor(limit, norm, scale) if limit < INFINITY else 1
         for i in range(layout.count):
             layout.views[i].clip_factor = factor
             if self.clip_tensor_norm < INFINITY:
-                layout.views[i].clip_factor *= smaller(
-                    1, self.clip_tensor_norm / (factor * sqrt(self.squares[i]) + 1e-6))
+                scale = ldexp(1, self.exponents[i])
+                layout.views[i].clip_factor *= clip_factor(self.clip_tensor_norm, factor * sqrt(self.squares[i]), scale)
         if factor != 1 or self.clip_tensor_norm < INFINITY:
             scalars.stage_all()
         return True
+
+    cdef int measure_again(self, const StepJob* job, ScalarGroups scalars, int lost) except? -1:
+        """Measure the gradients whose squares overflowed or vanished times a power of two; its exponent."""
+        cdef StepJob again = job[0]
+        cdef Layout layout = self.layout
+        cdef Py_ssize_t i, k = 0
+        cdef int exponent = scale_exponent(lost, scalars.groups[0].grad_factor)
+        cdef size_t size = layout.count * sizeof(GradientView)
+        cdef double before, nonfinite
+        again.gradients = <GradientView*>self.scaled.reserve(size + scalars.count() * sizeof(ScalarGroup))
+        again.scalar_groups = <ScalarGroup*>(<char*>again.gradients + size)
+        for i in range(scalars.count()):
+            again.scalar_groups[i] = scalars.groups[i]
+            scale_group(&again.scalar_groups[i], exponent)
+        for i in range(layout.count):
+            again.gradients[i] = job.gradients[i]
+            if layout.views[i].is_double and (lost == VANISHED or self.squares[i] == INFINITY):
+                self.exponents[i] = exponent
+            else:
+                again.gradients[i].g = NULL
+        thread_pool.run_tasks(self.measure_task, &again, layout.tasks, layout.elements)
+        for i in range(layout.count):
+            before = self.squares[i]
+            self.sum_chunks(i, &k, &nonfinite)
+            if self.exponents[i] == 0:
+                self.squares[i] = before
+        return exponent
 
     cdef void forget_latest(self) noexcept:
         """Remember what was known before the latest step, which failed after it was measured."""
@@ -102,7 +178,7 @@ cdef class Clipping:
         if norm != norm:
             return INFINITY
         if self.norms.count < self.clip_zscore_warmup:
-            if norm < INFINITY:
+            if norm < LARGEST_NORM:
                 self.norms.count += 1
                 distance = norm - self.norms.mean
                 self.norms.mean += distance / self.norms.count

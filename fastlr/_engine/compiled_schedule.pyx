@@ -48,6 +48,7 @@ cdef struct CurveEntry:
 include "curve_table.pxi"
 
 cdef dict POSITIONS = {name: k for k, name in enumerate(CURVE_FIELDS)}
+cdef list FIELDS = list(CURVE_FIELDS.values())
 
 
 cdef uint32_t hashed(uint32_t x) noexcept nogil:
@@ -374,19 +375,20 @@ def inverse_tanh(above, below):
     return total
 
 
-def curve(str name not None, arguments):
+def curve(str name not None, dict arguments not None):
     """A curve of curves.pxd by its name, with its numbers: `curve("linear", {"lr": 0.1, "steps": 9, "final": 0})`."""
     cdef CompiledSchedule made = CompiledSchedule.__new__(CompiledSchedule)
     cdef Node* node = made.allocate(1, 1)
     cdef double[3] base
-    cdef int i
-    node.kind, node.which = CURVE, POSITIONS[name]
-    node.curve, node.block = CURVES[node.which].curve, CURVES[node.which].block
-    for i, field in enumerate(CURVE_FIELDS[name]):
-        node.h[i] = arguments[field]
+    cdef int i, which = POSITIONS[name]
+    cdef tuple fields = FIELDS[which]
+    node.kind, node.which = CURVE, which
+    node.curve, node.block = CURVES[which].curve, CURVES[which].block
+    for i in range(<int>len(fields)):
+        node.h[i] = arguments[fields[i]]
     base[0] = base[1] = base[2] = 1
-    if CURVES[node.which].bases != NULL:
-        CURVES[node.which].bases(node.h, base)
+    if CURVES[which].bases != NULL:
+        CURVES[which].bases(node.h, base)
     for i in range(3):
         node.powers[i].base = base[i]
         node.powers[i].log2_high, node.powers[i].log2_low = binary_logarithm(base[i]) if base[i] != 1 else (0, 0)

@@ -8,6 +8,7 @@ from fastlr._engine.memory cimport Memory
 from fastlr._engine.step_scalars cimport ScalarGroups
 from fastlr._kernels.structs cimport ScalarGroup, StepJob, TaskFunction
 
+
 @cython.final
 cdef class Curvature:
     cdef Memory memory

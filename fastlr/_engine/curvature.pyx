@@ -35,8 +35,8 @@ cdef class Curvature:
         for i in range(layout.count):
             if self.scalars.skipped_steps[i] >= t and gradients[i] is not None \
                     and (estimates is None or self.estimates.arrays[i] is None):
-                raise ValueError(f"{layout.caller}: {layout.tensors[i].name!r} has its first gradient in this step, and "
-                                 f"its curvature was never estimated; give step(grads, curvature=...)")
+                raise ValueError(f"{layout.caller}: {layout.tensors[i].name!r} has its first gradient in this step, "
+                                 f"and its curvature was never estimated; give step(grads, curvature=...)")
         return 0
 
     cdef void fill_job(self, StepJob* job, const StepJob* step, uint64_t key) noexcept:
@@ -76,8 +76,7 @@ cdef class Curvature:
         self.fill_job(&job, step, key)
         for i in range(self.scalars.count()):
             now = &self.groups[i]
-            values = self.scalars.values_by_name(self.scalars.keys[self.scalars.key_of[i] if self.scalars.per_tensor else i].group)
-            for k, kept in enumerate(keeps(values)):
+            for k, kept in enumerate(keeps(self.scalars.values_by_name(self.scalars.key(i).group))):
                 if kept is not None:
                     keep = kept
                     now.grad_power[k], now.slot_keep[k], now.grad_share[k] = 1, keep, 1 - keep

@@ -19,7 +19,7 @@ build_id = FASTLR_LAYOUT.decode()
 
 one_build("fastlr._engine.functional_step", build_id)
 
-cdef struct WholeStep:
+cdef struct TensorStep:
     StepJob job
     TaskFunction step_task
 
@@ -44,15 +44,15 @@ cdef int read_rule(RuleCall* call, object cls) except -1:
 
 cdef void step_chunk(void* context, Py_ssize_t task) noexcept nogil:
     """One chunk of the tensor, as a step of its own."""
-    cdef WholeStep* whole = <WholeStep*>context
-    cdef StepJob job = whole.job
+    cdef TensorStep* step = <TensorStep*>context
+    cdef StepJob job = step.job
     cdef Chunk chunk
     cdef Py_ssize_t[2] task_starts
     cdef Py_ssize_t left = job.views.size - task * CHUNK
     task_starts[0], task_starts[1] = 0, 1
     chunk.start, chunk.size, chunk.view = task * CHUNK, CHUNK if left > CHUNK else left, 0
     job.chunks, job.task_starts = &chunk, task_starts
-    whole.step_task(&job, 0)
+    step.step_task(&job, 0)
 
 
 cdef void update_tensor(const RuleCall* call, const double* values, int64_t t, bint is_double, Py_ssize_t size, void* p,
@@ -61,11 +61,11 @@ cdef void update_tensor(const RuleCall* call, const double* values, int64_t t, b
     cdef TensorView view
     cdef GradientView gradient
     cdef ScalarGroup now
-    cdef WholeStep whole
+    cdef TensorStep step
     cdef int k
     memset(&view, 0, sizeof(view))             # (contiguous, without factors or running mean; likewise below)
     memset(&gradient, 0, sizeof(gradient))
-    memset(&whole, 0, sizeof(whole))
+    memset(&step, 0, sizeof(step))
     view.p, view.size, view.is_double, view.clip_factor = <char*>p, size, is_double, 1
     view.stored = gradient.stored = FLOAT64 if is_double else FLOAT32
     for k in range(call.constants.rule.slots):
@@ -74,8 +74,8 @@ cdef void update_tensor(const RuleCall* call, const double* values, int64_t t, b
     fill_scalar_group(&now, &call.constants, values, 1, call.decay, 1, t, 1)
     if call.constants.rule.memories and call.constants.rule.begin != NULL:
         call.constants.rule.begin(now.hyper, &now.now, <double*>slots[call.constants.rule.slots], NULL)
-    whole.job.views, whole.job.gradients, whole.job.scalar_groups = &view, &gradient, &now
-    whole.job.step[0], whole.job.step[1] = call.constants.rule.step[0], call.constants.rule.step[1]
-    whole.job.slots = call.constants.rule.slots
-    whole.step_task = call.step_task
-    thread_pool.run(step_chunk, &whole, (size + CHUNK - 1) // CHUNK)
+    step.job.views, step.job.gradients, step.job.scalar_groups = &view, &gradient, &now
+    step.job.step[0], step.job.step[1] = call.constants.rule.step[0], call.constants.rule.step[1]
+    step.job.slots = call.constants.rule.slots
+    step.step_task = call.step_task
+    thread_pool.run(step_chunk, &step, (size + CHUNK - 1) // CHUNK)

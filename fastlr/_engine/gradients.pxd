@@ -7,6 +7,7 @@ from fastlr._kernels.structs cimport GradientView, StridedLayout
 
 cdef object overlap_error(str label, object tensor)
 
+
 @cython.final
 cdef class Gradients:
     cdef Memory memory

@@ -6,7 +6,7 @@ from fastlr._engine.arrays cimport ALIGNED, C_CONTIGUOUS, WRITEABLE, ArrayView, 
 from fastlr._kernels.build_id cimport FASTLR_LAYOUT
 from fastlr._engine.layout cimport Layout, MemoryRange, same_precision, same_shape, sort_by_address
 from fastlr._engine.memory cimport Memory
-from fastlr._kernels.structs cimport BFLOAT16, GradientView, StridedLayout
+from fastlr._kernels.structs cimport BFLOAT16, GradientView
 
 from fastlr._engine.arrays import BFloat16, as_array, overlaps_itself, stored_as
 

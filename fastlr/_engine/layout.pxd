@@ -12,6 +12,7 @@ cdef struct MemoryRange:
     char* high
     Py_ssize_t tensor          # which tensor it belongs to
 
+
 @cython.final
 cdef class Layout:
     cdef Memory memory

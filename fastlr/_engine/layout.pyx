@@ -10,7 +10,7 @@ import numpy as np
 from libc.float cimport DBL_MAX, DBL_MIN, FLT_MAX, FLT_MIN
 from libc.stdint cimport uint64_t
 from libc.stdlib cimport qsort
-from fastlr._engine.arrays cimport ALIGNED, C_CONTIGUOUS, ArrayView, memory_range, read_array, strided_layout
+from fastlr._engine.arrays cimport ArrayView, memory_range, read_array, strided_layout
 from fastlr._kernels.build_id cimport FASTLR_LAYOUT
 from fastlr._engine.memory cimport Memory
 from fastlr._kernels.structs cimport FLOAT32, FLOAT64, MAX_DIMENSIONS, Chunk, StridedLayout, TensorView
@@ -61,7 +61,7 @@ cdef class Layout:
         return 0
 
     cdef int read_tensor(self, Py_ssize_t i, tensor) except -1:
-        """Read where one tensor is, and all that moves with it."""
+        """Read where one tensor is, and its state, its factors and its copies."""
         cdef int k
         cdef ArrayView array_view
         cdef TensorView* view = &self.views[i]
@@ -117,18 +117,18 @@ cdef class Layout:
     cdef StridedLayout* layout_of(self, const ArrayView* array_view, const int* axes) except? NULL:
         """How to traverse an array, axis by axis; NULL if its elements follow one another in that order."""
         cdef StridedLayout found
-        cdef StridedLayout* kept
+        cdef StridedLayout* result
         cdef Py_ssize_t[2 * MAX_DIMENSIONS] lengths
         cdef int k
         found.shape, found.stride = lengths, lengths + MAX_DIMENSIONS
         if not strided_layout(&found, array_view, axes):
             return NULL
-        kept = <StridedLayout*>self.memory.take(1, sizeof(StridedLayout) + 2 * found.ndim * sizeof(Py_ssize_t))
-        kept.ndim, kept.shape = found.ndim, <Py_ssize_t*>(kept + 1)
-        kept.stride = kept.shape + found.ndim
+        result = <StridedLayout*>self.memory.take(1, sizeof(StridedLayout) + 2 * found.ndim * sizeof(Py_ssize_t))
+        result.ndim, result.shape = found.ndim, <Py_ssize_t*>(result + 1)
+        result.stride = result.shape + found.ndim
         for k in range(found.ndim):
-            kept.shape[k], kept.stride[k] = found.shape[k], found.stride[k]
-        return kept
+            result.shape[k], result.stride[k] = found.shape[k], found.stride[k]
+        return result
 
     cdef StridedLayout* strided_layouts(self, Memory memory) except NULL:
         """One per tensor, still to be filled, for as many dimensions as the tensor has axes."""
@@ -180,8 +180,8 @@ cdef class Layout:
         for k in range(first, end):
             if self.written[k].low < high and self.written[k].high > low:
                 tensor = self.tensors[self.written[k].tensor]
-                for own in tensor.written():
-                    if np.shares_memory(own, array):
+                for written in tensor.written():
+                    if np.shares_memory(written, array):
                         return tensor
         return None
 
@@ -189,11 +189,11 @@ cdef class Layout:
 
     cdef int cut_chunks(self) except -1:
         """Cut tensors into chunks, and collect chunks of small tensors into tasks."""
-        cdef Py_ssize_t i, start, filled = 0, k = 0, most = 0
+        cdef Py_ssize_t i, start, filled = 0, k = 0, max_chunks = 0
         for i in range(self.count):
-            most += self.views[i].size // CHUNK + 1
-        self.chunks = <Chunk*>self.memory.take(most, sizeof(Chunk))
-        self.task_starts = <Py_ssize_t*>self.memory.take(most + 1, sizeof(Py_ssize_t))
+            max_chunks += self.views[i].size // CHUNK + 1
+        self.chunks = <Chunk*>self.memory.take(max_chunks, sizeof(Chunk))
+        self.task_starts = <Py_ssize_t*>self.memory.take(max_chunks + 1, sizeof(Py_ssize_t))
         for i in range(self.count):
             start = 0
             while start < self.views[i].size:

@@ -1,11 +1,13 @@
 # cython: language_level=3
 cimport cython
 
+
 @cython.final
 cdef class Memory:
     cdef void** blocks
     cdef Py_ssize_t count, capacity
     cdef void* take(self, Py_ssize_t count, Py_ssize_t size) except NULL
+
 
 @cython.final
 cdef class Workspace:

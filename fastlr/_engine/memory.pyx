@@ -53,7 +53,7 @@ cdef class Workspace:
         free(self.block)
 
     cdef char* reserve(self, size_t size) except NULL:
-        """At least `size` bytes. What they held is lost, and what they hold is arbitrary."""
+        """At least `size` bytes, with arbitrary contents; those of an earlier call are lost if it grows."""
         if self.data == NULL or size > self.size:
             if size > <size_t>MAX_BYTES:
                 raise MemoryError

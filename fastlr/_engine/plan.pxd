@@ -12,6 +12,7 @@ from fastlr._engine.step_scalars cimport ScalarGroups
 from fastlr._kernels.rule_table cimport RuleTable
 from fastlr._kernels.structs cimport StepJob, TaskFunction
 
+
 @cython.final
 cdef class Plan:
     cdef Layout layout
@@ -45,5 +46,5 @@ cdef class Plan:
     cdef int finish(self, StepJob* job) except -1
     cdef int skip(self, StepJob* job) except -1
     cdef int release(self) except -1
-    cdef uint64_t random_key(self, int64_t t) noexcept
+    cdef uint64_t random_key(self) noexcept
     cdef uint64_t accumulation_key(self) noexcept

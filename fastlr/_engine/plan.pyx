@@ -16,7 +16,7 @@ from fastlr._engine.curvature cimport Curvature
 from fastlr._engine.gradients cimport Gradients
 from fastlr._engine.layout cimport Layout
 from fastlr._engine.matrix_step cimport MatrixStep
-from fastlr._engine.step_scalars cimport ScalarGroups
+from fastlr._engine.step_scalars cimport ScalarGroups, random_step
 from fastlr._kernels.rule_table cimport RuleTable, StorageLoop
 from fastlr._kernels.structs cimport StepJob, TaskFunction
 
@@ -110,7 +110,7 @@ cdef class Plan:
                 return
             if curvatures is not None:
                 self.curvature.update(&job, self.accumulation_key(), keeps)
-            if self.scalars.stores:
+            if self.scalars.remembers:
                 self.scalars.begin_tensors(job.gradients)
             if self.scalars.per_tensor:
                 self.scalars.reduce_terms(&job)
@@ -161,9 +161,9 @@ cdef class Plan:
     cdef int compute_scalars(self, StepJob* job, double grad_scale, double loss) except -1:
         """Compute all scalars that do not depend on the gradients."""
         self.scalars.prepare(job.gradients, self.t, grad_scale)
-        if self.scalars.per_tensor or self.scalars.stores:
+        if self.scalars.per_tensor or self.scalars.remembers:
             self.scalars.begin(loss)
-        job.key = self.random_key(self.t)
+        job.key = self.random_key()
         return 0
 
     cdef int run_tasks(self, StepJob* job) except -1:
@@ -199,13 +199,13 @@ cdef class Plan:
             self.curvature.estimates.arrays = None
         return self.end()
 
-    cdef uint64_t random_key(self, int64_t t) noexcept:
-        """What the random bits of update t depend on, beside the tensor's name and the element."""
-        return (self.seed + 1) * <uint64_t>0x9e3779b97f4a7c15 + <uint64_t>t * <uint64_t>0xbf58476d1ce4e5b9
+    cdef uint64_t random_key(self) noexcept:
+        """What random bits of this step depend on, beside the tensor's name, its skipped steps and the element."""
+        return (self.seed + 1) * <uint64_t>0x9e3779b97f4a7c15 + <uint64_t>self.t * random_step()
 
     cdef uint64_t accumulation_key(self) noexcept:
         """The same for a gradient that is added to the moments, and for the curvature after all of those."""
-        return self.random_key(self.t) + <uint64_t>(self.accumulated + 1) * <uint64_t>0x94d049bb133111eb
+        return self.random_key() + <uint64_t>(self.accumulated + 1) * <uint64_t>0x94d049bb133111eb
 
     # What an optimizer shows and saves
 
@@ -252,7 +252,7 @@ cdef class Plan:
         cdef Py_ssize_t i
         self.t = t
         for i in range(self.layout.count):
-            self.scalars.skipped_steps[i] = skipped_steps[i]
+            self.scalars.skip(i, <int64_t>skipped_steps[i] - self.scalars.skipped_steps[i])
         self.scalars.stale = True
 
     def read_skipped_steps(self) -> list:

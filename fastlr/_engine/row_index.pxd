@@ -3,6 +3,7 @@ cimport cython
 from libc.stdint cimport int32_t, int64_t
 from fastlr._engine.memory cimport Workspace
 
+
 @cython.final
 cdef class RowIndex:
     cdef readonly Py_ssize_t given, count, length
@@ -16,5 +17,5 @@ cdef class RowIndex:
     cdef int bits                      # it has 2**bits entries, at least half of which stay empty
 
     cdef int read(self, object rows, Py_ssize_t length, Py_ssize_t width, str caller) except -1
-    cdef int reserve(self, Py_ssize_t n) except -1
+    cdef int reserve(self, Py_ssize_t n, str caller) except -1
     cdef Py_ssize_t sort(self) noexcept nogil

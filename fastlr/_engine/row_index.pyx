@@ -12,9 +12,11 @@ from fastlr._engine.arrays import as_array
 
 build_id = FASTLR_LAYOUT.decode()
 
+cdef object MAX_INDEX = 2**63 - 1
+
 
 cdef class RowIndex:
-    """Different rows, in the order in which they first come. The memory is kept from step to step, as steps are alike."""
+    """Different rows, in the order in which they first come. Memory is kept from step to step, as steps are alike."""
 
     def __cinit__(self):
         self.lists, self.hash_table = Workspace(), Workspace()
@@ -26,15 +28,19 @@ cdef class RowIndex:
         """
         cdef const int64_t[::1] given
         cdef Py_ssize_t bad
-        array = np.asarray(rows, None if len(rows) else np.int64) if isinstance(rows, list | tuple) else \
-            as_array(rows, f"{caller}: rows")
+        array = np.asarray(rows) if isinstance(rows, list | tuple) else as_array(rows, f"{caller}: rows")
         if array.ndim != 1:
             raise ValueError(f"{caller}: rows must have one dimension, got shape {array.shape}")
-        if array.dtype not in (np.int32, np.int64):
-            raise TypeError(f"{caller}: rows must be int32 or int64, got {array.dtype}; convert them with "
-                            f"rows.astype('int64')")
+        if array.size and array.dtype == np.bool_:
+            raise TypeError(f"{caller}: rows must be indices, got a mask of bool; pass np.flatnonzero(rows) and the "
+                            f"gradients of those rows")
+        if array.size and array.dtype.kind not in "iu":        # (no rows at all may come in any type)
+            raise TypeError(f"{caller}: rows must be integers, got {array.dtype}; pass rows.astype('int64') if they "
+                            f"are row numbers")
+        if array.dtype == np.uint64 and array.size and array.max() > MAX_INDEX:
+            raise ValueError(f"{caller}: rows must be in [0, {length}), got {array.max()} at position {array.argmax()}")
         given = np.ascontiguousarray(array, np.int64)
-        self.reserve(given.shape[0])
+        self.reserve(given.shape[0], caller)
         self.given, self.length = given.shape[0], length
         if self.given:                             # (a copy, which no other thread changes)
             memcpy(self.indices, &given[0], self.given * sizeof(int64_t))
@@ -47,10 +53,10 @@ cdef class RowIndex:
             raise ValueError(f"{caller}: rows must be in [0, {length}), got {self.indices[bad]} at position {bad}")
         return 0
 
-    cdef int reserve(self, Py_ssize_t n) except -1:
+    cdef int reserve(self, Py_ssize_t n, str caller) except -1:
         """Let there be memory for n indices."""
         if n >= 1 << 30:
-            raise ValueError("fastlr: more than 2**30 rows in one step; step over them in parts")
+            raise ValueError(f"{caller}: rows must be fewer than 2**30, got {n}; step over them in parts")
         self.bits = 1
         while <int64_t>1 << self.bits < 2 * n:
             self.bits += 1

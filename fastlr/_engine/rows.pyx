@@ -3,13 +3,13 @@
 import numpy as np
 
 from cpython.pycapsule cimport PyCapsule_GetPointer
-from libc.math cimport INFINITY, sqrt
+from libc.math cimport INFINITY, ldexp, sqrt
 from libc.stdint cimport int64_t
 from libc.string cimport memset
 from fastlr._engine cimport thread_pool
 from fastlr._engine.arrays cimport ALIGNED, ArrayView, read_array, strided_layout
 from fastlr._kernels.build_id cimport FASTLR_LAYOUT
-from fastlr._engine.clipping cimport Clipping, smaller
+from fastlr._engine.clipping cimport Clipping, clip_factor, lost_squares, scale_exponent, scale_group
 from fastlr._engine.gradients cimport overlap_error
 from fastlr._engine.layout cimport Layout, same_precision, same_shape
 from fastlr._engine.memory cimport Workspace
@@ -52,6 +52,7 @@ def step_rows(Plan plan, Py_ssize_t i, rows, gradient, grad_scale, bint ends_ste
     cdef double scale = plan.checked_scale(grad_scale)
     cdef Py_ssize_t k, tasks
     cdef int64_t t
+    cdef int group
     cdef str caller = f"{layout.caller}: step_rows({layout.tensors[i].name!r})"
     plan.begin()
     try:
@@ -65,27 +66,25 @@ def step_rows(Plan plan, Py_ssize_t i, rows, gradient, grad_scale, bint ends_ste
         t = plan.t - scalars.skipped_steps[i]
         scalars.fill_tensor(i, &now, plan.t, scale)
         if plan.matrix_step is not None:
-            plan.matrix_step.aim_rows(i, &job, &now, scalars.values + <int>layout.tensors[i].group * scalars.width, t + 1)
+            group = layout.tensors[i].group
+            plan.matrix_step.aim_rows(i, &job, &now, scalars.values + group * scalars.width, t + 1)
         job.row, job.begin, job.source = plan.row_index.row, plan.row_index.begin, plan.row_index.source
         job.count, job.scalar_group, job.clip_factor = plan.row_index.count, &now, 1
         job.together = max(1, TASK_ELEMENTS // max(1, job.width))
-        job.key = plan.random_key(t)
+        job.key = plan.random_key()
         tasks = (job.count + job.together - 1) // job.together if job.width else 0
         if plan.clipping.measures:
-            job.sums = <ChunkSum*>plan.row_sums.reserve(tasks * sizeof(ChunkSum))
-            thread_pool.run_tasks(measure_task, &job, tasks, job.count * job.width)
-            if not add_up(plan, i, &job, tasks):
+            if not measure(plan, i, &job, tasks):
                 plan.skipped += 1
                 return
         if plan.rule.begin != NULL:
             plan.rule.begin(now.hyper, &now.now, layout.memories[i], scalars.shared)
         thread_pool.run_tasks(step_task, &job, tasks, job.count * job.width)
-        scalars.skipped_steps[i] -= 1
+        scalars.skip(i, -1)            # (the step that ends later counts it as skipped)
         if ends_step:
             plan.t += 1
             for k in range(layout.count):
-                scalars.skipped_steps[k] += 1
-        scalars.skips_changed = True
+                scalars.skip(k, 1)
     finally:
         plan.release()
 
@@ -120,7 +119,7 @@ cdef int lay_out_rows(Plan plan, Py_ssize_t i, RowsJob* job, RowLayouts* layouts
         raise ValueError(f"{caller}: clip_adaptive measures whole parameters; use clip_tensor_norm, or clip before")
     if view.low_bits != NULL or view.shadow != NULL:
         split = view.low_bits != NULL
-        raise ValueError(f"{caller}: {'a split parameter' if split else 'a shadow'} moves in whole steps; build the "
+        raise ValueError(f"{caller}: {'a split parameter' if split else 'a shadow'} needs whole steps; build the "
                          f"optimizer without {'master' if split else 'shadow'}=, or use step")
     for k in range(1, layout.ndims[i]):
         width *= layout.shapes[layout.first_axis[i] + k]
@@ -194,20 +193,39 @@ cdef object read_gradient(Plan plan, Py_ssize_t i, RowStream* stream, StridedLay
     return gradient
 
 
-cdef bint add_up(Plan plan, Py_ssize_t i, RowsJob* job, Py_ssize_t tasks) except -1:
+cdef int add_squares(RowsJob* job, Py_ssize_t tasks, double* squares, double* nonfinite) except -1:
+    """Measure the gradients of a step over rows."""
+    cdef Py_ssize_t k
+    squares[0] = nonfinite[0] = 0
+    thread_pool.run_tasks(measure_task, job, tasks, job.count * job.width)
+    for k in range(tasks):
+        squares[0] += job.sums[k].squares
+        nonfinite[0] += job.sums[k].nonfinite
+    return 0
+
+
+cdef bint measure(Plan plan, Py_ssize_t i, RowsJob* job, Py_ssize_t tasks) except -1:
     """Find the factor of the gradients of a step over rows; False if the step is skipped."""
     cdef Clipping clipping = plan.clipping
-    cdef Py_ssize_t k
-    cdef double squares = 0, nonfinite = 0, norm
-    for k in range(tasks):
-        squares += job.sums[k].squares
-        nonfinite += job.sums[k].nonfinite
+    cdef ScalarGroup scaled
+    cdef const ScalarGroup* now = job.scalar_group
+    cdef double squares, nonfinite, ignored, norm
+    cdef int lost, exponent = 0
+    job.sums = <ChunkSum*>plan.row_sums.reserve(tasks * sizeof(ChunkSum))
+    add_squares(job, tasks, &squares, &nonfinite)
     if nonfinite != 0 and clipping.nonfinite == "raise":
         raise clipping.nonfinite_error(plan.layout.tensors[i].label, plan.t)
+    lost = lost_squares(squares, nonfinite, job.is_double)
+    if lost:
+        scaled, exponent = now[0], scale_exponent(lost, now.grad_factor)
+        scale_group(&scaled, exponent)
+        job.scalar_group = &scaled
+        add_squares(job, tasks, &squares, &ignored)
+        job.scalar_group = now
     norm = sqrt(squares)
-    clipping.grad_norm = norm
+    clipping.grad_norm = ldexp(norm, -exponent)
     if nonfinite != 0 and clipping.nonfinite == "skip":
         return False
     if clipping.clip_tensor_norm < INFINITY:
-        job.clip_factor = smaller(1, clipping.clip_tensor_norm / (norm + 1e-6))
+        job.clip_factor = clip_factor(clipping.clip_tensor_norm, norm, ldexp(1, exponent))
     return True

@@ -1,6 +1,6 @@
 # cython: language_level=3
 cimport cython
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint64_t
 from fastlr._engine.layout cimport Layout
 from fastlr._engine.memory cimport Memory
 from fastlr._kernels.rule_table cimport RuleTable
@@ -32,6 +32,11 @@ cdef struct ScalarGroupKey:
 cdef void fill_scalar_group(ScalarGroup* now, const StepConstants* constants, const double* values, double lr_factor,
                             Decay decay, double decay_share, int64_t t, double grad_scale) noexcept nogil
 
+cdef inline uint64_t random_step() noexcept nogil:
+    """By how much the keys of random bits of two successive updates differ."""
+    return <uint64_t>0xbf58476d1ce4e5b9
+
+
 @cython.final
 cdef class ScalarGroups:
     cdef Memory memory
@@ -53,15 +58,15 @@ cdef class ScalarGroups:
     cdef bint stale                    # whether keys have to be found again ...
     cdef bint skips_changed            # ... or may have to be, as some tensor skipped a step
     cdef ScalarGroup* groups           # those of this step: per key, or per tensor
-    cdef ScalarGroup* shared_groups    # per key, before the rule adds what it stores or sums
-    # What a rule stores beside its slots, or sums over a tensor.
+    cdef ScalarGroup* shared_groups    # per key, before the rule adds what it remembers or sums
+    # What a rule remembers beside its slots, or sums over a tensor.
     cdef bint per_tensor               # whether every tensor has scalars of its own, which come from its sums
-    cdef bint stores                   # whether scalars of a step depend on those of earlier ones
-    cdef bint split                    # whether in the latest step tensors with the same key had stored different things
+    cdef bint remembers                # whether scalars of a step depend on those of earlier ones
+    cdef bint split                    # whether tensors with the same key had remembered different things
     cdef object shared_array
     cdef double* shared                # numbers of the rule for all tensors together
     cdef Py_ssize_t* first_with_key    # of each key: its first tensor in this step
-    cdef double* stored_before         # ... and what had been stored of it
+    cdef double* memory_before         # ... and what was remembered of it
     cdef double* chunk_terms           # MAX_SUMS per chunk: what a reducing rule sums
     cdef TaskFunction terms_task
 
@@ -78,8 +83,10 @@ cdef class ScalarGroups:
     cdef void fill(self, int64_t t, double grad_scale) noexcept
     cdef int fill_tensor(self, Py_ssize_t i, ScalarGroup* now, int64_t t, double grad_scale) except -1
     cdef int count(self) noexcept
+    cdef const ScalarGroupKey* key(self, Py_ssize_t i) noexcept
     cdef void stage_all(self) noexcept
     cdef void begin(self, double loss) noexcept
     cdef void begin_tensors(self, const GradientView* gradients) noexcept
     cdef int reduce_terms(self, StepJob* job) except -1
     cdef void count_step(self, const GradientView* gradients) noexcept
+    cdef void skip(self, Py_ssize_t i, int64_t steps) noexcept

@@ -2,7 +2,7 @@
 """The scalars of one step: all that does not depend on an element, computed once, in double."""
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.math cimport INFINITY
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcmp, memcpy
 from fastlr._engine cimport thread_pool
 from fastlr._engine.arrays cimport ArrayView, read_array
@@ -71,11 +71,11 @@ cdef class ScalarGroups:
         self.key_of = <int*>memory.take(n, sizeof(int))
         self.groups = self.shared_groups = <ScalarGroup*>memory.take(n, sizeof(ScalarGroup))
         self.per_tensor = self.constants.rule.sums > 0
-        self.stores = self.constants.rule.memories + self.constants.rule.shared > 0
-        if self.per_tensor or self.stores:
+        self.remembers = self.constants.rule.memories + self.constants.rule.shared > 0
+        if self.per_tensor or self.remembers:
             self.shared_groups = <ScalarGroup*>memory.take(n, sizeof(ScalarGroup))
             self.first_with_key = <Py_ssize_t*>memory.take(n, sizeof(Py_ssize_t))
-            self.stored_before = <double*>memory.take(n * self.constants.rule.memories, sizeof(double))
+            self.memory_before = <double*>memory.take(n * self.constants.rule.memories, sizeof(double))
         if self.per_tensor:
             self.chunk_terms = <double*>memory.take(layout.chunk_count, MAX_SUMS * sizeof(double))
             self.terms_task = <TaskFunction>PyCapsule_GetPointer(kernels.terms_task, "fastlr.task")
@@ -139,8 +139,8 @@ cdef class ScalarGroups:
         cdef int group
         for group in range(self.group_count):
             if 0 < self.max_lrs[group] * (1 + 1e-9) < self.values[group * self.width]:
-                raise ValueError(f"{self.layout.caller}: decay='corrected': lr is {self.values[group * self.width]:g} at "
-                                 f"t = {t}, above lr_max = {self.max_lrs[group]:g}; give the largest as lr_max")
+                raise ValueError(f"{self.layout.caller}: decay='corrected': lr is {self.values[group * self.width]:g} "
+                                 f"at t = {t}, above lr_max = {self.max_lrs[group]:g}; give the largest as lr_max")
         return 0
 
     cdef double decay_share(self, int group, int decay, bint decays) noexcept:
@@ -215,13 +215,17 @@ cdef class ScalarGroups:
         """How many scalar groups a step begins with."""
         return <int>self.layout.count if self.per_tensor else self.key_count
 
+    cdef const ScalarGroupKey* key(self, Py_ssize_t i) noexcept:
+        """What the tensors of one of those have in common."""
+        return &self.keys[self.key_of[i] if self.per_tensor else i]
+
     cdef void stage_all(self) noexcept:
         """Let every gradient be changed before the rule sees it."""
         cdef int k
         for k in range(self.count()):
             self.groups[k].staged = True
 
-    # What a rule stores or sums
+    # What a rule remembers or sums
 
     cdef void begin(self, double loss) noexcept:
         """Start from what tensors with the same key share: a copy each, where their sums will add to it."""
@@ -239,11 +243,11 @@ cdef class ScalarGroups:
         self.split = False
 
     cdef void begin_tensors(self, const GradientView* gradients) noexcept:
-        """Let the rule begin the step of each tensor: once for all with the same key of which the same was stored."""
+        """Let the rule begin the step of each tensor: once for all with the same key and memory."""
         cdef Py_ssize_t i, first
         cdef const RuleTable* rule = self.constants.rule
         cdef size_t size = rule.memories * sizeof(double)
-        cdef double** stored = self.layout.memories
+        cdef double** memories = self.layout.memories
         cdef int k, free_group = self.key_count
         for k in range(self.key_count):
             self.first_with_key[k] = -1
@@ -252,14 +256,14 @@ cdef class ScalarGroups:
                 continue
             k = self.key_of[i]
             first = self.first_with_key[k]
-            if first >= 0 and memcmp(self.stored_before + k * rule.memories, stored[i], size) == 0:
-                memcpy(stored[i], stored[first], size)
+            if first >= 0 and memcmp(self.memory_before + k * rule.memories, memories[i], size) == 0:
+                memcpy(memories[i], memories[first], size)
                 if self.per_tensor:
                     self.groups[i].now = self.groups[first].now
                 continue
             if first < 0:
                 self.first_with_key[k] = i
-                memcpy(self.stored_before + k * rule.memories, stored[i], size)
+                memcpy(self.memory_before + k * rule.memories, memories[i], size)
             elif not self.per_tensor:
                 # (there are as many groups as tensors; the scalars of the key's own group have changed already)
                 self.groups[free_group], self.groups[free_group].now = self.groups[k], self.shared_groups[k].now
@@ -267,7 +271,7 @@ cdef class ScalarGroups:
                 free_group += 1
             k = self.layout.views[i].scalar_group
             if rule.begin != NULL:
-                rule.begin(self.groups[k].hyper, &self.groups[k].now, stored[i], self.shared)
+                rule.begin(self.groups[k].hyper, &self.groups[k].now, memories[i], self.shared)
 
     cdef int reduce_terms(self, StepJob* job) except -1:
         """The first pass of a reducing rule over the tensors, and what follows from its sums."""
@@ -309,5 +313,10 @@ cdef class ScalarGroups:
         cdef Py_ssize_t i
         for i in range(self.layout.count):
             if gradients[i].g == NULL:
-                self.skipped_steps[i] += 1
-                self.skips_changed = True
+                self.skip(i, 1)
+
+    cdef void skip(self, Py_ssize_t i, int64_t steps) noexcept:
+        """Let tensor i have skipped so many steps more: its updates and their random bits are counted without them."""
+        self.skipped_steps[i] += steps
+        self.layout.views[i].random_salt -= <uint64_t>steps * random_step()
+        self.skips_changed = True

@@ -2,17 +2,17 @@
 """Threads that help the caller: any thread that is awake takes the next task.
 
 They are Python threads that wait on Python's own locks without the interpreter lock: no OpenMP, so nothing to link,
-nothing that spins between steps, nothing that hangs after a fork. The calling thread takes tasks too, so a step is never
-slower than a serial one by more than the wake-up, and it returns when all *tasks* are done, not when all threads have
-arrived. A second caller at the same time runs its own tasks itself. Which thread takes which task does not change the
-result, because tasks do not depend on the number of threads.
+nothing that spins between steps, nothing that hangs after a fork. The calling thread takes tasks too, so a step is
+never slower than a serial one by more than the wake-up, and it returns when all *tasks* are done, not when all threads
+have arrived. A second caller at the same time does its own tasks itself. Which thread takes which task does not change
+the result, because tasks do not depend on the number of threads.
 
-The claim is one word: the run's number in its upper half, the next task in its lower. A helper that wakes late
-finds another run's number or no task left, and sleeps again; nobody waits for it. (The number returns to the same value
-after 2**31 runs, hours of them: a helper that sleeps between two instructions for exactly that long is not provided
-for.) The caller's last read of `tasks_done` comes after every helper's last write.
+The claim is one word: the run's number in its upper half, the next task in its lower. A helper that wakes late finds
+another run's number or no task left, and sleeps again; nobody waits for it. (The number is the same again after 2**31
+runs, hours of them: a helper that sleeps between two instructions for exactly that long is not provided for.) The
+caller's last read of `tasks_done` comes after every helper's last write.
 
-A wake-up takes tens of microseconds: a caller that has something else to do first calls `wake()` before it, and helper_count
+A wake-up takes tens of microseconds: a caller that has something else to do first calls `wake()` before it, and helpers
 wait for its run awake, for about as long as that and no longer.
 """
 import atexit
@@ -102,13 +102,13 @@ cdef void call(int n) noexcept nogil:
 
 
 cdef void wake() noexcept nogil:
-    """Wake the helpers for a run that comes soon; `prepare()` must have been called, with the interpreter lock."""
+    """Wake the helpers for a run that comes soon. (Call `prepare()` before, with the interpreter lock.)"""
     store(&run_expected, 1)
     call(available())
 
 
 cdef void run(Work work, void* context, Py_ssize_t tasks) noexcept nogil:
-    """Do every task once, by this thread and the helpers; `prepare()` must have been called, with the interpreter lock."""
+    """Do every task once, by this thread and the helpers. (Call `prepare()` before, with the interpreter lock.)"""
     cdef Py_ssize_t k
     cdef int n = available()
     cdef long pauses = 0

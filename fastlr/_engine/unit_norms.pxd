@@ -4,6 +4,7 @@ from fastlr._engine.layout cimport Layout
 from fastlr._engine.memory cimport Memory
 from fastlr._kernels.structs cimport StepJob, TaskFunction, TensorView, UnitRange, UnitSums
 
+
 @cython.final
 cdef class UnitNorms:
     cdef Memory memory

@@ -1,4 +1,4 @@
-"""`fastlr bench`: how fast steps and schedules are on this machine."""
+"""`fastlr bench`: the speed of steps and schedules on this machine."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from typing import Any
 
 from . import Refusal, at_least_one, print_json
 
-LINE = "Measure steps and schedules on this machine, beside the memory's speed, and torch if it is installed."
+LINE = "Measure steps and schedules on this machine, the speed of memory, and torch if it is installed."
 OPTIMIZERS = ("sgd", "momentum", "adam", "adamw", "rmsprop", "adagrad")
 TORCH = {"sgd": ("SGD", {}), "momentum": ("SGD", {"momentum": 0.9}), "adam": ("Adam", {}), "adamw": ("AdamW", {}),
          "rmsprop": ("RMSprop", {}), "adagrad": ("Adagrad", {})}
 SIZES = (("1 x 64", 1, 64), ("500 x 64", 500, 64), ("1 x 100,000", 1, 100_000), ("1 x 4,000,000", 1, 4_000_000))
-ROUNDS, SAMPLE = 5, 0.01          # rounds, interleaved; seconds a sample
+ROUNDS, SAMPLE = 5, 0.01          # rounds, interleaved; seconds per sample
 
 
 def declare(options: argparse.ArgumentParser) -> None:
     options.add_argument("--optimizers", default=",".join(OPTIMIZERS), metavar="NAMES",
-                         help=f"with commas between them, * for any; default: {','.join(OPTIMIZERS)}")
+                         help=f"separated by commas, * matches any text; default: {','.join(OPTIMIZERS)}")
     options.add_argument("--rounds", type=at_least_one, default=ROUNDS, metavar="N", help=f"default: {ROUNDS}")
 
 
@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
             raise Refusal(f"fastlr bench: no optimizer is called {pattern!r}; fastlr.list_optimizers() names them", 2)
         names += [name for name in matching if name not in names]
     steps = [row(name, size, count, elements, arguments.rounds) for size, count, elements in SIZES for name in names]
-    copied = roof(arguments.rounds)
+    copied = copy_speed(arguments.rounds)
     evaluated = schedules(arguments.rounds)
     document = {"threads": fastlr.get_num_threads(), "copy_bytes_per_second": copied, "steps": steps,
                 "schedules": evaluated}
@@ -50,19 +50,19 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"{'tensors':15}{'optimizer':18}{'fastlr':>11}{'GB/s':>8}"
           + (f"{'torch, fused where it is':>26}" if any(step["torch"] for step in steps) else ""))
     for step in steps:
-        theirs = f"{told(step['torch'])} ({step['torch'] / step['seconds']:.3g}x)" if step["torch"] else ""
-        print(f"{step['tensors']:15}{step['optimizer']:18}{told(step['seconds']):>11}"
+        theirs = f"{time_text(step['torch'])} ({step['torch'] / step['seconds']:.3g}x)" if step["torch"] else ""
+        print(f"{step['tensors']:15}{step['optimizer']:18}{time_text(step['seconds']):>11}"
               f"{step['bytes'] / step['seconds'] / 1e9:8.1f}{theirs:>26}")
     if any(step["torch"] for step in steps):
-        print("(beside other work torch's threads wait for each other, and it loses far more than fastlr)")
-    print(f"copying 64 MB moves {copied / 1e9:.1f} GB/s (read and written); steps that fit a cache may be faster")
+        print("(while other programs run, torch's threads wait for each other, and it slows down more than fastlr)")
+    print(f"copying 64 MB moves {copied / 1e9:.1f} GB/s (read and written); steps in a cache may be faster")
     for name, one in evaluated.items():
-        print(f"{name}: {told(one['one'])} a value, {told(one['million'])} a million")
+        print(f"{name}: {time_text(one['one'])} a value, {time_text(one['million'])} a million")
     return 0
 
 
 def row(name: str, size: str, count: int, elements: int, rounds: int) -> dict[str, Any]:
-    """One optimizer at one size: the medians, in seconds, and the bytes that a step must move."""
+    """One optimizer at one size: the medians, in seconds, and the bytes that a step reads and writes."""
     import numpy as np
 
     import fastlr
@@ -75,13 +75,13 @@ def row(name: str, size: str, count: int, elements: int, rounds: int) -> dict[st
     opt.bind(arrays())
     if opt.needs_curvature:
         opt.step(curvature=arrays())
-    racers: list[Callable[[], object]] = [partial(opt.step, loss=1.0) if opt.needs_loss else opt.step]
-    peer = torch_step(name, arrays)
-    times = race(racers + ([peer] if peer else []), rounds)
+    calls: list[Callable[[], object]] = [partial(opt.step, loss=1.0) if opt.needs_loss else opt.step]
+    of_torch = torch_step(name, arrays)
+    times = interleaved(calls + ([of_torch] if of_torch else []), rounds)
     slots = sum(array.nbytes for state in opt.state.values() for array in state.values())
     moved = 3 * 4 * count * elements + 2 * slots
     return {"tensors": size, "optimizer": name, "seconds": times[0], "bytes": moved,
-            "torch": times[1] if peer else None}
+            "torch": times[1] if of_torch else None}
 
 
 def torch_step(name: str, arrays: Callable[[], list[Any]]) -> Callable[[], object] | None:
@@ -107,12 +107,12 @@ def torch_step(name: str, arrays: Callable[[], list[Any]]) -> Callable[[], objec
     return step
 
 
-def roof(rounds: int) -> float:
-    """Bytes a second that a copy moves."""
+def copy_speed(rounds: int) -> float:
+    """The bytes per second that a copy reads and writes."""
     import numpy as np
 
     source, target = np.ones(8_000_000), np.zeros(8_000_000)
-    return 2 * source.nbytes / race([lambda: np.copyto(target, source)], rounds)[0]
+    return 2 * source.nbytes / interleaved([lambda: np.copyto(target, source)], rounds)[0]
 
 
 def schedules(rounds: int) -> dict[str, dict[str, float]]:
@@ -125,14 +125,14 @@ def schedules(rounds: int) -> dict[str, dict[str, float]]:
     chosen = {"constant": s.constant(1e-3), "cosine with warmup": s.cosine(1e-3, steps=1_000_000).warmup(500)}
     measured = {}
     for name, schedule in chosen.items():
-        one, many = race([lambda schedule=schedule: schedule(1000),              # type: ignore[misc]
+        one, many = interleaved([lambda schedule=schedule: schedule(1000),              # type: ignore[misc]
                           lambda schedule=schedule: schedule(t)], rounds)        # type: ignore[misc]
         measured[name] = {"one": one, "million": many}
     return measured
 
 
-def race(calls: list[Callable[[], object]], rounds: int) -> list[float]:
-    """Median seconds a call, each in its turn, round after round."""
+def interleaved(calls: list[Callable[[], object]], rounds: int) -> list[float]:
+    """Median seconds per call; the calls are measured in turn, round after round."""
     counts = []
     for call in calls:
         for _ in range(3):
@@ -150,7 +150,7 @@ def race(calls: list[Callable[[], object]], rounds: int) -> list[float]:
     return [median(seen) for seen in times]
 
 
-def told(seconds: float) -> str:
+def time_text(seconds: float) -> str:
     for unit, scale in (("s", 1.0), ("ms", 1e3), ("us", 1e6)):
         if seconds * scale >= 1:
             return f"{seconds * scale:.3g} {unit}"

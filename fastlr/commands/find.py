@@ -26,7 +26,7 @@ def declare(options: argparse.ArgumentParser) -> None:
     add("--repeats", type=at_least_one, default=3, metavar="N", help="sweeps; default: 3")
     add("--trial-steps", type=int, default=200, metavar="N", help="longest trial, 0 for none; default: 200")
     add("--validate", action="store_true", help="compare trials by the loss of the validation rows")
-    add("--batch-size", type=at_least_one, default=32, metavar="N", help="rows an update; default: 32")
+    add("--batch-size", type=at_least_one, default=32, metavar="N", help="rows per update; default: 32")
     add("--seed", type=int, default=0, metavar="N", help="seed of weights and batches; default: 0")
     add("--out", type=Path, metavar="FILE", help="draw the result to FILE, .svg, .png or .pdf (needs matplotlib)")
 

@@ -1,4 +1,4 @@
-"""`fastlr info`: versions, instruction set, threads, and who installed the import name."""
+"""`fastlr info`: versions, instruction set, threads, and the distributions that installed fastlr."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import fastlr
 
 from . import print_json
 
-LINE = "Show versions, instruction set, threads, and who installed the import name."
+LINE = "Show versions, instruction set, threads, and the distributions that installed fastlr."
 
 
 def declare(options: argparse.ArgumentParser) -> None:
-    """No arguments of its own."""
+    """It has no arguments."""
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print `fastlr.show_config()` and the distributions that own the import name `fastlr`."""
+    """Print `fastlr.show_config()` and the distributions that have files of the package `fastlr`."""
     owners = sorted(set(packages_distributions().get("fastlr", ())))
     if arguments.json:
         print_json({"config": fastlr.show_config(mode="dicts"), "distributions": owners})

@@ -1,4 +1,4 @@
-"""`fastlr inspect`: what a checkpoint holds, without loading it."""
+"""`fastlr inspect`: the contents of a checkpoint, without loading it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import fastlr
 
 from . import Refusal, print_json, printable
 
-LINE = "Show what a checkpoint holds, without loading it."
+LINE = "Show the contents of a checkpoint, without loading it."
 
 
 def declare(options: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""`fastlr study`: what a learning rate does, measured on small networks and real data."""
+"""`fastlr study`: the effects of learning rates, measured on small networks and real data."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ if TYPE_CHECKING:
     from ..study.laboratory import Outcome, Task
     from ..study.record import Record
 
-LINE = "Train small networks at several learning rates, and compare: twelve tables and a page of pictures."
-SAVED_EVERY = 20.0  # seconds
+LINE = "Train small networks at several learning rates, and compare them: twelve tables and a page of figures."
+SAVED_EVERY = 20.0  # seconds between two writes of results.json
 
 
 def declare(options: argparse.ArgumentParser) -> None:
     add = options.add_argument
     add("--data", default="digits", metavar="DATA", help="digits (default), wine, breast_cancer, a .csv or a .npz file")
     add("--lrs", type=float, nargs="+", metavar="LR", help="default: 0.001 0.01 0.05 0.1")
-    add("--networks", nargs="+", metavar="NET", help="like 64-32-10-relu; default: five, as the data need")
+    add("--networks", nargs="+", metavar="NET", help="like 64-32-10-relu; default: five that fit the data")
     add("--seeds", type=at_least_one, metavar="N", help="seeds 0 to N-1; default: 5")
     add("--epochs", type=at_least_one, metavar="N", help="passes over the training rows; default: 80")
     add("--optimizer", metavar="NAME", help="one of fastlr.list_optimizers(); default: sgd")
     add("--schedule", metavar="EXPR", help='multiplies the rate, like "cosine(1, steps=updates).warmup(20)"')
-    add("--batch-size", type=at_least_one, metavar="N", help="rows an update; default: 32")
+    add("--batch-size", type=at_least_one, metavar="N", help="rows per update; default: 32")
     add("--target-loss", type=float, metavar="L", help="training loss, in nats, that counts as converged; default: 0.2")
-    add("--jobs", type=at_least_one, metavar="N", help="processes; default: one a processor")
-    add("--out", type=Path, default=Path("fastlr-study"), metavar="DIR", help="where to write; default: fastlr-study")
+    add("--jobs", type=at_least_one, metavar="N", help="processes; default: one per processor")
+    add("--out", type=Path, default=Path("fastlr-study"), metavar="DIR", help="folder; default: fastlr-study")
     add("--quick", action="store_true", help="two seeds, 20 epochs: seconds instead of a minute")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Carry out the study and write what it found; what is finished, if it is interrupted."""
+    """Run the study and write its results; after an interrupt those that are finished."""
     try:
         from ..study import laboratory, page, record, report
         from ..study.data import load
@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise Refusal(f"fastlr study: {error}", 1) from error
     try:
         data = load(arguments.data)
-        settings = chosen(arguments, data)
+        settings = settings_of(arguments, data)
         planned = laboratory.plan(settings, data)
     except ImportError as error:
         raise Refusal(f"fastlr study: {error}", 1) from error
@@ -61,12 +61,12 @@ def run(arguments: argparse.Namespace) -> int:
     except OSError as error:
         raise Refusal(f"fastlr study: --out {folder}: {error.strerror or error}", 2) from error
 
-    kept = record.Record(settings, data, planned, jobs)
-    with laboratory.interrupted_once():
-        status = carried_out(kept, planned, jobs, folder)
-        document = kept.document()
+    results = record.Record(settings, data, planned, jobs)
+    with laboratory.one_interrupt():
+        status = run_experiments(results, planned, jobs, folder)
+        document = results.document()
         try:
-            with laboratory.interrupts_held_back():  # one that comes now waits until the files are whole
+            with laboratory.interrupts_blocked():  # (an interrupt waits until the files are whole)
                 record.write_results(folder, document)
                 record.write_tables(folder, document)
                 record.write_whole(folder / "report.html", page.render(document))
@@ -74,7 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
             raise Refusal(f"fastlr study: --out {folder}: {error.strerror or error}", 2) from error
     written = f"Written to {folder}: report.html, results.json, tables as CSV."
     if arguments.json:
-        with suppress(OSError):  # nobody reads stderr: that is no reason to keep back what was asked for
+        with suppress(OSError):  # (stderr may be closed)
             report.print_tables(document, sys.stderr)
         say(written)
         print_json(document)
@@ -84,41 +84,41 @@ def run(arguments: argparse.Namespace) -> int:
     return status
 
 
-def carried_out(kept: Record, planned: dict[str, list[Task]], jobs: int, folder: Path) -> int:
-    """Carry out what is planned, with progress on stderr and now and then a file; the exit status."""
+def run_experiments(results: Record, planned: dict[str, list[Task]], jobs: int, folder: Path) -> int:
+    """Run the planned experiments, with progress on stderr and files from time to time; the exit status."""
     from ..study import laboratory, record, report
 
     saved = monotonic()
     try:
-        with report.progress(kept.total, sys.stderr) as advance:
+        with report.progress(results.total, sys.stderr) as advance:
 
             def note(experiment: str, index: int, outcome: Outcome) -> None:
                 nonlocal saved
-                kept.note(experiment, index, outcome)
+                results.note(experiment, index, outcome)
                 advance(outcome)
                 if monotonic() - saved > SAVED_EVERY:
-                    record.write_results(folder, kept.document())
+                    record.write_results(folder, results.document())
                     saved = monotonic()
 
-            missing = laboratory.conduct(planned, kept.data, jobs, note)
+            missing = laboratory.run_tasks(planned, results.data, jobs, note)
     except KeyboardInterrupt:
-        say(f"fastlr study: interrupted after {kept.done} of {kept.total} experiments")
+        say(f"fastlr study: interrupted after {results.done} of {results.total} experiments")
         return 130
     except (laboratory.BrokenExecutor, MemoryError) as error:
         why = str(error) or type(error).__name__
-        say(f"fastlr study: stopped after {kept.done} of {kept.total} experiments: {why}")
+        say(f"fastlr study: stopped after {results.done} of {results.total} experiments: {why}")
         return 1
     except OSError as error:
         raise Refusal(f"fastlr study: --out {folder}: {error.strerror or error}", 2) from error
     if missing:
         which = "; ".join(f"{name}, {planned[name][k]}" for name, k in missing)
-        say(f"fastlr study: {kept.done} of {kept.total} experiments; missing, as killed twice: {which}")
+        say(f"fastlr study: {results.done} of {results.total} experiments; missing, as killed twice: {which}")
         return 1
     return 0
 
 
-def chosen(arguments: argparse.Namespace, data: Any) -> Any:
-    """The settings that the arguments ask for; what they leave open is the default, or that of --quick."""
+def settings_of(arguments: argparse.Namespace, data: Any) -> Any:
+    """The settings of the arguments; those not given have the defaults, or the values of --quick."""
     from ..study.laboratory import QUICK, Settings, default_networks
 
     settings = Settings(networks=default_networks(data), batch_size=min(32, len(data.train[1])))

@@ -1,4 +1,4 @@
-"""How far to go along a direction: Armijo backtracking, and the strong Wolfe conditions."""
+"""Line searches: Armijo backtracking, and the strong Wolfe conditions."""
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -16,11 +16,11 @@ MOST_EVALUATIONS = 25
 
 @dataclass(frozen=True)
 class LineSearch:
-    """What a line search found.
+    """The result of a line search.
 
     `step` is the length in units of the direction, `x` the point there, `value` and `gradient` those of f there (the
-    gradient None if f gave none), `evaluations` how often f was called. `success` says whether the conditions that were
-    asked for hold; if not, this is the lowest point found that satisfies the Armijo condition, or x itself with step 0,
+    gradient None if f returned none), `evaluations` how often f was called. `success` says whether the conditions of
+    `kind` hold; if not, this is the lowest point found that satisfies the Armijo condition, or x itself with step 0,
     and `reason` says why the search ended.
     """
 
@@ -34,7 +34,7 @@ class LineSearch:
 
 
 class Trial(NamedTuple):
-    """A point on the line: where, f there, its slope along the line, and the gradient."""
+    """A point on the line: its step, f there, the slope along the line, and the gradient."""
 
     step: float
     value: float
@@ -43,7 +43,7 @@ class Trial(NamedTuple):
 
 
 class Found(NamedTuple):
-    """Where a search ended."""
+    """The end of a search."""
 
     trial: Trial
     evaluations: int
@@ -61,15 +61,15 @@ def line_search(f: Callable[[Array], Any], x: Any, direction: Any, kind: Literal
 
     .. math:: f(x + t d) \le f(x) + c_1 t\, g^T d, \qquad |g(x + t d)^T d| \le c_2 |g^T d|
 
-    "armijo" asks for the first and tries :math:`t = t_0, s t_0, s^2 t_0, \ldots` with the factor `shrink`. "wolfe" asks
-    for both (the strong Wolfe conditions): steps grow until one is too long, then the bracket is narrowed by cubic
+    "armijo" needs the first and tries :math:`t = t_0, s t_0, s^2 t_0, \ldots` with the factor `shrink`. "wolfe"
+    needs both (the strong Wolfe conditions): steps grow until one is too long, then the bracket is narrowed by cubic
     interpolation, where a trial nearer than a tenth of the bracket to its end is moved inwards.
 
     Parameters
     ----------
     f
         A function of an array like x that returns the value, or (value, gradient). Each call gets a new array. "wolfe"
-        needs the gradient. "armijo" without it asks for :math:`f(x + t d) \le f(x) - c_1 t^2 \|d\|^2` instead.
+        needs the gradient. "armijo" without it needs :math:`f(x + t d) \le f(x) - c_1 t^2 \|d\|^2` instead.
     x, direction
         Arrays of one shape, float32 or float64 (anything else becomes float64). Neither is written to.
     step
@@ -79,21 +79,21 @@ def line_search(f: Callable[[Array], Any], x: Any, direction: Any, kind: Literal
     shrink
         The factor of "armijo" from one trial to the next.
     max_evaluations
-        f is called at most so often (and once more at x).
+        f is called at most this often (and once more at x).
     tolerance
-        "wolfe" gives up on a bracket in which no element of x moves by more than this.
+        "wolfe" stops at a bracket in which no element of x changes by more than this.
 
     A value or gradient that is NaN or infinite counts as too high a value: such a step is too long.
 
     Raises
     ------
     TypeError, ValueError
-        For arguments that cannot be searched with, and if f or its gradient is not finite at x itself. A direction that
-        does not point downhill is no error: `success` is False.
+        For invalid arguments, and if f or its gradient is not finite at x itself. A direction that is none of descent
+        is no error: `success` is False.
 
     Armijo 1966, https://doi.org/10.2140/pjm.1966.16.1; Nocedal & Wright, Numerical Optimization, 2nd ed., algorithms
     3.1, 3.5 and 3.6; without the gradient, Lucidi & Sciandrone 2002, https://doi.org/10.1023/A:1013735414984. The
-    strong Wolfe search is that of ``torch.optim.LBFGS`` with three exceptions: its second trial is also held against
+    strong Wolfe search is that of ``torch.optim.LBFGS`` with three exceptions: its second trial is also compared with
     the first, the lower end of the bracket always satisfies the Armijo condition (both as in the book), and values need
     not be finite.
 
@@ -136,7 +136,7 @@ def line_search(f: Callable[[Array], Any], x: Any, direction: Any, kind: Literal
         raise TypeError(f"{who}: kind='wolfe' needs f to return (value, gradient), it returned a value alone; "
                         f"use kind='armijo'")
     if not (d.any() if start.gradient is None else start.slope < 0):
-        found = Found(start, 0, False, "the direction does not point downhill")
+        found = Found(start, 0, False, "the direction is no direction of descent")
     elif kind == "wolfe":
         reach = float(np.abs(d).max(initial=0.0))
         found = strong_wolfe(phi, start, step, c1, c2, max_evaluations, tolerance / reach)
@@ -151,10 +151,10 @@ def line_search(f: Callable[[Array], Any], x: Any, direction: Any, kind: Literal
 
 
 def armijo(phi: Phi, start: Trial, step: float, c1: float, shrink: float, most: int, curve: float = 0.0) -> Found:
-    """Shorten the step until f falls enough: below f + c1 t slope - c1 t**2 curve."""
+    """Shorten the step until f is at most f(x) + c1 t slope - c1 t**2 curve."""
     for k in range(most):
         trial = phi(step)
-        if trial.value <= start.value + c1 * step * (start.slope - step * curve) and healthy(trial, start):
+        if trial.value <= start.value + c1 * step * (start.slope - step * curve) and is_finite(trial, start):
             return Found(trial, k + 1, True, "the Armijo condition holds")
         step *= shrink
     return Found(start, most, False, f"no step satisfied the Armijo condition in {most} evaluations")
@@ -170,7 +170,7 @@ def strong_wolfe(phi: Phi, start: Trial, step: float, c1: float, c2: float, most
 
     def tried(t: float) -> Trial:
         trial = phi(t)
-        return trial if healthy(trial, start) else trial._replace(value=inf, slope=np.nan)
+        return trial if is_finite(trial, start) else trial._replace(value=inf, slope=np.nan)
 
     before, trial, evaluations = start, tried(step), 1
     while low_enough(trial) and not (evaluations > 1 and trial.value >= before.value):
@@ -186,7 +186,7 @@ def strong_wolfe(phi: Phi, start: Trial, step: float, c1: float, c2: float, most
         evaluations += 1
 
     low, high = (trial, before) if low_enough(trial) and trial.value < before.value else (before, trial)
-    close = False                      # whether the latest trial came near an end of the bracket
+    close = False                      # whether the latest trial was near an end of the bracket
     while evaluations < most:
         left, right = min(low.step, high.step), max(low.step, high.step)
         if right - left <= shortest:
@@ -197,7 +197,7 @@ def strong_wolfe(phi: Phi, start: Trial, step: float, c1: float, c2: float, most
             if near and (close or not left < t < right):
                 t, near = (right - margin if right - t < t - left else left + margin), False
             close = near
-        else:                          # what lies there says nothing of how far to go back
+        else:                          # (interpolation needs finite values)
             t = low.step + (0.1 if low is start else 0.5) * (high.step - low.step)
         trial = tried(t)
         evaluations += 1
@@ -212,14 +212,14 @@ def strong_wolfe(phi: Phi, start: Trial, step: float, c1: float, c2: float, most
     return Found(low, evaluations, False, f"no step satisfied the strong Wolfe conditions in {most} evaluations")
 
 
-def healthy(trial: Trial, start: Trial) -> bool:
-    """Whether a point may be gone to: its value is a number, and so is its gradient where there is one."""
+def is_finite(trial: Trial, start: Trial) -> bool:
+    """Whether the value at a point is finite, and the gradient where there is one."""
     return isfinite(trial.value) and (start.gradient is None or (
         isfinite(trial.slope) and bool(np.isfinite(trial.gradient).all())))
 
 
 def cubic(a: Trial, b: Trial, low: float, high: float) -> float:
-    """Where the cubic through two points with their slopes is lowest, within [low, high]; their middle if nowhere."""
+    """The minimum of the cubic through two points and their slopes, in [low, high]; the middle if there is none."""
     if a.step > b.step:
         a, b = b, a
     bend = a.slope + b.slope - 3 * (a.value - b.value) / (a.step - b.step)
@@ -237,7 +237,7 @@ def cubic(a: Trial, b: Trial, low: float, high: float) -> float:
 # Arguments
 
 def check_conditions(who: str, c1: float, c2: float) -> None:
-    """ValueError unless the two constants leave a step that satisfies both conditions."""
+    """ValueError unless a step that satisfies both conditions exists for these constants."""
     if not 0 < c1 < c2 < 1:
         raise ValueError(f"{who}: c1 and c2 must satisfy 0 < c1 < c2 < 1, got c1={c1}, c2={c2}")
 
@@ -272,7 +272,7 @@ def evaluated(returned: Any, x: Array, who: str) -> tuple[float, Array | None]:
             as_array(gradient, f"{who}: the gradient")
         if gradient.shape != x.shape:
             raise ValueError(f"{who}: the gradient must have the shape of x, {x.shape}, got {gradient.shape}")
-        gradient = gradient.astype(x.dtype)        # (a copy: f may use its array again)
+        gradient = gradient.astype(x.dtype)        # (a copy, as f may write to its array again)
     return number(returned, who, "f"), gradient
 
 

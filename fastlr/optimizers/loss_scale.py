@@ -1,4 +1,4 @@
-"""Dynamic loss scaling: as large a factor as small gradients need and large ones bear."""
+"""Dynamic loss scaling: the largest factor at which gradients stay finite."""
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -12,10 +12,10 @@ SMALLEST = float(np.finfo(np.float32).tiny)
 
 
 class LossScale:
-    """A factor for the loss that grows while gradients stay finite and shrinks when they do not.
+    """A factor for the loss that grows while gradients are finite and decreases when they are not.
 
-    Multiply the loss by `scale.value` before the gradients are taken, then give the scale to the step, which divides
-    them by it, leaves everything as it is if one is not finite, and moves the scale:
+    Multiply the loss by `scale.value` before the gradients are computed, then pass the scale to the step, which divides
+    the gradients by it, changes nothing if one of them is not finite, and updates the scale:
 
     >>> import numpy as np, fastlr
     >>> scale = fastlr.LossScale(init=1024.0, interval=2)
@@ -30,7 +30,7 @@ class LossScale:
     1024.0 3
 
     The sequence of scales is that of ``torch.amp.GradScaler`` (a float32 at each step), but it never falls below the
-    smallest normal float32, where torch's reaches zero, and never grows beyond 2**126, whose inverse that is.
+    smallest normal float32, where torch's reaches zero, and never exceeds 2**126, the inverse of that.
     Micikevicius et al. 2018, https://arxiv.org/abs/1710.03740.
 
     Parameters
@@ -38,16 +38,16 @@ class LossScale:
     init
         The first scale.
     growth
-        What multiplies it after `interval` steps in a row whose gradients were finite: more than 1.
+        Its factor after `interval` steps in a row with finite gradients: more than 1.
     backoff
-        What multiplies it when a gradient is not: in (0, 1).
+        Its factor after a step with a gradient that is not finite: in (0, 1).
     interval
         How many steps.
 
     Raises
     ------
     TypeError, ValueError
-        If one of them is not as it must be; from `step` if the optimizer has not ``nonfinite="skip"``.
+        If one of them is out of range; from `step` if the optimizer was made without ``nonfinite="skip"``.
     """
 
     __slots__ = ("backoff", "growth", "interval", "streak", "value")
@@ -58,13 +58,13 @@ class LossScale:
     streak: int
 
     def __init__(self, init: float = 2.0**16, growth: float = 2.0, backoff: float = 0.5, interval: int = 2000) -> None:
-        self._become({"value": init, "growth": growth, "backoff": backoff, "interval": interval, "streak": 0},
+        self._assign({"value": init, "growth": growth, "backoff": backoff, "interval": interval, "streak": 0},
                      {"value": "init"}, "LossScale")
 
     def update(self, overflow: bool) -> None:
-        """Move the scale after a step; `overflow` says whether one of its gradients was not finite.
+        """Update the scale after a step; `overflow` says whether one of its gradients was not finite.
 
-        For several optimizers under one scale: give each step `scale.value`, and then this what came of them together.
+        For several optimizers with one scale: pass `scale.value` to each step, then call this once for all of them.
         """
         if overflow:
             self.value, self.streak = max(float(np.float32(self.value * self.backoff)), SMALLEST), 0
@@ -77,26 +77,26 @@ class LossScale:
             self.streak = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the coming scales depend on, as plain values."""
+        """All that later scales depend on, as plain values."""
         return {name: getattr(self, name) for name in ("value", "growth", "backoff", "interval", "streak")}
 
     def load_state_dict(self, d: Mapping[str, Any]) -> None:
-        """Become what `state_dict` described; everything is checked first."""
+        """Load what `state_dict` returned; everything is checked before the first write."""
         who = "LossScale.load_state_dict"
         if not isinstance(d, Mapping) or d.keys() != set(self.__slots__):
             raise ValueError(f"{who}: expected the entries {', '.join(sorted(self.__slots__))}, got {d!r}")
-        self._become(d, {}, who)
+        self._assign(d, {}, who)
 
-    def _become(self, new: Mapping[str, Any], spoken: Mapping[str, str], who: str) -> None:
+    def _assign(self, new: Mapping[str, Any], names: Mapping[str, str], who: str) -> None:
         checked: dict[str, Any] = {}
-        for name, low, behind in (("value", SMALLEST, inf), ("growth", 1.0, inf), ("backoff", 0.0, 1.0)):
+        for name, low, high in (("value", SMALLEST, inf), ("growth", 1.0, inf), ("backoff", 0.0, 1.0)):
             value = new[name]
             if isinstance(value, bool | str) or not hasattr(value, "__float__"):
-                raise TypeError(f"{who}: {spoken.get(name, name)} must be a number, got {value!r}")
+                raise TypeError(f"{who}: {names.get(name, name)} must be a number, got {value!r}")
             checked[name] = x = float(value)
-            if not low <= x < behind or (x == low and name != "value") or (name == "value" and x > LARGEST):
-                room = f"a positive float32, from {SMALLEST:.3g} on" if name == "value" else f"in ({low:g}, {behind:g})"
-                raise ValueError(f"{who}: {spoken.get(name, name)} must be {room}, got {value!r}")
+            if not low <= x < high or (x == low and name != "value") or (name == "value" and x > LARGEST):
+                bounds = f"a positive float32, from {SMALLEST:.3g} on" if name == "value" else f"in ({low:g}, {high:g})"
+                raise ValueError(f"{who}: {names.get(name, name)} must be {bounds}, got {value!r}")
         checked["value"] = float(np.float32(checked["value"]))
         for name, least in (("interval", 1), ("streak", 0)):
             value = new[name]

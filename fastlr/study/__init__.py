@@ -1,10 +1,10 @@
-"""Experiments on learning rates: small networks, real data, one cell per learning rate, network and seed.
+"""Experiments on learning rates: small networks, real data, one `Cell` per learning rate, network and seed.
 
     from fastlr import study
     results = study.run(study.grid(lrs=[0.01, 0.1], seeds=range(3), optimizer="adam"))
 
-What may enter this room: experiments, and how they are told. The engine never imports it. The data sets need
-scikit-learn, the tables rich, the page jinja2 (`pip install 'fastlr-core[lab]'`), all imported when first used.
+This package has experiments and reports of them; the engine never imports it. The data sets need scikit-learn, the
+tables rich, the page jinja2 (`pip install 'fastlr-core[lab]'`), all imported when first used.
 """
 
 from .data import Dataset, digits, load

@@ -1,7 +1,7 @@
-"""Three things that are often said of learning rates, and what the measured runs say to them.
+"""Three common claims about learning rates, tested on the measured runs.
 
-Nothing here knows an answer beforehand: each verdict follows, by a rule that is printed with it, from the counts of
-the runs it was given, and is "undecided" where seeds contradict each other or are too few.
+Each verdict follows from counts of runs by a rule that is printed with it, and is "undecided" where seeds contradict
+each other or are too few.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ REFUTED, HELD, UNDECIDED = "refuted", "held here", "undecided"
 
 
 def group(runs: Sequence[Run], *names: str) -> dict[Any, list[Run]]:
-    """Runs by the value of one field, or the tuple of several, in the order they come."""
+    """Runs by the value of one field, or the tuple of several, in the order of the runs."""
     groups: dict[Any, list[Run]] = {}
     for run in runs:
         key = tuple(run[name] for name in names) if len(names) > 1 else run[names[0]]
@@ -49,7 +49,7 @@ def claim(text: str, verdict: str, rule: str, evidence: list[str]) -> dict[str, 
 
 
 def claims(experiments: dict[str, list[Run]]) -> list[dict[str, Any]]:
-    """The three claims; an experiment that has no runs leaves what rests on it undecided."""
+    """The three claims; a claim about experiments without runs is undecided."""
     ladder, grid = experiments.get("ladder", []), experiments.get("grid", [])
     return [
         faster(ladder),
@@ -65,7 +65,7 @@ def faster(ladder: Sequence[Run]) -> dict[str, Any]:
         reached = run["updates_to_target"]
         return float("inf") if reached is None or run["diverged"] else float(reached)
 
-    slower = compared = settled = 0
+    slower = compared = examples_found = 0
     examples: list[tuple[str, float, float, list[Run], list[Run]]] = []
     for network, runs in group(ladder, "network").items():
         rates = group(runs, "lr")
@@ -75,17 +75,18 @@ def faster(ladder: Sequence[Run]) -> dict[str, Any]:
             compared += len(pairs)
             slower += sum(b > a for a, b in pairs)
             if len(pairs) > 1 and all(b > a for a, b in pairs):
-                settled += 1
+                examples_found += 1
                 examples.append((network, low, high, rates[low], rates[high]))
     evidence = [
         f"Of {compared} pairs of runs that differ in the rate alone, and of which at least one reached the target, "
         f"the higher rate needed more updates, or never got there, in {slower}."
     ]
     if examples:
-        # the least extreme one: the pair whose higher rate is lowest
+        # (the least extreme example: the pair whose higher rate is lowest)
         network, low, high, lows, highs = min(examples, key=lambda e: (e[2], -e[1]))
         evidence.append(
-            f"For one: {network} took {some(lows)} at rate {low:g} and {some(highs)} at {high:g}, in every seed more."
+            f"For one: {network} took {updates_text(lows)} at rate {low:g} and {updates_text(highs)} at {high:g}, "
+            "in every seed more."
         )
     lost = {lr: sum(run["diverged"] for run in runs) for lr, runs in sorted(group(ladder, "lr").items())}
     if any(lost.values()):
@@ -97,11 +98,11 @@ def faster(ladder: Sequence[Run]) -> dict[str, Any]:
         "Refuted if, for some network and two rates, the higher one was slower in every seed (two at least); "
         "held here if it was slower in no pair at all; else undecided."
     )
-    verdict = REFUTED if settled else HELD if compared and not slower else UNDECIDED
+    verdict = REFUTED if examples_found else HELD if compared and not slower else UNDECIDED
     return claim("A higher rate always converges faster.", verdict, rule, evidence)
 
 
-def some(runs: Sequence[Run]) -> str:
+def updates_text(runs: Sequence[Run]) -> str:
     """Updates to the target, in words."""
     reached = [run["updates_to_target"] for run in runs if run["updates_to_target"] is not None]
     if not reached:
@@ -111,7 +112,7 @@ def some(runs: Sequence[Run]) -> str:
 
 
 def safer(ladder: Sequence[Run], escapes: Sequence[Run]) -> dict[str, Any]:
-    """Of two mistakes, as far below the best rate as above it, does the lower one always end better?"""
+    """Of two rates, one as far below the best as the other is above it, is the lower one always better?"""
 
     def loss(run: Run) -> float:
         return float("inf") if run["diverged"] or run["validation_loss"] is None else float(run["validation_loss"])
@@ -185,9 +186,9 @@ def safer(ladder: Sequence[Run], escapes: Sequence[Run]) -> dict[str, Any]:
 
 
 def once(grid: Sequence[Run], strategies: Sequence[Run], ladder: Sequence[Run]) -> dict[str, Any]:
-    """Can the rate be set once, and never adjusted?"""
+    """Can the rate be set once and never adjusted?"""
     evidence: list[str] = []
-    settled = contrary = False
+    always = never = False     # decay was better in every seed, or in none
     if grid and strategies:
         network, own = strategies[0]["network"], grid[0]["optimizer"]
         seeds = {run["seed"] for run in strategies}
@@ -209,7 +210,7 @@ def once(grid: Sequence[Run], strategies: Sequence[Run], ladder: Sequence[Run]) 
             best_held = [run for run in held if run["lr"] == rate]
             rival = [run for run in decaying if (run["schedule"], run["lr"]) == (text, lr)]
             wins = [b["validation_loss"] < a["validation_loss"] for a, b in paired(best_held, rival)]
-            settled, contrary = len(wins) > 1 and all(wins), not any(wins)
+            always, never = len(wins) > 1 and all(wins), not any(wins)
             evidence.append(
                 f"The best held rate, {rate:g}, ended at {mean_loss(best_held):.3g}; the best decaying one, from "
                 f"{lr:g} by {text}, at {loss:.3g}: lower in {sum(wins)} of {len(wins)} seeds."
@@ -252,14 +253,14 @@ def once(grid: Sequence[Run], strategies: Sequence[Run], ladder: Sequence[Run]) 
         "held here if neither happened in any seed; else undecided."
     )
     if evidence:
-        within = "in every seed" if settled else "in no seed" if contrary else "not in every seed"
+        within = "in every seed" if always else "in no seed" if never else "not in every seed"
         carried_over = "costs" if moved else "does not cost"
         evidence.insert(
             0,
             f"Within a run decay beat the best held rate {within}; from network to network a best rate "
             f"{carried_over} more than the tenth that the rule allows.",
         )
-    verdict = REFUTED if settled or moved else HELD if contrary and not moved else UNDECIDED
+    verdict = REFUTED if always or moved else HELD if never and not moved else UNDECIDED
     return claim("It can be set once and never adjusted.", verdict, rule, evidence)
 
 

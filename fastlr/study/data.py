@@ -1,4 +1,4 @@
-"""What a study learns from: three small data sets that come with scikit-learn, or a file; nothing is downloaded."""
+"""The data of a study: three small data sets that scikit-learn includes, or a file; nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ import numpy as np
 from .networks import Array, Batch
 
 NAMES = ("digits", "wine", "breast_cancer")
-SHARES = (0.6, 0.2)
-FEWEST = 5  # rows of a class: the shares then leave one for each split
+FRACTIONS = (0.6, 0.2)
+MIN_CLASS_ROWS = 5  # so that each split has one
 LABEL_NAMES = ("label", "target", "class", "y")
 
 
@@ -26,7 +26,7 @@ class Dataset:
     """Three disjoint splits (x, y): x is (n, features) float32, y is (n,) int64 labels; all read-only.
 
     `mean` and `scale` are the training split's, one pair of numbers or a pair per feature:
-    original = x * scale + mean. `classes` are the labels as the source has them; y counts through them.
+    original = x * scale + mean. `classes` are the labels of the source; y has their indices.
     """
 
     name: str
@@ -45,12 +45,12 @@ class Dataset:
 def load(source: str, seed: int = 0) -> Dataset:
     """The data set of a name (`NAMES`) or of a file that ends in .csv or .npz, split by `seed`.
 
-    A .csv file has a row for each example and numbers in every column but the label's: the column that a
-    first line calls label, target, class or y, else the last. A .npz file holds x (n, ...) and y (n,), or X
-    and y, or data and target. Features are brought to mean 0 and variance 1, each by its own training split.
+    A .csv file has a row for each example and numbers in every column except the label's: the column that
+    the first line names label, target, class or y, else the last. A .npz file holds x (n, ...) and y (n,), or X
+    and y, or data and target. Each feature is scaled to mean 0 and variance 1 in the training split.
 
-    Raises `ValueError`, who and where in one line, for what cannot be learned from: text, missing or
-    infinite values, one class, more classes than the rows can show. `OSError` for a file that cannot be
+    Raises `ValueError`, one line with the place, for data that cannot be used: text, missing or infinite values,
+    one class, too few rows of a class. `OSError` for a file that cannot be
     read, `ImportError` for a name without scikit-learn.
     """
     if source == "digits":
@@ -78,16 +78,16 @@ def from_sklearn(name: str) -> Any:
     return getattr(datasets, f"load_{name}")()
 
 
-def digits(seed: int = 0, shares: tuple[float, float] = SHARES) -> Dataset:
+def digits(seed: int = 0, shares: tuple[float, float] = FRACTIONS) -> Dataset:
     """1,797 images of 8 x 8 pixels, ten classes, split into train, validation and test by `seed`.
 
-    `shares` are those of training and validation; the rest is the test. Every class is split in the same
-    shares. Pixels (0 to 16) are brought to mean 0 and variance 1 by the mean and deviation of all *training*
-    pixels: one pair of numbers, because the pixels share a unit, and a deviation per pixel would divide by
-    almost nothing at the borders, which are almost always blank.
+    `shares` are the fractions of training and validation; the rest is the test. Every class is split by the same
+    fractions. Pixels (0 to 16) are scaled to mean 0 and variance 1 by the mean and standard deviation of all
+    *training* pixels: one pair of numbers, because all pixels have one unit, and the deviation of a single pixel at the
+    border, which is nearly always blank, is nearly zero.
 
     Source: UCI "Optical Recognition of Handwritten Digits", test part, https://doi.org/10.24432/C50P49.
-    Raises `ImportError` without scikit-learn, `ValueError` for shares that leave a split empty.
+    Raises `ImportError` without scikit-learn, `ValueError` for fractions that leave a split empty.
     """
     train_share, validation_share = shares
     if not (train_share > 0 and validation_share > 0 and train_share + validation_share < 1):
@@ -97,28 +97,28 @@ def digits(seed: int = 0, shares: tuple[float, float] = SHARES) -> Dataset:
 
 
 def split(
-    name: str, x: Array, labels: Array, seed: int, shares: tuple[float, float] = SHARES, together: bool = False
+    name: str, x: Array, labels: Array, seed: int, shares: tuple[float, float] = FRACTIONS, together: bool = False
 ) -> Dataset:
-    """Rows and their labels, checked, split and scaled: by one mean and deviation if `together`, else per feature."""
+    """Check, split and scale rows and labels: with one mean and deviation if `together`, else one per feature."""
     classes, y, counts = np.unique(labels, return_inverse=True, return_counts=True)
     if len(classes) < 2:
         raise ValueError(f"data: {name}: labels must be of two classes at least, got {len(classes)}")
-    if FEWEST * len(classes) > len(y):
+    if MIN_CLASS_ROWS * len(classes) > len(y):
         raise ValueError(
-            f"data: {name}: {len(classes)} classes in {len(y)} rows; {FEWEST} rows a class are the fewest. "
+            f"data: {name}: {len(classes)} classes in {len(y)} rows; each class needs {MIN_CLASS_ROWS} rows at least. "
             "Are the labels classes?"
         )
-    if counts.min() < FEWEST:
+    if counts.min() < MIN_CLASS_ROWS:
         raise ValueError(
             f"data: {name}: class {str(classes[counts.argmin()])!r} has {counts.min()} rows; "
-            f"{FEWEST} a class are the fewest, to be in each split"
+            f"each class needs {MIN_CLASS_ROWS} at least, to be in each split"
         )
     parts = stratified(y, shares, np.random.default_rng(seed))
     training = x[parts[0]]
     with np.errstate(over="ignore", invalid="ignore"):
         mean = training.mean() if together else training.mean(axis=0)
         spread = training.std() if together else training.std(axis=0)
-        scale = np.where(spread > 0, spread, 1.0)  # what never varies stays 0
+        scale = np.where(spread > 0, spread, 1.0)  # (a constant feature becomes 0)
         scaled = ((x - mean) / scale).astype(np.float32)
     if not np.isfinite(scaled).all():
         raise ValueError(f"data: {name}: numbers too large to be scaled to float32")
@@ -129,7 +129,7 @@ def split(
 
 
 def stratified(labels: Array, shares: tuple[float, ...], rng: np.random.Generator) -> list[Array]:
-    """Row numbers of each share and of the rest, in ascending order, every class in the same shares."""
+    """Row numbers of each fraction and of the rest, in ascending order, every class in the same fractions."""
     parts: list[list[Array]] = [[] for _ in range(len(shares) + 1)]
     for label in np.unique(labels):
         rows = rng.permutation(np.flatnonzero(labels == label))
@@ -140,7 +140,7 @@ def stratified(labels: Array, shares: tuple[float, ...], rng: np.random.Generato
 
 
 def frozen(array: Array) -> Array:
-    """The array, made read-only: a study must not change the data it is repeated on."""
+    """The array, made read-only: all experiments of a study use the same data."""
     array.flags.writeable = False
     return array
 
@@ -218,7 +218,7 @@ def read_npz(path: Path) -> tuple[Array, Array]:
 
 
 def whole(labels: Array) -> Array:
-    """Labels as integers where they all are whole numbers, so that classes are called 0 and not 0.0."""
+    """Labels as integers where all are whole numbers, so that class names are 0 and not 0.0."""
     if labels.dtype.kind == "f" and (np.abs(labels) < 2**53).all() and (labels == np.rint(labels)).all():
         return labels.astype(np.int64)
     return labels

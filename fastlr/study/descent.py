@@ -1,4 +1,4 @@
-"""Descent by the whole training split at once, and what a training run holds in memory."""
+"""Gradient descent with the whole training split as one batch, and the memory of a training run."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from .networks import Network
 
 @dataclass(frozen=True)
 class Descent:
-    """One experiment: gradient descent by the whole training split until the gradient's norm is `target_norm`.
+    """One experiment: gradient descent on the whole training split until the gradient's norm is `target_norm`.
 
-    The norm is Euclidean, over all weights and biases. After `limit` updates it has not been reached.
+    The norm is Euclidean, over all weights and biases. After `limit` updates the target counts as not reached.
     """
 
     network: str
@@ -34,13 +34,13 @@ class Descent:
     def __str__(self) -> str:
         return f"{self.network} whole-split lr {self.lr:g} seed {self.seed}"
 
-    def carry_out(self, data: Dataset) -> Descended:
+    def execute(self, data: Dataset) -> DescentResult:
         return descend(self, data)
 
 
 @dataclass(frozen=True)
-class Descended:
-    """`updates` and `seconds` of wall time until the target, None if it was not reached; the norms on the way."""
+class DescentResult:
+    """`updates` and `seconds` of wall time until the target, None if not reached; the norm before each update."""
 
     task: Descent
     updates: int | None
@@ -57,8 +57,8 @@ class Descended:
         return f"{self.task}: {'not reached' if self.updates is None else f'{self.updates} updates'}"
 
 
-def descend(task: Descent, data: Dataset) -> Descended:
-    """Gradient descent, with the norm of every gradient on the way."""
+def descend(task: Descent, data: Dataset) -> DescentResult:
+    """Run gradient descent; record the norm of every gradient."""
     layers, activation = parse_network(task.network)
     net = Network(layers, activation, seed=task.seed)
     opt = fastlr.SGD(net.params, grads=net.grads, lr=task.lr)
@@ -74,7 +74,7 @@ def descend(task: Descent, data: Dataset) -> Descended:
             opt.step()
         seconds = perf_counter() - start
     reached = norms[-1] <= task.target_norm and math.isfinite(loss)
-    return Descended(
+    return DescentResult(
         task,
         updates=opt.t if reached else None,
         seconds=seconds if reached else None,
@@ -86,7 +86,7 @@ def descend(task: Descent, data: Dataset) -> Descended:
 
 @dataclass(frozen=True)
 class Memory:
-    """One experiment: what training this network at this rate by this optimizer holds in memory."""
+    """One experiment: the memory that training of a network by an optimizer needs."""
 
     network: str
     lr: float
@@ -96,16 +96,16 @@ class Memory:
     def __str__(self) -> str:
         return f"{self.network} {self.optimizer} lr {self.lr:g} memory"
 
-    def carry_out(self, data: Dataset) -> Held:
-        return weigh(self, data)
+    def execute(self, data: Dataset) -> MemoryUse:
+        return measure_memory(self, data)
 
 
 @dataclass(frozen=True)
-class Held:
-    """Bytes of parameters, gradients and optimizer state, and the most that was allocated at once in ten updates.
+class MemoryUse:
+    """Bytes of parameters, gradients and optimizer state, and the peak of allocated memory in ten updates.
 
-    The first three are the sizes of the arrays. `peak` is traced by Python's tracemalloc, which NumPy reports to,
-    over everything from the making of the network on, Python's own objects included.
+    The first three are the sizes of the arrays. `peak` is measured by Python's tracemalloc, to which NumPy reports,
+    over all that is allocated from the construction of the network on, including Python's own objects.
     """
 
     task: Memory
@@ -122,12 +122,12 @@ class Held:
         return f"{self.task}: {self.state:,} bytes of state"
 
 
-def weigh(task: Memory, data: Dataset) -> Held:
-    """Ten updates of training, weighed."""
+def measure_memory(task: Memory, data: Dataset) -> MemoryUse:
+    """Measure the memory of ten updates."""
     cell = Cell(task.network, task.lr, 0, task.optimizer, epochs=10, batch_size=task.batch_size)
     layers, activation = parse_network(task.network)
 
-    def some_training() -> tuple[Network, Any]:
+    def train_briefly() -> tuple[Network, Any]:
         net = Network(layers, activation)
         opt = fastlr.create_optimizer(task.optimizer, net.params, grads=net.grads, lr=task.lr)
         for batch in islice(batches(data.train, cell), 10):
@@ -136,18 +136,18 @@ def weigh(task: Memory, data: Dataset) -> Held:
         return net, opt
 
     with np.errstate(all="ignore"):
-        some_training()  # what is allocated once and kept: imports, caches
+        train_briefly()  # (what is allocated once and stays allocated: imports, caches)
         traced = tracemalloc.is_tracing()
         tracemalloc.start()
         try:
             tracemalloc.reset_peak()
             before = tracemalloc.get_traced_memory()[0]
-            net, opt = some_training()
+            net, opt = train_briefly()
             peak = tracemalloc.get_traced_memory()[1] - before
         finally:
             if not traced:
                 tracemalloc.stop()
     size = {"parameters": net.params, "gradients": net.grads}
-    held = {name: sum(a.nbytes for a in arrays.values()) for name, arrays in size.items()}
+    sizes = {name: sum(a.nbytes for a in arrays.values()) for name, arrays in size.items()}
     state = sum(slot.nbytes for slots in opt.state.values() for slot in slots.values())
-    return Held(task, **held, state=state, peak=peak)
+    return MemoryUse(task, **sizes, state=state, peak=peak)

@@ -1,7 +1,7 @@
-"""Small pictures as SVG text: scales, axes, lines, bands and marks. Colours are classes; the page's style has them.
+"""Small figures as SVG text: scales, axes, lines, bands and marks. Colors are CSS classes of the page.
 
-Everything is drawn at the size at which it is shown, so that text stays as large as the text around it: a picture is
-a panel some 330 units wide, of which a page puts one, two or three side by side.
+Everything is drawn at the size at which it is shown, so that text has the size of the text around it: a figure is a
+panel about 330 units wide, of which a page shows one, two or three side by side.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ Point = tuple[float, float]
 
 
 class Scale:
-    """Values from `low` to `high` onto places from `start` to `end`, linear or logarithmic."""
+    """Maps values from `low` to `high` to coordinates from `start` to `end`, linear or logarithmic."""
 
     def __init__(self, low: float, high: float, start: float, end: float, log: bool = False) -> None:
         if high <= low:
@@ -22,7 +22,7 @@ class Scale:
         self.low, self.high, self.start, self.end, self.log = low, high, start, end, log
 
     def __call__(self, value: float) -> float:
-        """The place of a value; what lies outside is put on the edge."""
+        """The coordinate of a value; values outside the range are clipped to it."""
         value = min(max(value, self.low), self.high)
         if self.log:
             share = log10(value / self.low) / log10(self.high / self.low)
@@ -31,7 +31,7 @@ class Scale:
         return self.start + share * (self.end - self.start)
 
     def ticks(self, most: int = 6) -> list[float]:
-        """Round values inside, at most so many."""
+        """Round values in the range, at most `most` of them."""
         if self.log:
             tens = [10.0**k for k in range(ceil(log10(self.low) - 1e-9), floor(log10(self.high) + 1e-9) + 1)]
             if len(tens) < 3:
@@ -48,7 +48,7 @@ class Scale:
 
 
 def short(value: float) -> str:
-    """A value on an axis."""
+    """The text of a value on an axis."""
     if value and (abs(value) < 9.9e-5 or abs(value) >= 1e5):
         mantissa, exponent = f"{value:.0e}".split("e")
         return ("" if mantissa == "1" else f"{mantissa}×") + f"10{superscript(int(exponent))}"
@@ -64,7 +64,7 @@ def place(value: float) -> str:
 
 
 class Panel:
-    """One picture: axes, and what is put between them."""
+    """One figure: axes, and the marks between them."""
 
     def __init__(
         self,
@@ -94,7 +94,7 @@ class Panel:
         y_log: bool = False,
         x_ticks: Sequence[float] | None = None,
     ) -> None:
-        """Scales, grid lines and labels; `self.x` and `self.y` are places from here on."""
+        """Draw scales, grid lines and labels; after this `self.x` and `self.y` map values to coordinates."""
         left, top, right, bottom = self.box
         self.x, self.y = Scale(*x, left, right, x_log), Scale(*y, bottom, top, y_log)
         for value in self.y.ticks(5):
@@ -105,7 +105,7 @@ class Panel:
             self.text(self.x(value), bottom + 17, short(value), "tick", "middle")
         self.line([(left, bottom), (right, bottom)], "axis")
         self.text((left + right) / 2, self.height - 6, x_label, "label", "middle")
-        # above the axis, not along it: what is turned on its side is not read
+        # above the axis, as text along it would be turned
         self.text(right, 17, y_label, "label", "end")
 
     def line(self, points: Iterable[Point], kind: str, hover: str = "") -> None:
@@ -113,7 +113,7 @@ class Panel:
         self.parts.append(f'<polyline class="{kind}" points="{shown}">{title(hover)}</polyline>')
 
     def curve(self, xs: Sequence[float], ys: Sequence[float | None], kind: str, hover: str = "") -> None:
-        """A line through values; one that is None or not finite interrupts it."""
+        """A line through values; a value that is None or not finite interrupts it."""
         run: list[Point] = []
         for x, y in [*zip(xs, ys, strict=True), (0.0, None)]:
             if y is not None and isfinite(y) and (y > 0 or not self.y.log):
@@ -170,8 +170,8 @@ def title(hover: str) -> str:
     return f"<title>{escape(hover)}</title>" if hover else ""
 
 
-def mixed(stops: Sequence[str], share: float) -> str:
-    """A colour between stops like "#a0b1c2", `share` of the way from the first to the last."""
+def interpolated_color(stops: Sequence[str], share: float) -> str:
+    """The color at the fraction `share` of the way from the first to the last of stops like "#a0b1c2"."""
     place_ = min(max(share, 0.0), 1.0) * (len(stops) - 1)
     k = min(int(place_), len(stops) - 2)
     a, b = ([int(stops[j][i : i + 2], 16) for i in (1, 3, 5)] for j in (k, k + 1))

@@ -1,8 +1,8 @@
-"""One question, asked many times: what does this learning rate do to this network?
+"""Training of one network at one learning rate: the experiment that a study repeats.
 
-A `Cell` states an experiment completely, `train` carries it out, `run` does so for a whole grid. The same
-cell gives the same bits on one machine, times apart: the seed decides the first weights and the order of
-the batches, and nothing else is drawn.
+A `Cell` defines an experiment completely, `train` runs one, `run` a whole grid. The same cell gives the same bits on
+one machine, except for times: the seed determines the initial weights and the order of the batches, and nothing else is
+random.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ NETWORKS = ("64-32-10-relu", "64-64-32-10-relu", "64-32-10-tanh", "64-32-32-32-1
 
 @dataclass(frozen=True)
 class Cell:
-    """One experiment: everything that decides its outcome, but the data.
+    """One experiment: everything that determines its outcome, except the data.
 
     `network` is its widths and its activation, "64-32-10-relu". `optimizer` is a name of
-    `fastlr.list_optimizers()`, used with its own defaults. `schedule` is an expression by which the rate is
-    multiplied, like "cosine(1, steps=updates)", in which `updates` stands for the length of the run; None holds
-    the rate. An incomplete last batch of an epoch is left out, so every update averages `batch_size` rows. The
-    run has converged at the first update at which the training loss (nats per row), averaged over one epoch of
-    updates, is at most `target_loss`.
+    `fastlr.list_optimizers()`, used with its own defaults. The rate is multiplied by `schedule`, an
+    expression like "cosine(1, steps=updates)", in which `updates` is the length of the run; None: it is constant. An
+    incomplete last batch of an epoch is left out, so every update averages `batch_size` rows. The run has converged at
+    the first update at which the training loss (nats per row), averaged over one epoch of updates, is at most
+    `target_loss`.
 
-    Raises `ValueError` for what cannot be run, before anything is.
+    Raises `ValueError` for settings that cannot be run.
     """
 
     network: str = NETWORKS[0]
@@ -72,20 +72,20 @@ class Cell:
         by = "" if self.optimizer == "sgd" else f" {self.optimizer}"
         return f"{self.network}{by} lr {self.lr:g} seed {self.seed}"
 
-    def carry_out(self, data: Dataset) -> Result:
+    def execute(self, data: Dataset) -> Result:
         return train(self, data)
 
 
 @dataclass(frozen=True)
 class Result:
-    """What one cell did. Losses are nats per row, accuracies shares in [0, 1], times seconds.
+    """The outcome of one cell. Losses are nats per row, accuracies fractions in [0, 1], times seconds.
 
-    `followed` is what the learning rate followed. `updates` were done in `train_seconds` of wall time:
-    batches, gradients and steps, without any evaluation; the target was reached after `seconds_to_target` of them.
-    Both that and `updates_to_target` are None when it never was. Losses and accuracies are those of a whole split
-    after the last update; `curve` has them after each epoch, from before the first on. A run has `diverged` if a
-    loss stopped being finite, which ends it and leaves losses and accuracies None, or if the training loss ended
-    above where it began: saturated units can keep a loss finite, whatever the rate.
+    `followed` is the schedule of the learning rate. `updates` took `train_seconds` of wall time: batches, gradients
+    and steps, without any evaluation; the target was reached after `seconds_to_target` of them. Both that and
+    `updates_to_target` are None where it was not reached. Losses and accuracies are those of a whole split after the
+    last update; `curve` has them before the first epoch and after each. A run has `diverged` if a loss was not finite,
+    which ends it and leaves losses and accuracies None, or if the final training loss was above the initial one:
+    saturated units can keep a loss finite at any rate.
     """
 
     cell: Cell
@@ -104,9 +104,9 @@ class Result:
     curve: dict[str, list[float | None]] | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """A mapping of numbers, texts and None, which any JSON reader takes: no NaN, no infinity.
+        """A mapping of numbers, texts and None, without NaN and infinities, for any JSON reader.
 
-        What the machine and the moment decide, the times, is under "machine"; all else a seed decides.
+        The times, which differ between machines and runs, are under "machine"; the seed determines all else.
         """
         own = {name: value for name, value in vars(self).items() if name != "cell"}
         machine = {name: own.pop(name) for name in ("train_seconds", "seconds_to_target")}
@@ -123,9 +123,9 @@ def grid(
     seeds: Iterable[int] = (0, 1),
     **common: Any,
 ) -> list[Cell]:
-    """Every network at every rate, seed after seed, so that a study cut short still has whole tables.
+    """Every network at every rate, seed after seed, so that an interrupted study has no empty table cells.
 
-    `common` goes to every `Cell`: optimizer, epochs, batch_size, target_loss, schedule.
+    `common` are arguments of every `Cell`: optimizer, epochs, batch_size, target_loss, schedule.
     """
     lrs, networks, seeds = dict.fromkeys(lrs), dict.fromkeys(networks), dict.fromkeys(seeds)
     return [Cell(network, lr, seed, **common) for seed in seeds for network in networks for lr in lrs]
@@ -154,10 +154,10 @@ def run(
 
 
 def train(cell: Cell, data: Dataset) -> Result:
-    """Carry out one cell.
+    """Run one cell.
 
-    Raises `ValueError` for a network that does not fit the data. NumPy's floating-point warnings are
-    silent inside, and only here: divergence is a result.
+    Raises `ValueError` for a network that does not fit the data. NumPy's floating-point warnings are disabled here,
+    as divergence is a result.
     """
     check_fit(cell, data)
     layers, activation = parse_network(cell.network)
@@ -199,7 +199,7 @@ def train(cell: Cell, data: Dataset) -> Result:
 
 
 def take_step(opt: Any, loss: float) -> None:
-    """A step by bound gradients, of a loss that some rules want to know."""
+    """A step with the bound gradients; the loss is passed to rules that need it."""
     if opt.needs_loss:
         opt.step(loss=loss)
     else:
@@ -207,7 +207,7 @@ def take_step(opt: Any, loss: float) -> None:
 
 
 def inspector(net: Network, data: Dataset) -> Callable[[], dict[str, float]]:
-    """A function that says what a network makes of the three splits now, in one pass over all rows."""
+    """A function that returns the losses and accuracies of the three splits, in one pass over all rows."""
     splits = {"train": data.train, "validation": data.validation, "test": data.test}
     x = np.concatenate([x for x, _ in splits.values()])
     y = np.concatenate([y for _, y in splits.values()])
@@ -231,7 +231,7 @@ def finite_or_none(value: float) -> float | None:
 def batches(split: Batch, cell: Cell) -> Iterator[Batch]:
     """The training batches of a cell: a fresh shuffle each epoch, the incomplete last batch left out."""
     x, y = split
-    # its own stream: `default_rng(seed)` has already drawn the weights
+    # (another stream than `default_rng(seed)`, from which the weights are drawn)
     rng = np.random.default_rng((cell.seed, 1))
     for _ in range(cell.epochs):
         order = rng.permutation(len(y))
@@ -244,8 +244,8 @@ def batches(split: Batch, cell: Cell) -> Iterator[Batch]:
 def updates_to_target(losses: Sequence[float], window: int, target: float) -> int | None:
     """The number of updates after which the mean of the latest `window` losses is first at most `target`.
 
-    None if it never is, or if there are fewer than `window` losses. A window that holds a non-finite loss
-    reaches nothing.
+    None if it never is, or if there are fewer than `window` losses, or for windows with a loss that is not
+    finite.
     """
     if len(losses) < window:
         return None
@@ -271,7 +271,7 @@ def check_rate(lr: float) -> None:
 
 
 def check_fit(cell: Cell, data: Dataset) -> None:
-    """Raise `ValueError` unless the ends of the network, the batch and the schedule fit the data."""
+    """Raise `ValueError` unless the widths of input and output, the batch and the schedule fit the data."""
     y = data.train[1]
     (inputs, *_, outputs), _ = parse_network(cell.network)
     if (inputs, outputs) != (data.features, len(data.classes)):

@@ -1,4 +1,4 @@
-"""The pictures of a study's page, each from the measured runs in its document."""
+"""The figures of a study's page, drawn from the measured runs in its document."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from .rates import rate
 
 Figure = dict[str, Any]
 
-MARKS = 5  # classes c0 to c4: colours that tell things apart, each with its own dashes
+MARKS = 5  # classes c0 to c4: a color and a dash pattern each
 
 
 def figure(panels: Iterable[Panel], caption: str, legend: Iterable[tuple[str, str]] = (), wide: bool = False) -> Figure:
-    """Panels in a row that folds, under them what is seen. `legend` is (class, text) of each kind of line."""
+    """Panels in a row, with a caption below. `legend` has (class, text) of each kind of line."""
     return {"panels": [panel.svg() for panel in panels], "caption": caption, "legend": list(legend), "wide": wide}
 
 
@@ -30,7 +30,7 @@ def rates_legend(lrs: Sequence[float]) -> list[tuple[str, str]]:
 
 
 def averaged(runs: Sequence[Run], name: str) -> tuple[list[float | None], list[float | None], list[float | None]]:
-    """Mean, least and most over runs of one series of their curves, as far as all of them have it."""
+    """Mean, least and most over runs of one series of their curves, where all of them have it."""
     series = [run["curve"][name] for run in runs if run["curve"]]
     if not series:
         return [], [], []
@@ -43,13 +43,13 @@ def averaged(runs: Sequence[Run], name: str) -> tuple[list[float | None], list[f
 
 
 def span(values: Iterable[float | None], fallback: tuple[float, float], log: bool = False) -> tuple[float, float]:
-    """Least and most of what is known, finite and, on a logarithmic scale, positive."""
+    """Least and most of the values that are finite and, for a logarithmic scale, positive."""
     known = [v for v in values if v is not None and isfinite(v) and (v > 0 or not log)]
     return (min(known), max(known)) if known else fallback
 
 
-def valley(ladder: Sequence[Run], width: int) -> Figure:
-    """Validation loss over five decades of rates: the picture that a learning rate is about."""
+def loss_by_rate(ladder: Sequence[Run], width: int) -> Figure:
+    """Validation loss over five decades of rates, a line for each activation."""
     networks = group(ladder, "network") if ladder else {}
     lrs = sorted(group(ladder, "lr")) if ladder else []
     panel = Panel(
@@ -63,7 +63,7 @@ def valley(ladder: Sequence[Run], width: int) -> Figure:
     )
     losses = [run["validation_loss"] for run in ladder if not run["diverged"]]
     low, high = span(losses, (0.1, 3.0), log=True)
-    top = high * (high / low) ** 0.16  # above it: what diverged
+    top = high * (high / low) ** 0.16  # above it: marks of diverged runs
     panel.axes(
         (min(lrs, default=1e-4), max(lrs, default=10)),
         (low * 0.55, top),
@@ -91,7 +91,7 @@ def valley(ladder: Sequence[Run], width: int) -> Figure:
             hover = f"{activation}, rate {lr:g}: {mean:.3g} nats, mean of {len(rates[lr])}"
             panel.dot(lr_x := panel.x(lr), panel.y(mean), f"c{k} dot", hover, 6 if lr == best else 3)
             if lr == best:
-                # two that are best at the same rate stand under each other
+                # (texts of networks with the same best rate are placed below each other)
                 panel.text(lr_x, panel.y(mean) + 20 + 14 * marked.count(lr), f"{lr:g}", f"c{k} mark", "middle")
                 marked.append(lr)
         for lr in (lr for lr in sorted(rates) if any(run["diverged"] for run in rates[lr])):
@@ -109,7 +109,7 @@ def cross(x: float, y: float, kind: str, hover: str, size: float = 3.5) -> str:
     return f'<path class="{kind}" d="M{a} {c}L{b} {d}M{a} {d}L{b} {c}"><title>{hover}</title></path>'
 
 
-def learning(grid: Sequence[Run], target: float) -> Figure:
+def loss_by_epoch(grid: Sequence[Run], target: float) -> Figure:
     """Training loss by epoch, a panel for each network, a line for each rate."""
     lrs = list(group(grid, "lr")) if grid else []
     low, high = span((v for run in grid for v in (run["curve"] or {}).get("train_loss", ())), (0.01, 3), log=True)
@@ -140,7 +140,7 @@ def learning(grid: Sequence[Run], target: float) -> Figure:
 
 
 def lines_by_rate(runs: Sequence[Run], value: Callable[[Run], float | None], titles: tuple[str, str]) -> Panel:
-    """One panel: a measure by rate, both logarithmic, a line for each network."""
+    """One panel: a measure by rate, with logarithmic axes and a line for each network."""
     panel = Panel(titles[0], f"{titles[0]} by learning rate", height=260)
     lrs = sorted(group(runs, "lr")) if runs else [0.01, 0.1]
     known = [run for run in runs if not run["diverged"]]
@@ -181,8 +181,8 @@ def convergence(grid: Sequence[Run]) -> Figure:
     )
 
 
-def apart(grid: Sequence[Run]) -> Figure:
-    """Training against validation loss at the highest rate that did not diverge: where they part."""
+def gap_by_epoch(grid: Sequence[Run]) -> Figure:
+    """Training and validation loss by epoch, at the highest rate that did not diverge."""
     panels = []
     for network, runs in (group(grid, "network") if grid else {}).items():
         rates = {lr: of for lr, of in group(runs, "lr").items() if isfinite(mean_loss(of))}
@@ -210,7 +210,7 @@ def apart(grid: Sequence[Run]) -> Figure:
     )
 
 
-def norms(descent: Sequence[Run], target: float) -> Figure:
+def gradient_norms(descent: Sequence[Run], target: float) -> Figure:
     lrs = list(group(descent, "lr")) if descent else []
     low, high = span((v for run in descent for v in run["norms"]), (0.1, 2), log=True)
     panels = []
@@ -228,7 +228,7 @@ def norms(descent: Sequence[Run], target: float) -> Figure:
         panel.line([(panel.box[0], panel.y(target)), (panel.box[2], panel.y(target))], "target", f"target {target:g}")
         for k, lr in enumerate(lrs):
             for run in (run for run in runs if run["lr"] == lr):
-                # as many points as can be told apart
+                # (as many points as can be seen)
                 count = len(run["norms"])
                 picked = np.unique(np.geomspace(1, count, 90).round().astype(int)) - 1
                 end = "reached" if run["updates"] is not None else "not reached"
@@ -248,7 +248,7 @@ def norms(descent: Sequence[Run], target: float) -> Figure:
 
 
 def escapes(runs: Sequence[Run]) -> Figure:
-    """Landscapes from above, with the end points of each rate in a group of its own."""
+    """Contours of the landscapes, with the end points of each rate in a group."""
     from contourpy import FillType, contour_generator
 
     panels = []
@@ -260,7 +260,7 @@ def escapes(runs: Sequence[Run]) -> Figure:
         xs, ys = np.linspace(left, right, 89), np.linspace(bottom, top, 67)
         heights = land.height(np.stack(np.meshgrid(xs, ys), -1))
         floor_ = heights.min()
-        depth = np.sqrt((heights - floor_) / (np.quantile(heights, 0.9) - floor_))  # pools are what is looked for
+        depth = np.sqrt((heights - floor_) / (np.quantile(heights, 0.9) - floor_))  # (so that minima are visible)
         filled = contour_generator(xs, ys, depth, fill_type=FillType.OuterCode)
 
         edges = [*np.linspace(0, 1, 9), float(depth.max()) + 1]
@@ -268,13 +268,13 @@ def escapes(runs: Sequence[Run]) -> Figure:
             d = []
             for points, codes in zip(*filled.filled(edges[k], edges[k + 1]), strict=True):
                 for point, code in zip(points, codes, strict=True):
-                    x, y = placed(point, land.view, panel.box)
+                    x, y = coordinates(point, land.view, panel.box)
                     d.append("Z" if code == 79 else f"{'M' if code == 1 else 'L'}{place(x)} {place(y)}")
             if d:
                 panel.path("".join(d), f"t{k}")
         for k, run in enumerate(of):
             inside = [
-                placed(point, land.view, panel.box)
+                coordinates(point, land.view, panel.box)
                 for point in run["points"]
                 if point is not None and left < point[0] < right and bottom < point[1] < top
             ]
@@ -289,10 +289,10 @@ def escapes(runs: Sequence[Run]) -> Figure:
                 "end",
             )
             panel.end_group()
-        x, y = placed(land.start, land.view, panel.box)
+        x, y = coordinates(land.start, land.view, panel.box)
         panel.dot(x, y, "start", "where all of them start: a local minimum", 7)
         for best in land.best:
-            x, y = placed(best, land.view, panel.box)
+            x, y = coordinates(best, land.view, panel.box)
             panel.path(star(x, y), "best")
         panel.parts.append(f'<rect class="frame" x="{x0}" y="{y0}" width="{x1 - x0}" height="{y1 - y0}"/>')
         panels.append(panel)
@@ -307,8 +307,8 @@ def escapes(runs: Sequence[Run]) -> Figure:
     )
 
 
-def placed(point: Sequence[float], view: Sequence[float], box: Sequence[float]) -> tuple[float, float]:
-    """Where a point of a landscape is in a picture of `view`, drawn into `box`."""
+def coordinates(point: Sequence[float], view: Sequence[float], box: Sequence[float]) -> tuple[float, float]:
+    """The coordinates of a point of a landscape in a panel that shows `view` in `box`."""
     left, right, bottom, top = view
     x, y = (point[0] - left) / (right - left), (point[1] - bottom) / (top - bottom)
     return box[0] + x * (box[2] - box[0]), box[3] - y * (box[3] - box[1])
@@ -338,7 +338,7 @@ def escape_shares(runs: Sequence[Run]) -> Panel:
 
 
 def memory(runs: Sequence[Run]) -> Figure:
-    """Bars of bytes for each optimizer; the bars of all rates lie on one another."""
+    """Bars of bytes for each optimizer and rate."""
     panels = []
     most = max((run["parameters"] + run["gradients"] + run["state"] for run in runs), default=1) / 1024
     for network, of in (group(runs, "network") if runs else {}).items():
@@ -371,7 +371,7 @@ def memory(runs: Sequence[Run]) -> Figure:
     )
 
 
-def ways(grid: Sequence[Run], others: Sequence[Run], named: dict[str, Any]) -> Figure:
+def strategies(grid: Sequence[Run], others: Sequence[Run], named: dict[str, Any]) -> Figure:
     """Validation loss by epoch of each strategy, at its own best rate."""
     seeds = {run["seed"] for run in others}
     network = others[0]["network"] if others else None
@@ -405,8 +405,8 @@ def ways(grid: Sequence[Run], others: Sequence[Run], named: dict[str, Any]) -> F
     )
 
 
-def spark(schedule: str | None, updates: int) -> str:
-    """The shape of a strategy's rate, as a picture the size of a word."""
+def sparkline(schedule: str | None, updates: int) -> str:
+    """The rate of a strategy over time, as a figure of the size of a word."""
     made = rate(1.0, schedule, updates)
     t = np.linspace(0, updates - 1, 40).astype(int)
     values = made(t) if isinstance(made, Schedule) else np.ones(len(t))
@@ -420,7 +420,7 @@ def spark(schedule: str | None, updates: int) -> str:
 
 
 def shade(value: float, low: float, high: float, scale: str) -> float:
-    """Where a value stands between the least and the most of its table, in [0, 1]."""
+    """The position of a value between the least and the most of its table, in [0, 1]."""
     if scale == "log" and low > 0:
         value, low, high = log10(value), log10(low), log10(high)
     if scale == "errors":
@@ -429,16 +429,16 @@ def shade(value: float, low: float, high: float, scale: str) -> float:
 
 
 __all__ = [
-    "apart",
+    "gap_by_epoch",
     "convergence",
     "escape_shares",
     "escapes",
-    "learning",
+    "loss_by_epoch",
     "memory",
-    "norms",
+    "gradient_norms",
     "shade",
     "short",
-    "spark",
-    "valley",
-    "ways",
+    "sparkline",
+    "loss_by_rate",
+    "strategies",
 ]

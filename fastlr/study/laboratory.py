@@ -1,9 +1,9 @@
-"""A whole study: which experiments it is made of, and how they are carried out, by one process or several.
+"""A whole study: its experiments, and how one process or several run them.
 
-The experiments are six. `grid`: every network at every rate, every seed. `ladder`: one architecture under each
-activation, over eleven rates from 1e-4 to 10, because claims about "too low" and "too high" need both ends.
-`strategies`: held, decaying and adaptive rates. `descent`: whole-split gradient descent. `escape`: landscapes.
-`memory`: bytes. An outcome depends on its task and the data alone, never on the process, nor on what ran before.
+There are six kinds of experiments. `grid`: every network at every rate and seed. `ladder`: one architecture with each
+activation, at eleven rates from 1e-4 to 10, because claims about "too low" and "too high" need both ends. `strategies`:
+constant, decaying and adaptive rates. `descent`: gradient descent on the whole training split. `escape`: landscapes.
+`memory`: bytes. An outcome depends on its task and the data alone, not on the process, nor on earlier tasks.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from .landscapes import LANDSCAPES, Escape
 from .networks import ACTIVATIONS, Network
 
 LADDER = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0)
-__all__ = ["BrokenExecutor", "Settings", "conduct", "default_networks", "plan"]
+__all__ = ["BrokenExecutor", "Settings", "run_tasks", "default_networks", "plan"]
 
-LOST = 3  # experiments whose process was killed twice, before a study gives up
+MOST_KILLED = 3  # experiments whose process was killed twice: then the study stops
 EXPERIMENTS = ("grid", "ladder", "strategies", "descent", "escape", "memory")
 
 
@@ -41,14 +41,14 @@ class Outcome(Protocol):
 
 
 class Task(Protocol):
-    """One experiment, stated completely: comparable, picklable, with a text of one line."""
+    """One experiment, defined completely: comparable, picklable, with a text of one line."""
 
-    def carry_out(self, data: Dataset) -> Outcome: ...
+    def execute(self, data: Dataset) -> Outcome: ...
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a study is asked to do; `quick` has fewer seeds and epochs, and one size for all else."""
+    """The settings of a study; `QUICK` are those of --quick, with fewer seeds and epochs."""
 
     lrs: tuple[float, ...] = LEARNING_RATES
     networks: tuple[str, ...] = NETWORKS
@@ -82,7 +82,7 @@ QUICK: dict[str, Any] = {
 
 
 def default_networks(data: Dataset) -> tuple[str, ...]:
-    """The five networks, their ends made to fit the data."""
+    """The five networks, with the widths of input and output that the data need."""
     made = []
     for text in NETWORKS:
         widths, activation = parse_network(text)
@@ -91,41 +91,41 @@ def default_networks(data: Dataset) -> tuple[str, ...]:
 
 
 def strategies(settings: Settings, updates: int) -> dict[str, tuple[str, str | None]]:
-    """Ways to choose the rate of each update: name -> optimizer, schedule. The first is the one of `grid`."""
+    """Strategies for the rate of each update: name -> optimizer, schedule. The first is that of `grid`."""
     own = settings.optimizer
     quarter = max(1, updates // 4)
-    ways: dict[str, tuple[str, str | None]] = {
+    named: dict[str, tuple[str, str | None]] = {
         f"{own}, {settings.schedule or 'held'}": (own, settings.schedule),
         f"{own}, halved 3 times": (own, f"step_decay(1, factor=0.5, every={quarter})"),
         f"{own}, exponential to 5 %": (own, f"exponential(1, decay=3/{updates})"),
         f"{own}, cosine to 0": (own, f"cosine(1, steps={updates})"),
     }
-    return ways | {name: (name, None) for name in ("adagrad", "rmsprop", "adam") if name != own}
+    return named | {name: (name, None) for name in ("adagrad", "rmsprop", "adam") if name != own}
 
 
 def independent(optimizer: str) -> bool:
-    """Whether a rule moves each element by its own gradients alone, so that many descents can share one array."""
+    """Whether a rule updates each element by its own gradients alone, so that one array can hold many descents."""
     rule = REGISTRY[optimizer]
     return rule.kind == "elementwise" and not (rule.reduces or rule.shared or rule.needs_loss)
 
 
 def activations_of(network: str) -> list[str]:
-    """The same widths under every activation."""
+    """The same widths with every activation."""
     widths = network.rpartition("-")[0]
     return [f"{widths}-{activation}" for activation in ACTIVATIONS]
 
 
-def varied(networks: Sequence[str], count: int) -> list[str]:
-    """`count` of the networks, of different activations as far as there are."""
+def of_different_activations(networks: Sequence[str], count: int) -> list[str]:
+    """`count` of the networks, with different activations as far as possible."""
     firsts = list({text.rpartition("-")[2]: text for text in reversed(networks)}.values())[::-1]
     chosen = dict.fromkeys([*firsts, *networks])
     return [text for text in networks if text in list(chosen)[:count]]
 
 
 def plan(settings: Settings, data: Dataset) -> dict[str, list[Task]]:
-    """The tasks of every experiment, seed after seed, so that a study cut short still has whole tables.
+    """The tasks of every experiment, seed after seed, so that an interrupted study has no empty table cells.
 
-    Raises `ValueError` for what cannot be run, before anything is.
+    Raises `ValueError` for settings that cannot be run.
     """
     for lr in settings.lrs:
         check_rate(lr)
@@ -139,17 +139,17 @@ def plan(settings: Settings, data: Dataset) -> dict[str, list[Task]]:
     further = range(settings.further_seeds)
     first = networks[0]
     ladder = grid(LADDER, activations_of(first), further, epochs=settings.ladder_epochs, **common)
-    other_ways = list(strategies(settings, updates).values())[1:]
-    ways = [
+    other_strategies = list(strategies(settings, updates).values())[1:]
+    with_strategies = [
         Cell(first, lr, seed, optimizer, settings.epochs, settings.batch_size, settings.target_loss, schedule)
         for seed in further
-        for optimizer, schedule in other_ways
+        for optimizer, schedule in other_strategies
         for lr in lrs
     ]
     descents = [
         Descent(network, lr, seed, settings.target_norm, settings.limit)
         for seed in range(settings.descent_seeds)
-        for network in varied(networks, 3)
+        for network in of_different_activations(networks, 3)
         for lr in lrs
     ]
     escaping = settings.optimizer if independent(settings.optimizer) else "sgd"
@@ -165,23 +165,23 @@ def plan(settings: Settings, data: Dataset) -> dict[str, list[Task]]:
         for optimizer in dict.fromkeys(("sgd", "momentum", "adam", settings.optimizer))
         for lr in lrs
     ]
-    made: tuple[Sequence[Task], ...] = (cells, ladder, ways, descents, escapes, memory)
+    made: tuple[Sequence[Task], ...] = (cells, ladder, with_strategies, descents, escapes, memory)
     return {name: list(tasks) for name, tasks in zip(EXPERIMENTS, made, strict=True)}
 
 
-def conduct(
+def run_tasks(
     tasks: dict[str, list[Task]], data: Dataset, jobs: int, note: Callable[[str, int, Outcome], None]
 ) -> list[tuple[str, int]]:
-    """Carry out all tasks by `jobs` processes; `note(experiment, index, outcome)` is told of each that is done.
+    """Run all tasks in `jobs` processes; `note(experiment, index, outcome)` is called for each that is done.
 
-    BLAS and fastlr use one thread in each process, so that neither the times nor the bits depend on how many there
-    are. `KeyboardInterrupt` stops what is running; what was noted stands.
+    BLAS and fastlr use one thread in each process, so that neither the times nor the bits depend on the number of
+    cores. `KeyboardInterrupt` stops the tasks that run; outcomes that were noted are kept.
 
-    A process that is killed (by a system that has run out of memory, for one) costs no experiment: those it may have
-    been at are carried out again, one at a time, each in a fresh process. One that loses this process too is left out,
-    and returned. Raises `BrokenExecutor` when `LOST` are: then it is not the experiment's fault.
+    If a process is killed (for instance when memory runs out), the tasks that it may have run are run again, one at a
+    time, each in a new process. A task whose process is killed again is left out, and returned. Raises
+    `BrokenExecutor` when there are `MOST_KILLED` of these: then the tasks are not the reason.
     """
-    # the first seeds of every experiment first: a study cut short has something of each
+    # the first seeds of every experiment come first: an interrupted study then has some runs of each
     queue = [
         (name, k)
         for row in zip_longest(*([(name, k) for k in range(len(tasks[name]))] for name in tasks))
@@ -190,45 +190,46 @@ def conduct(
     if jobs == 1:
         with single_threaded():
             for name, k in queue:
-                note(name, k, tasks[name][k].carry_out(data))
+                note(name, k, tasks[name][k].execute(data))
         return []
     missing: list[tuple[str, int]] = []
     waiting = deque(queue)
     while waiting:
-        for lost in shared_out(waiting, tasks, data, jobs, note):
-            missing += shared_out(deque([lost]), tasks, data, 1, note)
-            if len(missing) == LOST:
-                raise BrokenExecutor(f"{LOST} experiments were killed twice")
+        for lost in run_in_processes(waiting, tasks, data, jobs, note):
+            missing += run_in_processes(deque([lost]), tasks, data, 1, note)
+            if len(missing) == MOST_KILLED:
+                raise BrokenExecutor(f"{MOST_KILLED} experiments were killed twice")
     return missing
 
 
-def shared_out(
+def run_in_processes(
     waiting: deque[tuple[str, int]],
     tasks: dict[str, list[Task]],
     data: Dataset,
     jobs: int,
     note: Callable[[str, int, Outcome], None],
 ) -> list[tuple[str, int]]:
-    """Take tasks from the queue and carry them out by fresh processes, until it is empty or one of them is killed.
+    """Run tasks from the queue in new processes, until it is empty or a process is killed.
 
-    Returns those that were given out and did not come back.
+    Returns the tasks that were submitted and not done.
     """
     before = set(multiprocessing.active_children())
-    # spawned, not forked: whoever calls may have threads, a BLAS pool among them
-    executor = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), begin_work, (data,))
-    given: dict[Future[Outcome], tuple[str, int]] = {}
+    # spawned, not forked: this process may have threads, as those of BLAS
+    executor = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), start_worker, (data,))
+    submitted: dict[Future[Outcome], tuple[str, int]] = {}
     lost: list[tuple[str, int]] = []
     try:
-        while (waiting and not lost) or given:
-            with interrupts_held_back():  # a worker starts with it blocked: an interrupt is this process's business
-                while waiting and not lost and len(given) < 2 * jobs:  # (one at work, one in hand for each)
+        while (waiting and not lost) or submitted:
+            with interrupts_blocked():  # (workers inherit this: only this process handles interrupts)
+                # (for each process one task that runs and one that waits)
+                while waiting and not lost and len(submitted) < 2 * jobs:
                     name, k = waiting.popleft()
                     try:
-                        given[executor.submit(work, tasks[name][k])] = name, k
-                    except BrokenExecutor:  # killed since the last came back
+                        submitted[executor.submit(run_task, tasks[name][k])] = name, k
+                    except BrokenExecutor:  # a process was killed since the last result
                         lost.append((name, k))
-            for done in wait(given, return_when=FIRST_COMPLETED).done:
-                name, k = given.pop(done)
+            for done in wait(submitted, return_when=FIRST_COMPLETED).done:
+                name, k = submitted.pop(done)
                 try:
                     outcome = done.result()
                 except BrokenExecutor:
@@ -245,13 +246,13 @@ def shared_out(
 
 
 def processors() -> int:
-    """How many this process may use."""
+    """The number of processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager
 def single_threaded() -> Iterator[None]:
-    """One thread for BLAS and for fastlr, then as many as before."""
+    """In this with block, BLAS and fastlr use one thread."""
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped,import-not-found,unused-ignore]
 
     before = fastlr.get_num_threads()
@@ -264,8 +265,8 @@ def single_threaded() -> Iterator[None]:
 
 
 @contextmanager
-def interrupts_held_back() -> Iterator[None]:
-    """An interrupt that comes now comes at the end instead, and never to a process that is started meanwhile."""
+def interrupts_blocked() -> Iterator[None]:
+    """In this with block, interrupts are delayed to its end; processes that it starts never get them."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -274,12 +275,12 @@ def interrupts_held_back() -> Iterator[None]:
 
 
 @contextmanager
-def interrupted_once() -> Iterator[None]:
-    """The first interrupt raises `KeyboardInterrupt`; those after it do nothing, while what is finished is written.
+def one_interrupt() -> Iterator[None]:
+    """In this with block, the first interrupt raises `KeyboardInterrupt`; later ones are ignored, also after it.
 
-    Nor do they later: the process is then on its way out, and says so by its exit status rather than by a signal's.
+    So results can be written after an interrupt, and the exit status is that of the command, not of a signal.
     """
-    if threading.current_thread() is not threading.main_thread():  # where no handler can be set
+    if threading.current_thread() is not threading.main_thread():  # (only there can a handler be set)
         yield
         return
 
@@ -295,14 +296,14 @@ def interrupted_once() -> Iterator[None]:
             signal.signal(signal.SIGINT, before)
 
 
-_at_work: list[Any] = []  # of a worker: the data, and what keeps it single-threaded
+_worker_state: list[Any] = []  # of a worker process: the data, and the context that limits threads
 
 
-def begin_work(data: Dataset) -> None:
-    quiet = single_threaded()
-    quiet.__enter__()
-    _at_work[:] = data, quiet
+def start_worker(data: Dataset) -> None:
+    one_thread = single_threaded()
+    one_thread.__enter__()
+    _worker_state[:] = data, one_thread
 
 
-def work(task: Task) -> Outcome:
-    return task.carry_out(_at_work[0])
+def run_task(task: Task) -> Outcome:
+    return task.execute(_worker_state[0])

@@ -1,8 +1,8 @@
-"""Escape from a local minimum: five landscapes whose global minima are known, thousands of noisy starts at once.
+"""Escape from a local minimum: five functions with known global minima, thousands of noisy descents at once.
 
-Every start is a row of one array, which one fastlr optimizer steps: an elementwise rule cannot tell a thousand
-descents from one. Each landscape is divided by the largest curvature at its local minimum, so that a learning rate
-means the same there in all five: plain descent is stable below 2.
+Every descent is a row of one array, which one fastlr optimizer updates: an elementwise rule treats each element
+independently. Each function is divided by the largest curvature at its local minimum, so that learning rates are
+comparable: gradient descent is stable there below 2.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from .data import Dataset
 from .networks import Array
 from .rates import rate
 
-NEAR = 1e-2  # a distance that tells minima apart: the closest two here are 0.99 from each other
-SHOWN = 150  # end points that a result keeps, to be drawn
-SETTLING = 600  # steps of noiseless descent that show which basin a point is in
+NEAR = 1e-2  # within this distance a point counts as at a minimum; no two minima are closer than 0.99
+SHOWN = 150  # end points in a result, for the figure
+NOISELESS_STEPS = 600  # of descent, after which a point is near the minimum of its basin
 
 
 @dataclass(frozen=True)
 class Landscape:
-    """f(x, y) and its gradient over rows of points; where descents start, and every global minimum.
+    """f(x, y) and its gradient over rows of points; the start of all descents, and every global minimum.
 
     `start` is a local minimum, not a global one; `curvature` is the largest eigenvalue of the Hessian there.
-    `view` is (left, right, bottom, top), what a picture shows.
+    `view` is the part that a figure shows: (left, right, bottom, top).
     """
 
     title: str
@@ -58,7 +58,7 @@ def double_well_slope(p: Array) -> Array:
 
 def three_hump(p: Array) -> Array:
     x, y = columns(p)
-    xx = x * x  # a power of an array costs ten products
+    xx = x * x  # a power of an array takes as long as ten products
     heights: Array = (2 - (1.05 - xx / 6) * xx) * xx + (x + y) * y
     return heights
 
@@ -100,7 +100,7 @@ def rastrigin_slope(p: Array) -> Array:
     return 2 * p + 20 * np.pi * np.sin(2 * np.pi * p)
 
 
-# minima by Newton's method from the published places; tests/test_study.py finds them again on a lattice
+# minima by Newton's method, started at the published ones; tests/test_study.py searches for them on a lattice
 LANDSCAPES = {
     "double-well": Landscape(
         "Tilted double well", double_well, double_well_slope,
@@ -125,9 +125,9 @@ LANDSCAPES = {
 
 @dataclass(frozen=True)
 class Escape:
-    """One experiment: `starts` descents from the local minimum of a landscape, `steps` long, under noise.
+    """One experiment: `starts` descents of `steps` steps from the local minimum of a landscape, with noise.
 
-    To each component of each gradient a normal deviate of deviation `noise` is added, as mini-batches add theirs.
+    A normal deviate of standard deviation `noise` is added to each component of each gradient.
     """
 
     landscape: str
@@ -142,17 +142,17 @@ class Escape:
     def __str__(self) -> str:
         return f"{self.landscape} lr {self.lr:g}"
 
-    def carry_out(self, data: Dataset) -> Escaped:
+    def execute(self, data: Dataset) -> EscapeResult:
         return escape(self)
 
 
 @dataclass(frozen=True)
-class Escaped:
-    """What became of the starts, in shares of them.
+class EscapeResult:
+    """Where the descents ended, as fractions of their number.
 
-    `escaped`: not in the basin of the minimum where it began, once the noise was off. `found`: in that of a global
-    minimum, a part of `escaped`. `lost`: no longer finite, in neither. `points` are the first end points, before
-    the noise was off, and None for one that was lost.
+    `escaped`: outside the basin of the local minimum. `found`: in the basin of a global minimum, which is a part of
+    `escaped`. `lost`: not finite, counted in neither. The basin of a point is that to which descent without noise
+    leads. `points` are the first end points, before that descent; None for one that is not finite.
     """
 
     task: Escape
@@ -171,8 +171,8 @@ class Escaped:
         return f"{self.task}: {100 * self.escaped:.1f} % escaped"
 
 
-def escape(task: Escape) -> Escaped:
-    """Let all starts of one landscape descend together, then see where they are."""
+def escape(task: Escape) -> EscapeResult:
+    """Run all descents of one landscape together, then find the basin of each end point."""
     land = LANDSCAPES[task.landscape]
     start = np.array(land.start)
     x = np.repeat(start[None], task.starts, axis=0)
@@ -182,12 +182,13 @@ def escape(task: Escape) -> Escaped:
         for _ in range(task.steps):
             opt.step(land.slope(x) / land.curvature + task.noise * rng.standard_normal(x.shape))
         points = tuple((float(a), float(b)) if np.isfinite(a + b) else None for a, b in x[:SHOWN])
-        settle = fastlr.SGD(x, lr=0.2, clip_value=1.0)  # clipped: far out a slope is steeper than any step
-        for _ in range(SETTLING):
-            settle.step(land.slope(x) / land.curvature)
-    kept = np.isfinite(x).all(axis=1)
+        noiseless = fastlr.SGD(x, lr=0.2, clip_value=1.0)  # (clipped, as gradients far away are too large)
+        for _ in range(NOISELESS_STEPS):
+            noiseless.step(land.slope(x) / land.curvature)
+    finite = np.isfinite(x).all(axis=1)
     away = np.hypot(*(x - start).T) > NEAR
-    home = np.zeros(task.starts, bool)
+    at_global = np.zeros(task.starts, bool)
     for best in land.best:
-        home |= np.hypot(*(x - np.array(best)).T) < NEAR
-    return Escaped(task, float((kept & away).mean()), float((kept & home).mean()), float((~kept).mean()), points)
+        at_global |= np.hypot(*(x - np.array(best)).T) < NEAR
+    escaped, found, lost = (float(where.mean()) for where in (finite & away, finite & at_global, ~finite))
+    return EscapeResult(task, escaped, found, lost, points)

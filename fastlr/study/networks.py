@@ -1,4 +1,4 @@
-"""Small fully connected networks in plain NumPy: a whole framework, to which fastlr is the optimizer.
+"""Small fully connected networks in plain NumPy, an example of a framework that uses fastlr as its optimizer.
 
     net = Network((64, 32, 10), "relu", seed=0)
     opt = fastlr.SGD(net.params, grads=net.grads, lr=0.1)
@@ -6,8 +6,8 @@
         loss, _ = net.loss_and_grad(batch)
         opt.step()
 
-All that a framework owes an optimizer is here: arrays that hold the parameters, and arrays of the same names
-and shapes that hold their gradients. The optimizer reads both addresses once.
+An optimizer needs two things from a framework: arrays of the parameters, and arrays of the same names and shapes for
+their gradients. It reads both addresses once.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Batch = tuple[Array, Array]
 
 
 class Activation(NamedTuple):
-    """An activation a = f(z) and its derivative, written in terms of a, so that z need not be kept."""
+    """An activation a = f(z) and its derivative, written in terms of a, so that z is not stored."""
 
     value: Callable[[Array], Array]
     slope: Callable[[Array], Array]
@@ -44,7 +44,7 @@ def glorot(fan_in: int, fan_out: int) -> float:
 ACTIVATIONS = {
     "relu": Activation(lambda z: np.maximum(z, 0), lambda a: a > 0, he),
     "tanh": Activation(np.tanh, lambda a: 1 - a * a, glorot),
-    # the logistic function through tanh: no exponential that can overflow
+    # the logistic function by tanh, in which no exponential overflows
     "sigmoid": Activation(lambda z: 0.5 + 0.5 * np.tanh(0.5 * z), lambda a: a * (1 - a), glorot),
 }
 
@@ -53,8 +53,8 @@ class Network:
     """Layers h_k = f(h_{k-1} W_k + b_k), the last without f, under softmax cross-entropy.
 
     `layers` are the widths from input to classes; `params` and `grads` map "fc1.weight" (in, out),
-    "fc1.bias" (out,), "fc2.weight", ... to arrays of `dtype`. Both are allocated here, once: every later
-    call writes into the same memory. Weights start as normal deviates of `seed`, scaled by He's rule for
+    "fc1.bias" (out,), "fc2.weight", ... to arrays of `dtype`. Both are allocated once, in the constructor, and
+    every later call writes to the same memory. Weights start as normal deviates of `seed`, scaled by He's rule for
     relu and Glorot's for tanh and sigmoid; biases start at zero. The same arguments give the same bits.
 
     Raises `ValueError` for fewer than two layers, a width below 1, or an unknown activation.
@@ -68,7 +68,7 @@ class Network:
         dtype: DTypeLike = np.float32,
     ) -> None:
         if len(layers) < 2 or min(layers) < 1:
-            raise ValueError(f"Network: layers must be two or more widths from 1 up, got {tuple(layers)}")
+            raise ValueError(f"Network: layers must be two or more widths of at least 1, got {tuple(layers)}")
         if activation not in ACTIVATIONS:
             known = ", ".join(ACTIVATIONS)
             raise ValueError(f"Network: activation must be one of {known}, got {activation!r}")
@@ -86,7 +86,7 @@ class Network:
         """The mean cross-entropy of a batch (x, y), in nats, and its gradient, written into `grads`.
 
         x is (n, inputs) of the network's dtype, y is (n,) integer labels. With p the softmax of the logits,
-        the gradient at the logits is (p - onehot(y)) / n; the chain rule carries it down, layer by layer.
+        the gradient at the logits is (p - onehot(y)) / n; the chain rule gives that of each layer, from the last.
         """
         x, y = batch
         h = self._forward(x)
@@ -103,7 +103,7 @@ class Network:
         return -float(log_p[correct].mean()), self.grads
 
     def loss(self, batch: Batch) -> float:
-        """The mean cross-entropy of a batch, in nats; moves nothing."""
+        """The mean cross-entropy of a batch, in nats, without gradients."""
         x, y = batch
         return -float(log_softmax(self._forward(x)[-1])[np.arange(len(y)), y].mean())
 
@@ -117,7 +117,7 @@ class Network:
         return classes
 
     def accuracy(self, x: Array, y: Array) -> float:
-        """The share of rows of x whose predicted class is y, in [0, 1]."""
+        """The fraction of rows of x whose predicted class is y, in [0, 1]."""
         return float((self.predict(x) == y).mean())
 
     def _forward(self, x: Array) -> list[Array]:

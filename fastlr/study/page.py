@@ -1,7 +1,7 @@
-"""A study as one page: self-contained HTML, drawn from its document and nothing else.
+"""A study as one self-contained HTML page, made from its document alone.
 
-The page asks nothing of any network, runs no script, and follows the reader's light or dark. Needs jinja2 for its
-template, which stands beside this file, and contourpy for the landscapes.
+The page loads nothing, runs no script, and follows the browser's light or dark mode. Needs jinja2 for its template,
+`page.html.jinja` in this folder, and contourpy for the landscapes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 try:
-    import contourpy  # noqa: F401  (figures.py draws with it; what is missing is said before a study, not after)
+    import contourpy  # noqa: F401  (figures.py needs it; an error before a study is better than one after it)
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
 except ImportError as error:
@@ -22,13 +22,13 @@ except ImportError as error:
 
 from . import figures
 from .claims import best_rate, group, mean_loss
-from .drawing import contrast, mixed
+from .drawing import contrast, interpolated_color
 from .report import facts
 from .tables import number
 
 TEMPLATE = Path(__file__).with_name("page.html.jinja")
 
-# background, surface, text, muted text, lines; then what tells things apart, and the ends of what is ordered
+# background, surface, text, muted text, lines; then colors of categories, and the end colors of ordered values
 LIGHT = {
     "page": "#fbfaf7",
     "card": "#ffffff",
@@ -57,11 +57,11 @@ DARK = {
     "bad": "#ff8a80",
     "open": "#f2c063",
 }
-# cividis: even steps of lightness, the same to most eyes that see colours differently. doi:10.1371/journal.pone.0199239
+# cividis: even steps of lightness, also for most color-blind readers. doi:10.1371/journal.pone.0199239
 HEAT = ("#00224e", "#123570", "#3b496c", "#575d6d", "#707173", "#8a8678", "#a59c74", "#c3b369", "#e1cc55", "#fee838")
 
-# tables whose entries are shaded: unit, on which scale, and whether less is brighter. The scale of "errors" is
-# logarithmic in what is missing to 100 %, or 97 and 98 % would look alike wherever something else is at 40 %
+# tables whose entries are shaded: unit, scale, and whether less is brighter. The scale "errors" is logarithmic in the
+# distance from 100 %, as 97 and 98 % would look alike beside an entry of 40 % otherwise
 SHADED = {
     "accuracy": ("%", "errors", False),
     "time-to-target": ("ms", "log", True),
@@ -76,7 +76,7 @@ SHADED = {
 
 
 def render(document: dict[str, Any]) -> str:
-    """The page of a document, as `record.Record.document` makes it or `results.json` holds it."""
+    """The page of a document, as `record.Record.document` returns it and `results.json` has it."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     found = document["experiments"]
@@ -84,51 +84,51 @@ def render(document: dict[str, Any]) -> str:
     return template.render(
         document=document,
         facts=facts(document),
-        figures=marked(drawn(document)),
+        figures=as_markup(all_figures(document)),
         tables=[{**table, "rows": shaded(table, document), "shades": shades(table)} for table in document["tables"]],
-        ink=ink,
+        ink=text_color,
         headlines=headlines(found),
         opening=opening(found["ladder"]),
         lrs=lrs,
-        light=colours(LIGHT, len(lrs)),
-        dark=colours(DARK, len(lrs)),
-        heat=[mixed(HEAT, k / 19) for k in range(20)],
+        light=css_variables(LIGHT, len(lrs)),
+        dark=css_variables(DARK, len(lrs)),
+        heat=[interpolated_color(HEAT, k / 19) for k in range(20)],
     )
 
 
-def drawn(document: dict[str, Any]) -> dict[str, list[figures.Figure]]:
-    """The figures of each table, by its name; and the one that opens the page, for wide screens and narrow ones."""
+def all_figures(document: dict[str, Any]) -> dict[str, list[figures.Figure]]:
+    """The figures of each table, by its name; and the first of the page, for wide screens and narrow ones."""
     found, settings = document["experiments"], document["settings"]
     return {
-        "opening": [figures.valley(found["ladder"], 860), figures.valley(found["ladder"], 350)],
-        "accuracy": [figures.learning(found["grid"], settings["target_loss"])],
+        "opening": [figures.loss_by_rate(found["ladder"], 860), figures.loss_by_rate(found["ladder"], 350)],
+        "accuracy": [figures.loss_by_epoch(found["grid"], settings["target_loss"])],
         "updates-to-convergence": [figures.convergence(found["grid"])],
-        "overfitting": [figures.apart(found["grid"])],
-        "full-batch-descent": [figures.norms(found["descent"], settings["target_norm"])],
+        "overfitting": [figures.gap_by_epoch(found["grid"])],
+        "full-batch-descent": [figures.gradient_norms(found["descent"], settings["target_norm"])],
         "escape-rate": [figures.escapes(found["escape"])],
         "memory": [figures.memory(found["memory"])],
-        "strategies": [figures.ways(found["grid"], found["strategies"], document["strategies"])],
+        "strategies": [figures.strategies(found["grid"], found["strategies"], document["strategies"])],
     }
 
 
-def marked(named: dict[str, list[figures.Figure]]) -> dict[str, list[figures.Figure]]:
-    """The same, their SVG marked as such for the template; `figures` has escaped what came from outside."""
+def as_markup(named: dict[str, list[figures.Figure]]) -> dict[str, list[figures.Figure]]:
+    """The figures with their SVG as markup, which the template does not escape; `figures` has escaped all texts."""
     return {
         name: [{**figure, "panels": [Markup(panel) for panel in figure["panels"]]} for figure in of]
         for name, of in named.items()
     }
 
 
-def colours(theme: dict[str, Any], rates: int) -> dict[str, str]:
+def css_variables(theme: dict[str, Any], rates: int) -> dict[str, str]:
     """CSS variables of a theme."""
     made = {name: value for name, value in theme.items() if isinstance(value, str)}
     made |= {f"c{k}": colour for k, colour in enumerate(theme["categories"])}
-    made |= {f"r{k}": mixed(theme["ordered"], k / max(1, rates - 1)) for k in range(rates)}
-    return made | {f"t{k}": mixed(theme["terrain"], k / 8) for k in range(9)}
+    made |= {f"r{k}": interpolated_color(theme["ordered"], k / max(1, rates - 1)) for k in range(rates)}
+    return made | {f"t{k}": interpolated_color(theme["terrain"], k / 8) for k in range(9)}
 
 
 def shaded(table: dict[str, Any], document: dict[str, Any]) -> list[list[dict[str, Any]]]:
-    """A table's rows for the page: each entry in two parts, figure and remark, and a shade where it says something."""
+    """A table's rows for the page: each entry split into figure and remark, with a shade in tables that have them."""
     _, scale, less = SHADED.get(table["name"], ("", "linear", False))
     means = [e["mean"] for row in table["rows"] for e in row if "mean" in e]
     rows = []
@@ -145,13 +145,13 @@ def shaded(table: dict[str, Any], document: dict[str, Any]) -> list[list[dict[st
             data, settings = document["data"], document["settings"]
             updates = data["train"] // settings["batch_size"] * settings["epochs"]
             schedule = document["strategies"][row[0]["text"]][1]
-            made[0]["picture"] = Markup(figures.spark(schedule, updates))
+            made[0]["picture"] = Markup(figures.sparkline(schedule, updates))
         rows.append(made)
     return rows
 
 
 def shades(table: dict[str, Any]) -> tuple[str, str] | None:
-    """What the darkest and the brightest shade of a table stand for; None if it has no shades."""
+    """The values of the darkest and the brightest shade of a table; None if it has no shades."""
     means = [e["mean"] for row in table["rows"] for e in row if "mean" in e]
     if table["name"] not in SHADED or not means:
         return None
@@ -160,13 +160,13 @@ def shades(table: dict[str, Any]) -> tuple[str, str] | None:
     return ends[0], f"{ends[1]} {unit}"
 
 
-def ink(colour: str) -> str:
-    """Black or white, whichever reads better on a colour."""
+def text_color(colour: str) -> str:
+    """Black or white, whichever has more contrast on a color."""
     return max(("#000000", "#ffffff"), key=lambda text: contrast(text, colour))
 
 
 def opening(ladder: list[dict[str, Any]]) -> str:
-    """What the first picture shows, in the numbers it is drawn from."""
+    """The numbers of the first figure, as text."""
     best: list[str] = []
     ends: dict[float, list[str]] = {}
     for network, runs in group(ladder, "network").items():
@@ -179,16 +179,16 @@ def opening(ladder: list[dict[str, Any]]) -> str:
             ends.setdefault(lr, []).append("diverged" if loss == float("inf") else number(loss))
     if not best:
         return "No run of it is finished."
-    said = "; ".join(f"at {lr:g}, {listed(losses)}" for lr, losses in ends.items())
-    return f"The best rate is {listed(best)}. At the ends of the scale they come to: {said}."
+    at_ends = "; ".join(f"at {lr:g}, {enumeration(losses)}" for lr, losses in ends.items())
+    return f"The best rate is {enumeration(best)}. At the ends of the scale they come to: {at_ends}."
 
 
-def listed(parts: Sequence[str]) -> str:
+def enumeration(parts: Sequence[str]) -> str:
     return f"{', '.join(parts[:-1])} and {parts[-1]}" if len(parts) > 1 else parts[0]
 
 
 def headlines(found: dict[str, list[dict[str, Any]]]) -> list[tuple[str, str]]:
-    """A few numbers to begin with: (number, what it is)."""
+    """A few numbers for the top of the page: (number, description)."""
     made = []
     trained = [run for run in found["grid"] if not run["diverged"]]
     if trained:

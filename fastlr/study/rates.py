@@ -1,4 +1,4 @@
-"""The learning rate of a run: a number, held or shaped by a schedule that is written as text."""
+"""The learning rate of a run: a constant, or a constant times a schedule that is written as text."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def rate(lr: float, schedule: str | None, updates: int) -> float | Schedule:
     >>> rate(0.1, "cosine(1, steps=updates)", 100)
     cosine(lr=1.0, steps=100, final=0.0, end='hold') * 0.1
 
-    Raises `ValueError` for an expression that makes no schedule, or one that gives, within the run, a rate that is
-    negative or not finite.
+    Raises `ValueError` for an expression that is no schedule, or whose rates during the run are negative or not
+    finite.
     """
     if schedule is None:
         return lr

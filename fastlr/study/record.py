@@ -1,4 +1,4 @@
-"""What a study leaves behind: one document, and the files it is written to, each whole or not there."""
+"""The results of a study: one document, and files, each of which is written whole or not at all."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SCHEMA, VERSION = "fastlr-study", 1
 
 
 class Record:
-    """The outcomes of a study so far, in the order of the plan, whatever order they came in."""
+    """The outcomes of a study up to now, in the order of the plan."""
 
     def __init__(self, settings: Settings, data: Dataset, planned: dict[str, list[Task]], jobs: int) -> None:
         self.settings, self.data, self.jobs = settings, data, jobs
@@ -44,10 +44,10 @@ class Record:
         self.outcomes[experiment][index] = outcome.to_dict()
 
     def document(self) -> dict[str, Any]:
-        """Everything from which tables and page are drawn, as plain data.
+        """Everything that tables and page show, as plain data.
 
-        Two studies with the same settings have the same bits on one machine, but for what the machine and the moment
-        decide: "environment", each run's "machine", and the tables that are "timed".
+        Two studies with the same settings have the same bits on one machine, except for "environment", each run's
+        "machine", and the tables that are "timed".
         """
         data = self.data
         updates = len(data.train[1]) // self.settings.batch_size * self.settings.epochs
@@ -83,7 +83,7 @@ class Record:
 
 
 def check_folder(folder: Path) -> None:
-    """Make the folder and see that it takes files; `OSError` if not. Leaves nothing in it."""
+    """Create the folder and check that files can be created in it; `OSError` if not."""
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -97,7 +97,7 @@ def check_folder(folder: Path) -> None:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file under another name, then give it its own: it is there in full, or as it was before."""
+    """Write a file under another name, then rename it: `path` has the whole new file or the old one."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
@@ -126,27 +126,27 @@ def write_results(folder: Path, document: dict[str, Any]) -> Path:
 def write_tables(folder: Path, document: dict[str, Any]) -> None:
     """A CSV file for each table, one of all training runs, and one of their curves."""
     for table in document["tables"]:
-        write_whole(folder / f"table-{table['number']:02}-{table['name']}.csv", written(flat(table)))
-    write_whole(folder / "runs.csv", written(runs(document)))
-    write_whole(folder / "curves.csv", written(curves(document)))
+        write_whole(folder / f"table-{table['number']:02}-{table['name']}.csv", csv_text(table_rows(table)))
+    write_whole(folder / "runs.csv", csv_text(runs(document)))
+    write_whole(folder / "curves.csv", csv_text(curves(document)))
 
 
-def written(rows: Iterator[list[Any]]) -> str:
+def csv_text(rows: Iterator[list[Any]]) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
 
 
-def flat(table: dict[str, Any]) -> Iterator[list[Any]]:
-    """A table's rows; an entry that is measured has its mean, spread and number in columns of their own."""
-    figures = [any("mean" in row[k] for row in table["rows"]) for k in range(len(table["columns"]))]
+def table_rows(table: dict[str, Any]) -> Iterator[list[Any]]:
+    """The rows of a table; measured entries have their mean, spread and number in further columns."""
+    measured_columns = [any("mean" in row[k] for row in table["rows"]) for k in range(len(table["columns"]))]
     head: list[Any] = []
-    for column, measured in zip(table["columns"], figures, strict=True):
+    for column, measured in zip(table["columns"], measured_columns, strict=True):
         head += [column, f"{column} mean", f"{column} spread", f"{column} n"] if measured else [column]
     yield head
     for row in table["rows"]:
         line: list[Any] = []
-        for entry, measured in zip(row, figures, strict=True):
+        for entry, measured in zip(row, measured_columns, strict=True):
             line.append(entry["text"])
             if measured:
                 line += [entry.get("mean"), entry.get("spread"), entry.get("n")]
@@ -166,7 +166,7 @@ def runs(document: dict[str, Any]) -> Iterator[list[Any]]:
 
 
 def curves(document: dict[str, Any]) -> Iterator[list[Any]]:
-    """A row for each epoch of each training run, the state before the first one included."""
+    """A row for each epoch of each training run, and one for the state before the first."""
     names = "train_loss", "validation_loss", "test_loss", "train_accuracy", "validation_accuracy", "test_accuracy"
     keys = "network", "lr", "seed", "optimizer", "schedule"
     yield ["experiment", *keys, "epoch", *names]

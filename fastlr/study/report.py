@@ -1,6 +1,6 @@
-"""A study, told in a terminal: progress while it runs, then its tables.
+"""A study in a terminal: progress while it runs, then its tables.
 
-Needs rich, and so is imported by whoever prints, not by `fastlr.study`.
+Needs rich; `fastlr.study` does not import it.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ try:
 except ImportError as error:
     raise ImportError("study: the tables need rich, which is missing; pip install 'fastlr-core[lab]'") from error
 
-NARROWEST = 100  # characters of a line in a file, which has no width of its own
-EVERY = 2.0  # seconds between two lines of progress, where no bar can be drawn
+NARROWEST = 100  # characters of a line in a file
+EVERY = 2.0  # seconds between two lines of progress, where there is no bar
 VERDICTS = {"refuted": "bold red", "held here": "bold green", "undecided": "bold yellow"}
 
 
 class Terminal(Console):
-    """A console that does not decide what becomes of a program whose reader went away (rich's would end it)."""
+    """A console that raises BrokenPipeError when the reader closes the output (rich's ends the program)."""
 
     def on_broken_pipe(self) -> None:
         raise
 
 
 def print_tables(document: dict[str, Any], file: TextIO) -> None:
-    """Every table that has rows, each with its finding and its method, then what was run."""
+    """Print every table that has rows, each with its finding and its method, then the settings."""
     console = Terminal(file=file, highlight=False)
     sign = "+-" if console.options.ascii_only else "±"
     tables = [table for table in document["tables"] if table["rows"]]
     drawn = [draw(table, sign) for table in tables]
-    if not file.isatty():  # let a line be what the widest table needs; prose is folded
-        boundless = console.options.update(max_width=10_000)
+    if not file.isatty():  # lines are as long as the widest table needs; text is wrapped
+        unlimited = console.options.update(max_width=10_000)
         widths = (
-            console.measure(rich, options=boundless).maximum
+            console.measure(rich, options=unlimited).maximum
             for rich, table in zip(drawn, tables, strict=True)
             if table["name"] != "claims"
         )
@@ -55,11 +55,11 @@ def print_tables(document: dict[str, Any], file: TextIO) -> None:
 
 
 def draw(table: dict[str, Any], sign: str = "±") -> Table:
-    """One table, in words and figures; too narrow a terminal folds an entry, and never cuts a figure off."""
+    """One table; in a narrow terminal entries are wrapped, never cut off."""
     rich = Table(box=SIMPLE_HEAD)
     for k, column in enumerate(table["columns"]):
-        figures, named = column.startswith("lr "), k == 0 and table["name"] != "claims"
-        rich.add_column(Text(column), justify="right" if figures else "left", overflow="fold", no_wrap=named)
+        numeric, named = column.startswith("lr "), k == 0 and table["name"] != "claims"
+        rich.add_column(Text(column), justify="right" if numeric else "left", overflow="fold", no_wrap=named)
     for row in table["rows"]:
         rich.add_row(*(Text(plain_signs(entry["text"], sign), style=VERDICTS.get(entry["text"], "")) for entry in row))
     return rich
@@ -71,12 +71,12 @@ def heading(table: dict[str, Any]) -> str:
 
 
 def plain_signs(text: str, sign: str) -> str:
-    """The text, for a terminal that may know no more than ASCII."""
+    """The text, in ASCII where the terminal can show no more."""
     return text if sign == "±" else text.replace("±", sign).replace("“", '"').replace("”", '"')
 
 
 def facts(document: dict[str, Any]) -> str:
-    """What was run, in a sentence or two."""
+    """The settings of the study, in a few sentences."""
     settings, data = document["settings"], document["data"]
     seeds = f"seeds 0 to {settings['seeds'] - 1}" if settings["seeds"] > 1 else "seed 0"
     schedule = f" by {settings['schedule']}" if settings["schedule"] else ""
@@ -95,9 +95,9 @@ def facts(document: dict[str, Any]) -> str:
 
 @contextmanager
 def progress(total: int, file: TextIO) -> Iterator[Callable[[object], None]]:
-    """A function to call with each outcome: moves a bar where `file` is a terminal, else writes a line now and then.
+    """A function to call with each outcome: it updates a bar where `file` is a terminal, else prints some lines.
 
-    What cannot be written is left out: a study goes on when nobody looks.
+    Errors of the output are ignored, so that the study continues.
     """
     done = 0
     if not file.isatty():

@@ -1,8 +1,8 @@
-"""The twelve tables of a study, made from its measured runs and nothing else.
+"""The twelve tables of a study, computed from its measured runs alone.
 
-A table is plain data, so that the terminal, the CSV files and the page say the same: a title, columns, rows of
-entries, the method, and a finding in a sentence, which is put together from the numbers. An entry is its text and,
-where it stands for several runs, their mean, spread (sample standard deviation) and number.
+A table is plain data, the same for the terminal, the CSV files and the page: a title, columns, rows of entries, the
+method, and a finding, a sentence that is composed from the numbers. An entry has a text and, where it summarizes
+several runs, their mean, spread (sample standard deviation) and number.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ OVERFIT = 1.05  # the final validation loss over its minimum, from which a run c
 
 
 def tables(document: dict[str, Any]) -> list[Table]:
-    """All twelve; one whose experiment has no runs yet has no rows."""
+    """All twelve tables; one whose experiment has no runs yet has no rows."""
     found = document["experiments"]
     settings = document["settings"]
     grid, ladder = found["grid"], found["ladder"]
@@ -36,7 +36,7 @@ def tables(document: dict[str, Any]) -> list[Table]:
         escape(found["escape"], settings["optimizer"]),
         memory(found["memory"]),
         activations(ladder, grid),
-        gap(grid),
+        generalization_gap(grid),
         strategies(grid, found["strategies"], document["strategies"]),
         common_claims(found),
     ]
@@ -53,7 +53,7 @@ def table(
     finding: str,
     timed: bool = False,
 ) -> Table:
-    """`timed`: the machine and the moment decide its numbers."""
+    """`timed`: its numbers differ between machines and runs."""
     return {
         "name": name,
         "title": title,
@@ -71,7 +71,7 @@ def plain(text: str) -> Entry:
 
 
 def number(value: float) -> str:
-    """Three significant digits, more where they stand before the point."""
+    """Three significant digits, or all digits before the point."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:#.3g}".rstrip(".")
 
 
@@ -82,13 +82,13 @@ def measured(values: Sequence[float], form: Callable[[float], str] = number) -> 
     return {"text": form(entry["mean"]) + spread} | entry
 
 
-def of_trained(
+def over_trained(
     runs: Sequence[Run],
     value: Callable[[Run], float | None],
     form: Callable[[float], str] = number,
     missing: str = "not reached",
 ) -> Entry:
-    """An entry over the runs that did not diverge; those that did, and those that have no value, are counted."""
+    """An entry over the runs that did not diverge; the others, and those without a value, are counted."""
     if not runs:
         return plain("-")
     trained = [run for run in runs if not run["diverged"]]
@@ -104,7 +104,7 @@ def of_trained(
 
 
 def by_network(runs: Sequence[Run], entry: Callable[[Sequence[Run]], Entry]) -> tuple[list[str], list[list[Entry]]]:
-    """Columns and rows: a row for each network, a column for each rate, both in the order they were run."""
+    """Columns and rows: a row for each network, a column for each rate, both in the order of the runs."""
     lrs = list(group(runs, "lr")) if runs else []
     cells = group(runs, "network", "lr")
     rows = [
@@ -139,7 +139,7 @@ def whole(value: float) -> str:
 
 
 def accuracy(grid: Sequence[Run]) -> Table:
-    columns, rows = by_network(grid, lambda runs: of_trained(runs, lambda r: 100 * r["test_accuracy"], percent))
+    columns, rows = by_network(grid, lambda runs: over_trained(runs, lambda r: 100 * r["test_accuracy"], percent))
     best, finding = best_entry(columns, rows), ""
     if best:
         means = {
@@ -166,7 +166,7 @@ def accuracy(grid: Sequence[Run]) -> Table:
 
 def time_to_target(grid: Sequence[Run], target: str, jobs: int) -> Table:
     columns, rows = by_network(
-        grid, lambda runs: of_trained(runs, lambda r: milliseconds(r["machine"]["seconds_to_target"]))
+        grid, lambda runs: over_trained(runs, lambda r: milliseconds(r["machine"]["seconds_to_target"]))
     )
     best = best_entry(columns, rows, lowest=True)
     short = sum(entry["text"].startswith("not reached") for row in rows for entry in row[1:])
@@ -191,7 +191,7 @@ def milliseconds(seconds: float | None) -> float | None:
 
 
 def updates_to_target(grid: Sequence[Run], target: str) -> Table:
-    columns, rows = by_network(grid, lambda runs: of_trained(runs, lambda r: r["updates_to_target"], whole))
+    columns, rows = by_network(grid, lambda runs: over_trained(runs, lambda r: r["updates_to_target"], whole))
     best, most = best_entry(columns, rows, lowest=True), max((run["updates"] for run in grid), default=0)
     finding = ""
     if best:
@@ -222,7 +222,7 @@ def throughput(grid: Sequence[Run], jobs: int) -> Table:
         seconds = run["machine"]["train_seconds"]
         return run["updates"] * run["batch_size"] / seconds / 1000 if seconds else None
 
-    columns, rows = by_network(grid, lambda runs: of_trained(runs, thousands))
+    columns, rows = by_network(grid, lambda runs: over_trained(runs, thousands))
     finding = ""
     if best := best_entry(columns, rows):
         means = [fmean(means) for row in rows if (means := [e["mean"] for e in row[1:] if "mean" in e])]
@@ -251,7 +251,7 @@ def throughput(grid: Sequence[Run], jobs: int) -> Table:
 
 
 def rise(run: Run) -> float | None:
-    """The final validation loss over its minimum on the way."""
+    """The final validation loss over its minimum during training."""
     losses = [loss for loss in (run["curve"] or {}).get("validation_loss", []) if loss is not None]
     return None if run["validation_loss"] is None or not losses or min(losses) <= 0 else losses[-1] / min(losses)
 
@@ -262,7 +262,7 @@ def overfits(run: Run) -> bool:
 
 def overfitting(grid: Sequence[Run]) -> Table:
     def entry(runs: Sequence[Run]) -> Entry:
-        shown = of_trained(runs, rise, lambda value: f"{value:.2f}")
+        shown = over_trained(runs, rise, lambda value: f"{value:.2f}")
         trained = [run for run in runs if not run["diverged"]]
         if "mean" in shown:
             do = sum(map(overfits, trained))
@@ -297,11 +297,11 @@ def overfitting(grid: Sequence[Run]) -> Table:
     )
 
 
-def gap(grid: Sequence[Run]) -> Table:
+def generalization_gap(grid: Sequence[Run]) -> Table:
     def apart(run: Run) -> float:
         return float(run["test_loss"] - run["train_loss"])
 
-    columns, rows = by_network(grid, lambda runs: of_trained(runs, apart, lambda value: f"{value:.3f}"))
+    columns, rows = by_network(grid, lambda runs: over_trained(runs, apart, lambda value: f"{value:.3f}"))
     means = (
         {
             lr: fmean(apart(r) for r in runs if not r["diverged"])
@@ -364,7 +364,7 @@ def descent(runs: Sequence[Run], target: float) -> Table:
     )
 
 
-def escape(runs: Sequence[Run], asked: str) -> Table:
+def escape(runs: Sequence[Run], requested: str) -> Table:
     lrs = list(group(runs, "lr")) if runs else []
     cells = {(run["landscape"], run["lr"]): run for run in runs}
 
@@ -398,8 +398,8 @@ def escape(runs: Sequence[Run], asked: str) -> Table:
             "that is in another basin, with its standard error; of all starts, the share in the basin of a global "
             "minimum. Heights are divided by the curvature at the local minimum, which makes 2 the limit of stability."
         )
-        if runs[0]["optimizer"] != asked:
-            facts += f" Not by {asked}, which looks at more than one number: the starts would not be independent."
+        if runs[0]["optimizer"] != requested:
+            facts += f" Not by {requested}, which looks at more than one number: the starts would not be independent."
 
     return table(
         "escape-rate",
@@ -477,8 +477,8 @@ def activations(ladder: Sequence[Run], grid: Sequence[Run]) -> Table:
             [
                 plain(activation),
                 {"text": f"{best:g}", "mean": best, "spread": None, "n": len(rates[best])},
-                of_trained(rates[best], lambda r: r["validation_loss"], lambda value: f"{value:.3f}"),
-                of_trained(rates[best], lambda r: 100 * r["test_accuracy"], percent),
+                over_trained(rates[best], lambda r: r["validation_loss"], lambda value: f"{value:.3f}"),
+                over_trained(rates[best], lambda r: 100 * r["test_accuracy"], percent),
                 plain(f"{close[0]:g} to {close[-1]:g}"),
                 plain(f"{edge[0]:g}" if edge else "none"),
                 plain("-" if of_grid is None else f"{of_grid:g}"),
@@ -524,7 +524,7 @@ def strategies(grid: Sequence[Run], others: Sequence[Run], ways: dict[str, Any])
             else "decaying"
         )
         mine = {lr: cells.get((optimizer, schedule, lr), []) for lr in lrs}
-        entries = [of_trained(mine[lr], lambda r: 100 * r["test_accuracy"], percent) for lr in lrs]
+        entries = [over_trained(mine[lr], lambda r: 100 * r["test_accuracy"], percent) for lr in lrs]
         rate = best_rate([run for runs in mine.values() for run in runs])
         rows.append([plain(name), plain(kind), *entries, plain("-" if rate is None else f"{rate:g}")])
         if rate is not None:

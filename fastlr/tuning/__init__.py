@@ -1,6 +1,6 @@
-"""Finding a learning rate: `find_lr` by the training loss, in minutes; `tune_lr` by a validation score, at a told cost.
+"""Search for a learning rate: `find_lr` by the training loss, in minutes; `tune_lr` by a validation score.
 
-What may enter this room: ways to choose a rate for any optimizer. It imports no data and no network.
+These work with any optimizer and model; this package imports no data and no networks.
 """
 
 from .range_test import RangeTest, find_lr

@@ -1,7 +1,7 @@
-"""What a range test suggests: rules that turn learning rates and the losses seen after them into one rate.
+"""Rules that suggest a rate from the learning rates of a range test and the losses after each.
 
-Each takes rates that rise geometrically and smoothed, finite losses of the same length, and returns a rate. The
-first four are fastai's (`fastai.callback.schedule`), restated: they see d loss / d log(rate), whatever the spacing.
+Each takes rates that rise geometrically and smoothed, finite losses of the same length, and returns a rate. The first
+four are fastai's (`fastai.callback.schedule`), in terms of d loss / d log(rate), so that the spacing does not matter.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ Floats = NDArray[np.float64]
 
 
 def smoothed(losses: Any, beta: float, before: float | None = None) -> Floats:
-    r"""The debiased exponential mean of each row of losses, from its first one on.
+    r"""The debiased exponential mean of each row of losses.
 
     .. math:: s_i = \frac{(1 - \beta) \sum_{j \le i} \beta^{i - j} l_j}{1 - \beta^{i + 1}}
 
-    `before` is one more loss in front of them. What follows a loss that is not finite is not finite either.
+    `before` is the loss before the first of them. After a loss that is not finite, the means are not finite either.
     """
     rows = np.atleast_2d(np.asarray(losses, np.float64))
     mean, weight = (0.0, 0.0) if before is None else ((1 - beta) * before, 1 - beta)
@@ -51,7 +51,7 @@ def valley(lrs: Floats, losses: Floats) -> float:
 
 
 def slide(lrs: Floats, losses: Floats, interval: int = 15, threshold: float = 0.005) -> float:
-    """From the right, down the blow-up: the first rate where slopes `interval` points apart are alike."""
+    """From the highest rate downwards: the first rate where slopes `interval` points apart differ little."""
     slope = np.gradient(losses)
     right = len(losses) - 1
     left = max(right - interval, 0)
@@ -67,7 +67,7 @@ def minimum(lrs: Floats, losses: Floats) -> float:
 
 
 def middle(lrs: Floats, losses: Floats) -> float:
-    """The geometric mean of the valley and the rate of the least loss. (No peer has it.)"""
+    """The geometric mean of the valley and the rate of the least loss. (No other library has this rule.)"""
     return float(np.sqrt(valley(lrs, losses) * lrs[np.argmin(losses)]))
 
 
@@ -75,10 +75,10 @@ RULES = {"steepest": steepest, "valley": valley, "slide": slide, "minimum": mini
 
 
 def suggest(lrs: Floats, losses: Floats) -> dict[str, float]:
-    """What each rule says of the losses up to the first that is not finite.
+    """The rate that each rule suggests, from the losses up to the first that is not finite.
 
-    As in fastai, the first tenth of the sweep and the last five points before it broke are left out; unless fewer
-    than five points would stay.
+    As in fastai, the first tenth of the sweep and the last five points before that loss are left out, unless fewer than
+    five points remain.
     """
     broken = ~np.isfinite(losses)
     end = int(broken.argmax()) if broken.any() else len(lrs)
