@@ -67,9 +67,8 @@ def differences(cls: type[RuleClass]) -> Iterator[str]:
         convention = cls.conventions[name]
         defaults = ", ".join(f"{key} {value:g}" for key, value in convention.defaults.items())
         matrix = getattr(cls, "kind", "elementwise") == "matrix"
-        differs = [what for what, does in (("formula", matrix or convention.rule != cls._default_rule),
-                                           ("defaults", not matrix and convention.rule == cls._default_rule and defaults))
-                   if does]
+        same = not matrix and convention.rule == cls._default_rule
+        differs = [what for what, does in (("formula", not same), ("defaults", same and defaults)) if does]
         yield "| " + " | ".join([f'`{cls.__name__}(convention="{name}")`', ", ".join(differs) or "nothing", defaults,
                                  convention.decay or cls.decay_mode]) + " |"
 
