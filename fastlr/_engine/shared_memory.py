@@ -92,8 +92,8 @@ def within_row(layout: Layout, rows: int, owner: int) -> list[Interval]:
     inner = [(size, stride) for size, stride in zip(shape, strides, strict=True)
              if size > 1 and (rows == 0 or stride % rows)]
     low, high = span((address, tuple(size for size, _ in inner), tuple(stride for _, stride in inner), itemsize))
-    if rows == 0 or high - low >= rows:
-        return [(0, max(rows, 1), owner)]
+    if rows == 0:
+        return [(0, 1, owner)]
     first = low % rows
     last = first + high - low
     return [(first, last, owner)] if last <= rows else [(first, rows, owner), (0, last - rows, owner)]

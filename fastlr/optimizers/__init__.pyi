@@ -13,6 +13,7 @@ from . import reducing as _reducing
 from . import schedule_free as _schedule_free
 from . import sign as _sign
 from . import spectral as _spectral
+from .accumulation import GradientAccumulation as GradientAccumulation
 from .averages import EMA as EMA
 from .averages import SWA as SWA
 from .averages import WeightAverage as WeightAverage
@@ -26,8 +27,7 @@ from .loss_scale import LossScale as LossScale
 from .quasi_newton import LBFGS as LBFGS
 from .registry import create_optimizer as create_optimizer
 from .registry import list_optimizers as list_optimizers
-from .wrappers import SAM as SAM
-from .wrappers import GradientAccumulation as GradientAccumulation
+from .sharpness import SAM as SAM
 from .wrappers import GradientCentralization as GradientCentralization
 from .wrappers import Lookahead as Lookahead
 

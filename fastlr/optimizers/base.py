@@ -28,7 +28,7 @@ class Optimizer(BoundParameters, family=True):
         dataclasses (names are joined by "/", as in "layers/0/w"), or a sequence of groups
         ``{"params": ..., "lr": ..., ...}``. An array is any writable CPU buffer (PEP 3118) or DLPack tensor of
         float16, bfloat16, float32 or float64, of any strides that do not overlap. It is updated in place; where an
-        entry of a mapping or a field of a dataclass is replaced by another array, the next step says so.
+        entry of a mapping or a field of a dataclass was replaced by another array, a step raises RuntimeError.
     lr, weight_decay and what the class names
         A float, or a schedule: any callable ``t -> float``, t = 0 being the first update. All may be set between
         steps, ``opt.lr = 0.1``.
@@ -100,7 +100,7 @@ class Optimizer(BoundParameters, family=True):
         Of these, `clip_value`, `clip_norm`, `clip_tensor_norm`, `clip_zscore`, `clip_zscore_alpha` and `ema_decay` can
         be set between steps, ``opt.clip_norm = 1.0``; the others can be read.
     convention
-        "torch", "optax", "keras", "paper" or whose else, where they differ: the rule as they have it, with their
+        "torch", "optax", "keras", "paper" or another source, where they differ: the rule as they have it, with their
         defaults of hyper-parameters and their mode of weight decay, unless you give others. The class says in what
         they differ and which is the default; a state knows its own, and loads into no other.
 

@@ -64,14 +64,13 @@ def row(cls: type[RuleClass]) -> str:
 def differences(cls: type[RuleClass]) -> Iterator[str]:
     """A line for each convention that is not the class's own."""
     for name in list(cls.conventions)[1:]:
-        whose = cls.conventions[name]
-        defaults = ", ".join(f"{key} {value:g}" for key, value in whose.defaults.items())
+        convention = cls.conventions[name]
+        defaults = ", ".join(f"{key} {value:g}" for key, value in convention.defaults.items())
         matrix = getattr(cls, "kind", "elementwise") == "matrix"
-        differs = [what for what, does in (("formula", matrix or whose.rule != cls._default_rule),
-                                           ("defaults", not matrix and whose.rule == cls._default_rule and defaults))
-                   if does]
+        same = not matrix and convention.rule == cls._default_rule
+        differs = [what for what, does in (("formula", not same), ("defaults", same and defaults)) if does]
         yield "| " + " | ".join([f'`{cls.__name__}(convention="{name}")`', ", ".join(differs) or "nothing", defaults,
-                                 whose.decay or cls.decay_mode]) + " |"
+                                 convention.decay or cls.decay_mode]) + " |"
 
 
 def catalogue() -> str:

@@ -177,7 +177,7 @@ def described(opt: BoundParameters) -> dict[str, Any]:
 
 
 def load(opt: BoundParameters, d: Mapping[str, Any], strict: bool) -> None:
-    """Become what `state_dict` described."""
+    """Take on the state that `state_dict` described; all of it is checked before the first write."""
     owner, plan = f"{type(opt).__name__}.load_state_dict", opt._plan
     refuse_foreign(opt, d, owner)
     if strict and "options" in d:          # (files of version 0.1.0 have none)
@@ -226,7 +226,7 @@ def refuse_foreign(opt: BoundParameters, d: Mapping[str, Any], owner: str) -> No
 
 
 def read_clock(opt: BoundParameters, d: Mapping[str, Any], owner: str) -> tuple[int, list[int]]:
-    """What a state says of updates done, and of how many of them each tensor missed."""
+    """The number of updates in a state, and how many of them each tensor had no gradient in."""
     t = count(d["t"], owner, "t")
     names = [tensor.name for tensor in opt._plan.tensors]
     missed = d.get("missed", {})
@@ -237,7 +237,7 @@ def read_clock(opt: BoundParameters, d: Mapping[str, Any], owner: str) -> tuple[
 
 
 def read_values(opt: BoundParameters, groups: Any, owner: str) -> list[dict[str, Hyper]]:
-    """What a state says of each group's hyper-parameters."""
+    """The hyper-parameters of each group in a state."""
     if not isinstance(groups, Sequence):
         raise ValueError(f"{owner}: groups must be a sequence, got {groups!r}")
     if len(groups) != len(opt.groups):
@@ -255,7 +255,7 @@ def read_group_values(opt: BoundParameters, group: Group, saved: Mapping[str, An
 
 
 def read_norms(opt: BoundParameters, d: Mapping[str, Any], owner: str, strict: bool) -> tuple[int, float, float]:
-    """What a state says of past norms."""
+    """The mean and variance of past norms in a state."""
     if not strict and opt._stages.clip_zscore is None:
         return 0, 0.0, 0.0
     if strict and (opt._stages.clip_zscore is not None) != ("norms" in d):
@@ -272,7 +272,7 @@ def read_norms(opt: BoundParameters, d: Mapping[str, Any], owner: str, strict: b
 
 def read_largest_rates(opt: BoundParameters, d: Mapping[str, Any], values: list[dict[str, Hyper]],
                        owner: str) -> list[float | None]:
-    """What a state says of the largest learning rates; where it says nothing, what its rates say."""
+    """The largest learning rates in a state; where it has none, those of its learning rates."""
     saved = d.get("lr_max", [None] * len(opt.groups))
     if not isinstance(saved, Sequence) or len(saved) != len(opt.groups) or not all(
             lr_max is None or (type(lr_max) in (float, int) and 0 <= lr_max < inf) for lr_max in saved):
