@@ -14,6 +14,12 @@ cdef inline void adam_moments_row(Adam h, const real* restrict g, real* restrict
         m[j], v[j] = mj, vj
 
 cdef inline real adam_update(real m, real root_of_v, real debias1, real debias2, real eps) noexcept nogil:
-    """m / (1 - beta1**t) / (sqrt(v / (1 - beta2**t)) + eps), both corrections being factors; 0 where that is 0 / 0."""
-    cdef real denominator = root_of_v * debias2 + eps, zero = 0
-    return m * debias1 / denominator if denominator != zero else m * zero
+    """m / (1 - beta1**t) / (sqrt(v / (1 - beta2**t)) + eps), both corrections being factors"""
+    return m * debias1 / (root_of_v * debias2 + eps)
+
+cdef inline void clear_undefined(real* restrict update, const real* restrict v, Py_ssize_t n) noexcept nogil:
+    """Without an epsilon: no update where there is no gradient so far, 0 / 0."""
+    cdef Py_ssize_t j
+    cdef real zero = 0
+    for j in range(n):
+        update[j] = zero if v[j] == zero else update[j]

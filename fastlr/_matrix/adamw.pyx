@@ -7,7 +7,7 @@ from libc.string cimport memset
 from fastlr._kernels.build_id cimport FASTLR_LAYOUT
 from fastlr.rules.element cimport real
 from fastlr.rules.moments cimport Adam, AdamScalars, adam_moments, adam_scalars
-from fastlr._matrix.adam_update cimport adam_update
+from fastlr._matrix.adam_update cimport adam_update, clear_undefined
 from fastlr._matrix.rule_table cimport (
     PER_ELEMENT, MatrixBlock, MatrixOperation, MatrixRuleTable, MatrixTensor, declared,
 )
@@ -49,6 +49,8 @@ cdef void make_row(real* update, MatrixBlock* block, Py_ssize_t row, Py_ssize_t 
     cdef Py_ssize_t k = row * block.stride + col
     adam_row(update, <const real*>block.g + k, <real*>block.slot[M] + k, <real*>block.slot[V] + k, now.h,
              <real>now.correction.debias1, <real>now.correction.debias2, <real>now.h.eps, n)
+    if now.h.eps == 0:
+        clear_undefined(update, <const real*>block.slot[V] + k, n)
 
 cdef void move(real* also_typed, MatrixBlock* block) noexcept nogil:
     apply_rows(also_typed, block, <MakeRow>&make_row[real])

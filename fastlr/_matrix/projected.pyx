@@ -11,7 +11,7 @@ from libc.string cimport memset
 from fastlr._kernels.build_id cimport FASTLR_LAYOUT
 from fastlr.rules.element cimport real, root
 from fastlr.rules.moments cimport Adam, AdamScalars, adam_scalars
-from fastlr._matrix.adam_update cimport adam_moments_row, adam_update
+from fastlr._matrix.adam_update cimport adam_moments_row, adam_update, clear_undefined
 from fastlr._matrix.rule_table cimport (
     PER_ELEMENT, MatrixBlock, MatrixFunction, MatrixOperation, MatrixRuleTable, MatrixTensor, declared, larger,
     put_row_factor,
@@ -99,12 +99,12 @@ cdef struct Alignment:
     double cosine          # of the angle between gradient and parameter, without its sign
     double along           # how much of the parameter is in the update
 
-cdef inline Alignment alignment_of(const double* sums, double eps) noexcept nogil:
-    cdef Alignment found
+cdef inline double cosine_of(const double* sums, double eps) noexcept nogil:
+    return abs(sums[GP]) / (larger(sqrt(sums[GG]), eps) * larger(sqrt(sums[PP]), eps))
+
+cdef inline double along_of(const double* sums, double eps) noexcept nogil:
     cdef double length = sqrt(sums[PP]) + eps
-    found.cosine = abs(sums[GP]) / (larger(sqrt(sums[GG]), eps) * larger(sqrt(sums[PP]), eps))
-    found.along = sums[PU] / (length * length) if length > 0 else 0
-    return found
+    return sums[PU] / (length * length) if length > 0 else 0
 
 
 # The update before it is projected
@@ -146,6 +146,8 @@ cdef inline void update_row(real* u, MatrixBlock* block, bint adam, Py_ssize_t k
     if adam:
         adam_row(u, g, m, <const real*>block.slot[V] + k, beta, <real>(1 - now.h.beta1),
                  <real>now.correction.debias1, <real>now.correction.debias2, <real>now.eps, now.nesterov, n)
+        if now.eps == 0:
+            clear_undefined(u, <const real*>block.slot[V] + k, n)
     else:
         sgd_row(u, g, m, beta, now.nesterov, n)
 
@@ -159,7 +161,7 @@ cdef inline bint any_lost(const double* sums) noexcept nogil:
 
 cdef Alignment scaled_alignment(const MatrixTensor* tensor, Py_ssize_t first, Py_ssize_t size, bint adam,
                                 const double* sums) noexcept nogil:
-    """`alignment_of` consecutive elements of a float64 tensor, from scaled elements where their sums are lost."""
+    """Of consecutive elements of a float64 tensor, scaled where their sums are lost."""
     cdef double eps = (<const ProjectionSettings*>tensor.settings).eps, g_scale, p_scale, u_scale, length
     cdef const double* g = <const double*>tensor.g + first
     cdef const double* p = <const double*>tensor.p + first
@@ -180,7 +182,8 @@ cdef Alignment scaled_alignment(const MatrixTensor* tensor, Py_ssize_t first, Py
     g_scale, p_scale = scale_for_largest(largest_magnitude(g, size)), scale_for_largest(largest_magnitude(p, size))
     u_scale = scale_for_largest(largest)
     if g_scale == 1 and p_scale == 1 and u_scale == 1:
-        return alignment_of(sums, eps)
+        found.cosine, found.along = cosine_of(sums, eps), along_of(sums, eps)
+        return found
     for k in range(TERMS):
         scaled[k] = 0
     k = 0
@@ -198,11 +201,17 @@ cdef Alignment scaled_alignment(const MatrixTensor* tensor, Py_ssize_t first, Py
     found.along = scaled[PU] / length / length * p_scale / u_scale if length > 0 else 0
     return found
 
-cdef inline Alignment alignment(const MatrixTensor* tensor, Py_ssize_t first, Py_ssize_t size, bint adam,
-                                const double* sums) noexcept nogil:
+cdef inline double cosine(const MatrixTensor* tensor, Py_ssize_t first, Py_ssize_t size, bint adam,
+                          const double* sums) noexcept nogil:
     if tensor.is_double and any_lost(sums):
-        return scaled_alignment(tensor, first, size, adam, sums)
-    return alignment_of(sums, (<const ProjectionSettings*>tensor.settings).eps)
+        return scaled_alignment(tensor, first, size, adam, sums).cosine
+    return cosine_of(sums, (<const ProjectionSettings*>tensor.settings).eps)
+
+cdef inline double part_along(const MatrixTensor* tensor, Py_ssize_t first, Py_ssize_t size, bint adam,
+                              const double* sums) noexcept nogil:
+    if tensor.is_double and any_lost(sums):
+        return scaled_alignment(tensor, first, size, adam, sums).along
+    return along_of(sums, (<const ProjectionSettings*>tensor.settings).eps)
 
 
 # The first phase
@@ -240,8 +249,7 @@ cdef double project(MatrixTensor* tensor, bint adam) noexcept nogil:
     cdef const ProjectionSettings* h = <const ProjectionSettings*>tensor.settings
     cdef ProjectedScalars* now = <ProjectedScalars*>tensor.scalars
     cdef double[TERMS] row, layer
-    cdef double worst = 0, along
-    cdef Alignment of_row, of_layer
+    cdef double worst = 0, angle, along
     cdef Py_ssize_t i
     cdef int j
     cdef bint by_row
@@ -253,18 +261,17 @@ cdef double project(MatrixTensor* tensor, bint adam) noexcept nogil:
         sums_of_row(tensor, i, row)
         for j in range(TERMS):
             layer[j] += row[j]
-        of_row = alignment(tensor, i * tensor.cols, tensor.cols, adam, row)
-        worst = of_row.cosine if of_row.cosine > worst or of_row.cosine != of_row.cosine else worst      # (NaN stays)
+        angle = cosine(tensor, i * tensor.cols, tensor.cols, adam, row)
+        worst = angle if angle > worst or angle != angle else worst        # (NaN stays)
     by_row = worst < h.delta / sqrt(<double>tensor.cols)
-    of_layer = alignment(tensor, 0, tensor.size, adam, layer)
-    now.projects = by_row or of_layer.cosine < h.delta / sqrt(<double>tensor.size)
+    now.projects = by_row or cosine(tensor, 0, tensor.size, adam, layer) < h.delta / sqrt(<double>tensor.size)
     if not now.projects:
         return 1
-    along = of_layer.along
+    along = part_along(tensor, 0, tensor.size, adam, layer)
     for i in range(tensor.rows):
         if by_row:
             sums_of_row(tensor, i, row)
-            along = alignment(tensor, i * tensor.cols, tensor.cols, adam, row).along
+            along = part_along(tensor, i * tensor.cols, tensor.cols, adam, row)
         put_row_factor(tensor, i, along)
     return h.wd_ratio
 
