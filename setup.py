@@ -1,8 +1,8 @@
 """What pyproject.toml cannot say: which source is compiled how often, and with which flags.
 
-Kernels (`fastlr/_kernels` and the loops round the rules of `fastlr/rules`) are translated once and compiled once per
-instruction set into one file; everything else is compiled once, for the plainest CPU, so that nothing runs an
-instruction before the CPU was asked.
+Kernels (`fastlr/_kernels`, the rules of `fastlr/_matrix`, the loops round those of `fastlr/rules`) are translated once
+and compiled once per instruction set into one file; everything else is compiled once, for the plainest CPU, so that
+nothing runs an instruction before the CPU was asked.
 
     FASTLR_VARIANTS=v4          only this instruction set beside the plainest (a development build); "" for none
     FASTLR_NO_ABI3=1            a version-specific build
@@ -63,7 +63,9 @@ HEADER = "fastlr/include/fastlr/fastlr.h"
 NOT_RULES = {"__init__", "element", "scalars"}
 FAMILIES = {f"fastlr.rules._{path.stem}": path for path in sorted(Path("fastlr/rules").glob("*.pxd"))
             if path.stem not in NOT_RULES}
-KERNELS = {f"fastlr._kernels.{path.stem}": path for path in sorted(Path("fastlr/_kernels").glob("*.pyx"))}
+MATRIX_DRIVER = Path("fastlr/_matrix/matrix_step.pyx")         # is compiled once, the rules beside it are kernels
+KERNELS = {f"fastlr.{folder}.{path.stem}": path for folder in ("_kernels", "_matrix")
+           for path in sorted(Path("fastlr", folder).glob("*.pyx")) if path != MATRIX_DRIVER}
 
 
 # Tiles and codecs are long functions that are called from many places: where the compiler decides what to inline, a
@@ -82,7 +84,7 @@ def extension(name: str, source: str, flags: list[str]) -> Extension:
         include_dirs=["fastlr/include"] if own else [],
         extra_compile_args=FLAGS + flags,
         extra_link_args=LINK,
-        define_macros=MACROS + OWN_INLINING * (name in KERNELS) + [("FASTLR_VERSION", f'"{VERSION}"')] * own,
+        define_macros=MACROS + OWN_INLINING * name.startswith("fastlr._kernels.") + [("FASTLR_VERSION", f'"{VERSION}"')] * own,
         py_limited_api=ABI3,
     )
 
@@ -100,7 +102,7 @@ extensions += [extension(name, str(path), [*KERNEL_FLAGS, *UNUSED]) for name, pa
 extensions += [
     extension(str(path.with_suffix("")).replace(os.sep, "."), str(path), [])
     for path in sorted(Path("fastlr").rglob("*.pyx"))
-    if path.parent.name != "_kernels"
+    if path not in KERNELS.values()
 ]
 translated = cythonize(
     extensions,

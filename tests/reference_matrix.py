@@ -1,6 +1,6 @@
 """Each rule that sees matrices again, in NumPy's float64 and in its paper's own notation.
 
-A function takes a matrix (or a vector), its gradient, the step t = 1, 2, ... and a dictionary of what it remembers,
+A function takes a matrix (or a vector), its gradient, the step t = 1, 2, ... and a dictionary, its state,
 which it changes, and gives the new matrix. Nothing is decayed, staged or cut: that is tested beside it.
 """
 import numpy as np
@@ -93,6 +93,8 @@ def AdamP(w, g, t, s, *, lr, beta1, beta2, eps, delta, wd_ratio, nesterov=False,
     u = m / (1 - beta1**t) / (np.sqrt(s["v"] / (1 - beta2**t)) + eps)
     q, ratio = projected(w, g, u, delta, wd_ratio, eps)
     return (1 - shrink * ratio) * w - lr * q
+
+
 def RowwiseAdaGrad(x, g, t, s, *, lr, lr_decay, eps):
     rows = g.reshape(g.shape[0] if g.ndim else 1, -1)
     s["s"] = s.get("s", 0) + (rows**2).mean(axis=1)

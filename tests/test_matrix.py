@@ -1,5 +1,7 @@
-"""Rules that see whole matrices: against the paper's notation, cut and gathered every way, and what peers get wrong."""
+"""Rules that see whole matrices: against the paper's notation, in every layout, and what peers get wrong."""
+import ctypes
 import hashlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,14 +20,17 @@ from registry import (
 )
 
 import fastlr
+from fastlr._engine.instruction_set import kernels
+from fastlr._matrix.matrix_rule import matrix_rule
+from fastlr._matrix.matrix_step import MatrixStep
 from fastlr.optimizers.spectral import COEFFICIENTS, adjusted, orthogonalized
 
 OWN = [cls for cls in MATRIX if cls in BITWISE]
 every_own = pytest.mark.parametrize("cls", OWN, ids=lambda cls: cls.__name__)
-every_borrower = pytest.mark.parametrize("cls", [cls for cls in MATRIX if cls not in OWN],
+every_with_fallback = pytest.mark.parametrize("cls", [cls for cls in MATRIX if cls not in OWN],
                                          ids=lambda cls: cls.__name__)
 SHAPES = [(5, 7), (1, 4), (6, 1), (11,), (1,), (130, 33), (40, 300)]
-LARGE = [(300, 40), (70, 5000), (20_000,), (9, 4, 130), (2, 9000)]                 # several patches each
+LARGE = [(300, 40), (70, 5000), (20_000,), (9, 4, 130), (2, 9000)]                 # several blocks each
 
 
 def paper(cls, theta, g, t, memory, hyper):
@@ -168,7 +173,7 @@ def test_a_projected_step_keeps_the_length_of_each_row_and_a_plain_one_does_not(
 
 @every_projected
 def test_the_largest_cosine_decides_for_all_rows(cls):
-    """One row that is not at right angles, of 200: no row is projected, in whichever patch it lies."""
+    """One row that is not at right angles, of 200: no row is projected, in whichever block it is."""
     for row in (0, 57, 199):
         p, = arrays(np.float64, [(200, 1000)])
         g = across(arrays(np.float64, [(200, 1000)], seed=1)[0], p, "rows")
@@ -248,7 +253,7 @@ def test_a_side_that_is_too_long_is_left_as_it_is():
     assert apart(p, want) < 1e-10
 
 
-# Steps that fail on the way
+# Steps that fail half-way
 
 def failing(monkeypatch, where, name, error, after):
     """Let a function raise at its `after`-th call."""
@@ -271,7 +276,7 @@ def failing(monkeypatch, where, name, error, after):
     (fastlr.SOAP, np.linalg, "eigh", 3, KeyboardInterrupt()),
     (fastlr.SOAP, np.linalg, "qr", 4, MemoryError()),
 ], ids=lambda value: getattr(value, "__name__", None) or repr(value))
-def test_a_step_that_fails_on_the_way_changes_nothing(monkeypatch, cls, where, name, after, error):
+def test_a_step_that_fails_half_way_changes_nothing(monkeypatch, cls, where, name, after, error):
     """The second matrix fails: what comes before it, and what is small, has not moved. The next step goes on."""
     shapes = [(70, 66), (6, 5), (11,), (66, 90)]
     params = arrays(np.float32, shapes)
@@ -296,7 +301,7 @@ def test_a_step_that_fails_on_the_way_changes_nothing(monkeypatch, cls, where, n
     assert all(apart(p, q) < 1e-4 for p, q in zip(params, again, strict=True))       # (BLAS: not bit for bit)
 
 
-@every_borrower
+@every_with_fallback
 def test_numpys_warnings_are_not_raised_half_way(cls):
     """An infinite gradient is propagated, as by every rule, whatever NumPy is told to do of it."""
     shapes = [(70, 80), (4, 3), (90, 70)]
@@ -310,7 +315,7 @@ def test_numpys_warnings_are_not_raised_half_way(cls):
     assert np.isfinite(params[0]).all()
 
 
-# Small matrices of Muon's, which are evened out without NumPy
+# Small matrices of Muon's, which fastlr iterates on without NumPy
 
 SMALL = [(8, 8), (1, 9), (9, 1), (3, 40), (40, 3), (17, 16), (16, 33), (30, 59), (64, 64), (2, 3, 5)]
 
@@ -321,7 +326,7 @@ def test_muons_step_is_its_polynomial_of_singular_values(shape, dtype, bound):
     p, g = arrays(dtype, [shape] * 2)
     flat = g.astype(np.float64).reshape(of_two_axes(shape))
     for name, chosen in COEFFICIENTS.items():
-        want = reference.polynomial_of_singular_values(flat / np.linalg.norm(flat), turns(chosen, 6))
+        want = reference.polynomial_of_singular_values(flat / np.linalg.norm(flat), of_each_step(chosen, 6))
         q = np.zeros_like(p)
         fastlr.Muon([q], lr=1.0, adjust="none", weight_decay=0.0, coefficients=name, steps=6).step([g])
         assert apart(-q.astype(np.float64).reshape(flat.shape), want) < bound
@@ -365,7 +370,7 @@ def test_no_bit_of_small_matrices_depends_on_the_instruction_set(digests):
 
 # Muon's iteration
 
-def turns(chosen, steps):
+def of_each_step(chosen, steps):
     return [chosen[min(k, len(chosen) - 1)] for k in range(steps)]
 
 
@@ -374,7 +379,7 @@ def turns(chosen, steps):
 def test_the_iteration_is_its_polynomial_of_singular_values(shape, name):
     x, = arrays(np.float64, [shape])
     x /= np.linalg.norm(x)
-    given = turns(COEFFICIENTS[name], 7)
+    given = of_each_step(COEFFICIENTS[name], 7)
     want = reference.polynomial_of_singular_values(x, given)
     assert apart(orthogonalized(x.copy(), given), want) < 1e-9
     assert apart(orthogonalized(x.astype(np.float32), given), want) < 2e-3
@@ -383,7 +388,7 @@ def test_the_iteration_is_its_polynomial_of_singular_values(shape, name):
 def test_what_the_presets_do_to_singular_values():
     x, = arrays(np.float64, [(30, 40)])
     x /= np.linalg.norm(x)
-    low, high = zip(*((s.min(), s.max()) for s in (np.linalg.svd(orthogonalized(x.copy(), turns(c, 5)), compute_uv=False)
+    low, high = zip(*((s.min(), s.max()) for s in (np.linalg.svd(orthogonalized(x.copy(), of_each_step(c, 5)), compute_uv=False)
                                                    for c in COEFFICIENTS.values())), strict=True)
     found = dict(zip(COEFFICIENTS, zip(low, high, strict=True), strict=True))
     assert 0.6 < found["original"][0] < 0.8 < 1.1 < found["original"][1] < 1.2         # (near one, on purpose not at it)
@@ -418,7 +423,7 @@ def test_tensors_of_more_axes_are_matrices_of_the_first():
 
 # What falls back
 
-@every_borrower
+@every_with_fallback
 def test_what_is_no_matrix_is_moved_by_adamw(cls):
     p, g = arrays(np.float64, [(7,)] * 2)
     q = p.copy()
@@ -431,7 +436,7 @@ def test_what_is_no_matrix_is_moved_by_adamw(cls):
     assert apart(p, q) < 1e-15
 
 
-@every_borrower
+@every_with_fallback
 def test_a_matrix_may_be_sent_to_the_fallback(cls):
     a, b, ga, gb = arrays(np.float64, [(3, 4)] * 4)
     opt = cls({"embedding": a, "w": b}, fallback={"embedding": True})
@@ -440,10 +445,10 @@ def test_a_matrix_may_be_sent_to_the_fallback(cls):
     assert sorted(opt.state["w"]) != ["m", "v"]
 
 
-@every_borrower
+@every_with_fallback
 def test_without_a_fallback_a_vector_is_refused(cls):
-    with pytest.raises(ValueError, match=rf"{cls.__name__}: 'b' has shape \(3,\), and this moves matrices; leave "
-                                         r"fallback='adamw' for AdamW to move it"):
+    with pytest.raises(ValueError, match=rf"{cls.__name__}: parameter 'b' has 1 dimension, {cls.__name__} needs 2 or "
+                                         r"more; pass fallback='adamw' to update it with AdamW"):
         cls({"w": np.zeros((2, 2)), "b": np.zeros(3)}, fallback=None)
     cls({"w": np.zeros((2, 2))}, fallback=None)
 
@@ -528,6 +533,54 @@ def test_blocks_of_adam_mini():
         assert opt.state["q"]["v"].shape == (blocks,)
 
 
+# Rules and their tables
+
+def with_rule(rule):
+    """A driver of one tensor by a rule that AdamMini's class does not know."""
+    opt = fastlr.AdamMini([np.zeros((3, 4))])
+    return MatrixStep(kernels.tensor_ops, opt._tensors, [rule], opt._fields, opt._update, {})
+
+
+def changed_table(rule, place, value):
+    """A rule whose table has another number as one of its first C integers."""
+    get = ctypes.pythonapi.PyCapsule_GetPointer
+    new = ctypes.pythonapi.PyCapsule_New
+    get.restype, get.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+    new.restype, new.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
+    address = get(rule.table, b"fastlr.matrix_rule")
+    size = ctypes.cast(address, ctypes.POINTER(ctypes.c_size_t))[1]            # (behind the version)
+    assert 100 < size < 1000
+    table = ctypes.create_string_buffer(size)
+    ctypes.memmove(table, address, size)
+    ctypes.cast(table, ctypes.POINTER(ctypes.c_int))[place] = value
+    return table, rule._replace(table=new(ctypes.addressof(table), b"fastlr.matrix_rule", None))
+
+
+def test_a_rule_that_does_not_fit_is_refused():
+    rule = matrix_rule("fastlr._matrix.adam_mini:adam_mini")
+    with_rule(rule)
+    with pytest.raises(ImportError, match=r"adam_mini:adam_mini names 2 settings and 2 slots, its table has 3 and 2"):
+        with_rule(rule._replace(settings=rule.settings[1:]))
+    with pytest.raises(TypeError, match=r"adam_mini:adam_mini reads 'rate', which is neither a hyper-parameter nor an "
+                                        r"option of its optimizer"):
+        with_rule(rule._replace(settings=(*rule.settings[1:], "rate")))
+    table, other = changed_table(rule, 0, 77)
+    with pytest.raises(ImportError, match=r"adam_mini:adam_mini has a table of version 77, expected \d+; build its module anew"):
+        with_rule(other)
+    del table
+
+
+def test_the_driver_knows_no_rule_by_name():
+    folder = Path(fastlr.__file__).parent / "_matrix"
+    driver = folder / "matrix_step.pyx"
+    if not driver.exists():
+        pytest.skip("no sources beside the package")
+    text = driver.read_text().lower()
+    names = {path.stem for path in folder.glob("*.pyx")} - {"matrix_step"} | {cls.__name__.lower() for cls in MATRIX}
+    assert len(names) > 10
+    assert [name for name in names if name in text] == []
+
+
 # Bits
 
 @every_own
@@ -571,7 +624,7 @@ def test_no_bit_depends_on_layout(cls, shape, laid):
 
 @every_own
 @pytest.mark.parametrize("shape", [(20, 30), (130, 170)], ids=str)
-def test_a_gathered_gradient_is_the_gradient_staged_by_hand(cls, shape):
+def test_a_preprocessed_gradient_is_the_gradient_preprocessed_by_hand(cls, shape):
     p, *grads = arrays(np.float32, [shape] * 4)
     q = p.copy()
     one, two = cls([p], clip_value=1.0, maximize=True), cls([q])
@@ -680,7 +733,7 @@ def test_it_resumes_exactly_from_a_file(cls, tmp_path):
     assert snapshot(opt, params)[1:3] == snapshot(other, again)[1:3]
 
 
-def test_new_groups_keep_what_the_others_remember():
+def test_a_new_group_leaves_the_state_of_the_others():
     p, q, g = arrays(np.float64, [(4, 3)] * 3)
     alone = p.copy()
     opt, other = fastlr.Adafactor([p]), fastlr.Adafactor([alone])
@@ -690,6 +743,105 @@ def test_new_groups_keep_what_the_others_remember():
     for _ in range(2):
         other.step([g])
     assert bits([p]) == bits([alone])
+
+
+# Squares that overflow or vanish in float64, and quotients of zeros
+
+SCALES = [2.0**-700, 2.0**-560, 2.0**-300, 2.0**300, 2.0**560, 2.0**700]       # (of 2**560, a square is no double)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("shape", [(8, 8), (70, 90)], ids=str)
+@pytest.mark.parametrize("convention", ["torch", "optax"])
+def test_muons_norm_is_that_of_gradients_of_any_size(scale, shape, convention):
+    p, g = arrays(np.float64, [shape] * 2)
+    q = p.copy()
+    keywords = {"lr": 0.1, "norm_eps": 0.0, "weight_decay": 0.0, "convention": convention}
+    one, two = fastlr.Muon([p], **keywords), fastlr.Muon([q], **keywords)
+    for _ in range(3):
+        one.step([g])
+        two.step([g * scale])
+    assert apart(q, p) < 1e-12
+
+
+def test_muons_norm_may_be_no_double_itself():
+    p, q = np.zeros((6, 6)), np.zeros((6, 6))
+    g = np.full((6, 6), 1e308) * np.where(arrays(np.float64, [(6, 6)])[0] > 0, 1, -1)
+    fastlr.Muon([p], lr=0.1).step([g])
+    fastlr.Muon([q], lr=0.1).step([g / 1e308])
+    assert np.isfinite(p).all()
+    assert apart(p, q) < 1e-12
+
+
+def test_muons_epsilon_bounds_a_norm_that_vanishes():
+    p, g = arrays(np.float64, [(6, 6)] * 2)
+    q = p.copy()
+    fastlr.Muon([p], lr=0.1, weight_decay=0.0).step([g * 2.0**-700])
+    assert apart(p, q) < 1e-100                    # (1e-210 / 1e-7)
+    fastlr.Muon([p], lr=0.1, weight_decay=0.0, norm_eps=2.0**-700).step([g * 2.0**-700])
+    fastlr.Muon([q], lr=0.1, weight_decay=0.0, norm_eps=1.0).step([g])
+    assert apart(p, q) < 1e-12
+
+
+# Powers of two of the gradient and of the parameter. (AdamP's second moment holds no larger gradients.)
+SIZES = [(fastlr.AdamP, 0, 600), (fastlr.AdamP, 0, -600), (fastlr.SGDP, 600, 0), (fastlr.SGDP, 0, 600), (fastlr.SGDP, -600, 0),
+         (fastlr.SGDP, 0, -600), (fastlr.SGDP, 560, 560), (fastlr.SGDP, -560, -560)]
+
+
+@pytest.mark.parametrize("by", ["rows", "whole", "neither"])
+@pytest.mark.parametrize(("cls", "of_g", "of_p"), SIZES)
+def test_projections_are_right_for_gradients_and_parameters_of_any_size(cls, of_g, of_p, by):
+    """The update is as large as SGDP's gradient, and of AdamP's own size: a learning rate makes up for both."""
+    p, = arrays(np.float64, [(6, 50)])
+    q = p * 2.0**of_p
+    lr = 2.0 ** (-10 + of_p - (of_g if cls is fastlr.SGDP else 0))
+    one, two = (cls([x], lr=rate, eps=0.0, weight_decay=0.0) for x, rate in ((p, 2.0**-10), (q, lr)))
+    for t in range(4):
+        g = across(arrays(np.float64, [(6, 50)], seed=t + 1)[0], p, by)
+        one.step([g])
+        two.step([g * 2.0**of_g])
+    assert apart(q / 2.0**of_p, p) < 1e-12
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("shape", [(8, 8), (70, 90), (50,), (9000,)], ids=str)
+def test_adafactors_step_is_relative_to_parameters_of_any_size(scale, shape):
+    p, g = arrays(np.float64, [shape] * 2)
+    q = p * scale
+    one, two = fastlr.Adafactor([p], eps2=0.0), fastlr.Adafactor([q], eps2=0.0)
+    for _ in range(3):
+        one.step([g])
+        two.step([g])
+    assert apart(q / scale, p) < 1e-12
+
+
+NO_EPSILON = dict.fromkeys(("eps", "eps1", "eps2", "norm_eps", "matrix_eps"), 0.0)
+
+
+@every_matrix
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(5, 4), (70, 80), (6,)], ids=str)
+def test_without_an_epsilon_no_gradient_moves_nothing(cls, dtype, shape):
+    p, = arrays(dtype, [shape])
+    before = p.copy()
+    opt = cls([p], weight_decay=0.0, **{name: value for name, value in NO_EPSILON.items() if name in cls.hypers})
+    for _ in range(3):
+        opt.step([np.zeros(shape, dtype)])
+    assert bits([p]) == bits([before])
+
+
+@every_own
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_without_an_epsilon_a_row_without_a_gradient_does_not_stop_the_others(cls, dtype):
+    p, *grads = arrays(dtype, [(6, 5)] * 4)
+    before = p.copy()
+    opt = cls([p], weight_decay=0.0, **{name: value for name, value in NO_EPSILON.items() if name in cls.hypers})
+    for g in grads:
+        g[2] = 0
+        opt.step([g])
+    assert np.isfinite(p).all()
+    assert bits([p[2]]) == bits([before[2]])
+    assert (p[[0, 1, 3, 4, 5]] != before[[0, 1, 3, 4, 5]]).any(axis=1).all()
 
 
 # What peers get wrong (found in their sources)
@@ -756,7 +908,7 @@ def test_muon_iterates_in_the_precision_of_its_parameters():
 
 @every_matrix
 def test_a_badly_scaled_quadratic(cls):
-    """A sum of squares whose curvatures lie four decades apart, by row and by column."""
+    """A sum of squares whose curvatures span four decades, by row and by column."""
     rng = np.random.default_rng(0)
     curvature = np.outer(np.logspace(-1, 1, 8), np.logspace(-1, 1, 6))
     w = rng.normal(size=(8, 6))

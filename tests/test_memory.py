@@ -1,6 +1,7 @@
 """Nothing that a caller may do makes a step reach beyond an array: it is done right, or refused."""
 import importlib
 import os
+import pkgutil
 import subprocess
 import sys
 import warnings
@@ -124,9 +125,12 @@ thread.join()
 def test_parts_of_different_builds_are_refused():
     """They may disagree on what lies where in a struct."""
     names = ("accumulation", "arrays", "c_api", "clipping", "curvature", "functional_step", "gradients", "layout",
-             "matrix_step", "plan", "compiled_schedule", "row_index", "rows", "step_scalars", "unit_norms")
+             "plan", "compiled_schedule", "row_index", "rows", "step_scalars", "unit_norms")
     modules = [fastlr.kernels, *(importlib.import_module(f"fastlr._engine.{name}") for name in names)]
-    modules += [instruction_set.load(f"fastlr._kernels.{name}") for name in ("step", "norms", "rows", "matrix_blocks")]
+    modules += [instruction_set.load(f"fastlr._kernels.{name}") for name in ("step", "norms", "rows")]
+    rules = [module.name for module in pkgutil.iter_modules(fastlr._matrix.__path__) if module.name != "matrix_rule"]
+    assert {"matrix_step", "muon"} < set(rules)
+    modules += [instruction_set.load(f"fastlr._matrix.{name}") for name in rules]
     assert {module.build_id for module in modules} == {instruction_set.BUILD_ID}
     with pytest.raises(ImportError, match=r"fastlr was built in parts .* x is of another build than "
                                           r"fastlr.rules.signatures; build all of it anew"):

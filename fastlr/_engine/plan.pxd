@@ -5,12 +5,12 @@ from fastlr._engine.clipping cimport Clipping
 from fastlr._engine.curvature cimport Curvature
 from fastlr._engine.gradients cimport Gradients
 from fastlr._engine.layout cimport Layout
-from fastlr._engine.matrix_step cimport MatrixStep
 from fastlr._engine.memory cimport Workspace
 from fastlr._engine.row_index cimport RowIndex
 from fastlr._engine.step_scalars cimport ScalarGroups
 from fastlr._kernels.rule_table cimport RuleTable
 from fastlr._kernels.structs cimport StepJob, TaskFunction
+from fastlr._matrix.matrix_step cimport MatrixStep
 
 @cython.final
 cdef class Plan:

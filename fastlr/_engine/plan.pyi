@@ -1,7 +1,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from .matrix_step import MatrixStep
+from .._matrix.matrix_step import MatrixStep
 from .tensors import Tensor
 
 class Plan:

@@ -15,10 +15,10 @@ from fastlr._engine.clipping cimport Clipping
 from fastlr._engine.curvature cimport Curvature
 from fastlr._engine.gradients cimport Gradients
 from fastlr._engine.layout cimport Layout
-from fastlr._engine.matrix_step cimport MatrixStep
 from fastlr._engine.step_scalars cimport ScalarGroups
 from fastlr._kernels.rule_table cimport RuleTable, StorageLoop
 from fastlr._kernels.structs cimport StepJob, TaskFunction
+from fastlr._matrix.matrix_step cimport MatrixStep
 
 build_id = FASTLR_LAYOUT.decode()
 
@@ -171,8 +171,7 @@ cdef class Plan:
         if self.matrix_step is None:
             return thread_pool.run_tasks(self.step_task, job, self.layout.tasks, self.layout.elements)
         try:                           # (the updates of matrices may fail, before the first of them is written)
-            self.matrix_step.move(job, self.step_task, self.scalars.values, self.scalars.width,
-                                  self.scalars.skipped_steps, self.t)
+            self.matrix_step.move(job, self.scalars.values, self.scalars.width, self.scalars.skipped_steps, self.t)
         except BaseException:
             self.clipping.forget_latest()
             raise

@@ -65,7 +65,7 @@ def step_rows(Plan plan, Py_ssize_t i, rows, gradient, grad_scale, bint ends_ste
         t = plan.t - scalars.skipped_steps[i]
         scalars.fill_tensor(i, &now, plan.t, scale)
         if plan.matrix_step is not None:
-            plan.matrix_step.aim_rows(i, &job, &now, scalars.values + <int>layout.tensors[i].group * scalars.width, t + 1)
+            plan.matrix_step.prepare_rows(i, &job, &now, scalars.values + <int>layout.tensors[i].group * scalars.width, t + 1)
         job.row, job.begin, job.source = plan.row_index.row, plan.row_index.begin, plan.row_index.source
         job.count, job.scalar_group, job.clip_factor = plan.row_index.count, &now, 1
         job.together = max(1, TASK_ELEMENTS // max(1, job.width))

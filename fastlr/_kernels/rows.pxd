@@ -26,8 +26,11 @@ cdef struct RowsJob:
     ChunkSum* sums                          # of each chunk, where gradients are measured
     double clip_factor                      # what clipping by norm leaves
     int slots, is_double
-    char* totals           # a rule with a number per row: the sums of squares' means, in its precision; or NULL
-    double eps             # ... and its epsilon
+    # A rule with a number per row, or NULL: those numbers, in its precision; what adds a row's gradient to one of them
+    # and gives a factor of the row's update; and the scalars that this reads.
+    char* row_state
+    double (*row_factor)(const void* scalars, void* row_state, double squares, Py_ssize_t width) noexcept nogil
+    const void* row_scalars
     bint staged                        # whether p or a slot is stored otherwise than it is computed
     bint stochastic
     uint64_t key, random_salt

@@ -17,7 +17,6 @@ from fastlr._kernels.lanes cimport sum_of_squares
 from fastlr._kernels.norms cimport NormLanes, clear_lanes, finish_lanes, measure_tile
 from fastlr._kernels.prefetch cimport prefetch_row
 from fastlr._kernels.random_bits cimport fill_random_table
-from fastlr._kernels.row_totals cimport grown_total, rate_of_total, scale_row
 from fastlr._kernels.rows cimport RowsJob, RowStream
 from fastlr._kernels.strided cimport copy_strided_any
 from fastlr._kernels.structs cimport FLOAT32, FLOAT64, GROUP, MAX_SLOTS, TILE, ScalarGroup
@@ -51,8 +50,8 @@ cdef void prefetch_list_of(PrefetchList* ahead, const RowsJob* job) noexcept nog
     add_prefetch(ahead, job.p.first, job.p.pitch, job.width * bytes_of(job.p.stored))
     for j in range(job.slots):
         add_prefetch(ahead, job.slot[j].first, job.slot[j].pitch, job.width * bytes_of(job.slot[j].stored))
-    if job.totals != NULL:
-        add_prefetch(ahead, job.totals, number, number)
+    if job.row_state != NULL:
+        add_prefetch(ahead, job.row_state, number, number)
 
 cdef real* load_row(real* scratch, uint64_t* raw, const RowStream* stream, int64_t row, const float* scale,
                     Py_ssize_t start, Py_ssize_t size) noexcept nogil:
@@ -86,15 +85,19 @@ cdef const real* preprocessed_row(real* out, real* scratch, const real* p, uint6
         g = out
     return g
 
-cdef real row_step_size(const RowsJob* job, Py_ssize_t k, real* also_typed) noexcept nogil:
-    """Add the k-th row's gradient to what is remembered of the row; what that makes of its learning rate."""
+cdef void scale_row(real* scaled, const real* g, real factor, Py_ssize_t size) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(size):
+        scaled[i] = g[i] * factor
+
+cdef real row_factor(const RowsJob* job, Py_ssize_t k, real* also_typed) noexcept nogil:
+    """Let the rule add the k-th row's gradient to its number of the row; the factor of the row's update."""
     cdef uint64_t[TILE] raw
     cdef real[TILE] scratch_p
     cdef real[TILE] scratch_g
     cdef real[TILE] more
     cdef double squares = 0
     cdef const real* p = NULL
-    cdef real* total = <real*>job.totals + job.row[k]
     cdef Py_ssize_t i = 0, n
     while i < job.width:
         n = job.width - i if job.width - i < TILE else TILE
@@ -102,8 +105,7 @@ cdef real row_step_size(const RowsJob* job, Py_ssize_t k, real* also_typed) noex
             p = load_row(scratch_p, raw, &job.p, job.row[k], NULL, i, n)
         squares += sum_of_squares(preprocessed_row(scratch_g, more, p, raw, job, k, i, n), n)
         i += n
-    total[0] = grown_total(total[0], squares, <double>job.width)
-    return rate_of_total(total[0], job.eps)
+    return <real>job.row_factor(job.row_scalars, <real*>job.row_state + job.row[k], squares, job.width)
 
 cdef void step_row_tiles(const RowsJob* job, Py_ssize_t k, real* also_typed) noexcept nogil:
     cdef uint64_t[TILE] raw
@@ -120,10 +122,10 @@ cdef void step_row_tiles(const RowsJob* job, Py_ssize_t k, real* also_typed) noe
     cdef int64_t row = job.row[k]
     cdef int64_t element = row * job.width
     cdef Py_ssize_t i = 0, n
-    cdef real rate = 1
+    cdef real factor = 1
     cdef int j
-    if job.totals != NULL:
-        rate = row_step_size(job, k, also_typed)
+    if job.row_state != NULL:
+        factor = row_factor(job, k, also_typed)
     for j in range(MAX_SLOTS):
         slot[j] = scale[j] = NULL
     while i < job.width:
@@ -136,8 +138,8 @@ cdef void step_row_tiles(const RowsJob* job, Py_ssize_t k, real* also_typed) noe
             if job.slot_scale[j] != NULL:
                 scale[j] = job.slot_scale[j] + (row * job.width + i) // GROUP
             slot[j] = load_row(scratch[j], raw, &job.slot[j], row, scale[j], i, n)
-        if job.totals != NULL:
-            scale_row(scratch_g, g, rate, n)
+        if job.row_state != NULL:
+            scale_row(scratch_g, g, factor, n)
             g = scratch_g
         if job.scale.first != NULL:
             memset(moved, 0, n * sizeof(real))
@@ -176,7 +178,7 @@ cdef void store_row(const real* tile, uint64_t* raw, const RowStream* stream, in
 cdef inline bint is_direct_rows(const RowsJob* job) noexcept nogil:
     """Whether the rule can go over rows where they lie."""
     cdef int j
-    if job.totals != NULL or job.staged or job.scalar_group.staged or job.clip_factor != 1 or job.p.layout != NULL \
+    if job.row_state != NULL or job.staged or job.scalar_group.staged or job.clip_factor != 1 or job.p.layout != NULL \
             or job.g.layout != NULL or job.scale.first != NULL or job.ema.first != NULL \
             or job.g.stored != (FLOAT64 if job.is_double else FLOAT32):
         return False

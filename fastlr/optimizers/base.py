@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -10,7 +9,6 @@ import numpy as np
 from .._engine.accumulation import accumulate
 from .._engine.arena import Arena
 from .._engine.instruction_set import isa, kernels, load
-from .._engine.matrix_step import MatrixStep
 from .._engine.plan import Plan
 from .._engine.rows import step_rows
 from .._engine.tensors import (
@@ -24,6 +22,7 @@ from .._engine.tensors import (
     split,
 )
 from .._engine.threads import get_num_threads
+from .._matrix.matrix_step import MatrixStep
 from ..rules import RuleSignature
 from ..rules.signatures import SIGNATURES
 from .declaration import DECLARED, Bounded, Choice, Declared, Hyper, Start, Theirs, nearest, within

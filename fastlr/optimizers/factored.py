@@ -5,9 +5,10 @@ from math import prod
 from typing import Any
 
 from .._engine.tensors import Tensor, per_tensor
+from .._matrix.matrix_rule import MatrixRule
 from .base import Optimizer
 from .declaration import Hyper, one_of, start, within
-from .matrix import Matrix, Slots, alike, as_batch, as_matrix
+from .matrix import Matrix, MatrixShape, Slots, as_batch, as_matrix
 
 
 class Adafactor(Matrix, decay="decoupled", conventions=dict.fromkeys(("paper", "torch", "optax"), "Adafactor")):
@@ -31,7 +32,8 @@ class Adafactor(Matrix, decay="decoupled", conventions=dict.fromkeys(("paper", "
     machine epsilon of each tensor (torch takes that of the first tensor for all). ``convention="optax"``: as
     ``optax.adafactor`` where it factors (it does from 128 rows and columns on), the learning rate is not capped by
     :math:`1/\sqrt t`; there, decay is ``decay="independent"``. ``scale_parameter=False`` leaves out rms(p). Keras
-    keeps `v` in full besides.
+    keeps `v` in full besides. With ``eps1=0`` in the paper's and optax's form, 0 / 0 moves nothing; rms(p) is right for
+    every finite p, also where squares of float64 overflow or vanish.
 
     >>> import numpy as np, fastlr
     >>> p = np.ones((100, 50))
@@ -48,22 +50,15 @@ class Adafactor(Matrix, decay="decoupled", conventions=dict.fromkeys(("paper", "
     clip: Hyper = within(1.0)
     scale_parameter: bool = one_of(True, False)
 
-    def _routed(self, tensors: list[Tensor]) -> list[str]:
-        return ["adafactor" if tensor.array.ndim > 1 else "adafactor_vector" for tensor in tensors]
+    def _rule_names(self, tensors: list[Tensor]) -> list[str]:
+        return [f"fastlr._matrix.adafactor:{kind_of(tensor)}" for tensor in tensors]
 
-    def _matrix_shape(self, tensor: Tensor, route: str) -> tuple[int, int, int]:
+    def _matrix_shape(self, tensor: Tensor) -> MatrixShape:
         return (as_batch if self.convention == "torch" else as_matrix)(tensor.array.shape)
 
-    def _slots(self, tensor: Tensor, route: str) -> Slots:
-        _, rows, cols = self._matrix_shape(tensor, route)
-        if route == "adafactor_vector":
-            return alike(tensor, "v")
-        lead = tensor.array.shape[:-2] if self.convention == "torch" else ()
-        return {"R": ((*lead, rows), True), "C": ((*lead, cols), True)}
-
-    def _flags(self) -> dict[str, Any]:
-        return {"added": self.convention != "torch", "capped": self.convention != "optax",
-                "scaled": self.scale_parameter}
+    def _options(self) -> dict[str, float | list[float]]:
+        return {"adds_eps1": self.convention != "torch", "caps_lr": self.convention != "optax",
+                "scales_by_param": self.scale_parameter}
 
 
 class CAME(Matrix, decay="decoupled"):
@@ -80,7 +75,8 @@ class CAME(Matrix, decay="decoupled"):
 
     with R and C as in Adafactor, of :math:`\beta_2` and :math:`g^2 + \epsilon_1`, and `clip` d. State `m`, and in
     float64 `R`, `C`, `RU`, `CU`; a vector keeps `m` and `v`, and moves by m. Luo et al. 2023,
-    https://arxiv.org/abs/2307.02047, algorithm 2. As ``pytorch_optimizer.CAME``; torch, optax and Keras have none.
+    https://arxiv.org/abs/2307.02047, algorithm 2. As ``pytorch_optimizer.CAME``; torch, optax and Keras have none. With
+    ``eps1=0`` or ``eps2=0``, what would be divided by 0 moves nothing, where theirs is NaN.
 
     >>> import numpy as np, fastlr
     >>> p = np.ones((4, 2))
@@ -97,19 +93,12 @@ class CAME(Matrix, decay="decoupled"):
     eps2: Hyper = within(1e-16)
     clip: Hyper = within(1.0)
 
-    def _routed(self, tensors: list[Tensor]) -> list[str]:
-        return ["came" if tensor.array.ndim > 1 else "came_vector" for tensor in tensors]
-
-    def _slots(self, tensor: Tensor, route: str) -> Slots:
-        _, rows, cols = as_matrix(tensor.array.shape)
-        if route == "came_vector":
-            return alike(tensor, "m", "v")
-        return {**alike(tensor, "m"), "R": ((rows,), True), "C": ((cols,), True), "RU": ((rows,), True),
-                "CU": ((cols,), True)}
+    def _rule_names(self, tensors: list[Tensor]) -> list[str]:
+        return [f"fastlr._matrix.came:{kind_of(tensor)}" for tensor in tensors]
 
 
 class SM3(Matrix):
-    r"""AdaGrad that remembers, of each row and each column, the largest sum of squares any of its elements can have.
+    r"""AdaGrad that keeps, of each row and each column, the largest sum of squares that any of its elements can have.
 
     .. math::
         \nu = \min_a \mu^{(a)} + g^2, \quad
@@ -129,20 +118,19 @@ class SM3(Matrix):
     (0.9, ['mu0', 'mu1'])
     """
 
-    route = "sm3"
+    matrix_rule = "fastlr._matrix.sm3:sm3"
 
     lr: Hyper = within(0.1)
     momentum: Hyper = within(0.9, 0, 1)
     eps: Hyper = within(1e-30)
 
-    def _matrix_shape(self, tensor: Tensor, route: str) -> tuple[int, int, int]:
+    def _matrix_shape(self, tensor: Tensor) -> MatrixShape:
         shape = tensor.array.shape
-        return (1, prod(shape[:-1]), shape[-1]) if shape else (1, 1, 1)
+        return ((), prod(shape[:-1]), shape[-1]) if shape else ((), 1, 1)
 
-    def _slots(self, tensor: Tensor, route: str) -> Slots:
-        shape = tensor.array.shape
-        mean = {} if self._defaults["momentum"] == 0 else {"m": (shape, False)}
-        return mean | {f"mu{k}": ((n,), True) for k, n in enumerate(shape or (1,))}
+    def _slots(self, tensor: Tensor, rule: MatrixRule | None) -> Slots:
+        slots = super()._slots(tensor, rule)
+        return {name: slot for name, slot in slots.items() if name != "m" or self._defaults["momentum"] != 0}
 
     def _assign(self, group: Any, name: str, value: Hyper) -> None:
         if name == "momentum" and value != 0 and self._defaults["momentum"] == 0:
@@ -162,7 +150,7 @@ class AdamMini(Matrix, decay="decoupled"):
     a token's embedding); a vector is one block. `blocks` says otherwise: how many equal blocks of consecutive
     elements, given as lr_scale is: ``blocks={"attention.query": heads, "norm": 1}``. Zhang et al. 2024,
     https://arxiv.org/abs/2406.16793, algorithm 1. As ``pytorch_optimizer.AdamMini``, which has one block for what it
-    does not know by name; torch, optax and Keras have none.
+    does not know by name; torch, optax and Keras have none. With ``eps=0``, 0 / 0 moves nothing.
 
     >>> import numpy as np, fastlr
     >>> p = np.ones((3, 2))
@@ -183,7 +171,9 @@ class AdamMini(Matrix, decay="decoupled"):
     weight_decay: Hyper = within(0.1)
     blocks: Any = one_of(None, check=lambda blocks: blocks)
 
-    def _routed(self, tensors: list[Tensor]) -> list[str]:
+    matrix_rule = "fastlr._matrix.adam_mini:adam_mini"
+
+    def _rule_names(self, tensors: list[Tensor]) -> list[str]:
         self._blocks: dict[str, int] = {}
         for tensor, number in zip(tensors, per_tensor(self.blocks, tensors, "AdamMini", "blocks"), strict=True):
             shape, size = tensor.array.shape, tensor.array.size
@@ -193,14 +183,11 @@ class AdamMini(Matrix, decay="decoupled"):
                 raise ValueError(f"AdamMini: blocks of {tensor.name!r} must be a count that divides its {size} "
                                  f"elements, got {number!r}")
             self._blocks[tensor.name] = number
-        return ["adammini"] * len(tensors)
+        return super()._rule_names(tensors)
 
-    def _matrix_shape(self, tensor: Tensor, route: str) -> tuple[int, int, int]:
+    def _matrix_shape(self, tensor: Tensor) -> MatrixShape:
         blocks = self._blocks[tensor.name]
-        return 1, blocks, tensor.array.size // blocks if blocks else 0
-
-    def _slots(self, tensor: Tensor, route: str) -> Slots:
-        return {"m": (tensor.array.shape, False), "v": ((self._blocks[tensor.name],), True)}
+        return (), blocks, tensor.array.size // blocks if blocks else 0
 
 
 class RowwiseAdaGrad(Matrix):
@@ -218,7 +205,8 @@ class RowwiseAdaGrad(Matrix):
 
     Mudigere et al. 2022, https://arxiv.org/abs/2104.05158 ("row-wise sparse AdaGrad"). As ``torchrec``'s
     ``RowWiseAdagrad`` and FBGEMM's ``EXACT_ROWWISE_ADAGRAD`` (duplicates are summed before they are squared), which
-    take matrices alone; FBGEMM has no `lr_decay`. torch, optax and Keras have no such rule.
+    take matrices alone; FBGEMM has no `lr_decay`. torch, optax and Keras have no such rule. With ``eps=0``, 0 / 0 moves
+    nothing.
 
     >>> import numpy as np, fastlr
     >>> table = np.zeros((1000, 2))
@@ -231,7 +219,7 @@ class RowwiseAdaGrad(Matrix):
     (np.float64(12.5), (1000,))
     """
 
-    route = "by_row"
+    matrix_rule = "fastlr._matrix.rowwise_adagrad:rowwise_adagrad"
 
     lr: Hyper = within(1e-2)
     lr_decay: Hyper = within(0.0)
@@ -240,12 +228,11 @@ class RowwiseAdaGrad(Matrix):
 
     step_rows = Optimizer.step_rows
 
-    def _matrix_shape(self, tensor: Tensor, route: str) -> tuple[int, int, int]:
+    def _matrix_shape(self, tensor: Tensor) -> MatrixShape:
         shape = tensor.array.shape
-        return 1, prod(shape[:1]), prod(shape[1:])
+        return (), prod(shape[:1]), prod(shape[1:])
 
-    def _slots(self, tensor: Tensor, route: str) -> Slots:
-        return {"s": (tensor.array.shape[:1] or (1,), tensor.is_double)}
 
-    def _begin(self, tensor: Tensor, route: str) -> None:
-        tensor.matrices["s"][...] = self._start["s"]
+def kind_of(tensor: Tensor) -> str:
+    """Which of a rule's two forms moves a tensor."""
+    return "matrix" if tensor.array.ndim > 1 else "vector"

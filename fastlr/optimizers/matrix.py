@@ -1,4 +1,4 @@
-"""What rules share that see a tensor as a matrix: their state's shapes, and AdamW for what is no matrix."""
+"""What rules share that see a tensor as a matrix: the shapes of their state, and AdamW for what is no matrix."""
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -8,8 +8,9 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from .._engine.instruction_set import kernels, load
-from .._engine.matrix_step import MatrixStep
 from .._engine.tensors import Tensor, named_dtype, per_tensor
+from .._matrix.matrix_rule import MatrixRule, matrix_rule
+from .._matrix.matrix_step import MatrixStep
 from ..rules import RuleSignature
 from ..rules.signatures import SIGNATURES
 from .base import Optimizer
@@ -17,18 +18,21 @@ from .declaration import Hyper, one_of
 from .groups import Group
 
 Slots = Mapping[str, "tuple[tuple[int, ...], bool]"]          # slot -> shape, and whether it is kept in double
+MatrixShape = tuple[tuple[int, ...], int, int]         # the axes that count matrices, and their rows and columns
+ADAMW = "fastlr._matrix.adamw:adamw"
 
 
 class Matrix(Optimizer, family=True):
     """An optimizer whose update of one element depends on others of its row, column or block.
 
     All keywords of every optimizer, with these differences: `state_dtype` may be "float32" or "float64" alone; a
-    gradient that is not contiguous, or that is clipped, scaled or decayed (coupled), is gathered first; NaN in one
+    gradient that is not contiguous, or that is clipped, scaled or decayed (coupled), is copied first; NaN in one
     element reaches others.
     """
 
     kind: ClassVar[Literal["elementwise", "matrix"]] = "matrix"
-    route: ClassVar[str] = "call"
+    #: The compiled rule, "module:rule"; "" if updates are made in Python, by `_update`.
+    matrix_rule: ClassVar[str] = ""
 
     @classmethod
     def _signature_of(cls, name: str) -> RuleSignature:
@@ -49,19 +53,20 @@ class Matrix(Optimizer, family=True):
 
     def _adopt(self, tensors: list[Tensor], groups: list[Group]) -> None:
         self._kept = tuple(slot for slot in self._kept if slot == "ema")
-        self._routes = self._routed(tensors)
+        self._matrix_rules = [matrix_rule(name) if name else None for name in self._rule_names(tensors)]
         super()._adopt(tensors, groups)
 
     def _matrix_step(self, tensors: list[Tensor]) -> MatrixStep:
-        for tensor, route in zip(tensors, self._routes, strict=True):
+        for tensor, rule in zip(tensors, self._matrix_rules, strict=True):
             if not tensor.matrices:
-                tensor.matrix_shape = self._matrix_shape(tensor, route)
-                wide = "float64" if tensor.is_double else "float32"
-                for slot, (shape, double) in self._slots(tensor, route).items():
-                    tensor.matrices[slot] = np.zeros(shape, "float64" if double else wide)
-                self._begin(tensor, route)
+                lead, rows, cols = self._matrix_shape(tensor)
+                tensor.matrix_shape = prod(lead), rows, cols
+                narrow = "float64" if tensor.is_double else "float32"
+                for slot, (shape, double) in self._slots(tensor, rule).items():
+                    tensor.matrices[slot] = np.full(shape, self._start.get(slot, 0.0), "float64" if double else narrow)
         self._tensors = tensors
-        return MatrixStep(kernels.matrix_kernels, kernels.tensor_ops, tensors, self._routes, self._fields, self._update, **self._flags())
+        return MatrixStep(kernels.tensor_ops, tensors, self._matrix_rules, self._fields, self._update, self._options(),
+                          self._constants())
 
     def step_rows(self, name: str, rows: Any, grads: Any, grad_scale: float = 1.0, *,
                   ends_step: bool | None = None) -> None:
@@ -71,26 +76,30 @@ class Matrix(Optimizer, family=True):
 
     # What a rule says of itself
 
-    def _routed(self, tensors: list[Tensor]) -> list[str]:
-        """How each tensor's update is made: a route of the director's."""
-        return [self.route] * len(tensors)
+    def _rule_names(self, tensors: list[Tensor]) -> list[str]:
+        """The compiled rule of each tensor, "" if its update is made in Python."""
+        return [self.matrix_rule] * len(tensors)
 
-    def _matrix_shape(self, tensor: Tensor, route: str) -> tuple[int, int, int]:
-        """A tensor as matrices: how many, their rows and columns."""
+    def _matrix_shape(self, tensor: Tensor) -> MatrixShape:
+        """A tensor as matrices."""
         return as_matrix(tensor.array.shape)
 
-    def _slots(self, tensor: Tensor, route: str) -> Slots:
-        """What is remembered of a tensor."""
-        raise NotImplementedError
+    def _slots(self, tensor: Tensor, rule: MatrixRule | None) -> Slots:
+        """The arrays of a tensor's state."""
+        if rule is None:
+            raise NotImplementedError
+        return rule.shapes(tensor.array.shape, *self._matrix_shape(tensor))
 
-    def _begin(self, tensor: Tensor, route: str) -> None:
-        """Fill what does not begin at zero."""
-
-    def _flags(self) -> dict[str, Any]:
+    def _options(self) -> dict[str, float | list[float]]:
+        """Settings of the compiled rule that are no hyper-parameters: of all tensors, or of each."""
         return {}
 
+    def _constants(self) -> tuple[float, ...]:
+        """Numbers that the compiled rule reads beside its settings."""
+        return ()
+
     def _update(self, *given: Any) -> Any:
-        """What the director calls for routes "call" and "muon"; see there."""
+        """Make an update in Python; see `MatrixStep`."""
         raise NotImplementedError
 
 
@@ -103,23 +112,18 @@ def enumerate_dtypes(state_dtype: Any) -> list[tuple[str, Any]]:
     return [] if callable(state_dtype) else [("", state_dtype)]
 
 
-def alike(tensor: Tensor, *slots: str) -> Slots:
-    """Slots of a tensor's own shape."""
-    return dict.fromkeys(slots, (tensor.array.shape, False))
-
-
-def as_matrix(shape: tuple[int, ...]) -> tuple[int, int, int]:
+def as_matrix(shape: tuple[int, ...]) -> MatrixShape:
     """One matrix of the first axis by all others; a vector is one row."""
     if len(shape) < 2:
-        return 1, 1, prod(shape)
-    return 1, shape[0], prod(shape[1:])
+        return (), 1, prod(shape)
+    return (), shape[0], prod(shape[1:])
 
 
-def as_batch(shape: tuple[int, ...]) -> tuple[int, int, int]:
+def as_batch(shape: tuple[int, ...]) -> MatrixShape:
     """Matrices of the last two axes."""
     if len(shape) < 2:
-        return 1, 1, prod(shape)
-    return prod(shape[:-2]), shape[-2], shape[-1]
+        return (), 1, prod(shape)
+    return shape[:-2], shape[-2], shape[-1]
 
 
 def refuse_other_names(fallback: Any) -> Any:
@@ -130,24 +134,23 @@ def refuse_other_names(fallback: Any) -> Any:
 
 
 class WithFallback(Matrix, family=True):
-    """A rule for matrices alone: of two axes or more, the first by the others. AdamW moves what is none."""
+    """A rule for matrices alone: of two axes or more, the first by all others. AdamW moves what is none."""
 
     fallback: Any = one_of("adamw", None, check=refuse_other_names)
 
-    def _routed(self, tensors: list[Tensor]) -> list[str]:
+    def _rule_names(self, tensors: list[Tensor]) -> list[str]:
         who = type(self).__name__
         chosen = [None] * len(tensors) if isinstance(self.fallback, str | None) \
             else per_tensor(self.fallback, tensors, who, "fallback")
-        routes = []
+        names = []
         for tensor, falls in zip(tensors, chosen, strict=True):
             if tensor.array.ndim < 2 and self.fallback is None:
-                raise ValueError(f"{who}: {tensor.name!r} has shape {tensor.array.shape}, and this moves matrices; "
-                                 f"leave fallback='adamw' for AdamW to move it")
-            routes.append("adamw" if falls or tensor.array.ndim < 2 else self.route)
-        return routes
+                raise ValueError(f"{who}: parameter {tensor.name!r} has {count_of_axes(tensor.array.ndim)}, {who} "
+                                 f"needs 2 or more; pass fallback='adamw' to update it with AdamW")
+            names.append(ADAMW if falls or tensor.array.ndim < 2 else self.matrix_rule)
+        return names
 
-    def _slots(self, tensor: Tensor, route: str) -> Slots:
-        return alike(tensor, "m", "v") if route == "adamw" else self._matrix_slots(tensor)
 
-    def _matrix_slots(self, tensor: Tensor) -> Slots:
-        raise NotImplementedError
+def count_of_axes(ndim: int) -> str:
+    """A number of dimensions in words."""
+    return f"{ndim} dimension" if ndim == 1 else f"{ndim} dimensions"

@@ -1,9 +1,8 @@
 """Rules that take out of an update what only makes a weight longer, where its length does not matter."""
 from __future__ import annotations
 
-from .._engine.tensors import Tensor
 from .declaration import Hyper, one_of, within
-from .matrix import Matrix, Slots, alike
+from .matrix import Matrix
 
 
 class SGDP(Matrix, decay="decoupled"):
@@ -23,7 +22,8 @@ class SGDP(Matrix, decay="decoupled"):
     With `momentum` :math:`\mu`, `dampening` d, `delta` :math:`\delta`. State `m`. Heo et al. 2021,
     https://arxiv.org/abs/2006.08217. As ``timm.optim.SGDP``, which is the authors' code, and
     ``pytorch_optimizer.SGDP``; momentum is 0 there if not given. The latter does not decay at all where its decay is
-    coupled. torch, optax and Keras have none.
+    coupled. torch, optax and Keras have none. Cosines and projections are right for every finite g and p, also where
+    squares of float64 overflow or vanish.
 
     >>> import numpy as np, fastlr
     >>> p = np.array([[3.0, 4.0]])
@@ -33,7 +33,7 @@ class SGDP(Matrix, decay="decoupled"):
     array([[3.8, 3.4]])
     """
 
-    route = "sgdp"
+    matrix_rule = "fastlr._matrix.projected:sgdp"
 
     momentum: Hyper = within(0.9, 0, 1)
     dampening: Hyper = within(0.0, 0, 1)
@@ -42,10 +42,7 @@ class SGDP(Matrix, decay="decoupled"):
     wd_ratio: Hyper = within(0.1)
     nesterov: bool = one_of(False, True)
 
-    def _slots(self, tensor: Tensor, route: str) -> Slots:
-        return alike(tensor, "m")
-
-    def _flags(self) -> dict[str, bool]:
+    def _options(self) -> dict[str, float | list[float]]:
         return {"nesterov": self.nesterov}
 
 
@@ -63,7 +60,8 @@ class AdamP(Matrix, decay="decoupled", conventions=dict.fromkeys(("paper", "pyto
     With `delta` :math:`\delta`. State `m` and `v`. Heo et al. 2021, https://arxiv.org/abs/2006.08217, with the
     defaults of the authors' code. As ``timm.optim.AdamP``, which is that code. ``pytorch_optimizer.AdamP``, here
     ``convention="pytorch-optimizer"``, adds :math:`\epsilon` to :math:`\sqrt v` before that is corrected for its
-    start, and does not decay at all where its decay is coupled. torch, optax and Keras have none.
+    start, and does not decay at all where its decay is coupled. torch, optax and Keras have none. With ``eps=0``, 0 / 0
+    moves nothing.
 
     >>> import numpy as np, fastlr
     >>> p = np.array([[3.0, 4.0]])
@@ -73,7 +71,7 @@ class AdamP(Matrix, decay="decoupled", conventions=dict.fromkeys(("paper", "pyto
     (array([[3.112, 3.916]]), 5.002)
     """
 
-    route = "adamp"
+    matrix_rule = "fastlr._matrix.projected:adamp"
 
     beta1: Hyper = within(0.9, 0, 1)
     beta2: Hyper = within(0.999, 0, 1)
@@ -82,8 +80,5 @@ class AdamP(Matrix, decay="decoupled", conventions=dict.fromkeys(("paper", "pyto
     wd_ratio: Hyper = within(0.1)
     nesterov: bool = one_of(False, True)
 
-    def _slots(self, tensor: Tensor, route: str) -> Slots:
-        return alike(tensor, "m", "v")
-
-    def _flags(self) -> dict[str, bool]:
-        return {"nesterov": self.nesterov, "uncorrected": self.convention == "pytorch-optimizer"}
+    def _options(self) -> dict[str, float | list[float]]:
+        return {"nesterov": self.nesterov, "eps_inside": self.convention == "pytorch-optimizer"}

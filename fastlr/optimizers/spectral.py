@@ -1,4 +1,4 @@
-"""Updates whose singular values are evened out: by iteration, by roots of what has been, in its eigenbasis."""
+"""Rules that change an update's singular values: by an iteration, by roots of past products, in their eigenbasis."""
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -8,10 +8,11 @@ from typing import Any, ClassVar
 import numpy as np
 
 from .._engine.tensors import Array, Tensor
+from .._matrix.matrix_rule import MatrixRule
 from .declaration import Hyper, one_of, within
 from .matrix import Slots, WithFallback, as_matrix
 
-# What an odd polynomial a x + b x**3 + c x**5, taken in turn, does to singular values; the last one goes on.
+# Odd polynomials a x + b x**3 + c x**5 of singular values, one for each step; the last one is repeated.
 COEFFICIENTS: dict[str, list[tuple[float, float, float]]] = {
     "original": [(3.4445, -4.7750, 2.0315)],           # Jordan et al. 2024
     "quintic": [(4.0848, -6.8946, 2.9270), (3.9505, -6.3029, 2.6377), (3.7418, -5.5913, 2.3037),
@@ -44,32 +45,32 @@ def count_of_steps(steps: Any) -> int:
     return steps
 
 
-def orthogonalized(x: Array, turns: Sequence[tuple[float, float, float]], out: Array | None = None) -> Array:
-    """What the iteration makes of x, whose singular values are at most 1: they come near 1. It may use x up."""
+def orthogonalized(x: Array, steps: Sequence[tuple[float, float, float]], out: Array | None = None) -> Array:
+    """What the iteration makes of x, whose singular values are at most 1: they come near 1. It may overwrite x."""
     # (Products are nearly all the time there is, at the rate of float32: benchmarks/muon.py. On products of rows, 512
     # by 1536 take 47 ms a thread instead of 62, 512 by 2048 take 48 instead of 81; 512 by 512 would take 38 instead of
     # 28. To compute symmetric products by halves, in blocks, gains nothing: calls and copies cost what it saves.)
     out = np.empty_like(x) if out is None else out
     if x.shape[0] > x.shape[1]:
-        return orthogonalized(x.T, turns, out.T).T
+        return orthogonalized(x.T, steps, out.T).T
     wide = x.shape[1] >= WIDE * x.shape[0]
     diagonal = slice(None, None, x.shape[0] + 1)
     gram = x @ x.T                                      # (NumPy sees a matrix by its transpose: half the work)
-    through: Array | None = None
-    for k, (a, b, c) in enumerate(turns):
-        last = k + 1 == len(turns)
+    product: Array | None = None
+    for k, (a, b, c) in enumerate(steps):
+        last = k + 1 == len(steps)
         step = gram @ gram.T
         step *= x.dtype.type(c)
         step += gram * x.dtype.type(b)
         step.reshape(-1)[diagonal] += x.dtype.type(a)
-        if wide:               # all factors are polynomials of one symmetric matrix, and change places
-            through = step if through is None else through @ step
+        if wide:               # all factors are polynomials of one symmetric matrix, and commute
+            product = step if product is None else product @ step
             gram = gram if last else gram @ (step @ step.T)
         else:
             np.matmul(step, x, out=out)
             x, out = out, x
             gram = gram if last else x @ x.T
-    return x if through is None else np.matmul(through, x, out=out)
+    return x if product is None else np.matmul(product, x, out=out)
 
 
 class Muon(WithFallback, decay="decoupled", conventions=dict.fromkeys(("torch", "optax"), "Muon")):
@@ -89,13 +90,17 @@ class Muon(WithFallback, decay="decoupled", conventions=dict.fromkeys(("torch", 
     2025, https://arxiv.org/abs/2505.16932), "exact", or a triple for all or each step. State `m`. Jordan et al. 2024,
     https://kellerjordan.github.io/posts/muon.
 
-    What is no matrix is moved by AdamW, with `beta1`, `beta2`, `eps`, the same weight decay and `fallback_scale` times
-    the learning rate; so is what ``fallback={"embedding": True}`` names. ``fallback=None`` refuses what is no matrix.
-    A tensor of more than two axes is one matrix, the first axis by all others.
+    The norm is right for every finite u, also where squares of float64 overflow or vanish. With ``norm_eps=0`` an
+    update of zeros moves nothing.
 
-    The iteration runs in the precision of the rule. Matrices of up to about 64 x 64 are evened out by fastlr itself,
-    many at a time and with the same bits everywhere; larger ones by NumPy's BLAS, whose bits may depend on its threads
-    and CPU. So that a step that fails (no memory, an interrupt) changes nothing, the updates of all larger matrices are
+    What is no matrix is moved by AdamW, with `beta1`, `beta2`, `eps` (with ``eps=0``, 0 / 0 moves nothing), the same
+    weight decay and `fallback_scale` times the learning rate; so is what ``fallback={"embedding": True}`` names.
+    ``fallback=None`` refuses what is no matrix. A tensor of more than two axes is one matrix, the first axis by all
+    others.
+
+    The iteration runs in the precision of the rule. fastlr itself iterates on matrices of up to about 64 x 64, many at
+    a time and with the same bits everywhere; larger ones by NumPy's BLAS, whose bits may depend on its threads and
+    CPU. So that a step that fails (no memory, an interrupt) changes nothing, the updates of all larger matrices are
     held until the last is made: as much memory as their `m`.
 
     As ``torch.optim.Muon`` with ``adjust="original"``, which iterates in bfloat16, moves matrices alone and whose
@@ -122,20 +127,20 @@ class Muon(WithFallback, decay="decoupled", conventions=dict.fromkeys(("torch", 
     steps: int = one_of(5, check=count_of_steps)
     adjust: str = one_of("match_rms_adamw", "original", "spectral", "none")
     nesterov: bool = one_of(True, False)
-    route: ClassVar[str] = "muon"
+    matrix_rule: ClassVar[str] = "fastlr._matrix.muon:muon"
 
-    def _matrix_slots(self, tensor: Tensor) -> Slots:
-        return {"m": (tensor.array.shape, False)}
+    def _options(self) -> dict[str, float | list[float]]:
+        return {"nesterov": self.nesterov, "corrects_bias": self.convention == "optax",
+                "lr_factor": [adjusted(self.adjust, *tensor.matrix_shape[1:]) if tensor.array.size else 1.0
+                              for tensor in self._tensors]}
 
-    def _flags(self) -> dict[str, Any]:
+    def _constants(self) -> tuple[float, ...]:
         chosen = COEFFICIENTS[self.coefficients] if isinstance(self.coefficients, str) else self.coefficients
-        self._turns = [chosen[min(k, len(chosen) - 1)] for k in range(self.steps)]
-        return {"nesterov": self.nesterov, "debiased": self.convention == "optax", "turns": self._turns,
-                "adjust": [adjusted(self.adjust, *tensor.matrix_shape[1:]) if route == "muon" and tensor.array.size else 1.0
-                           for tensor, route in zip(self._tensors, self._routes, strict=True)]}
+        self._steps = [chosen[min(k, len(chosen) - 1)] for k in range(self.steps)]
+        return tuple(coefficient for triple in self._steps for coefficient in triple)
 
-    def _update(self, u: Array, into: Array) -> None:
-        made = orthogonalized(u, self._turns, into)
+    def _update(self, update: Array, into: Array) -> None:
+        made = orthogonalized(update, self._steps, into)
         if not np.may_share_memory(made, into):
             np.copyto(into, made)
 
@@ -164,7 +169,7 @@ class Shampoo(WithFallback, decay="coupled"):
         L \leftarrow L + g g^\top, \quad R \leftarrow R + g^\top g, \quad
         p \leftarrow p - \eta\, (L + \epsilon I)^{-1/4} g (R + \epsilon I)^{-1/4}
 
-    with `matrix_eps` :math:`\epsilon`. State `L`, `R` and their roots `PL`, `PR`, made anew every `every` steps; a
+    with `matrix_eps` :math:`\epsilon`. State `L`, `R` and their roots `PL`, `PR`, computed again every `every` steps; a
     side longer than `largest` has none, and the other the power -1/2. Gupta, Koren & Singer 2018,
     https://arxiv.org/abs/1802.09568, algorithm 1. As ``pytorch_optimizer.Shampoo`` without momentum; torch, optax and
     Keras have none.
@@ -190,7 +195,9 @@ class Shampoo(WithFallback, decay="coupled"):
     every: int = one_of(1, check=count_of_steps)
     largest: int = one_of(8192, check=count_of_steps)
 
-    def _matrix_slots(self, tensor: Tensor) -> Slots:
+    def _slots(self, tensor: Tensor, rule: MatrixRule | None) -> Slots:
+        if rule is not None:
+            return super()._slots(tensor, rule)
         _, rows, cols = as_matrix(tensor.array.shape)
         return {slot: ((n, n), False) for slot, n in (("L", rows), ("R", cols), ("PL", rows), ("PR", cols))
                 if n <= self.largest}
@@ -223,14 +230,15 @@ class SOAP(WithFallback, decay="decoupled"):
         Q_L \frac{Q_L^\top m Q_R}{\sqrt v + \epsilon} Q_R^\top
 
     with `shampoo_beta` :math:`\beta_s`. The first gradient makes the bases and moves nothing, and t counts from the
-    second; every `every` steps one power iteration and a QR decomposition turn Q_L and Q_R towards the eigenvectors of
-    L and R. State `m`, `v`, `L`, `R`, `QL`, `QR`; a side longer than `largest` keeps its own basis. Vyas et al. 2024,
-    https://arxiv.org/abs/2409.11321, algorithm 3. As ``pytorch_optimizer.SOAP`` and the authors' code, which make the
-    QR decomposition in float32 whatever the parameters are, and shrink the parameter after the step; torch, optax and
-    Keras have none.
+    second; every `every` steps one power iteration and a QR decomposition bring Q_L and Q_R nearer to the eigenvectors
+    of L and R. State `m`, `v`, `L`, `R`, `QL`, `QR`; a side longer than `largest` keeps its own basis. Vyas et al.
+    2024, https://arxiv.org/abs/2409.11321, algorithm 3. As ``pytorch_optimizer.SOAP`` and the authors' code, which make
+    the QR decomposition in float32 whatever the parameters are, and shrink the parameter after the step; torch, optax
+    and Keras have none.
 
-    What is no matrix is moved by AdamW, as in Muon. Products and decompositions are NumPy's BLAS and LAPACK, whose bits
-    may depend on their threads and CPU. What a step makes is held until all is made, as in Shampoo.
+    With ``eps=0``, 0 / 0 moves nothing. What is no matrix is moved by AdamW, as in Muon. Products and decompositions
+    are NumPy's BLAS and LAPACK, whose bits may depend on their threads and CPU. What a step makes is held until all is
+    made, as in Shampoo.
 
     >>> import numpy as np, fastlr
     >>> p = np.zeros((2, 2))
@@ -252,7 +260,9 @@ class SOAP(WithFallback, decay="decoupled"):
     every: int = one_of(10, check=count_of_steps)
     largest: int = one_of(10_000, check=count_of_steps)
 
-    def _matrix_slots(self, tensor: Tensor) -> Slots:
+    def _slots(self, tensor: Tensor, rule: MatrixRule | None) -> Slots:
+        if rule is not None:
+            return super()._slots(tensor, rule)
         _, rows, cols = as_matrix(tensor.array.shape)
         squares: Slots = {slot: ((n, n), False) for slot, n in (("L", rows), ("R", cols), ("QL", rows), ("QR", cols))
                           if n <= self.largest}
@@ -267,10 +277,12 @@ class SOAP(WithFallback, decay="decoupled"):
             m = memory["m"].reshape(g.shape) * real(beta1)
             m += g * real(1 - beta1)
             v = v * real(beta2)
-            v += turned(g, memory) ** 2 * real(1 - beta2)
+            v += rotated(g, memory) ** 2 * real(1 - beta2)
             new |= {"m": m, "v": v}
             factor = sqrt(1 - beta2 ** (t - 1)) / (1 - beta1 ** (t - 1))
-            update = turned(turned(m, memory) / (np.sqrt(v) + real(hyper["eps"])), memory, back=True)
+            root = np.sqrt(v) + real(hyper["eps"])
+            quotient = np.divide(rotated(m, memory), root, out=np.zeros_like(g), where=root != 0)     # (0 / 0 is 0)
+            update = rotated(quotient, memory, back=True)
         for axis, (side, basis, rows) in enumerate((("L", "QL", g), ("R", "QR", g.T))):
             if side not in memory:
                 continue
@@ -288,7 +300,7 @@ class SOAP(WithFallback, decay="decoupled"):
         return update, factor, new
 
 
-def turned(x: Array, memory: dict[str, Array], back: bool = False) -> Array:
+def rotated(x: Array, memory: dict[str, Array], back: bool = False) -> Array:
     """A matrix into the bases that SOAP keeps, or back."""
     if "QL" in memory:
         x = (memory["QL"] if back else memory["QL"].T) @ x
