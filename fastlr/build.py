@@ -150,6 +150,9 @@ def parameters(function: str, text: str, structs: dict[str, Any], fused: dict[st
 def read_traits(text: str, structs: dict[str, Any]) -> dict[str, tuple[set[str], dict[str, tuple[str, ...]]]]:
     """What the lines `# traits of ...` declare, by rule."""
     found: dict[str, tuple[set[str], dict[str, tuple[str, ...]]]] = {}
+    for line in text.splitlines():
+        if "traits of" in line and not TRAITS.match(line):
+            raise RuleError(f"cannot read this line, `# traits of NAME, ...: TRAIT, ...` must be all of it: {line.strip()}")
     for match in TRAITS.finditer(text):
         for name in (name.strip() for name in match[1].split(",")):
             if name not in structs:

@@ -120,16 +120,9 @@ cdef void zero_gradient(const GradientView* gradient, const Chunk* chunk) noexce
 
 cdef void step_range(const StepJob* job, const TensorView* view, const GradientView* gradient, const ScalarGroup* group,
                      Py_ssize_t start, Py_ssize_t size) noexcept nogil:
-    """Step consecutive elements of one tensor."""
-    cdef void* slot[MAX_SLOTS]
-    cdef Py_ssize_t bytes
+    """Step consecutive elements of one tensor, in blocks or tiles."""
     cdef int i
-    if is_direct(view, gradient, group):
-        bytes = start * (8 if view.is_double else 4)
-        for i in range(MAX_SLOTS):
-            slot[i] = view.slot[i] + bytes if i < job.slots else NULL
-        job.step[view.is_double](group.hyper, &group.now, view.p + bytes, gradient.g + bytes, slot, size)
-    elif view.is_double:
+    if view.is_double:
         step_tiles(job, view, gradient, group, start, size, NULL, <double*>NULL)
     else:
         i = storage_loop_index(job, view, gradient)
@@ -147,6 +140,9 @@ cdef void step_chunks(void* context, Py_ssize_t task) noexcept nogil:
     cdef const TensorView* view
     cdef const GradientView* gradient
     cdef const ScalarGroup* group
+    cdef void* slot[MAX_SLOTS]
+    cdef Py_ssize_t bytes
+    cdef int i
     for k in range(job.task_starts[task], job.task_starts[task + 1]):
         chunk = &job.chunks[k]
         view = &job.views[chunk.view]
@@ -156,7 +152,13 @@ cdef void step_chunks(void* context, Py_ssize_t task) noexcept nogil:
         group = &job.scalar_groups[view.scalar_group]
         if job.unit_squares != NULL and chunk.size == view.size:
             measure_units_of_chunk(job, chunk, group)
-        step_range(job, view, gradient, group, chunk.start, chunk.size)
+        if is_direct(view, gradient, group):
+            bytes = chunk.start * (8 if view.is_double else 4)
+            for i in range(MAX_SLOTS):
+                slot[i] = view.slot[i] + bytes if i < job.slots else NULL
+            job.step[view.is_double](group.hyper, &group.now, view.p + bytes, gradient.g + bytes, slot, chunk.size)
+        else:
+            step_range(job, view, gradient, group, chunk.start, chunk.size)
         # (gradients are zeroed here, while their lines are in cache)
         if job.zero_grads:
             zero_gradient(gradient, chunk)
@@ -317,14 +319,18 @@ cdef void apply_update(const StepJob* job, const TensorView* view, const ScalarG
                        Py_ssize_t start, Py_ssize_t size) noexcept nogil:
     cdef TensorView plain
     cdef GradientView gradient
+    cdef void* slot[MAX_SLOTS]
     cdef Py_ssize_t itemsize = 8 if view.is_double else 4
+    cdef int i
     gradient.g = <const char*>update - start * itemsize
     gradient.stored, gradient.layout, gradient.measured_layout = FLOAT64 if view.is_double else FLOAT32, NULL, NULL
-    if view.unit_factors == NULL:
-        step_range(job, view, &gradient, group, start, size)
+    if is_direct(view, &gradient, group):
+        for i in range(MAX_SLOTS):
+            slot[i] = NULL
+        job.step[view.is_double](group.hyper, &group.now, view.p + start * itemsize, update, slot, size)
         return
-    plain = view[0]                                # (adaptive clipping was of the gradient)
-    plain.unit_factors = NULL
+    plain = view[0]
+    plain.unit_factors = NULL                      # (adaptive clipping was of the gradient)
     step_range(job, &plain, &gradient, group, start, size)
 
 cdef TensorOps operations
