@@ -1,6 +1,8 @@
 # cython: language_level=3, cdivision=True
-"""Codecs of elements that are stored in another precision than the rule computes in: decoded a tile at a time into
-float32, encoded after the step. Rules do not know the storage, and codecs do not know the rule.
+"""Codecs of elements that are stored in another precision than the rule computes in.
+
+A tile at a time is decoded into float32 before the step and encoded after it. Rules do not know the storage, and codecs
+do not know the rule.
 """
 from libc.stdint cimport int8_t, int16_t, int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset

@@ -1,9 +1,11 @@
-# Storage and rule in one loop, for rules of two moments: a block is decoded, stepped and encoded while it is in
-# registers, so that the divider, which limits the rule, works at the same time as the codecs and not after them. A
-# processor executes out of order within a few hundred instructions, half of that where two threads share a core: so
-# all roots of a block are started before the first quotient, and 8-bit codes are packed between them (a sixth less time
-# than applying the rule to one element after another). The bits are those of `step_tiles`, which does everything else:
-# other layouts, other combinations of storage, and the ends of chunks. (benchmarks/storage.py measures the gain.)
+# Storage and rule in one loop, for rules of two moments.
+#
+# A block is decoded, stepped and encoded while it is in registers, so that the divider, which limits the rule, works at
+# the same time as the codecs and not after them. A processor executes out of order within a few hundred instructions,
+# half of that where two threads share a core: so all roots of a block are started before the first quotient, and 8-bit
+# codes are packed between them (a sixth less time than applying the rule to one element after another). The bits are
+# those of `step_tiles`, which does everything else: other layouts, other combinations of storage, and the ends of
+# chunks. (benchmarks/storage.py measures the gain.)
 #
 # The template of fastlr/build.py: {moments} and {apply} are the two halves of the rules' function, InStorageLoop the
 # rules.

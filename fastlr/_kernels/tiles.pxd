@@ -1,7 +1,8 @@
 # cython: language_level=3, cdivision=True
-"""A tile of each operand is loaded into scratch that stays in the first-level cache, stages run before and after the
-rule, and the tile is stored. So strides, storage and stages need no more loops per rule, and the same operations are
-applied to an element in the same order whatever its layout.
+"""Tiles: a part of each operand as contiguous floats, the stages before and after the rule, and storing it back.
+
+The scratch of a tile stays in the first-level cache. So strides, storage and stages need no more loops per rule, and
+the same operations are applied to an element in the same order whatever its layout.
 """
 from libc.stdint cimport int16_t, int32_t, uint16_t, uint32_t, uint64_t
 from fastlr._kernels.codecs cimport as_bits, as_float, bytes_of, decode, encode, encode_bfloat16, encode_float16
