@@ -21,8 +21,7 @@ FOLDERS = {
                 "Python objects.",
     "_engine": "One step over tensors, compiled once: arrays, layout, gradients, scalars, clipping, rows, threads. It "
                "knows no rule by name: a rule is a table of function pointers (`_kernels/rule_table.pxd`).",
-    "_matrix": "Rules that see a tensor as a matrix, one module each, and the driver that takes them through their "
-               "phases.",
+    "_matrix": "Rules that see a tensor as a matrix, one module each, and the driver that calls their phases.",
     "schedules": "Learning rates as pure functions of t. They do not know optimizers.",
     "optimizers": "A class per rule: formula, citation, bounded defaults; groups, state by name, wrappers. They do not "
                   "know bytes or threads.",
@@ -30,7 +29,8 @@ FOLDERS = {
     "tuning": "Search for a learning rate.",
     "study": "`fastlr study`: experiments on small networks. It uses public names alone.",
     "commands": "The command line, one module a command.",
-    "": "What stands beside the folders: the build, the curves of schedules, checkpoints, and the interfaces.",
+    "": "Modules outside the folders: the build, the curves of schedules, checkpoints and interfaces. (The one for C is "
+        "`include/fastlr/fastlr.h`.)",
 }
 
 
@@ -42,7 +42,7 @@ def modules() -> dict[str, dict[str, str]]:
         name = path.relative_to(ROOT / "fastlr")
         if name.as_posix() in GENERATED or path.stem.startswith("__"):
             continue
-        folder = name.parent.as_posix().replace(".", "", 1) if name.parent != Path(".") else ""
+        folder = name.parent.as_posix().removeprefix(".")
         if folder not in found:
             raise ValueError(f"fastlr/{folder}: say in FOLDERS of {Path(__file__).name} what belongs there")
         line = first_line(path.read_text(encoding="utf-8"))
