@@ -29,8 +29,8 @@ FOLDERS = {
     "tuning": "Search for a learning rate.",
     "study": "`fastlr study`: experiments on small networks. It uses public names alone.",
     "commands": "The command line, one module a command.",
-    "": "Modules outside the folders: the build, the curves of schedules, checkpoints and interfaces. (The one for C is "
-        "`include/fastlr/fastlr.h`.)",
+    "": "Modules outside the folders: the build, the curves of schedules, checkpoints and interfaces (for C: "
+        "`include/fastlr/fastlr.h`).",
 }
 
 
@@ -72,7 +72,7 @@ def written() -> str:
     """The part of CONTRIBUTING.md that this makes."""
     lines = []
     for folder, named in modules().items():
-        lines += [f"#### `fastlr/{folder}{'/' * bool(folder)}`", "", FOLDERS[folder], ""]
+        lines += [f"**`fastlr/{folder}{'/' * bool(folder)}`** {FOLDERS[folder]}", ""]
         lines += [f"- `{name}`: {line}" for name, line in sorted(named.items())]
         lines.append("")
     return "\n".join(lines)
