@@ -72,7 +72,7 @@ def written() -> str:
     """The part of CONTRIBUTING.md that this makes."""
     lines = []
     for folder, named in modules().items():
-        lines += [f"**`fastlr/{folder}{'/' * bool(folder)}`** {FOLDERS[folder]}", ""]
+        lines += [f"**`fastlr/{folder}{'/' * bool(folder)}`** {FOLDERS[folder]}"]
         lines += [f"- `{name}`: {line}" for name, line in sorted(named.items())]
         lines.append("")
     return "\n".join(lines)
