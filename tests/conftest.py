@@ -17,7 +17,7 @@ import fastlr
 from fastlr._engine.cpu import supports
 
 sys.path.insert(0, str(Path(__file__).parent))
-# (a child started in the project's folder imports what is installed, not the sources that lie there)
+# (a child started in the project's folder imports what is installed, not the sources there)
 os.environ["PYTHONSAFEPATH"] = "1"
 
 

@@ -2,7 +2,7 @@
 
     python tests/memory_trials.py FIRST COUNT      # one trial a seed; a crash leaves its seed as the last line
 
-Parameters and gradients lie beside pages that nobody may touch, at odd addresses, in any layout and storage. Actions
+Parameters and gradients are beside pages that nobody may touch, at odd addresses, in any layout and storage. Actions
 follow one another: steps, steps over rows, gradients that cannot be, states that cannot be, schedules that disturb the
 step that asks them, other threads, forks. What is refused is refused by one of REFUSED; anything else ends the trials.
 A thousand take some minutes; with the sanitizers of gcc, what no page guards is seen, too:

@@ -6,7 +6,7 @@
 A trial (`trials_programs`) is an optimizer, options, tensors, and events: steps with None, NaN, scaled and 16-bit
 gradients, steps over rows, accumulated gradients, groups that join and groups that are refused, rates and schedules
 that are set, states that are saved and loaded, interrupts, wrappers. Each event is compared with `reference_engine`, and
-the trial is made again in other ways that must give the same bits: with other threads, other memory layouts, each tensor
+the trial is made again in other forms that must give the same bits: with other threads, other memory layouts, each tensor
 alone, resumed in the middle, over all rows instead of a step. With --digest, a line for each trial says what came out, for
 comparison between instruction sets (FASTLR_ISA).
 
@@ -26,7 +26,7 @@ from trials_programs import BORROWERS, CAN, TOGETHER, bits
 from trials_runs import Run
 from trials_storage import Wrong, wrong
 
-# The same trial in other ways
+# The same trial in other forms
 
 def alone(trial, tensor):
     """The trial of one tensor alone."""
@@ -47,8 +47,8 @@ def alone(trial, tensor):
     return trial | {"tensors": [tensor | {"group": 0}], "structure": "dict", "options": options, "events": events}
 
 
-def ways(trial):
-    """(name, whether and how) of other ways to make this trial."""
+def forms(trial):
+    """(name, whether and how) of other forms of this trial."""
     rng = np.random.default_rng([trial["seed"], trial["number"], 7])
     cls, options, events = trial["cls"], trial["options"], trial["events"]
     kinds = {event["kind"] for event in events}
@@ -81,16 +81,16 @@ def by_whole_groups(tensor, options):
     return options.get("state_dtype") != "int8" or size < 4096 or (size // tensor["shape"][0]) % 64 == 0
 
 
-def again(trial, way, trace):
-    """Make the trial again in that way: Wrong unless the bits are the same."""
-    if way == "threads":
+def again(trial, form, trace):
+    """Make the trial again in that form: Wrong unless the bits are the same."""
+    if form == "threads":
         other = Run(trial, threads=3, checked=False).run()
-    elif way == "layout":
+    elif form == "layout":
         other = Run(trial, layout=programs.LAYOUTS[trial["number"] % len(programs.LAYOUTS)]
                     if trial["number"] % 2 else "plain", checked=False).run()
-    elif way == "rows":
+    elif form == "rows":
         other = Run(trial, by_rows=True, checked=False).run()
-    elif way == "resume":
+    elif form == "resume":
         rng = np.random.default_rng([trial["seed"], trial["number"], 8])
         at = int(rng.integers(1, len(trial["events"]) + 1)) if len(trial["events"]) > 1 else 0
         run = Run(trial, resume=(at, ("dict", "file")[int(rng.integers(2))]), checked=False)
@@ -107,10 +107,10 @@ def again(trial, way, trace):
                 wrong(f"{tensor['name']} moves otherwise alone than with the others")
         return
     if len(other) != len(trace):
-        wrong(f"{way}: other events")
+        wrong(f"{form}: other events")
     for k, (one, two) in enumerate(zip(trace, other, strict=True)):
         if one != two:
-            wrong(f"{way}: other bits after event {k - 1} {trial['events'][k - 1] if k else ''}")
+            wrong(f"{form}: other bits after event {k - 1} {trial['events'][k - 1] if k else ''}")
 
 
 def attempt(trial):
@@ -119,8 +119,8 @@ def attempt(trial):
         warnings.simplefilter("ignore")
         try:
             trace = Run(trial).run()
-            for way in ways(trial):
-                again(trial, way, trace)
+            for form in forms(trial):
+                again(trial, form, trace)
         except Wrong as error:
             return str(error), None
         except Exception as error:

@@ -101,7 +101,7 @@ def AdaGrad(theta, g, t, s, *, lr, lr_decay, eps, see=unseen):
 
 
 def FTRL(w, g, t, z, n, alpha, *, lr, beta, l1, l2, see=unseen):
-    alpha = lr if t == 1 or alpha == 0 else alpha          # (0 only where sizes are asked for)
+    alpha = lr if t == 1 or alpha == 0 else alpha          # (0 only where sizes are computed)
     z = z - w * ((beta + np.sqrt(n)) / alpha + l2) - l1 * np.sign(w) if t == 1 else z
     n_before, n = n, see(2, n + g**2)
     z = see(1, z + (g - ((beta + np.sqrt(n)) / lr - (beta + np.sqrt(n_before)) / alpha) * w))
@@ -485,7 +485,7 @@ def AdEMAMix(theta, g, t, m1, nu, m2, *, lr, beta1, beta2, beta3, alpha, alpha_w
 
 
 def averaging(y, step, t, z, memory, first, *, lr, beta, r, weight_lr_power, see):
-    """y, z and what is remembered, after a step of z; `first` is the number of the first of those remembered."""
+    """y, z and the memory after a step of z; `first` is the number of the memory's first entry."""
     total, lr_max, _ = memory
     lr_max = see(first + 1, np.maximum(lr, 0 if t == 1 else lr_max))
     w = np.asarray(t, y.dtype)**r * lr_max**weight_lr_power if lr_max > 0 else 0 * lr

@@ -5,7 +5,7 @@ each step from what was observed before it, so that errors do not add up and its
 
 - A rule computes in float32 (or float64): each value is compared to WITHIN units of its precision, relative to the largest
   of itself, what was there before and how far it moved. Where an expression cancels or jumps, that is too strict: such
-  elements are computed again from inputs moved by a few units, and have to lie between the results.
+  elements are computed again from inputs moved by a few units, and must be between the results.
 - What is stored in fewer bits may differ by half a unit of these, or by one where rounding is stochastic. An 8-bit code may
   differ by half the distance to the next one.
 
@@ -157,7 +157,7 @@ class Engine:
         return g * np.where(size > most, most / np.where(size > 0, size, 1.0), 1.0)
 
     def usual(self, norm, norms):
-        """To what ZClip brings a norm."""
+        """The norm after ZClip."""
         if norms["count"] < self.options["clip_zscore_warmup"] or not np.isfinite(norm):
             return np.inf
         z = self.options["clip_zscore"]
@@ -263,10 +263,10 @@ class Engine:
             exact = compute(theta, g, slots)
             if exact is None:
                 return
-            ways, spread = [exact], None
+            candidates, spread = [exact], None
             if self.facts.name not in ELEMENTWISE or self.facts.name == "Sophia":
                 # (some store before they move, and move by what is stored, or sum that)
-                ways.append(going_on(lambda see: compute(theta, g, slots, see), exact, got))
+                candidates.append(going_on(lambda see: compute(theta, g, slots, see), exact, got))
                 # (and where they sum what is computed and move by what is stored, a factor differs by rounding)
                 spread = [0.0] + [stored_bound(np.asarray(exact[k], np.float64), new["slots"], slot, self.stochastic())
                                   for k, slot in enumerate(names, 1)] if rows is None else None
@@ -274,10 +274,10 @@ class Engine:
             if self.pulls():
                 bound = bound + self.stored(tensor, new, exact[0], rows)
             state = self.options.get("state_dtype")
-            if len(ways) > 1 and state in ROUGH:
-                bound = bound + (1 + self.stochastic()) * ROUGH[state] * abs(exact[0] - theta) + 4 * abs(exact[0] - ways[1][0])
+            if len(candidates) > 1 and state in ROUGH:
+                bound = bound + (1 + self.stochastic()) * ROUGH[state] * abs(exact[0] - theta) + 4 * abs(exact[0] - candidates[1][0])
             size = abs(theta) + abs(old["slow"]) if self.pulls() else theta
-            self.compare(name, "the parameter", size, [self.pulled(way[0], old, name) for way in ways], got(0),
+            self.compare(name, "the parameter", size, [self.pulled(candidate[0], old, name) for candidate in candidates], got(0),
                          self.of_pull(eps), bound,
                          lambda: [self.pulled(x, old, name) for x in self.moved(compute, theta, g, slots, eps, 0, spread)],
                          np.isnan(g))
@@ -288,7 +288,7 @@ class Engine:
                     if rows is None or slot + "_scale" not in kept else None
                 if bound is None:
                     continue
-                self.compare(name, f"the state {slot}", sizes[k - 1], [with_groups(way[k], kept, slot) for way in ways],
+                self.compare(name, f"the state {slot}", sizes[k - 1], [with_groups(candidate[k], kept, slot) for candidate in candidates],
                              got(k), eps, bound,
                              lambda k=k: self.moved(compute, theta, g, slots, eps, k), np.isnan(g))
             if not self.pulls():
@@ -322,11 +322,11 @@ class Engine:
             if (abs(number(copy) - x) > unit(x, kind) * (0.51 if tensor["dtype"] in ("float32", "float64", kind) else 1.1)).any():
                 wrong(f"{tensor['name']}: the 16-bit copy is not the parameter rounded to nearest")
 
-    def compare(self, name, what, before, ways, got, eps, bound, moved, odd=None):
-        """Raises Wrong unless each element is near one of the ways in which it may be computed."""
+    def compare(self, name, what, before, candidates, got, eps, bound, moved, odd=None):
+        """Raises Wrong unless each element is near one of the candidates, the results of different orders of computation."""
         loose = WITHIN * LOOSE.get(self.facts.name, 1.0) * (4.0 if self.facts.name in MATRIX else 1.0)
         off = np.ones(np.shape(got), bool)
-        for exact in ways:
+        for exact in candidates:
             exact = np.broadcast_to(np.asarray(exact, np.float64), np.shape(got))
             size = abs(before) + abs(exact)
             if self.facts.name in MATRIX and np.size(size):
@@ -345,7 +345,7 @@ class Engine:
             index = tuple(int(i) for i in where)
             wrong(f"{name}: {what} at {index} ({int(off.sum())} of {np.size(got)} elements): before",
                   np.broadcast_to(before, np.shape(got))[index], "got", got[index], "and should be",
-                  np.broadcast_to(ways[0], np.shape(got))[index])
+                  np.broadcast_to(candidates[0], np.shape(got))[index])
 
     def pulls(self):
         """Whether Lookahead pulls at this step."""

@@ -118,7 +118,7 @@ def full(cls, hyper, convention=None):
 
 
 def operands(opt, name="0"):
-    """The state of a tensor as the functional door takes it: slots, then the numbers of the whole tensor as one array."""
+    """The state of a tensor as the functional interface takes it: slots, then the numbers of the whole tensor as one array."""
     slots = [opt.state[name][slot].copy() for slot in opt.slots]
     return [*slots, np.array([opt.state[name][k] for k in opt.memory])] if opt.memory else slots
 

@@ -57,7 +57,7 @@ numbers = {
     "update_factor": st.just(1.0) | st.floats(0.9, 1),
     "end": st.just("hold"),
 }
-# (a fraction of an update so small that t / steps underflows has no digits to ask for)
+# (a fraction of an update so small that t / steps underflows has no digits to compare)
 times = st.integers(0, 40) | st.integers(0, 10**6) | st.integers(0, LAST) | st.floats(1e-280, 1e6)
 edges = [0, 1, 2, 15, 16, 17, 10**9, LAST, 1e300, math.inf, 10**400]
 

@@ -21,7 +21,7 @@ def beside_the_benchmarks(monkeypatch):
 
 
 def around(*medians, noise=0.001, rounds=5):
-    """An attempt for each median: rounds that lie evenly about it."""
+    """An attempt for each median: rounds evenly around it."""
     return [[median + noise * (k - rounds // 2) for k in range(rounds)] for median in medians]
 
 
@@ -91,7 +91,7 @@ def test_what_looks_slower_is_measured_again_until_the_verdict_may_say_so():
 
 @pytest.mark.parametrize("n", range(1, 41))
 def test_bounds_of_the_median_hold_it_with_95_percent(n):
-    """Exactly: over all ways in which n values lie above or below the median."""
+    """Exactly: over all arrangements of n values above or below the median."""
     from ab_verdict import interval
 
     low, high = interval(range(n))
@@ -169,7 +169,7 @@ def test_a_slower_build_shows_in_every_round():
 
 
 @pytest.mark.parametrize("seconds", [1e-8, 1e-7, 3e-6, 1e-4, 1e-3, 1e-2, 1.0])
-def test_a_sample_takes_about_as_long_as_asked(seconds):
+def test_a_sample_takes_about_as_long_as_given(seconds):
     from ab_child import PERIOD, SHORT, batched
 
     calls, batches = batched(seconds, 4e-3)

@@ -19,7 +19,7 @@ EDGES = [0, 1, 2, 7, 8, 15, 16, 17, 31, 33, 63, 64, 65, 255, 256, 257, CHUNK - 1
 
 
 def whole(cls, dtype, sizes, **hyper):
-    """Parameters and state after three steps in one piece: one tensor per optimizer, one thread."""
+    """Parameters and state after three undivided steps: one tensor per optimizer, one thread."""
     params, states = [], []
     grads = [arrays(dtype, sizes, seed) for seed in (1, 2, 3)]
     for k, p in enumerate(arrays(dtype, sizes)):
@@ -40,8 +40,8 @@ def test_threads_and_cuts_and_batching_do_not_matter(cls, dtype):
 
 
 @every_separate
-def test_tensors_that_missed_different_steps_know_nothing_of_each_other(cls):
-    """At the last steps all are of one age, and what each remembers is of other rates."""
+def test_tensors_that_skipped_different_steps_are_independent(cls):
+    """At the last steps all are of one age, and the state of each is from other rates."""
     hyper = {"lr": fastlr.schedules.exponential(0.01, 0.3), "clip_tensor_norm": 0.5}
     gaps = [{1}, {7}, {2}, {1}, {5}, {0}, set()]
     grads = [arrays(np.float32, [(8, 8)] * len(gaps), seed) for seed in range(10)]
@@ -65,8 +65,8 @@ def test_alignment_does_not_matter(cls, dtype):
     values, *grads = (arrays(dtype, [n], seed)[0] for seed in range(4))
     results = set()
     for offset in range(16):
-        room = np.zeros(n + 16, dtype)
-        p = room[offset:offset + n]
+        buffer = np.zeros(n + 16, dtype)
+        p = buffer[offset:offset + n]
         p[...] = values
         opt = cls([p])
         for shift, g in enumerate(grads):
@@ -78,7 +78,7 @@ def test_alignment_does_not_matter(cls, dtype):
 
 
 def layouts(shape, dtype):
-    """Arrays of one shape that lie in memory in different ways."""
+    """Arrays of one shape in different memory layouts."""
     reach = tuple(3 * n + 1 for n in shape)
     yield "contiguous", np.zeros(shape, dtype)
     yield "transposed", np.zeros(shape[::-1], dtype).T
@@ -86,8 +86,8 @@ def layouts(shape, dtype):
     yield "backwards", np.zeros(shape, dtype)[tuple(slice(None, None, -1) for _ in shape)]
     yield "rows apart", np.zeros((*shape[:-1], shape[-1] + 5), dtype)[..., :shape[-1]]
     yield "rolled axes", np.moveaxis(np.zeros((shape[-1], *shape[:-1]), dtype), 0, -1)
-    room = np.zeros(int(np.prod(shape)) * np.dtype(dtype).itemsize + 1, np.uint8)
-    yield "unaligned", room[1:].view(dtype).reshape(shape)
+    buffer = np.zeros(int(np.prod(shape)) * np.dtype(dtype).itemsize + 1, np.uint8)
+    yield "unaligned", buffer[1:].view(dtype).reshape(shape)
 
 
 LAYOUTS = [name for name, _ in layouts((2, 3), np.float32)]
@@ -129,11 +129,11 @@ def test_large_strided_tensors_are_cut_like_contiguous_ones(dtype, where):
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=4), st.data())
 def test_any_view_steps_like_its_copy(shape, data):
     strides = [data.draw(st.integers(-3, 3).filter(bool)) for _ in shape]
-    room = np.zeros([max(1, n) * abs(step) for n, step in zip(shape, strides, strict=True)], np.float64)
-    view = room[tuple(slice(None, None, step) for step in strides)][tuple(slice(0, n) for n in shape)]
+    buffer = np.zeros([max(1, n) * abs(step) for n, step in zip(shape, strides, strict=True)], np.float64)
+    view = buffer[tuple(slice(None, None, step) for step in strides)][tuple(slice(0, n) for n in shape)]
     view = view.transpose(data.draw(st.permutations(range(view.ndim))))
     view[...] = np.random.default_rng(0).normal(size=view.shape)
-    untouched = room.copy()
+    untouched = buffer.copy()
     copy = view.copy()
     g = np.random.default_rng(1).normal(size=view.shape)
     fastlr.AdamW([view]).step([g])
@@ -142,7 +142,7 @@ def test_any_view_steps_like_its_copy(shape, data):
     view[...] = 0
     untouched_view = untouched[tuple(slice(None, None, step) for step in strides)]
     untouched_view[tuple(slice(0, n) for n in shape)] = 0
-    assert (room == untouched).all()          # nothing beside the view was written
+    assert (buffer == untouched).all()          # nothing beside the view was written
 
 
 def test_stages_before_the_rule_are_the_same_operations_one_after_another():
@@ -155,7 +155,7 @@ def test_stages_before_the_rule_are_the_same_operations_one_after_another():
 
 
 def digest():
-    """A hash over every optimizer, dtype, layout and size that can take another way through the sweep."""
+    """A hash over every optimizer, dtype, layout and size for which kernels have another path."""
     found = hashlib.sha256()
     for name in fastlr.list_optimizers():
         for dtype in (np.float32, np.float64):

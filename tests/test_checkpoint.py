@@ -36,7 +36,7 @@ everything = pytest.mark.parametrize("name", fastlr.list_optimizers())
 fuzz = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-# What is tested with: every layout in which a parameter can lie, in two groups with a schedule in each
+# What is tested with: every layout of a parameter, in two groups with a schedule in each
 
 def parameters(dtype, seed=None):
     def values(*shape):
@@ -160,7 +160,7 @@ def test_parameters_in_the_file_can_be_ignored(path):
     assert snapshot(other) == snapshot(opt)
 
 
-def test_parameters_are_written_where_they_lie(path):
+def test_parameters_are_written_in_place(path):
     opt = small()
     fastlr.save(path, opt)
     memory = np.zeros(6)

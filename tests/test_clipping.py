@@ -234,7 +234,7 @@ def test_clip_norm_bounds_what_the_zscore_leaves():
         assert p[0] - before == pytest.approx(want, rel=2e-6)
 
 
-def test_norms_that_are_not_finite_are_not_remembered():
+def test_norms_that_are_not_finite_do_not_change_the_means():
     p = np.zeros(2)
     opt = fastlr.SGD(p, lr=1.0, clip_zscore=2.0, clip_zscore_warmup=2)
     opt.step(np.array([3.0, 4.0]))

@@ -151,7 +151,7 @@ def test_the_layout_does_not_matter(cls, convention):
         for t in range(3):
             opt.step(arrays(np.float64, [shape], seed=t + 1))
         results.append(bits([p, *opt.state["0"].values()]))
-    if cls.reduces:                    # (sums are made in the order in which elements lie)
+    if cls.reduces:                    # (sums are made in the order of elements in memory)
         results = [np.frombuffer(result[0]).round(9).tolist() for result in results]
     assert results[0] == results[1] == results[2]
 

@@ -38,14 +38,14 @@ def left(cls, problem, steps, rate):
     """The loss after those updates, as a part of the first one."""
     x = problem.start.copy()
     opt = cls([x], lr=rate, weight_decay=0.0)
-    asks = "loss" in inspect.signature(opt.step).parameters
+    needs_loss = "loss" in inspect.signature(opt.step).parameters
     first, _ = problem.loss_and_grad(x)
     with np.errstate(over="ignore", invalid="ignore"):
         for _ in range(steps):
             loss, g = problem.loss_and_grad(x)
             if not isfinite(loss) or loss > 1e6 * first:
                 return np.inf
-            opt.step([g], **({"loss": loss} if asks else {}))
+            opt.step([g], **({"loss": loss} if needs_loss else {}))
         return problem.loss_and_grad(x)[0] / first
 
 

@@ -38,7 +38,7 @@ def test_with_a_constant_rate_it_is_decoupled_decay_bit_for_bit(cls):
     assert bits([one]) == bits([two])
 
 
-def test_the_largest_rate_is_found_told_or_remembered():
+def test_the_largest_rate_is_found_given_or_kept():
     wanted, _ = stepped(fastlr.SGD, lr=SCHEDULE, weight_decay=0.125, decay="corrected")
     for keywords in ({"lr": SCHEDULE, "lr_max": 0.25}, {"lr": fastlr.Plateau(SCHEDULE)},
                      {"lr": lambda t: SCHEDULE(t), "lr_max": 0.25},

@@ -105,7 +105,7 @@ def test_bad_records_record_nothing(tmp_path, arguments, error, words):
     history.close()
 
 
-def test_rewinding_forgets_what_comes_after():
+def test_rewinding_removes_later_rows():
     history = a_history()
     history.rewind(7)
     assert history.latest == 6 and history.t("val_loss").tolist() == [3, 6] and len(history["loss"]) == 6
@@ -118,7 +118,7 @@ def test_rewinding_forgets_what_comes_after():
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
 @pytest.mark.parametrize("at", [0, 1, 4, 7, 11, 12, 50])
 def test_rewinding_rewinds_the_file_too(tmp_path, kind, at):
-    """Was: the file kept what was forgotten, and a later t brought it back."""
+    """Once, the file kept the removed rows, and a later t restored them."""
     path = tmp_path / f"run.{kind}"
     with a_history(path=path) as history:
         history.rewind(at)
@@ -143,7 +143,7 @@ def test_rewinding_a_file_with_a_fall_of_t_in_it(tmp_path, kind):
     assert content(getattr(History, f"from_{kind}")(path)) == content(history)
 
 
-def test_a_file_that_cannot_be_written_anew_forgets_nothing(tmp_path, monkeypatch):
+def test_a_file_that_cannot_be_written_again_loses_nothing(tmp_path, monkeypatch):
     with a_history(path=tmp_path / "run.csv") as history:
         before, text = content(history), (tmp_path / "run.csv").read_bytes()
 
@@ -161,8 +161,8 @@ def test_a_file_that_cannot_be_written_anew_forgets_nothing(tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
-@pytest.mark.parametrize("room", [0, 1, 9, 15])
-def test_a_full_disk_tears_no_row(tmp_path, kind, room):
+@pytest.mark.parametrize("space", [0, 1, 9, 15])
+def test_a_full_disk_tears_no_row(tmp_path, kind, space):
     """A record that does not fit is an OSError, in the file and in memory as if it had not been made."""
     resource = pytest.importorskip("resource")
     path = tmp_path / f"run.{kind}"
@@ -170,7 +170,7 @@ def test_a_full_disk_tears_no_row(tmp_path, kind, room):
         history.record(loss=0.123, t=1)
         before, text = content(history), path.read_bytes()
         soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (len(text) + room, hard))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(text) + space, hard))
         try:
             with pytest.raises(OSError):
                 history.record(loss=0.98765432198765, t=2)

@@ -1,4 +1,4 @@
-"""`import fastlr` brings what a training step needs, and the rest when it is asked for."""
+"""`import fastlr` imports what a training step needs, and the rest at first use."""
 import os
 import shutil
 import subprocess
@@ -9,7 +9,7 @@ import pytest
 
 import fastlr
 
-#: Of the standard library, beside what NumPy brings.
+#: Of the standard library, beside what NumPy imports.
 NEEDED = {"__future__", "atexit", "fnmatch", "importlib._abc", "importlib.util", "threading", "zlib"}
 
 
@@ -17,7 +17,7 @@ def run(code):
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
 
 
-def test_what_is_rarely_asked_for_is_imported_then():
+def test_what_is_rarely_used_is_imported_at_first_use():
     code = """
 import sys
 import numpy
@@ -66,8 +66,8 @@ def test_what_is_not_compiled_says_what_to_do(tmp_path, is_source):
         assert says.startswith("ModuleNotFoundError: No module named 'fastlr.")
 
 
-def test_the_c_door_opens_without_anything_else():
-    """PyCapsule_Import asks the module for the attribute, as C programs do."""
+def test_the_c_interface_is_imported_without_anything_else():
+    """PyCapsule_Import reads the attribute of the module, as C programs do."""
     assert run("""
 import ctypes
 capsule_import = ctypes.pythonapi.PyCapsule_Import
@@ -76,8 +76,8 @@ print(capsule_import(b"fastlr._C_API", 0) is not None)
 """).strip() == "True"
 
 
-def test_the_functional_door_is_that_of_the_package_s_own_rules():
-    """A class of one's own, made before it is asked for, adds no function to it."""
+def test_the_functional_interface_has_the_package_s_own_rules():
+    """A class of one's own, made before the interface is imported, adds no function to it."""
     assert run("""
 import fastlr
 class Own(fastlr.AdamW, decay="decoupled", rule="AdamW"):

@@ -1,4 +1,4 @@
-"""The doors to memory: what is taken without a copy, what is refused and how, and what is given back."""
+"""Interfaces to memory: what is taken without a copy, what is refused and how, and what is given back."""
 import array
 import gc
 import itertools
@@ -58,7 +58,7 @@ class Labelled(np.ndarray):
 
 
 def buffers(dtype, folder):
-    """Doors to memory: how to make one of `SIZE` elements for a parameter, and how to read it back."""
+    """Interfaces to memory: how to make one of `SIZE` elements for a parameter, and how to read it back."""
     code, itemsize = TYPECODE[dtype], np.dtype(dtype).itemsize
 
     def same(x):
@@ -118,7 +118,7 @@ INTERFACES = list(buffers(np.float32, None))
 
 @pytest.mark.parametrize("interface", INTERFACES)
 @every_dtype
-def test_a_parameter_steps_where_it_lies(tmp_path, interface, dtype):
+def test_a_parameter_is_updated_in_place(tmp_path, interface, dtype):
     gradients = [arrays(dtype, [SIZE], seed)[0] for seed in range(3)]
     want = np.zeros(SIZE, dtype)
     x, read = buffers(dtype, tmp_path)[interface]()
@@ -133,7 +133,7 @@ def test_a_parameter_steps_where_it_lies(tmp_path, interface, dtype):
 @pytest.mark.parametrize("interface", [*INTERFACES, "old DLPack", "read-only", "bytes"])
 @pytest.mark.parametrize("bound", [False, True], ids=["passed", "bound"])
 @every_dtype
-def test_a_gradient_is_read_where_it_lies(tmp_path, interface, bound, dtype):
+def test_a_gradient_is_read_in_place(tmp_path, interface, bound, dtype):
     values = arrays(dtype, [SIZE], seed=5)[0]
     if interface == "bytes":
         g = memoryview(values.tobytes()).cast(TYPECODE[dtype])

@@ -155,7 +155,7 @@ def test_the_same_settings_are_the_same_bits_by_one_process_or_two(tmp_path, tin
     capsys.readouterr()
 
 
-def test_seeds_and_optimizer_and_schedule_are_what_was_asked_for(tmp_path, capsys):
+def test_seeds_optimizer_and_schedule_are_the_given_ones(tmp_path, capsys):
     line = [*TINY, "--seeds", "2", "--jobs", "1", "--optimizer", "adam", "--schedule", "cosine(1, steps=updates)"]
     assert cli.main(["study", *line, "--batch-size", "10", "--target-loss", "1.5", "--out", str(tmp_path)]) == 0
     found = json.loads((tmp_path / "results.json").read_text())["experiments"]
@@ -315,7 +315,7 @@ def test_what_is_missing_is_said_before_the_first_experiment(tmp_path, environme
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_room_itself_needs_numpy_alone(environment):
+def test_the_package_itself_needs_numpy_alone(environment):
     program = ("import sys; from fastlr import study; study.Cell(); "
                "print(sorted({'sklearn', 'rich', 'jinja2', 'matplotlib', 'contourpy'} & set(sys.modules)))")
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)

@@ -180,7 +180,7 @@ def test_polyak_finds_the_least_of_a_bowl_in_one_step_of_its_full_length():
     assert (p == [1.5, -2.0]).all()
 
 
-# What they remember
+# Their state
 
 @every_free
 def test_what_all_tensors_share_is_saved_and_resumed(cls):

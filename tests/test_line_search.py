@@ -65,7 +65,7 @@ def test_armijo_shortens_by_the_factor_until_it_is_satisfied():
     assert rosenbrock(longer)[0] > rosenbrock(x)[0] - C1 * found.step / 0.3 * (d @ d)
 
 
-def test_armijo_without_a_gradient_asks_for_a_quadratic_decrease():
+def test_armijo_without_a_gradient_needs_a_quadratic_decrease():
     x, d = np.array([1.0, 1.0]), np.array([-3.0, -3.0])
     found = fastlr.line_search(lambda x: x @ x, x, d, c1=0.1)
     assert (found.step, found.gradient, found.success) == (0.5, None, True)
@@ -109,7 +109,7 @@ def test_a_strict_search_ends_where_that_of_scipy_does(c2):
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("where", ["value", "gradient"])
 def test_what_is_not_finite_is_too_far(kind, bad, where):
-    """-log(x) + x ends at 0; beyond it lies nothing."""
+    """-log(x) + x ends at 0; it is undefined beyond."""
     def f(x):
         if x[0] <= 0:
             return (bad, np.zeros(1)) if where == "value" else (-1e9, np.full(1, bad))

@@ -123,7 +123,7 @@ thread.join()
 
 
 def test_parts_of_different_builds_are_refused():
-    """They may disagree on what lies where in a struct."""
+    """They may disagree on the layout of a struct."""
     names = ("accumulation", "arrays", "c_api", "clipping", "curvature", "functional_step", "gradients", "layout",
              "plan", "compiled_schedule", "row_index", "rows", "step_scalars", "unit_norms")
     modules = [fastlr.kernels, *(importlib.import_module(f"fastlr._engine.{name}") for name in names)]

@@ -80,7 +80,7 @@ def test_names_and_state_are_where_they_are_said_to_be():
     assert list(fastlr.AdamW([np.zeros(1), np.zeros(1)]).state) == ["0", "1"]
 
 
-def test_state_has_the_shape_of_a_parameter_however_it_lies():
+def test_state_has_the_shape_of_a_parameter_in_any_layout():
     p = np.zeros((4, 3, 2)).transpose(1, 2, 0)
     g, = arrays(np.float64, [p.shape])
     opt = fastlr.Momentum([p])
@@ -435,20 +435,20 @@ def test_wrong_gradients_are_refused_and_nothing_changes(grads, error, says):
 
 
 def test_gradients_that_overlap_parameters_or_state_are_refused():
-    room = np.zeros(40, np.float32)
-    opt = fastlr.AdamW({"a": room[:10], "b": room[20:30:2]})
+    buffer = np.zeros(40, np.float32)
+    opt = fastlr.AdamW({"a": buffer[:10], "b": buffer[20:30:2]})
     fine = {"a": np.ones(10, np.float32), "b": np.ones(5, np.float32)}
     for wrong, who in (
-        ({"a": room[5:15]}, "'a'"), ({"a": room[:10]}, "'a'"), ({"a": room[15:25]}, "'b'"),
-        ({"b": room[20:30:2]}, "'b'"), ({"b": room[8:13]}, "'a'"), ({"a": opt.state["a"]["m"]}, "'a'"),
+        ({"a": buffer[5:15]}, "'a'"), ({"a": buffer[:10]}, "'a'"), ({"a": buffer[15:25]}, "'b'"),
+        ({"b": buffer[20:30:2]}, "'b'"), ({"b": buffer[8:13]}, "'a'"), ({"a": opt.state["a"]["m"]}, "'a'"),
         ({"b": opt.state["a"]["v"][::2]}, "'a'"),
     ):
-        before = snapshot(opt, [room])
+        before = snapshot(opt, [buffer])
         with pytest.raises(ValueError, match=rf"shares memory with parameter {who} or its state, which the step "
                                              "writes; pass a copy"):
             opt.step(fine | wrong)
-        assert snapshot(opt, [room]) == before
-    opt.step(fine | {"a": room[10:20], "b": room[21:31:2]})      # between and beside them is fine
+        assert snapshot(opt, [buffer]) == before
+    opt.step(fine | {"a": buffer[10:20], "b": buffer[21:31:2]})      # between and beside them is fine
 
 
 def test_every_gradient_count_and_group_is_checked():
@@ -538,9 +538,9 @@ def test_wrong_parameters_are_refused(params, error, says):
 
 
 def test_interleaved_parameters_do_not_share_memory():
-    room = np.zeros(10)
-    fastlr.SGD([room[::2], room[1::2]], lr=1.0).step([np.ones(5), np.full(5, 2.0)])
-    assert (room == [-1, -2] * 5).all()
+    buffer = np.zeros(10)
+    fastlr.SGD([buffer[::2], buffer[1::2]], lr=1.0).step([np.ones(5), np.full(5, 2.0)])
+    assert (buffer == [-1, -2] * 5).all()
 
 
 @pytest.mark.parametrize(("keywords", "error", "says"), [

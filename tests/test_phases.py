@@ -82,7 +82,7 @@ class TestPhasesOfNoLength:
     t = np.arange(300)
 
     @pytest.mark.parametrize("shape", FALLS)
-    def test_wsd_without_a_fall_is_held_for_ever(self, shape):
+    def test_wsd_without_a_fall_is_constant_for_ever(self, shape):
         whole = s.wsd(0.1, warmup_steps=10, stable_steps=90, decay_steps=0, shape=shape)
         assert (whole(self.t) == s.constant(0.1).warmup(10)(self.t)).all() and whole(1e300) == 0.1
         assert (s.wsd(0.1, 0, 0, 0, shape=shape)(self.t) == 0.1).all()

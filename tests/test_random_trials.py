@@ -51,7 +51,7 @@ def test_every_optimizer_and_every_event_is_tried():
     assert {trial["cls"] for trial in made} == set(trials_programs.CLASSES)
     assert {event["kind"] for trial in made for event in trial["events"]} == {
         "step", "rows", "accumulate", "set", "join", "refuse", "interrupt", "rewind"}
-    assert {way for trial in made for way in random_trials.ways(trial)} == {"threads", "layout", "resume", "alone", "rows"}
+    assert {form for trial in made for form in random_trials.forms(trial)} == {"threads", "layout", "resume", "alone", "rows"}
 
 
 TAMPERED = {

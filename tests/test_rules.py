@@ -187,7 +187,7 @@ def test_every_rule_is_declared_and_every_declaration_has_a_rule_and_a_reference
 
 
 @every_rule
-def test_slots_are_as_many_as_the_rule_remembers(cls):
+def test_slots_are_those_of_the_rule(cls):
     p, = arrays(np.float64, [4])
     opt = cls([p], **({"t0": 0.0} if cls is fastlr.ASGD else {}))      # (whose mean begins late)
     opt.step(arrays(np.float64, [4], seed=1))

@@ -261,7 +261,7 @@ class TestManyHyperparameters:
         assert [x.tobytes() for x in p] == [x.tobytes() for x in q]
 
 
-def test_other_frameworks_are_imported_when_they_are_asked_for():
+def test_other_frameworks_are_imported_at_first_use():
     code = (
         "import sys, fastlr; from fastlr import schedules; schedules.cosine(1, 10).warmup(3)(2); "
         "late = {'ast', 'torch', 'jax', 'keras', 'xml', 'hashlib', 'matplotlib'}; "

@@ -73,7 +73,7 @@ def test_an_estimate_may_be_of_some_parameters():
 
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("laid", [np.asfortranarray, lambda a: a[::-1].copy()[::-1], lambda a: np.repeat(a, 2, axis=0)[::2]])
-def test_no_bit_depends_on_threads_or_on_how_estimates_lie(threads, laid):
+def test_no_bit_depends_on_threads_or_on_the_layout_of_estimates(threads, laid):
     shape = (300, 170)
     p, g = arrays(np.float32, [shape] * 2)
     q, = [laid(p.copy())]

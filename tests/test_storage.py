@@ -309,7 +309,7 @@ def test_the_instruction_set_does_not_matter(digests):
     assert len(digests["test_storage"]) == 1
 
 
-def test_the_way_bfloat16_comes_does_not_matter():
+def test_the_type_of_bfloat16_arrays_does_not_matter():
     p = arrays(np.float32, [(50,)])[0].astype(BF16)
     g = arrays(np.float32, [(50,)], 1)[0].astype(BF16)
     typed, tagged, said = p.copy(), p.view(np.uint16).copy(), p.view(np.uint16).copy()
@@ -426,14 +426,14 @@ def test_gradients_that_cannot_serve_are_refused_and_nothing_changes(dtype, give
 
 
 def test_a_gradient_that_grew_at_its_address_is_looked_at_again():
-    room = np.zeros(60, np.uint8)
-    p = room[20:].view(np.float32)
+    buffer = np.zeros(60, np.uint8)
+    p = buffer[20:].view(np.float32)
     opt = fastlr.SGD([p])
-    opt.step([room[:20].view(np.uint16).view(BFloat16)])       # ends where the parameter begins
-    before = room.tobytes()
+    opt.step([buffer[:20].view(np.uint16).view(BFloat16)])       # ends where the parameter begins
+    before = buffer.tobytes()
     with pytest.raises(ValueError, match="shares memory with parameter '0'"):
-        opt.step([room[:40].view(np.float32)])                 # from the same address on, twice as far
-    assert room.tobytes() == before
+        opt.step([buffer[:40].view(np.float32)])                 # from the same address on, twice as far
+    assert buffer.tobytes() == before
 
 
 @pytest.mark.parametrize("dtype", [np.float32, BF16, np.float16])

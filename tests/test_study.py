@@ -101,7 +101,7 @@ def test_what_is_no_network(arguments, message):
 
 
 def test_bound_gradients_give_the_bits_of_passed_ones():
-    """The two doors of an optimizer: buffers bound once, or arrays passed to each step."""
+    """The two calls of an optimizer: buffers bound once, or arrays passed to each step."""
     bound, passed = study.Network(seed=5), study.Network(seed=5)
     by_binding = fastlr.SGD(bound.params, grads=bound.grads, lr=0.1)
     by_passing = fastlr.SGD(passed.params, lr=0.1)

@@ -157,7 +157,7 @@ def test_escape_is_a_share_with_the_error_of_a_share(document):
     assert "Not by lamb" in tables(asked)[6]["method"]
 
 
-def test_memory_is_what_is_held(document):
+def test_memory_is_what_is_allocated(document):
     rows = document["tables"][7]["rows"]
     assert [row[2]["text"] for row in rows] == ["0 B", "8 B"]
     assert [e["mean"] for e in rows[1][3:]] == [4000 / 1024] * 3

@@ -168,7 +168,7 @@ def test_a_schedule_cannot_step_its_own_optimizer(action):
     assert (p == -1).all()
 
 
-def test_a_schedule_sets_no_hyper_parameter_of_the_step_that_asks_it():
+def test_a_schedule_sets_no_hyper_parameter_of_the_step_that_evaluates_it():
     def schedule(t):
         with pytest.raises(RuntimeError, match="set weight_decay between steps"):
             opt.weight_decay = lambda t: 0.5

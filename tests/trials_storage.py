@@ -32,7 +32,7 @@ def number(x):
 
 
 def unit(x, kind):
-    """The distance from x to its neighbour, as stored."""
+    """The distance from x to the next number of its storage."""
     with np.errstate(over="ignore", invalid="ignore"):
         if kind == "bfloat16":
             return np.spacing(abs(x).astype(np.float32)).astype(np.float64) * 65536

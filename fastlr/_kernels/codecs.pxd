@@ -1,6 +1,8 @@
 # cython: language_level=3, cdivision=True
-"""How elements are stored that are no floats in which the rule computes: decoded a tile at a time into float32, encoded
-back after. No rule knows of it, and it knows no rule.
+"""Codecs of elements that are stored in another precision than the rule computes in.
+
+A tile at a time is decoded into float32 before the step and encoded after it. Rules do not know the storage, and codecs
+do not know the rule.
 """
 from libc.stdint cimport int8_t, int16_t, int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
@@ -59,8 +61,8 @@ cdef inline void encode_bfloat16(uint16_t* restrict out, const float* restrict x
 
 cdef inline void encode_bfloat16_by_bits(uint16_t* restrict out, const float* restrict x, const uint16_t* restrict a,
                                          const uint16_t* restrict b, uint16_t c, Py_ssize_t size) noexcept nogil:
-    """Away from zero with the probability of what is cut off: the mean is x. What is not finite stays."""
-    # (in halves, of which a vector holds twice as many: their carry is what rounds up)
+    """Rounded away from zero with the probability that the cut-off bits give: the mean is x. Infinity and NaN stay."""
+    # (by 16-bit halves, of which a vector has twice as many: the carry of the lower half rounds up)
     cdef Py_ssize_t i
     cdef const either* half_of = <const either*>x
     cdef uint16_t low, high, most, up, odd
@@ -84,7 +86,7 @@ cdef inline void encode_bfloat16_stochastic(uint16_t* restrict out, const float*
         encode_bfloat16_by_bits(out + k, x + k, random.a, random.b, random.c, n)
         k += n
 
-# float16. Subnormal float32 are flushed inside a kernel, so its subnormals go by way of integers.
+# float16. Subnormal float32 are flushed inside a kernel, so subnormal float16 are converted as integers.
 
 cdef inline void decode_float16(float* restrict out, const uint16_t* restrict x, Py_ssize_t size) noexcept nogil:
     cdef Py_ssize_t i
@@ -97,7 +99,7 @@ cdef inline void decode_float16(float* restrict out, const uint16_t* restrict x,
         out[i] = as_float((small if u < 0x400 else normal) | (<uint32_t>(x[i] & 0x8000) << 16))
 
 cdef inline uint16_t half_bits(uint32_t u, uint32_t normal, uint32_t small) noexcept nogil:
-    # u: a float32 without its sign; normal, small: it rounded, as one kind or the other
+    # u: a float32 without its sign; normal, small: u rounded as a normal and as a subnormal float16
     cdef uint32_t finite = small if u < 0x38800000 else normal
     if finite > 0x7c00:
         finite = 0x7c00
@@ -129,19 +131,19 @@ cdef inline void encode_float16_by_bits(uint16_t* restrict out, const float* res
         out[i] = <uint16_t>(half_bits(u, normal, small) | sign)
 
 
-# 8 bits, companded as the telephone does (G.711): a value over its group's scale, moved away from zero a bit, has the
-# upper bits of that float as its code. Codes are linear near zero and logarithmic above, and neither way takes a root
-# or a division. A scale is a power of two, so that products with it are exact: what was decoded and does not move is
-# coded as it was, for ever. Zero stays zero, and what is never negative is never coded 0 unless it is: a second moment
-# of zero would divide by epsilon.
+# 8 bits with companding, as in telephony (G.711): a value divided by its group's scale, plus a shift away from zero, is
+# a float whose upper bits are the code. Codes are linear near zero and logarithmic above, and neither encoding nor
+# decoding takes a root or a division. A scale is a power of two, so that products with it are exact: a value that is
+# decoded and not changed gets the same code again. Zero stays zero, and a nonnegative value that is not zero never gets
+# code 0: a second moment of zero would divide by epsilon.
 #
 #   signed    sign, 2 bits of exponent, 5 of mantissa:   |x| = scale ((1 + mantissa / 32) 2**exponent - 1) / 8
 #   unsigned  4 bits of exponent, 4 of mantissa:          x = scale ((1 + mantissa / 16) 2**exponent - 1) / 32768
 #
-# Errors: half a code, at most (|x| + scale / 8) / 64, (x + scale / 32768) / 32. The largest of a group is 0.92 to 1.84
-# (0.95 to 1.91) scales: from what the largest code stands for down to where, at half of it, a value is rounded up, so
-# that coding it never changes the scale. In the float, the shift is a power of two whose lower bits of exponent are 0,
-# so that a code is a field of it.
+# Errors: half a code, at most (|x| + scale / 8) / 64, (x + scale / 32768) / 32. The largest magnitude of a group is
+# 0.92 to 1.84 (0.95 to 1.91) times its scale: from half of what the largest code means, where rounding is upwards, to
+# what it means, so that encoding a decoded group never changes its scale. The shift is a power of two in whose exponent
+# the lower bits are 0, so that the code is a bit field of the float.
 
 cdef extern from *:
     enum:
@@ -192,15 +194,15 @@ cdef inline void encode_unsigned8(uint8_t* restrict q, const float* restrict x, 
         q[i] = <uint8_t>((u if u > least else least) >> 19)
 
 cdef inline float reciprocal(float scale) noexcept nogil:
-    # (of no scale at all, where all is zero: anything finite)
+    # (where all is zero and there is no scale: any finite number)
     return as_float(<uint32_t>0x7f000000 - as_bits(scale))
 
 cdef inline float scale_of(float most, bint negative) noexcept nogil:
-    """Of a group whose largest is `most`; above LARGEST_SCALE if there is none."""
+    """The scale of a group whose largest magnitude is `most`; above LARGEST_SCALE where no scale is possible."""
     return as_float(as_bits(most * as_float(SIGNED_SPAN if negative else UNSIGNED_SPAN)) & 0x7f800000)
 
 cdef inline float largest(const float* x, Py_ssize_t size) noexcept nogil:
-    # by their bits, of which NaN has the largest: it reaches the whole group rather than get lost
+    # by their bits, of which those of NaN are the largest: so a NaN is not lost, but makes the whole group NaN
     cdef Py_ssize_t i
     cdef uint32_t most = 0, u
     for i in range(size):
@@ -232,10 +234,10 @@ cdef inline void fold_pairs(uint32_t* restrict out, const uint32_t* restrict x, 
         out[i] = x[2 * i] if x[2 * i] > x[2 * i + 1] else x[2 * i + 1]
 
 cdef enum:
-    GROUPS_TOGETHER = 8               # groups: one after another, each waits for its own maximum
+    GROUPS_TOGETHER = 8               # groups at a time: alone, each would wait for its own maximum
 
 cdef inline void largest_of_groups(float* restrict out, const float* restrict x) noexcept nogil:
-    """`largest`, of TOGETHER groups."""
+    """`largest`, of GROUPS_TOGETHER groups."""
     cdef uint32_t[GROUPS_TOGETHER * GROUP] a
     cdef uint32_t[GROUPS_TOGETHER * GROUP] b
     cdef uint32_t u, v
@@ -253,7 +255,7 @@ cdef inline void largest_of_groups(float* restrict out, const float* restrict x)
 
 cdef inline void encode_group(char* q, float* scale, const float* restrict x, float most, bint negative,
                               Py_ssize_t size) noexcept nogil:
-    """Of a group whose largest is `most`."""
+    """Encode a group whose largest magnitude is `most`."""
     cdef float[GROUP] bounded_x
     cdef Py_ssize_t i
     scale[0] = scale_of(most, negative)
@@ -289,7 +291,7 @@ cdef inline void encode8(char* q, float* scale, const float* restrict x, bint ne
         k += j
 
 
-# Any of them, to and from the precision of the rule.
+# Every storage, to and from the precision of the rule.
 
 cdef inline void decode(real* restrict out, const char* x, const float* scale, Storage stored,
                         Py_ssize_t size) noexcept nogil:

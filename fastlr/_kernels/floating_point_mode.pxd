@@ -4,13 +4,13 @@
 cdef extern from *:
     """
     /* Moments that decay towards zero become subnormal, which costs 2 to 100 times as much per element: they are
-       flushed to zero while a kernel runs, and the host's own floating-point mode is restored after it. None of that
-       mode is kept inside: threads may differ in it, and the bits must not depend on which thread takes which task. */
+       flushed to zero while a kernel runs, and the host's own floating-point mode is restored after it. No part of the
+       host's mode applies inside: threads may differ in it, and bits must not depend on which thread does a task. */
     #if defined(__x86_64__) || defined(_M_X64)
     #include <immintrin.h>
     static inline unsigned int fastlr_enter(void) {
         unsigned int before = _mm_getcsr();
-        _mm_setcsr(0x9fc0);                       /* to nearest, flush to zero, denormals are zero, no traps */
+        _mm_setcsr(0x9fc0);                       /* round to nearest, flush to zero, denormals are zero, no traps */
         return before;
     }
     static inline void fastlr_leave(unsigned int before) { _mm_setcsr(before); }

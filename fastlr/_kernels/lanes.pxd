@@ -1,7 +1,7 @@
 # cython: language_level=3, cdivision=True
-"""Sums in lanes: the same bits for any cut, alignment and instruction set.
+"""Sums in lanes: the same bits for any alignment and instruction set.
 
-Sixteen lanes of doubles, folded in one order. Squares of float32 are exact in double.
+Sixteen lanes of doubles, always added in the same order. Squares of float32 are exact in double.
 """
 from fastlr.rules.element cimport real
 

@@ -1,7 +1,7 @@
 # cython: language_level=3, cdivision=True
 """Squares of gradients, by chunk and by unit (the weights of one output), unscaled and clipped by value.
 
-A sum is that of the tiles it is measured in, in their order: cuts depend on shapes alone. Elements are in the array's
+Tiles are summed in their order; where they begin and end depends on shapes alone. Elements are in the array's
 own order, where element e is of unit (e // unit_length) % unit_count.
 """
 from libc.math cimport INFINITY
@@ -16,13 +16,13 @@ from fastlr._kernels.tiles cimport load_param, load_tile
 from fastlr.rules.element cimport bounded, real
 
 cdef enum:
-    STREAM_AHEAD = 4096        # bytes: a sum waits for the one stream it reads; requested 64 lines ahead, half as long
+    STREAM_AHEAD = 4096        # bytes: prefetching 64 cache lines ahead halves the time of a sum, which memory limits
 
 cdef struct NormLanes:
-    # A sum under way: squares, and what tells whether all is finite.
+    # A sum in progress: squares, and a sum that is NaN if an element is not finite.
     double[LANES] square
     double[LANES] nonfinite
-    bint squares_tell      # whether the squares tell that, too
+    bint squares_tell      # whether the sum of squares shows that, too
 
 cdef inline void clear_lanes(NormLanes* lanes) noexcept nogil:
     memset(lanes, 0, sizeof(NormLanes))
@@ -105,7 +105,7 @@ cdef inline double fold_short(double* lane) noexcept nogil:
     return (lane[0] + lane[2]) + (lane[1] + lane[3])
 
 cdef inline double short_squares(const real* restrict g, real scale, Py_ssize_t size) noexcept nogil:
-    """The squares of no more than a tile, added in few lanes: of short units, folding is what costs."""
+    """The squares of at most a tile, in few lanes: for short units, folding lanes takes most of the time."""
     cdef double[SHORT_LANES] lane
     cdef Py_ssize_t i, j, whole = size // SHORT_LANES * SHORT_LANES
     cdef real x
@@ -124,11 +124,11 @@ cdef inline double short_squares(const real* restrict g, real scale, Py_ssize_t 
 cdef inline void measure_short_units(UnitSums* out, const UnitRange* u, const TensorView* view,
                                      const GradientView* gradient, const ScalarGroup* group,
                                      real* also_typed) noexcept nogil:
-    """Units of no more than a tile."""
+    """Units of at most a tile."""
     cdef uint64_t[TILE] raw
     cdef real[TILE] scratch
     cdef const real* x
-    cdef double zero_strided
+    cdef double zero
     cdef Py_ssize_t k, i, start = u.first * view.unit_length
     cdef real scale = <real>group.grad_factor, most = <real>group.clip_value
     for k in range(u.count):
@@ -138,12 +138,12 @@ cdef inline void measure_short_units(UnitSums* out, const UnitRange* u, const Te
             out[k].gradient = short_squares(x, scale, view.unit_length)
             out[k].nonfinite = out[k].gradient - out[k].gradient
         else:
-            zero_strided = 0
+            zero = 0
             for i in range(view.unit_length):
-                zero_strided += <double>(x[i] * scale - x[i] * scale)
+                zero += <double>(x[i] * scale - x[i] * scale)
                 scratch[i] = bounded(x[i] * scale, most)
             out[k].gradient, out[k].nonfinite = short_squares(<const real*>scratch, <real>1,
-                                                              view.unit_length), zero_strided
+                                                              view.unit_length), zero
     for k in range(u.count):
         x = load_param(scratch, raw, view, start + k * view.unit_length, view.unit_length)
         out[k].parameter = short_squares(x, <real>1, view.unit_length)
@@ -197,7 +197,7 @@ cdef inline void measure_units(UnitSums* out, const UnitRange* u, const TensorVi
 
 cdef inline void measure_units_of_chunk(const StepJob* job, const Chunk* chunk,
                                         const ScalarGroup* group) noexcept nogil:
-    """Measure the units of a tensor that is one piece, just before it moves, and fix what is left of them."""
+    """Measure the units of a tensor that is one chunk, just before its step, and set their clipping factors."""
     cdef const TensorView* view = &job.views[chunk.view]
     cdef UnitSums[TILE] shares
     cdef UnitRange u

@@ -4,8 +4,8 @@ from fastlr.rules.element cimport real
 
 cdef extern from *:
     """
-    /* To be written: into the first-level cache. To be read: into the first (a stream), or the second (rows of a table,
-       which no pattern tells: a core counts the lines on their way to the first level). */
+    /* What is written: into the first-level cache. What is read: into the first-level cache (a stream), or the second
+       (rows of a table, at addresses without a pattern: a core limits the lines that it loads into the first level). */
     #if defined(__GNUC__) || defined(__clang__)
     #define fastlr_prefetch_write(x) __builtin_prefetch(x, 1, 3)
     #define fastlr_prefetch_read(x) __builtin_prefetch(x, 0, 3)
@@ -21,8 +21,8 @@ cdef extern from *:
     #define fastlr_prefetch_l2(x) ((void)(x))
     #endif
 
-    /* Each cache line that a row has part in. (Inlined before gcc judges it: a function that does nothing but prefetch
-       is one without effects to gcc, and its calls are removed, as are those of a function around it.) */
+    /* Each cache line that holds a part of a row. (Always inlined: gcc takes a function that only prefetches for one
+       without effects and removes its calls, and those of a function that calls it.) */
     #if defined(__GNUC__)
     static inline __attribute__((always_inline)) void fastlr_prefetch_row(const char *row, Py_ssize_t bytes) {
     #else

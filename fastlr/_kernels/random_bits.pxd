@@ -1,11 +1,11 @@
 # cython: language_level=3, cdivision=True
-"""Random bits for stochastic rounding, keyed by (seed, step, element): nothing is remembered."""
+"""Random bits for stochastic rounding, keyed by (seed, step, element): there is no generator with a state."""
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
-# Random bits: sixteen for each element, a ^ b ^ c, where a and b are of two fixed random tables, each from a place on
-# that is a hash of key and place, and c is a hash of them: one hash for HASHED elements. So each is as likely as any
-# other, any two of them are as good as independent, nothing is remembered, and they are the same for any thread and
-# any cut. (A hash for each two elements costs eight times as much.)
+# Each element has sixteen random bits, a ^ b ^ c: a and b are entries of two fixed random tables, at offsets that are
+# hashes of the key and of the block of BITS_BLOCK elements, and c is a hash of both. So all values are equally likely,
+# any two elements are nearly independent, and the bits are the same for any number of threads and any chunks. One hash
+# serves BITS_BLOCK elements. (A hash for each two elements takes eight times as long.)
 
 cdef enum:
     BITS_BLOCK = 512
@@ -41,7 +41,7 @@ cdef struct RandomBits:
     uint16_t c
 
 cdef inline RandomBits random_bits_at(uint64_t key, Py_ssize_t element) noexcept nogil:
-    """For the elements from `element` on, to the next multiple of HASHED."""
+    """For the elements from `element` on, up to the next multiple of BITS_BLOCK."""
     cdef uint64_t place = <uint64_t>element // BITS_BLOCK
     cdef uint32_t x = hash32(<uint32_t>key ^ hash32(<uint32_t>(key >> 32) ^ hash32(<uint32_t>(place >> 32))))
     cdef RandomBits random

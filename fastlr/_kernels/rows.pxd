@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""What crosses the wall for a step over some rows of a table: plain C."""
+"""The structs of a step over some rows of a table, which the engine fills and the kernels read: plain C."""
 from libc.stdint cimport int64_t, uint64_t
 from fastlr._kernels.rule_table cimport StepFunction
 from fastlr._kernels.structs cimport MAX_SLOTS, ChunkSum, ScalarGroup, Storage, StridedLayout
@@ -9,7 +9,7 @@ cdef struct RowStream:
     char* first            # its row 0; NULL: there is no such array
     Storage stored
     Py_ssize_t pitch       # bytes from one row to the next
-    StridedLayout* layout             # the way through a row; NULL: contiguous, in order
+    StridedLayout* layout             # the order of a row's elements; NULL: contiguous, in order
 
 cdef struct RowsJob:
     # Update `count` different rows, the k-th of them by the sum of the gradients source[begin[k]:begin[k + 1]].
@@ -24,7 +24,7 @@ cdef struct RowsJob:
     const ScalarGroup* scalar_group
     StepFunction step
     ChunkSum* sums                          # of each chunk, where gradients are measured
-    double clip_factor                      # what clipping by norm leaves
+    double clip_factor                      # by which clipping by norm multiplies the gradient
     int slots, is_double
     # A rule with a number per row, or NULL: those numbers, in its precision; what adds a row's gradient to one of them
     # and gives a factor of the row's update; and the scalars that this reads.

@@ -1,11 +1,11 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""A step over some rows of a table: the same loops, tiles and stages, a row at a time.
+"""A step over some rows of a table: the loops, tiles and stages of a whole step, a row at a time.
 
-Gradients of a row that came several times are added in the order in which they came, in the precision of the rule; rows
-are different, so threads never meet. Rows are prefetched into the second-level cache: the rows of a table lie where no
-pattern tells it, and a core counts the lines on their way to the first level (of a million rows of 64 float32, a loop
-in C that prefetches into the first level takes as long as one that does not, and one that prefetches into the second
-three quarters of it, from 8 rows ahead to 128).
+Where a row is given several times, its gradients are added in the order given, in the precision of the rule; the rows
+of a job are different, so no two threads write the same row. Rows are prefetched into the second-level cache: their
+addresses have no pattern, and a core limits the lines that it loads into the first level (over a million rows of 64
+float32, a loop in C that prefetches into the first level takes as long as one that does not prefetch, and one that
+prefetches into the second takes three quarters of that, from 8 rows ahead to 128).
 """
 from cpython.pycapsule cimport PyCapsule_New
 from libc.stdint cimport int64_t, uint64_t
@@ -30,7 +30,7 @@ cdef enum:
     MAX_PREFETCH = 1024        # and how many bytes of each at most
 
 cdef struct PrefetchList:
-    # What is asked for of every row: of the gradient, the parameter, the state and a number.
+    # What is prefetched of every row: gradient, parameter, state, and the number that is kept of it.
     const char* first[3 + MAX_SLOTS]
     Py_ssize_t pitch[3 + MAX_SLOTS]
     Py_ssize_t bytes[3 + MAX_SLOTS]
@@ -42,7 +42,7 @@ cdef void add_prefetch(PrefetchList* ahead, const char* first, Py_ssize_t pitch,
     ahead.count += 1
 
 cdef void prefetch_list_of(PrefetchList* ahead, const RowsJob* job) noexcept nogil:
-    """(An array whose rows do not lie in one piece is asked for from where each begins: that reads nothing.)"""
+    """(Where a row is not contiguous, the bytes after its first element are requested: a prefetch reads nothing.)"""
     cdef Py_ssize_t number = 8 if job.is_double else 4
     cdef int j
     ahead.count = 0
@@ -59,7 +59,7 @@ cdef real* load_row(real* scratch, uint64_t* raw, const RowStream* stream, int64
 
 cdef const real* summed_gradient(real* restrict total, real* scratch, uint64_t* raw, const RowsJob* job, Py_ssize_t k,
                                  Py_ssize_t start, Py_ssize_t size) noexcept nogil:
-    """A tile of the gradient of the k-th row: where it lies, or in `total`."""
+    """A tile of the gradient of the k-th row: a pointer into the gradient itself, or `total`."""
     cdef Py_ssize_t i, c
     cdef const real* more
     cdef const real* first = load_row(total, raw, &job.g, job.source[job.begin[k]], NULL, start, size)
@@ -78,7 +78,7 @@ cdef const real* summed_gradient(real* restrict total, real* scratch, uint64_t* 
 
 cdef const real* preprocessed_row(real* out, real* scratch, const real* p, uint64_t* raw, const RowsJob* job,
                                   Py_ssize_t k, Py_ssize_t start, Py_ssize_t size) noexcept nogil:
-    """A tile of the gradient of the k-th row as the rule sees it."""
+    """A tile of the gradient of the k-th row, preprocessed for the rule."""
     cdef const real* g = summed_gradient(out, scratch, raw, job, k, start, size)
     if job.scalar_group.staged or job.clip_factor != 1:
         preprocess(out, g, p, job.scalar_group, job.clip_factor, size)
@@ -91,7 +91,7 @@ cdef void scale_row(real* scaled, const real* g, real factor, Py_ssize_t size) n
         scaled[i] = g[i] * factor
 
 cdef real row_factor(const RowsJob* job, Py_ssize_t k, real* also_typed) noexcept nogil:
-    """Let the rule add the k-th row's gradient to its number of the row; the factor of the row's update."""
+    """The factor of the k-th row's update, after the rule has added the row's gradient to its number of the row."""
     cdef uint64_t[TILE] raw
     cdef real[TILE] scratch_p
     cdef real[TILE] scratch_g
@@ -144,7 +144,7 @@ cdef void step_row_tiles(const RowsJob* job, Py_ssize_t k, real* also_typed) noe
         if job.scale.first != NULL:
             memset(moved, 0, n * sizeof(real))
             job.step(group.hyper, &group.now, moved, g, slot, n)
-            # (the gradient'view scratch is free group)
+            # (the scratch of the gradient is no longer needed)
             apply_lr_factors(p, moved, load_row(scratch_g, raw, &job.scale, row, NULL, i, n), group, n)
         else:
             job.step(group.hyper, &group.now, p, g, slot, n)
@@ -162,7 +162,7 @@ cdef void step_row_tiles(const RowsJob* job, Py_ssize_t k, real* also_typed) noe
 cdef void store_row(const real* tile, uint64_t* raw, const RowStream* stream, int64_t row, float* scale,
                     Py_ssize_t start, Py_ssize_t size, const RowsJob* job, uint64_t which,
                     int64_t element) noexcept nogil:
-    """What `fetch_row` put into scratch, back to where it lies."""
+    """Write back what `load_row` decoded or gathered into scratch."""
     cdef char* array = stream.first + row * stream.pitch
     cdef char* x = array + start * bytes_of(stream.stored)
     if is_native(stream.stored, <real*>tile):
@@ -176,7 +176,7 @@ cdef void store_row(const real* tile, uint64_t* raw, const RowStream* stream, in
         copy_strided_any(raw, array, stream.layout, start, size, stream.stored, True)
 
 cdef inline bint is_direct_rows(const RowsJob* job) noexcept nogil:
-    """Whether the rule can go over rows where they lie."""
+    """Whether the rule's loop may read and write the rows in place."""
     cdef int j
     if job.row_state != NULL or job.staged or job.scalar_group.staged or job.clip_factor != 1 or job.p.layout != NULL \
             or job.g.layout != NULL or job.scale.first != NULL or job.ema.first != NULL \

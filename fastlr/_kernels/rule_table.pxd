@@ -1,7 +1,7 @@
 # cython: language_level=3, cdivision=True
 """How a rule reaches the engine: a table of function pointers in a capsule named "fastlr.rule".
 
-fastlr's own rules and those of other packages come the same way; `fastlr/build.py` writes the functions. The struct is
+fastlr's own rules and those of other packages have the same form; `fastlr/build.py` writes the functions. The struct is
 append-only: `version` changes when it does, and a table of another version is refused.
 """
 from libc.stdint cimport int64_t, uint32_t
@@ -29,14 +29,14 @@ ctypedef void (*StorageLoop)(const double* hyper, const void* job, const void* v
 cdef struct RuleTable:
     uint32_t version, size     # TABLE_VERSION, sizeof(RuleTable)
     ScalarsFunction scalars    # fills the rule's own scalars, once per group and age; NULL: it has none to fill
-    BeginFunction begin        # by what is remembered, once per tensor, before any element; or NULL
+    BeginFunction begin        # from the numbers kept of a tensor, once per tensor, before any element; or NULL
     StepFunction[2] step       # moves elements
     TermsFunction[2] terms     # of a reducing rule, before that: adds up to TILE elements to the totals; or NULL
     FinishAllFunction finish_all       # what the sums over all tensors decide; or NULL
     FinishFunction finish      # what the sums over a tensor decide; or NULL
     StorageLoop[6] storage_loop        # storage and rule in one loop (storage_loop.pxi); or NULL
     int hypers, slots
-    int memories, shared       # numbers remembered of a tensor, and of all tensors together
+    int memories, shared       # numbers kept of a tensor, and of all tensors together
     int sums                   # terms of a reducing rule, or 0
-    int updates_state_while_reducing   # whether slots move with the terms, and no more in the step
+    int updates_state_while_reducing   # whether slots are updated with the terms, and only read in the step
     int decay_inside_update    # whether decoupled weight decay is a term of the step

@@ -1,8 +1,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """The writing pass: every chunk of a step, straight over memory or tile by tile.
 
-A chunk is stepped by the rule's loop over contiguous memory where its operands are contiguous floats and nothing is
-done before or after the rule; by the rule's own loop over stored elements where it has one; tile by tile otherwise.
+Where the operands of a chunk are contiguous floats and no stage comes before or after the rule, the rule's loop runs
+over memory itself; where the rule has a loop over stored elements, that one runs; else the chunk is done tile by tile.
 """
 from cpython.pycapsule cimport PyCapsule_New
 from libc.stdint cimport uint64_t
@@ -26,7 +26,7 @@ fill_random_table()
 
 cdef void step_tiles(const StepJob* job, const TensorView* view, const GradientView* gradient, const ScalarGroup* group,
                      Py_ssize_t start, Py_ssize_t size, double* totals, real* also_typed) noexcept nogil:
-    """One pass over consecutive elements: that of a reducing rule's terms where there are `totals` to add to."""
+    """One pass over consecutive elements: the step, or where `totals` is given, the terms of a reducing rule."""
     cdef uint64_t[TILE] raw
     cdef real[TILE] scratch_p
     cdef real[TILE] scratch_g
@@ -132,7 +132,7 @@ cdef void step_range(const StepJob* job, const TensorView* view, const GradientV
         step_tiles(job, view, gradient, group, start, size, NULL, <float*>NULL)
 
 cdef void step_chunks(void* context, Py_ssize_t task) noexcept nogil:
-    """One task of a step: the chunks that one thread takes at a time."""
+    """One task of a step: the chunks that a thread does at a time."""
     cdef const StepJob* job = <const StepJob*>context
     cdef unsigned int mode = enter_kernel_mode()
     cdef Py_ssize_t k
@@ -190,7 +190,7 @@ cdef void reduce_chunk(const StepJob* job, const TensorView* view, const Gradien
         i += n
 
 cdef void reduce_chunks(void* context, Py_ssize_t task) noexcept nogil:
-    """One task of that."""
+    """One task of a reducing rule's first pass: the terms of some chunks."""
     cdef const StepJob* job = <const StepJob*>context
     cdef unsigned int mode = enter_kernel_mode()
     cdef Py_ssize_t k
@@ -245,7 +245,7 @@ cdef void accumulate_tiles(const StepJob* job, const TensorView* view, const Gra
         i += n
 
 cdef void accumulate_chunks(void* context, Py_ssize_t task) noexcept nogil:
-    """One task of a gradient that is added to the state, where the parameter stays: accumulation without a buffer."""
+    """One task of accumulation without a buffer: a gradient is added to the state, and the parameter stays as it is."""
     cdef const StepJob* job = <const StepJob*>context
     cdef unsigned int mode = enter_kernel_mode()
     cdef Py_ssize_t k

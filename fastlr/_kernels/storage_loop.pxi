@@ -1,9 +1,11 @@
-# Storage and rule in one loop, for rules of two moments: a block is decoded, moved and encoded while it is in
-# registers, so that the divider, which bounds a rule, works beside the codecs rather than after them. A processor looks
-# ahead over a few hundred instructions, half of them where a neighbour shares its core: so all roots of a block are
-# started before the first quotient, and packing goes between them (a sixth less time than a rule at a time). The bits
-# are those that `step_tiles` makes, which takes what is left: other layouts, mixtures, and the ends of chunks.
-# (benchmarks/storage.py shows what it is worth.)
+# Storage and rule in one loop, for rules of two moments.
+#
+# A block is decoded, stepped and encoded while it is in registers, so that the divider, which limits the rule, works at
+# the same time as the codecs and not after them. A processor executes out of order within a few hundred instructions,
+# half of that where two threads share a core: so all roots of a block are started before the first quotient, and 8-bit
+# codes are packed between them (a sixth less time than applying the rule to one element after another). The bits are
+# those of `step_tiles`, which does everything else: other layouts, other combinations of storage, and the ends of
+# chunks. (benchmarks/storage.py measures the gain.)
 #
 # The template of fastlr/build.py: {moments} and {apply} are the two halves of the rules' function, InStorageLoop the
 # rules.
@@ -37,7 +39,7 @@ cdef enum:
     BLOCK = GROUP              # elements that are in registers at a time
 
 cdef inline void prefetch_block(const weight* x) noexcept nogil:
-    # (past the end of an array, too: that asks for nothing that could fail)
+    # (past the end of an array, too: a prefetch of any address is valid)
     prefetch_write(x + STORED_AHEAD)
     prefetch_write(<const char*>(x + STORED_AHEAD) + 64)
     if weight is float:
@@ -94,14 +96,14 @@ cdef inline void load_slot_block(float* restrict out, const moment* restrict x, 
         load_block(out, x, pairs, h)
 
 cdef void unpair(float* restrict out, const float* restrict x) noexcept nogil:
-    """Blocks of `pairs` as they were before, see codecs_avx512.pxi."""
+    """Blocks in the order `pairs`, put back into the order of memory; see codecs_avx512.pxd."""
     cdef Py_ssize_t k, i
     for k in range(BITS_BLOCK // 32):
         for i in range(16):
             out[32 * k + 2 * i], out[32 * k + 2 * i + 1] = x[32 * k + i], x[32 * k + 16 + i]
 
 cdef void encode_again(moment* out, float* scale, const Blocks* x, bint negative, bint pairs) noexcept nogil:
-    """What `avx512_pack` could not."""
+    """Encode what `avx512_pack` could not: elements that are not finite or too large."""
     cdef Blocks ordered
     if pairs:
         unpair(ordered.x, x.x)
@@ -110,7 +112,7 @@ cdef void encode_again(moment* out, float* scale, const Blocks* x, bint negative
 
 cdef inline void moments_of_block(InStorageLoop h, const float* g, const float* old_m, const float* old_v, float* m,
                                   float* v, float* root_of_v) noexcept nogil:
-    """The first half of a rule, for a block."""
+    """The first half of the rule, for a block: the moments."""
     cdef Py_ssize_t i
     cdef float m_i, v_i
     for i in range(BLOCK):
@@ -120,7 +122,7 @@ cdef inline void moments_of_block(InStorageLoop h, const float* g, const float* 
 
 cdef inline void apply_block(InStorageLoop h, StepScalars now, {scalars} s, float* restrict p, const float* restrict m,
                              const float* restrict root_of_v, Py_ssize_t start, Py_ssize_t end) noexcept nogil:
-    """The second, for a part of it."""
+    """The second half, for a part of a block: the parameter."""
     cdef Py_ssize_t i
     cdef float p_i
     for i in range(start, end):
@@ -130,23 +132,23 @@ cdef inline void apply_block(InStorageLoop h, StepScalars now, {scalars} s, floa
 
 cdef void step_stored(const InStorageLoop* hyper, const StepJob* job, const TensorView* view, const weight* gradient,
                       const ScalarGroup* group, Py_ssize_t start, Py_ssize_t size, moment* also_typed) noexcept nogil:
-    """Whole BITS_BLOCK elements from a multiple of BITS_BLOCK on.
+    """Multiples of BITS_BLOCK elements, from a multiple of BITS_BLOCK on.
 
-    Codes of 8 bits wait for the scales of their groups, and then for the next BITS_BLOCK elements, between whose
-    quotients and roots they are packed: so the divider is not idle meanwhile.
+    8-bit codes need the scales of their groups first; they are then packed between the quotients and roots of the
+    next BITS_BLOCK elements, so that the divider is not idle.
     """
     cdef InStorageLoop h = hyper[0]
     cdef StepScalars now = group.now
     cdef {scalars} s = (<{scalars}*>now.own)[0]
     cdef bint stochastic = job.stochastic
     cdef bint packs = AVX512 and moment is uint8_t
-    cdef bint pairs = weight is uint16_t and moment is not float       # (what is float32 stays in order)
-    cdef bint any_nan = weight is float or moment is float     # whether NaN of any bits comes in
+    cdef bint pairs = weight is uint16_t and moment is not float       # (float32 elements keep the order of memory)
+    cdef bint any_nan = weight is float or moment is float     # whether a NaN of any bits is possible
     cdef Block p, g, raw, m, v, root_of_v
     cdef Blocks[2] all_m
     cdef Blocks[2] all_v
     cdef Packing packing_m, packing_v
-    cdef float* at_p = p.x                     # (where it lies, if that is as it is computed)
+    cdef float* at_p = p.x                     # (or into the parameter itself, where that is float32)
     cdef float* at_m = m.x
     cdef float* at_v = v.x
     cdef weight* all_p = <weight*>view.p
@@ -164,7 +166,7 @@ cdef void step_stored(const InStorageLoop* hyper, const StepJob* job, const Tens
     cdef Avx512Constants constants = avx512_constants()
     cdef RandomBits random, random_m, random_v
     cdef Py_ssize_t i, k, tile, block, tile_count = size // BITS_BLOCK, this, last = 0
-    random = random_m = random_v = random_bits_at(0, 0)          # (which nothing reads unless it is thrown)
+    random = random_m = random_v = random_bits_at(0, 0)          # (read only for stochastic rounding)
     for tile in range(tile_count):
         i = start + tile * BITS_BLOCK
         this, last = tile & 1, 1 - (tile & 1)

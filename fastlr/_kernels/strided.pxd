@@ -35,7 +35,7 @@ cdef inline Py_ssize_t next_row_offset(const StridedLayout* w, Py_ssize_t* index
 
 cdef inline void copy_strided(bits* scratch, char* array, const StridedLayout* w, Py_ssize_t start, Py_ssize_t size,
                               bint out) noexcept nogil:
-    """Gather `size` elements of a walk from `start` on into scratch, or (`out`) scatter them back."""
+    """Gather `size` elements of a strided array, from element `start`, into scratch; or (`out`) scatter them back."""
     cdef Py_ssize_t[MAX_DIMENSIONS] index
     cdef Py_ssize_t offset, step_chunks, i, k = 0, stride = w.stride[w.ndim - 1]
     cdef char* at_

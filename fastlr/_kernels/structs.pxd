@@ -7,27 +7,27 @@ from fastlr.rules.scalars cimport StepScalars
 
 cdef enum:
     MAX_SLOTS = 4          # of a rule
-    MAX_DIMENSIONS = 64   # NumPy's own bound
+    MAX_DIMENSIONS = 64   # as NumPy has at most
     MAX_HYPERS = 12        # hyper-parameters of a rule
     GROUP = 64             # elements of an 8-bit state that share a scale; a tile holds whole groups
-    TILE = 256             # elements staged at a time; a tile of each operand stays in the first-level cache
+    TILE = 256             # elements processed at a time; a tile of each operand stays in the first-level cache
 
 cdef enum Storage:
-    # How elements lie in memory.
+    # How elements are stored.
     FLOAT32, FLOAT64, FLOAT16, BFLOAT16,
     SIGNED8,               # int8, companded, a float32 scale per group
-    UNSIGNED8,             # uint8 for what is never negative, likewise
-    REST16,                # int16: what a bfloat16 leaves of a float32
+    UNSIGNED8,             # uint8 for slots that are never negative, likewise
+    REST16,                # int16: the remainder of a float32 whose upper half is a bfloat16
     UNKNOWN
 
 cdef struct StridedLayout:
-    # An array that is not one contiguous run: its axes in the order in which the parameter is traversed.
+    # An array that is not contiguous: its axes in the order in which the parameter is traversed.
     int ndim
     Py_ssize_t* shape
     Py_ssize_t* stride                 # bytes
 
 cdef struct TensorView:
-    # One parameter, with all that a step reads and writes beside it.
+    # One parameter, with everything else of it that a step reads and writes.
     char* p
     Storage stored                     # of the parameter
     char* slot[MAX_SLOTS]
@@ -35,19 +35,19 @@ cdef struct TensorView:
     float* slot_scale[MAX_SLOTS]       # of 8-bit slots
     char* lr_factors                   # a learning-rate factor per element, or NULL
     char* ema                          # a running mean of the parameter, or NULL
-    double* unit_factors               # what adaptive clipping multiplies each unit's gradient by, or NULL
+    double* unit_factors               # by which adaptive clipping multiplies each unit's gradient, or NULL
     Py_ssize_t unit_count, unit_length     # element e is of unit (e // unit_length) % unit_count
     char* low_bits                     # the lower half of a float32 whose upper half the parameter is, or NULL
     char* shadow                       # a 16-bit copy of the parameter, or NULL
     Storage shadow_stored
     StridedLayout* shadow_layout       # NULL: contiguous
-    double clip_factor                 # what clipping by norm multiplies this step's gradient by
+    double clip_factor                 # by which clipping by norm multiplies this step's gradient
     StridedLayout* layout              # NULL: contiguous
     Py_ssize_t size
     int scalar_group                   # which of the job's ScalarGroups is this tensor's
-    int is_double                      # computed in 0 float32, 1 float64
+    int is_double                      # the rule computes in float32 (0) or float64 (1)
     bint staged                        # whether parameter or state is stored otherwise than it is computed
-    uint64_t random_salt               # tells its random bits from another tensor's
+    uint64_t random_salt               # makes its random bits differ from another tensor's
 
 cdef struct ScalarGroup:
     # The scalars of one step that tensors of the same group, learning-rate factor and age share.
@@ -56,11 +56,11 @@ cdef struct ScalarGroup:
     double grad_factor                 # multiplies each gradient: 1 / grad_scale, negative to maximize
     double clip_value                  # bounds each scaled gradient to [-clip_value, clip_value]
     double l2                          # coupled weight decay: added to each gradient, times the parameter
-    double ema_decay                   # what a step leaves of the running mean
+    double ema_decay                   # the decay of the running mean
     double decay_by_lr                 # the part of 1 - decay_factor that scales with an element's learning-rate factor
-    double[MAX_SLOTS] slot_keep        # accumulation: what a gradient leaves of each slot,
-    double[MAX_SLOTS] grad_share       # ... the share of it that is added,
-    int[MAX_SLOTS] grad_power          # ... at this power (0: nothing is added)
+    double[MAX_SLOTS] slot_keep        # accumulation: the factor of each slot,
+    double[MAX_SLOTS] grad_share       # ... the factor of the gradient that is added to it,
+    int[MAX_SLOTS] grad_power          # ... at this power of the gradient (0: none)
     bint staged                        # whether grad_factor, clip_value, l2 or any clip_factor changes the gradient
 
 cdef struct Chunk:
@@ -71,8 +71,8 @@ cdef struct Chunk:
 cdef struct GradientView:
     const char* g                      # NULL: this tensor is skipped
     Storage stored
-    StridedLayout* layout              # as the parameter is traversed; NULL: contiguous
-    StridedLayout* measured_layout     # as it is measured: in the order of its elements; NULL: contiguous
+    StridedLayout* layout              # in the order in which the parameter is traversed; NULL: contiguous
+    StridedLayout* measured_layout     # in the order of its own elements, in which it is measured; NULL: contiguous
 
 cdef struct ChunkSum:
     double squares                     # of the elements of a chunk of a gradient, unscaled and clipped by value
@@ -84,7 +84,7 @@ cdef struct UnitRange:
     int view
     Py_ssize_t first, count
     Py_ssize_t begin, end
-    Py_ssize_t out                     # the place of their sums
+    Py_ssize_t out                     # the index of their sums
 
 cdef struct UnitSums:
     double gradient, parameter         # squares of a part of a unit
@@ -113,7 +113,7 @@ cdef struct StepJob:
     double unit_clip, unit_eps         # clip_adaptive and its epsilon, there
 
 cdef struct TensorOps:
-    # What rules for matrices do with a tensor, whatever its layout, storage and stages.
+    # The operations on a tensor that matrix rules use, for any layout, storage and stages.
     # The preprocessed gradient (unscaled, clipped, without l2) of elements start .. start + size, into contiguous
     # floats:
     void (*load_gradient)(const StepJob* job, const TensorView* view, const GradientView* gradient,

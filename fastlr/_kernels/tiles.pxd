@@ -1,7 +1,8 @@
 # cython: language_level=3, cdivision=True
-"""A tile of each operand: loaded into scratch that stays in the first-level cache, stages before and after the rule,
-stored back. So neither strides, storage nor stages multiply the rules, and an element meets the same operations in the
-same order on every path.
+"""Tiles: a part of each operand as contiguous floats, the stages before and after the rule, and storing it back.
+
+The scratch of a tile stays in the first-level cache. So strides, storage and stages need no more loops per rule, and
+the same operations are applied to an element in the same order whatever its layout.
 """
 from libc.stdint cimport int16_t, int32_t, uint16_t, uint32_t, uint64_t
 from fastlr._kernels.codecs cimport as_bits, as_float, bytes_of, decode, encode, encode_bfloat16, encode_float16
@@ -19,7 +20,7 @@ cdef inline bint is_native(Storage stored, real* also_typed) noexcept nogil:
 
 cdef inline real* load_tile(real* scratch, uint64_t* raw, char* array, const StridedLayout* layout, const float* scale,
                             Storage stored, Py_ssize_t start, Py_ssize_t size) noexcept nogil:
-    """A tile of an array as floats: where it lies if it lies so, else in scratch."""
+    """A tile of an array as floats: a pointer into the array if it is stored contiguously so, else the scratch."""
     cdef char* x = array + start * bytes_of(stored)
     if layout != NULL:
         if is_native(stored, scratch):
@@ -35,7 +36,7 @@ cdef inline real* load_tile(real* scratch, uint64_t* raw, char* array, const Str
 cdef inline void store_tile(const real* tile, uint64_t* raw, char* array, const StridedLayout* layout, float* scale,
                             Storage stored, Py_ssize_t start, Py_ssize_t size, const StepJob* job,
                             uint64_t random_salt) noexcept nogil:
-    """What `fetch` put into scratch, back to where it lies."""
+    """Write back what `load_tile` decoded or gathered into scratch."""
     cdef char* x = array + start * bytes_of(stored)
     if is_native(stored, <real*>tile):
         if layout != NULL:
@@ -48,14 +49,14 @@ cdef inline void store_tile(const real* tile, uint64_t* raw, char* array, const 
         copy_strided_any(raw, array, layout, start, size, stored, True)
 
 
-# Split float32: the parameter is the nearest bfloat16, ties away from zero; the remainder what is missing, in units of
-# the float32'view last place. One is signed, so together they are that float32 again, whatever a parameter was rounded
-# to.
+# Split float32: the parameter is the nearest bfloat16, ties away from zero; the remainder is the difference, in units
+# in the last place of the float32. The remainder is signed, so both together are that float32 again, whether the
+# parameter was rounded up or down.
 
 cdef inline void join_master(real* restrict out, const uint16_t* restrict upper, const int16_t* restrict rest,
                              Py_ssize_t size) noexcept nogil:
-    """The float32s of bfloat16s and remainders. Pairs that `split` never makes come from a caller who changed the
-    parameter: 0 is then 0, and an infinity no NaN."""
+    """The float32s of bfloat16s and remainders. Pairs that `split_master` never makes occur where a caller changed
+    the parameter: a parameter of 0 is then 0, and an infinity does not become NaN."""
     cdef Py_ssize_t i
     cdef float[TILE] narrow
     cdef uint32_t u, own
@@ -108,11 +109,11 @@ cdef inline void store_param(const real* tile, uint64_t* raw, const TensorView* 
         copy_strided_any(raw, view.p, view.layout, start, size, view.stored, True)
 
 
-# A copy, to nearest, ties to even.
+# The low-precision copy: rounded to nearest, ties to even.
 
 cdef inline float round_to_odd(double x) noexcept nogil:
-    # A float32 from which rounding to 16 bits gives what rounding x itself would: cut off, with what was lost in its
-    # last bit.
+    # A float32 that rounds to the 16 bits to which x itself rounds: truncated, with its last bit set if that was not
+    # exact.
     cdef float y = <float>x
     cdef uint32_t u = as_bits(y)
     cdef double back = y
@@ -122,7 +123,7 @@ cdef inline float round_to_odd(double x) noexcept nogil:
 
 cdef inline void store_shadow(const TensorView* view, const real* p, uint64_t* raw, Py_ssize_t start,
                               Py_ssize_t size) noexcept nogil:
-    """A tile of a parameter into its copy."""
+    """Write a tile of a parameter into its low-precision copy."""
     cdef float[TILE] narrow
     cdef const float* x
     cdef char* to = <char*>raw if view.shadow_layout != NULL else view.shadow + 2 * start
@@ -142,7 +143,7 @@ cdef inline void store_shadow(const TensorView* view, const real* p, uint64_t* r
 
 cdef inline void preprocess(real* restrict out, const real* restrict g, const real* restrict p,
                             const ScalarGroup* group, double clip_factor, Py_ssize_t size) noexcept nogil:
-    """What happens to a gradient before the rule sees it: unscale, clip by value, clip by norm, coupled decay."""
+    """The stages before the rule: unscale, clip by value, clip by norm, coupled decay."""
     cdef Py_ssize_t i
     cdef real scale = <real>group.grad_factor, most = <real>group.clip_value, l2 = <real>group.l2
     cdef real left = <real>clip_factor
@@ -153,7 +154,7 @@ cdef inline void preprocess(real* restrict out, const real* restrict g, const re
             out[i] = out[i] + l2 * p[i]
 
 cdef inline void update_ema(real* restrict ema, const real* restrict p, double decay, Py_ssize_t size) noexcept nogil:
-    """The running mean of a parameter, after it moved."""
+    """Update the running mean of a parameter, after its step."""
     cdef Py_ssize_t i
     cdef real keep = <real>decay, take = <real>(1 - decay)
     for i in range(size):
@@ -161,7 +162,8 @@ cdef inline void update_ema(real* restrict ema, const real* restrict p, double d
 
 cdef inline void apply_lr_factors(real* restrict p, const real* restrict moved, const real* restrict factor,
                                   const ScalarGroup* group, Py_ssize_t size) noexcept nogil:
-    """A learning rate per element: the rule moved a zero, its move is scaled and added to what decay leaves."""
+    """A learning rate per element: the rule stepped a parameter of zeros; that step is scaled, decay is applied to p,
+    and both are added."""
     cdef Py_ssize_t i
     cdef real keep = <real>group.now.decay_factor, own = <real>group.decay_by_lr, one = 1
     for i in range(size):
@@ -171,12 +173,12 @@ cdef inline void apply_lr_factors(real* restrict p, const real* restrict moved, 
 cdef inline void preprocess_units(real* restrict out, const real* restrict g, const real* restrict p,
                                   const ScalarGroup* group, const TensorView* view, Py_ssize_t start,
                                   Py_ssize_t size) noexcept nogil:
-    """`before`, with what is left of each unit behind the clip by value."""
+    """`preprocess`, with each unit's factor of adaptive clipping after the clip by value."""
     cdef Py_ssize_t i, k = 0, n, unit = start // view.unit_length % view.unit_count, inside = start % view.unit_length
     cdef real[TILE] by
     cdef real scale = <real>group.grad_factor, most = <real>group.clip_value, l2 = <real>group.l2
     cdef real left = <real>view.clip_factor, own
-    while k < size:                                # (columns: up to the row'view end; runs: up to the unit'view)
+    while k < size:                                # (columns: to the end of the row; else: to the end of the unit)
         n = view.unit_count - unit if view.unit_length == 1 else view.unit_length - inside
         if n > size - k:
             n = size - k

@@ -1,6 +1,6 @@
 """Every elementwise and reducing update rule, a `.pxd` file for each family: the formula of one element.
 
-May enter here: structs of hyper-parameters and inline functions of one element and of a step's scalars; nothing of
+Only structs of hyper-parameters and inline functions of one element and of a step's scalars belong here; nothing about
 arrays, threads, storage or Python. `fastlr/build.py` reads them and writes the loops (compiled as
 `fastlr.rules._<family>`) and `signatures.py`, which says of each rule what its signature says.
 """
@@ -12,10 +12,10 @@ class RuleSignature(NamedTuple):
 
     module: str                        # whose RULES has the compiled table
     hypers: tuple[str, ...]            # the fields of its struct
-    slots: tuple[str, ...]             # what it remembers of an element
-    memory: tuple[str, ...]            # ... of a tensor
+    slots: tuple[str, ...]             # its state of an element
+    memory: tuple[str, ...]            # ... of a tensor as a whole
     shared: tuple[str, ...]            # ... of all tensors together
     sums: tuple[str, ...]              # what it sums over a tensor before it moves it
-    depends_on_param: bool             # whether a step depends on where the parameter stands
+    depends_on_param: bool             # whether a step depends on the parameter's value
     nonnegative: tuple[str, ...]       # slots that are never negative
     position: tuple[str, ...]          # slots that hold a position of the parameter: never stored in 8 bits

@@ -1,5 +1,5 @@
 # cython: language_level=3, cdivision=True
-"""Rules that divide by what gradients have been: AdaGrad, RMSprop and their kin."""
+"""Rules that divide by the size of past gradients: AdaGrad, RMSprop and their variants."""
 from libc.math cimport sqrt
 from fastlr.rules.element cimport bounded, cube_root, larger, real, root, sign
 from fastlr.rules.scalars cimport StepScalars
@@ -29,12 +29,12 @@ cdef inline void adagrad(AnyAdaGrad h, AdaGradScalars scalars, real* p, real g, 
     s[0] = s[0] + g * g
     if AnyAdaGrad is AdaGrad:
         p[0] = p[0] - <real>scalars.rate * g / (root(s[0]) + <real>h.eps)
-    else:                              # (what has had no gradient stays, also without an epsilon)
+    else:                              # (an element whose gradients were all 0 stays as it is, also with eps = 0)
         below = root(s[0] + <real>h.eps)
         p[0] = p[0] - <real>scalars.rate * g / (below if below > <real>0 else <real>1)
 
 
-# FTRL-Proximal -- McMahan et al. 2013, doi:10.1145/2487575.2488200; 1 / rate is the one of its own update
+# FTRL-Proximal -- McMahan et al. 2013, doi:10.1145/2487575.2488200; each update has its own learning rate
 # traits of FTRL: depends_on_param, prefetch, nonnegative(n), position(z)
 
 cdef struct FTRL:
@@ -48,7 +48,7 @@ cdef struct FTRLMemory:
     double lr_prev
 
 cdef inline void ftrl_begin(FTRL h, const StepScalars* now, FTRLScalars* s, FTRLMemory* memory) noexcept nogil:
-    """Where lr is 0, the rate before stays."""
+    """Where lr is 0, the rate of the update before is kept."""
     cdef double lr = now.lr if now.lr > 0 else 1 if now.first_update else memory.lr_prev
     s.inverse_rate = 1 / lr
     s.inverse_rate_prev = s.inverse_rate if now.first_update else 1 / memory.lr_prev
@@ -60,11 +60,11 @@ cdef inline void ftrl(FTRL h, StepScalars now, FTRLScalars s, real* p, real g, r
     cdef real r, stiffer, stiffness, moved
     n[0] = n[0] + g * g
     r = root(n[0])
-    # (What a difference of roots rounds off is of z's own last digit, as abs(z) >= stiffness * abs(p); and over many
-    # updates the differences add up to the root that stiffness takes. A quotient would cost a quarter of the time.)
+    # (The rounding error of a difference of roots is of the size of z's last digit, as abs(z) >= stiffness * abs(p);
+    # and over many updates the differences add up to the root in stiffness. A quotient would take a quarter longer.)
     stiffer = <real>s.inverse_rate * (r - r_prev) \
         + <real>(s.inverse_rate - s.inverse_rate_prev) * (<real>h.beta + r_prev)
-    if now.first_update == 1:          # (z begins where the parameter is at rest)
+    if now.first_update == 1:          # (z starts at the value for which the parameter is stationary)
         stiffness = <real>s.inverse_rate_prev * (<real>h.beta + r_prev) + <real>h.l2
         z[0] = z[0] - (p[0] * stiffness + <real>h.l1 * sign(p[0]))
     z[0] = z[0] + (<real>s.moves * g - stiffer * p[0])
@@ -109,8 +109,8 @@ cdef inline void adadelta(AdaDelta h, StepScalars now, real* p, real g, real* v,
     p[0] = p[0] - <real>now.lr * d
 
 
-# What the four forms of RMSprop share. `Inside`: epsilon inside the root, and the learning rate in the velocity, as
-# optax, Keras and TensorFlow
+# The scalars that the four forms of RMSprop share. `Inside`: epsilon inside the root, and the learning rate in the
+# velocity, as optax, Keras and TensorFlow
 
 cdef struct RMSpropScalars:
     double eps_inside, eps_outside     # of the root

@@ -1,11 +1,11 @@
 # cython: language_level=3, cdivision=True
-"""Rules that divide by estimates of the curvature, which some steps are given beside the gradients."""
+"""Rules that divide by estimates of the curvature, which are passed to some steps with the gradients."""
 from fastlr.rules.element cimport bounded, larger, real
 from fastlr.rules.scalars cimport StepScalars, debias
 
 
-# Sophia -- Liu et al. 2023, arXiv:2305.14342; the curvature `h` moves where an estimate is given, before the step.
-# `Added` is as the authors' code, `Debiased` corrects m for its start
+# Sophia -- Liu et al. 2023, arXiv:2305.14342; the curvature `h` is updated before the step, where an estimate is
+# given. `Added` is as the authors' code, `Debiased` corrects m for its start at zero
 
 cdef struct Sophia:
     double beta1, beta2, rho, eps

@@ -1,7 +1,7 @@
 # cython: language_level=3, cdivision=True
-"""What every rule is written in: the precision of an element, and functions of one element.
+"""What every rule is written with: the precision of an element, and functions of one element.
 
-May enter here: pure functions of a few elements that vectorise and give the same bits on every machine.
+Only pure functions of a few elements that vectorise and give the same bits on every machine belong here.
 """
 from libc.math cimport sqrt, sqrtf
 
@@ -13,9 +13,10 @@ cdef extern from *:
     typedef union { float number; uint32_t bits; } fastlr_bits_of_float;
     typedef union { double number; uint64_t bits; } fastlr_bits_of_double;
 
-    /* Of x >= 0, within 1.3 ulp; what is subnormal is left as it is. Minus a third of the exponent makes a reciprocal
-       root to a ninth, a quadratic polynomial one to 3e-5, and the root of that gets its last digits from
-       1 - root**3 / x. (No quotient: the divider is left to the rule. No product of many factors: none overflows.) */
+    /* The cube root of x >= 0, within 1.3 ulp; subnormal x are returned as they are. Minus a third of the exponent
+       gives the reciprocal root to within a ninth, a quadratic polynomial to within 3e-5, and 1 - root**3 / x corrects
+       the last digits of the root. (No division, as rules use the divider. No product of many factors, so that none
+       overflows.) */
     static inline float fastlr_cube_root_float(float x) {
         float r, c, y;
         fastlr_bits_of_float b;
@@ -45,9 +46,9 @@ cdef extern from *:
         return x >= 2.2250738585072014e-308 && x <= 1.7976931348623157e308 ? y : x;
     }
 
-    /* exp(-x) of x >= 0, within 1.2 ulp up to 64, where it counts as e**-64: 2**-n times a polynomial of what n log 2
-       leaves, by pairs of terms, which do not wait for one another. The sum with 1.5 * 2**23 (2**52) rounds to n, and
-       has n as its last bits. */
+    /* exp(-x) of x >= 0, within 1.2 ulp up to 64, and e**-64 above: 2**-n times a polynomial of n log 2 - x, by pairs
+       of terms that do not depend on one another. Adding 1.5 * 2**23 (1.5 * 2**52) rounds to n and has n as its last
+       bits. */
     static inline float fastlr_exp_of_minus_float(float x) {
         float n, z, q;
         fastlr_bits_of_float w;
@@ -120,7 +121,7 @@ cdef inline real exp_of_minus(real x) noexcept nogil:
         return fastlr_exp_of_minus_double(x)
 
 cdef inline double square(real x) noexcept nogil:
-    """As a term of a sum: of float32, exact."""
+    """The square as a term of a sum: exact for float32."""
     return <double>x * <double>x
 
 cdef inline bint same_sign(real x, real y) noexcept nogil:

@@ -2,15 +2,15 @@
 """Gradient descent and momentum, one element at a time, simplest first.
 
 A rule is a struct of hyper-parameters and a function of its name in lower case that moves one parameter `p` by one
-gradient `g`, with what it remembers of that element (`m`, `v`, ... as in the paper; all begin at zero unless said).
-Decoupled weight decay was applied before: p <- decay_factor * p. This file knows nothing of arrays, threads or storage;
+gradient `g`, with the state of that element (`m`, `v`, ... as in the paper; zero at the start unless said).
+Decoupled weight decay was applied before: p <- decay_factor * p. Nothing here depends on arrays, threads or storage;
 `fastlr/build.py` writes the loops and says what else a rule may have.
 
 Hyper-parameters are double. What does not depend on the element is computed in double and then cast, because `1 - beta`
-on a C float is a C double, which would drag a whole float32 loop into double precision.
+on a C float is a C double, which would make a whole float32 loop compute in double precision.
 
-Where another library has a rule otherwise, its form is a rule, too, of the same fields and slots; both share their
-functions through a `ctypedef fused` type of the two structs.
+Where another library has a different form of a rule, that form is a rule, too, with the same fields and slots; both
+share their functions through a `ctypedef fused` type of the two structs.
 """
 from libc.math cimport fmax, pow
 from fastlr.rules.element cimport larger, magnitude, real, sign, smaller
@@ -20,7 +20,7 @@ from fastlr.rules.scalars cimport StepScalars
 # SGD -- Robbins & Monro 1951, doi:10.1214/aoms/1177729586
 
 cdef struct SGD:
-    double _               # a struct needs a member; SGD has no hyper-parameter but the learning rate
+    double _               # a struct needs a member; SGD has no hyper-parameter beside the learning rate
 
 cdef inline void sgd(SGD h, StepScalars now, real* p, real g) noexcept nogil:
     p[0] = p[0] - <real>now.lr * g
@@ -106,8 +106,8 @@ cdef struct ASGD:
     double lambd, alpha, t0
 
 cdef struct ASGDScalars:
-    double rate, param_factor          # of the gradient; what lambd leaves of a parameter
-    double mean_share                  # of the new parameter in the mean
+    double rate, param_factor          # of the gradient; by which lambd multiplies a parameter
+    double mean_share                  # the weight of the new parameter in the mean
     double averaging, was_averaging    # 1 where the mean differs from the parameter: after this update, before it
 
 cdef struct ASGDMemory:
@@ -118,7 +118,7 @@ cdef inline void asgd_scalars(ASGD h, const StepScalars* now, ASGDScalars* s) no
     s.param_factor, s.mean_share = 1 - h.lambd * s.rate, 1 / fmax(1, now.t - 1 - h.t0)
 
 cdef inline void asgd_begin(ASGD h, const StepScalars* now, ASGDScalars* s, ASGDMemory* memory) noexcept nogil:
-    """While the next update, too, will have the parameter itself for its mean, no mean is kept."""
+    """No mean is kept until the update after which the mean differs from the parameter."""
     s.averaging = now.t - h.t0 > 1
     s.was_averaging = memory.averaging if s.averaging == 1 else 0
     memory.averaging = s.averaging
@@ -147,7 +147,7 @@ cdef inline void rprop(Rprop h, StepScalars now, real* p, real g, real* g_prev, 
     g_prev[0] = <real>0 if turn < <real>0 else g
     p[0] = p[0] - s[0] * sign(g_prev[0])
 
-cdef struct RpropLate:                 # each step one update late: optax; g_prev is the step to come
+cdef struct RpropLate:                 # each step is applied one update late: optax; g_prev is the next step
     double eta_minus, eta_plus, step_min, step_max
 
 cdef inline void rproplate(RpropLate h, StepScalars now, real* p, real g, real* g_prev, real* s) noexcept nogil:

@@ -1,10 +1,10 @@
 # cython: language_level=3, cdivision=True
-"""Update rules that find their own step size, from sums over all tensors; simplest first (see reducing.pxd).
+"""Update rules that estimate their own step size from sums over all tensors; simplest first (see reducing.pxd).
 
-What they find is shared by all tensors: `<rule>_finish_all` has the sums over all of them. The largest learning rate of
-a step, `now.max_lr`, is that of the whole; a tensor with a smaller one moves as if it were measured in larger units, in
-which all learning rates are alike: by the factor `share` = lr / max_lr for rules whose step does not depend on the
-scale of a gradient, by its root for the others.
+The estimate is shared by all tensors: `<rule>_finish_all` is given the sums over all of them. It is made for the
+largest learning rate of a step, `now.max_lr`. A tensor with a smaller one is treated as if its elements were measured
+in larger units, so that all learning rates are equal: by the factor `share` = lr / max_lr for rules whose step does not
+depend on the scale of a gradient, by its root for the others.
 """
 from libc.math cimport expm1, log, sqrt
 from fastlr.rules.element cimport larger, magnitude, real, root, sign, square
@@ -12,7 +12,7 @@ from fastlr.rules.scalars cimport StepScalars, debias
 
 
 cdef inline double share_of(const StepScalars* now) noexcept nogil:
-    """A tensor's learning rate, as a part of the largest."""
+    """A tensor's learning rate as a fraction of the largest."""
     return now.lr / now.max_lr if now.max_lr > 0 else 1
 
 cdef inline double inverse(double x) noexcept nogil:
@@ -97,7 +97,7 @@ cdef inline void momo_terms(MoMo h, StepScalars now, MoMoScalars s, real p, real
 
 cdef inline void update_model(double keep, double debias1, double lower_bound, const StepScalars* now,
                               MoMoShared* shared, const MoMoTerms* sums) noexcept nogil:
-    """The step to where the model of the loss, a mean of its tangents, reaches its lower bound."""
+    """The step at whose end the model of the loss, a mean of its tangents, reaches the lower bound."""
     cdef double gap, stretch = 1 + now.max_lr * now.weight_decay
     shared.loss_mean = keep * shared.loss_mean + (1 - keep) * now.loss
     shared.slope_mean = keep * shared.slope_mean + (1 - keep) * sums.slope
@@ -197,7 +197,7 @@ cdef inline void dog(AnyDoG h, StepScalars now, DoGScalars s, real* p, real g, r
 # D-Adaptation -- Defazio & Mishchenko 2023, arXiv:2301.07733, as the authors' code
 
 cdef inline double started(double d, double d0) noexcept nogil:
-    """The estimate; what it begins with, before the first step."""
+    """The estimate, or its initial value before the first step."""
     return d if d > 0 else d0
 
 cdef inline double one_less_root(double beta2) noexcept nogil:
@@ -233,7 +233,7 @@ cdef inline void dadaptsgd_terms(DAdaptSGD h, StepScalars now, DAdaptSGDScalars 
 
 cdef inline void dadaptsgd_finish_all(DAdaptSGD h, const StepScalars* now, DAdaptSGDShared* shared,
                                       const DAdaptSGDTerms* sums) noexcept nogil:
-    """(`s` moves only after this, as its first move needs the norm of all gradients.)"""
+    """(`s` is updated after this, as its first update needs the norm of all gradients.)"""
     cdef double rate, squares, d = started(shared.d, h.d0)
     shared.d = d
     if shared.g0_norm == 0:
@@ -266,7 +266,7 @@ cdef struct DAdaptAdaGradShared:
     double d, sum_squares, sum_norm, gradient_squares
 
 cdef struct DAdaptAdaGradTerms:
-    double sum_squares, sum_norm, gradient_squares     # the changes of what is summed up
+    double sum_squares, sum_norm, gradient_squares     # the changes of the shared sums
 
 cdef inline void dadaptadagrad_begin(DAdaptAdaGrad h, const StepScalars* now, DAdaptAdaGradScalars* scalars,
                                      const DAdaptAdaGradShared* shared) noexcept nogil:
@@ -299,13 +299,13 @@ cdef inline void dadaptadagrad(DAdaptAdaGrad h, real* p, real g, real alpha, rea
     p[0] = <real>h.momentum * p[0] \
         + <real>(1 - h.momentum) * (x0 - s / larger(root(alpha) + <real>h.eps, <real>1e-30))
 
-# Those that estimate from running means, of weight sqrt(beta2): D-Adaptation's Adam and Lion, Prodigy
+# Rules that estimate from running means, of weight sqrt(beta2): D-Adaptation's Adam and Lion, Prodigy
 
 cdef struct EstimateShared:
     double d, numerator
 
 cdef struct EstimateTerms:
-    double slope, sum_norm             # of the gradient along s, or along the way from the start; of |s|
+    double slope, sum_norm             # of the gradient along s or along p - start; of |s|
 
 cdef inline void update_estimate(double beta2, double rate, double d, const StepScalars* now, EstimateShared* shared,
                                  const EstimateTerms* sums) noexcept nogil:

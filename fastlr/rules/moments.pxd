@@ -1,11 +1,12 @@
 # cython: language_level=3, cdivision=True
-"""Adam and what follows from it: a running mean of gradients over the root of a running mean of their squares."""
+"""Adam and its variants: a running mean of gradients over the root of a running mean of their squares."""
 from libc.math cimport exp, expm1l, log, logl, pow, sqrt
 from fastlr.rules.element cimport bounded, exp_of_minus, larger, magnitude, real, root, sign, smaller
 from fastlr.rules.scalars cimport StepScalars, debias
 
 
-# What corrects both means for their start at zero; every rule that takes AdamScalars has it by this function.
+# The factors that correct both means for their start at zero; `adam_scalars` fills them for every rule that takes
+# AdamScalars.
 
 cdef struct AdamScalars:
     double debias1, debias2            # 1 / (1 - beta1**t); the root of 1 / (1 - beta2**t)
@@ -14,7 +15,7 @@ cdef inline void adam_scalars(double beta1, double beta2, const StepScalars* now
     s.debias1, s.debias2 = debias(beta1, now.t), sqrt(debias(beta2, now.t))
 
 cdef inline void hat_scalars(double beta1, double beta2, const StepScalars* now, AdamScalars* s) noexcept nogil:
-    """What corrects the root, above the line: epsilon is beside the uncorrected root."""
+    """The correction of the root moved into the numerator: epsilon is added to the uncorrected root."""
     adam_scalars(beta1, beta2, now, s)
     s.debias1, s.debias2 = s.debias1 / s.debias2, 1
 
@@ -49,13 +50,13 @@ cdef inline void adamwhat_scalars(double beta1, double beta2, const StepScalars*
     hat_scalars(beta1, beta2, now, s)
 
 cdef inline real adam_moments(AnyAdam h, real g, real* m, real* v) noexcept nogil:
-    """The first half, which loops over stored elements do before the second."""
+    """The first half: the moments. Loops over stored elements do it for a whole block before the second half."""
     m[0] = <real>h.beta1 * m[0] + <real>(1 - h.beta1) * g
     v[0] = <real>h.beta2 * v[0] + <real>(1 - h.beta2) * (g * g)
     return root(v[0])
 
 cdef inline void adam_apply(AnyAdam h, StepScalars now, AdamScalars s, real* p, real m, real root_of_v) noexcept nogil:
-    """The second half."""
+    """The second half: the parameter."""
     p[0] = p[0] - <real>(now.lr * s.debias1) * m / (root_of_v * <real>s.debias2 + <real>h.eps)
 
 cdef inline void adam(AnyAdam h, StepScalars now, AdamScalars s, real* p, real g, real* m, real* v) noexcept nogil:
@@ -113,7 +114,7 @@ cdef inline void amsgrad(AnyAMSGrad h, StepScalars now, AMSGradScalars s, real* 
 cdef struct AdaMax:
     double beta1, beta2, eps
 
-cdef struct AdaMaxOutside:             # epsilon beside the largest, no part of it: Keras
+cdef struct AdaMaxOutside:             # epsilon added to the largest, not part of it: Keras
     double beta1, beta2, eps
 
 ctypedef fused AnyAdaMax:
@@ -179,8 +180,8 @@ cdef struct RAdamScalars:
     double rate, rectification, eps    # rectification 0: the variance is not tractable, and nothing divides
 
 cdef inline double rectification(double beta2, double t, double least) noexcept nogil:
-    """The variance of an adaptive rate at update t against that of one long since started, or 0: not tractable."""
-    # (long double, where there is one: the difference loses as many digits as 1 - beta2 has zeros)
+    """RAdam's r at update t, the root of a ratio of variances; 0 where the variance is not tractable."""
+    # (long double, where the platform has it: the difference loses as many digits as 1 - beta2 has zeros)
     cdef long double endless = 2 / (1 - <long double>beta2) - 1
     cdef long double length = endless - 2 * t / expm1l(-t * logl(beta2))
     if length <= least:
@@ -251,7 +252,7 @@ ctypedef fused AnyAdan:
 cdef struct AdanScalars:
     double debias1                     # of m
     double difference                  # the factor of g - g_prev
-    double share_v, root_n             # what v and the root of n are multiplied by
+    double share_v, root_n             # the factors of v and of the root of n
     double eps_inside
 
 cdef inline void adan_scalars(AnyAdan h, const StepScalars* now, AdanScalars* s) noexcept nogil:
@@ -362,7 +363,7 @@ ctypedef fused AnyADOPT:
     ADOPTWider
 
 cdef struct ADOPTScalars:
-    double bound                       # of the quotient; 0 at the first update: nothing moves, and v is the square
+    double bound                       # of the quotient; 0 at the first update: p stays, and v is the square
     double keep_v, add_v
 
 cdef inline void adopt_scalars(AnyADOPT h, const StepScalars* now, ADOPTScalars* s) noexcept nogil:
@@ -386,7 +387,7 @@ cdef struct AdEMAMixScalars:
     double debias1, debias2, alpha, beta3      # the last two of this step
 
 cdef inline double warmed_beta(double begin, double end, double share) noexcept nogil:
-    """The decay between two whose half-life has grown by that share."""
+    """The decay whose half-life is interpolated between those of two decays."""
     return exp(1 / ((1 - share) / log(begin) + share / log(end)))
 
 cdef inline void ademamix_scalars(AdEMAMix h, const StepScalars* now, AdEMAMixScalars* s) noexcept nogil:

@@ -1,4 +1,4 @@
-"""Rules by function pointer: from C, Rust, numba's `@cfunc` or whatever else compiles to a C function."""
+"""Rules by function pointer: from C, Rust, numba's `@cfunc` or anything else that compiles to a C function."""
 from __future__ import annotations
 
 import ctypes
@@ -15,7 +15,7 @@ class PointerRule(NamedTuple):
     name: str
     table: Any
     signature: RuleSignature
-    functions: tuple[Any, ...]         # what the pointers belong to: kept alive with the rule
+    functions: tuple[Any, ...]         # the objects that own the pointers: kept alive with the rule
 
 
 def rule_from_pointers(
@@ -53,12 +53,12 @@ def rule_from_pointers(
     name
         What errors call the rule.
     slots, hypers, memory, shared, sums
-        Names: of what an element remembers, of the hyper-parameters in the order of `hyper`, of the numbers remembered
-        of a tensor and of all tensors, of what `terms` adds to `totals`.
+        Names: of the state of an element, of the hyper-parameters in the order of `hyper`, of the numbers kept of a
+        tensor and of all tensors, of what `terms` adds to `totals`.
     step_float32, step_float64
         One of them may be None: parameters of that precision are refused.
     depends_on_param, decay_inside_update, updates_state_while_reducing, nonnegative, position
-        What a ``# traits of`` line says of a rule in Cython (`fastlr.build`).
+        What a ``# traits of`` line says about a rule in Cython (`fastlr.build`).
 
     Raises
     ------

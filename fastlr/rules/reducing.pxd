@@ -1,10 +1,10 @@
 # cython: language_level=3, cdivision=True
 """Update rules that sum over a tensor before they move it, simplest first.
 
-Such a rule reads a tensor twice. `<rule>_terms` is given each element first and gives the terms to be summed; where it
-takes slots as pointers, they move in that pass and are only read in the second. `<rule>_finish` then has the sums of
-the whole tensor and fills the scalars of this step, in double. Last, the rule itself moves each element. Sums are made
-in doubles, in an order that depends on sizes alone.
+Such a rule reads a tensor twice. First `<rule>_terms` computes the terms of each element that are summed; where it
+takes slots as pointers, they are updated in that pass and only read in the second. Then `<rule>_finish` is given the
+sums over the tensor and fills the scalars of this step, in double. Last, the rule itself moves each element. Sums are
+doubles, added in an order that depends on sizes alone.
 """
 from libc.math cimport sqrt
 from fastlr.rules.element cimport larger, real, root, same_sign, sign, smaller, square
@@ -41,7 +41,7 @@ cdef inline void fromage_terms(ComparesNorms h, real p, real g, NormTerms* terms
     terms.param_squares, terms.grad_squares = square(p), square(g)
 
 cdef struct FromageScalars:
-    double rate, factor                # a step as long as lr times the tensor; what brings the tensor's norm back
+    double rate, factor                # a step of lr times the tensor's norm; keeps the norm
 
 cdef inline void fromage_finish(Fromage h, const StepScalars* now, FromageScalars* s,
                                 const NormTerms* sums) noexcept nogil:
@@ -96,7 +96,7 @@ cdef inline void novograd_terms(NovoGrad h, real g, NovoGradTerms* terms) noexce
 
 cdef inline void novograd_finish(NovoGrad h, const StepScalars* now, NovoGradScalars* s, NovoGradMemory* memory,
                                  const NovoGradTerms* sums) noexcept nogil:
-    """The tensor's second moment moves."""
+    """Update the tensor's second moment."""
     cdef double length
     memory.v = sums.grad_squares if now.first_update else h.beta2 * memory.v + (1 - h.beta2) * sums.grad_squares
     length = sqrt(memory.v) + h.eps
@@ -177,7 +177,7 @@ cdef inline void cautiousadamw(AnyCautiousAdamW h, CautiousScalars s, real* p, r
     p[0] = p[0] - (u if same_sign(m, g) else <real>0)
 
 
-# MARS, with AdamW -- Yuan et al. 2024, arXiv:2411.10438; `FromZero` takes the gradient before the first one for 0
+# MARS, with AdamW -- Yuan et al. 2024, arXiv:2411.10438; `FromZero`: the gradient before the first is 0
 # traits of MARS, MARSFromZero: depends_on_param, nonnegative(v)
 
 cdef struct MARS:
@@ -193,7 +193,7 @@ ctypedef fused AnyMARS:
 cdef struct MARSScalars:
     double debias1, debias2
     double difference                  # the weight of g - g_prev in the corrected gradient
-    double norm_factor                 # what brings the corrected gradient to a norm of at most 1
+    double norm_factor                 # by which the corrected gradient has a norm of at most 1
 
 cdef struct MARSTerms:
     double corrected_squares

@@ -9,7 +9,7 @@ cdef struct StepScalars:
     double t                   # which update of the tensor this is: 1, 2, ...
     double lr                  # the learning rate of this step
     double max_lr              # the largest learning rate of any tensor in this step
-    double decay_factor        # what decoupled weight decay leaves of a parameter: 1 - lr * weight_decay, or 1
+    double decay_factor        # by which decoupled weight decay multiplies a parameter: 1 - lr * weight_decay, or 1
     double weight_decay        # decoupled weight decay that a rule adds to its own step, to be multiplied by lr, or 0
     double first_update        # 1 at a tensor's first update, 0 after
     double loss                # of this step, for rules that are given it

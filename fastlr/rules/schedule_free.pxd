@@ -1,7 +1,7 @@
 # cython: language_level=3, cdivision=True
 """Schedule-free rules -- Defazio et al. 2024, arXiv:2405.15682.
 
-The parameter is y, where gradients are taken; the mean x is (y - (1 - beta) z) / beta. Each update weighs by the
+The parameter is y, where gradients are taken; the mean x is (y - (1 - beta) z) / beta. Each update has a weight by the
 largest learning rate so far.
 """
 from libc.math cimport pow, sqrt
@@ -11,7 +11,7 @@ from fastlr.rules.scalars cimport StepScalars, debias
 
 
 cdef struct ScheduleFreeScalars:
-    double rate, share_z, rate_y       # of z; of z in y, and of the step in y
+    double rate, share_z, rate_y       # of z; of z in y; of the gradient in y
     double debias2
 
 cdef struct ScheduleFreeMemory:

@@ -1,5 +1,5 @@
 # cython: language_level=3, cdivision=True
-"""Rules that move every element as far: by a sign."""
+"""Rules that move every element by the same length, along a sign."""
 from fastlr.rules.element cimport real, sign
 from fastlr.rules.scalars cimport StepScalars
 

@@ -1,4 +1,4 @@
-"""What a parameter has beside it: a 16-bit copy that follows it, or the lower half of a float32."""
+"""Mixed precision: a 16-bit copy that follows a parameter, or the lower half of its float32."""
 import re
 
 import ml_dtypes
@@ -20,7 +20,7 @@ every_16 = pytest.mark.parametrize("kind", ["bfloat16", "float16"])
 def rounded(p, kind):
     """p cast to 16 bits, to nearest, ties to even, by NumPy and ml_dtypes."""
     if p.dtype == np.float64 and kind == "bfloat16":
-        part, exponent = np.frexp(p)                 # (ml_dtypes goes by way of float32, which rounds twice)
+        part, exponent = np.frexp(p)                 # (ml_dtypes converts to float32 first, which rounds twice)
         p = np.ldexp(np.rint(part * 2**8), exponent - 8)
     return np.asarray(p).astype(BF16 if kind == "bfloat16" else np.float16)
 
@@ -262,7 +262,7 @@ def test_split_parameters_are_saved_and_resumed_exactly(way, tmp_path):
         fastlr.AdamW({"w": q}).load_state_dict(other.state_dict())
 
 
-def test_the_way_a_split_parameter_comes_does_not_matter():
+def test_the_type_of_a_split_parameters_array_does_not_matter():
     p = arrays(np.float32, [(50,)])[0].astype(BF16)
     others = [p.view(np.uint16).copy().view(BFloat16), p.view(np.uint16).copy(), p]
     made = [fastlr.AdamW([x], master="split", dtype="bfloat16") for x in others]
