@@ -61,6 +61,7 @@ FUSED = re.compile(r"^ctypedef fused (\w+):[^\n]*\n((?:[ \t]+[^\n]*\n)+)", re.M)
 FUNCTION = re.compile(r"^cdef inline ([\w ]+?) (\w+)\(([^)]*)\)", re.M)
 DECLARATION = re.compile(r"^cdef (?:struct|enum|class)\b[^\n]*\n(?:[ \t]+[^\n]*\n|\n(?=[ \t]))*", re.M)
 TRAITS = re.compile(r"^# traits of ([\w, ]+): (.*)$", re.M)
+MISPLACED = re.compile(r"^(?!# traits of [\w, ]+: ).*#.*\btraits of \w.*:.*$", re.M)
 #: What the names of structs end in that are no rules but belong to one.
 PARTS = ("Scalars", "Memory", "Shared", "Terms")
 PIECES = ("scalars", "begin", "terms", "finish_all", "finish", "skips_state")
@@ -162,6 +163,8 @@ def parameters(function: str, text: str, structs: dict[str, Any], fused: dict[st
 def read_traits(text: str, structs: dict[str, Any]) -> dict[str, tuple[set[str], dict[str, tuple[str, ...]]]]:
     """What the lines `# traits of ...` declare, by rule."""
     found: dict[str, tuple[set[str], dict[str, tuple[str, ...]]]] = {}
+    if misplaced := MISPLACED.search(text):
+        raise RuleError(f"{misplaced[0]!r}: traits stand on a line of their own that begins with '# traits of Name: '")
     for match in TRAITS.finditer(text):
         for name in (name.strip() for name in match[1].split(",")):
             if name not in structs:

@@ -201,6 +201,8 @@ WRONG = [
     ("# traits of Plain: nonnegative\n" + PLAIN, "traits of Plain: unknown trait 'nonnegative'"),
     ("# traits of Plain: nonnegative(v)\n" + PLAIN, "Plain: nonnegative(v): has no slot 'v'; it has m"),
     ("# traits of Plane: prefetch\n" + PLAIN, "traits of Plane: there is no struct of that name"),
+    ("# of a rule traits of Plain: prefetch\n" + PLAIN, "'# of a rule traits of Plain: prefetch': traits stand on a line of"),
+    (PLAIN.replace("    double rate", "    double rate    # traits of Plain: prefetch"), "traits stand on a line of their own"),
     (HEAD, "mypkg.rules: holds no rule: no `cdef struct` with a function of its name in lower case"),
 ]
 

@@ -19,9 +19,9 @@ cdef inline void hat_scalars(double beta1, double beta2, const StepScalars* now,
     s.debias1, s.debias2 = s.debias1 / s.debias2, 1
 
 
-# Adam -- Kingma & Ba 2015, arXiv:1412.6980. `Hat`: epsilon beside the uncorrected root, "epsilon hat" in the paper:
-# Keras AdamW -- Loshchilov & Hutter 2019, arXiv:1711.05101: the same function; decoupled decay is applied before any
-# rule traits of Adam, AdamW: storage_loop, nonnegative(v)
+# Adam -- Kingma & Ba 2015, arXiv:1412.6980. `Hat`: epsilon beside the uncorrected root, "epsilon hat" in the paper: Keras
+# AdamW -- Loshchilov & Hutter 2019, arXiv:1711.05101: the same function; decoupled decay is applied before any rule
+# traits of Adam, AdamW: storage_loop, nonnegative(v)
 # traits of AdamHat, AdamWHat: nonnegative(v)
 
 cdef struct Adam:
