@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from .optimizers.sharpness import SAM as SAM
     from .optimizers.wrappers import GradientCentralization as GradientCentralization
     from .optimizers.wrappers import Lookahead as Lookahead
+    from .rules.pointers import rule_from_pointers as rule_from_pointers
     from .schedules.plateau import Plateau as Plateau
     from .tuning import find_lr as find_lr
     from .tuning import tune_lr as tune_lr
@@ -48,6 +49,7 @@ _LATER = {
     "Plateau": "schedules.plateau",
     "find_lr": "tuning", "tune_lr": "tuning",
     "kernels": "kernels",
+    "rule_from_pointers": "rules.pointers",
     "_C_API": "_engine.c_api",            # the table of include/fastlr/fastlr.h
     **{name: f"optimizers.{module}" for name, module in optimizers.LATER.items()},
 }

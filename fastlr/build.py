@@ -61,9 +61,20 @@ FUSED = re.compile(r"^ctypedef fused (\w+):[^\n]*\n((?:[ \t]+[^\n]*\n)+)", re.M)
 FUNCTION = re.compile(r"^cdef inline ([\w ]+?) (\w+)\(([^)]*)\)", re.M)
 DECLARATION = re.compile(r"^cdef (?:struct|enum|class)\b[^\n]*\n(?:[ \t]+[^\n]*\n|\n(?=[ \t]))*", re.M)
 TRAITS = re.compile(r"^# traits of ([\w, ]+): (.*)$", re.M)
+MISPLACED = re.compile(r"^(?!# traits of [\w, ]+: ).*#.*\btraits of \w.*:.*$", re.M)
 #: What the names of structs end in that are no rules but belong to one.
 PARTS = ("Scalars", "Memory", "Shared", "Terms")
 PIECES = ("scalars", "begin", "terms", "finish_all", "finish", "skips_state")
+#: The kinds of parameters that a rule's functions may have, by piece ("": the function of an element).
+TAKES = {
+    "": {"hypers", "now", "scalars", "p", "g", "slot"},
+    "scalars": {"hypers", "value", "now", "scalars"},
+    "begin": {"hypers", "value", "now", "scalars", "memory", "shared"},
+    "terms": {"hypers", "now", "scalars", "p", "g", "slot", "terms"},
+    "finish_all": {"hypers", "value", "now", "scalars", "shared", "terms", "size"},
+    "finish": {"hypers", "value", "now", "scalars", "memory", "shared", "terms", "size"},
+    "skips_state": {"hypers", "now", "scalars"},
+}
 
 
 class RuleError(ValueError):
@@ -131,7 +142,9 @@ def parameters(function: str, text: str, structs: dict[str, Any], fused: dict[st
             continue
         words = [word for word in words if word != "const"]
         pointer, name, type_ = "*" in words, words[-1], words[0]
-        if k == 0 and (type_ in structs or type_ in fused):
+        if not name.isidentifier():
+            kind = "other"
+        elif k == 0 and (type_ in structs or type_ in fused):
             kind = "hypers"
         elif type_ == "StepScalars":
             kind = "now"
@@ -150,9 +163,8 @@ def parameters(function: str, text: str, structs: dict[str, Any], fused: dict[st
 def read_traits(text: str, structs: dict[str, Any]) -> dict[str, tuple[set[str], dict[str, tuple[str, ...]]]]:
     """What the lines `# traits of ...` declare, by rule."""
     found: dict[str, tuple[set[str], dict[str, tuple[str, ...]]]] = {}
-    for line in text.splitlines():
-        if "traits of" in line and not TRAITS.match(line):
-            raise RuleError(f"cannot read this line, `# traits of NAME, ...: TRAIT, ...` must be all of it: {line.strip()}")
+    if misplaced := MISPLACED.search(text):
+        raise RuleError(f"{misplaced[0]!r}: traits stand on a line of their own that begins with '# traits of Name: '")
     for match in TRAITS.finditer(text):
         for name in (name.strip() for name in match[1].split(",")):
             if name not in structs:
@@ -188,22 +200,17 @@ def read_rule(name: str, fields: list[tuple[str, str]], structs: dict[str, Any],
     def named(piece: str) -> str | None:
         return next((stem + piece for stem in stems if stem + piece in functions and serves(stem + piece)), None)
 
-    if any(type_ != "double" for type_, _ in fields):
-        raise RuleError(f"{name}: hyper-parameters must be double, got "
-                        f"{next(type_ for type_, _ in fields if type_ != 'double')}")
+    check_members(name, "hyper-parameters", fields)
     function = named("")
     if function is None:
         raise RuleError(f"{name}: needs a function {name.lower()}({name} h, ..., real* p, real g, ...) that moves one "
                         f"element; a struct that is no rule must not stand in this file")
     own = functions[function][1]
     kinds = [parameter.kind for parameter in own]
-    if "p" not in kinds or "g" not in kinds or not own[kinds.index("p")].pointer:
+    check_parameters(function, own, "")
+    if "p" not in kinds or "g" not in kinds or not own[kinds.index("p")].pointer or own[kinds.index("g")].pointer:
         raise RuleError(f"{function}: must take `real* p` and `real g`")
-    if "other" in kinds:
-        other = own[kinds.index("other")]
-        raise RuleError(f"{function}: cannot read the parameter `{other.type} {other.name}`")
-    rule = Rule(name, [field for _, field in fields if field != "_"], function,
-own, {}, flags=flags, lists=lists)
+    rule = Rule(name, [field for _, field in fields if field != "_"], function, own, {}, flags=flags, lists=lists)
     scalars = next((parameter.type for parameter in own if parameter.kind == "scalars"), None)
     if scalars is not None:                    # (functions of the scalars' own name serve every rule that takes those)
         stems.append(scalars.removesuffix("Scalars").lower())
@@ -211,6 +218,7 @@ own, {}, flags=flags, lists=lists)
         found = named(f"_{piece}")
         if found is not None:
             rule.pieces[piece] = found, functions[found][1]
+            check_parameters(found, functions[found][1], piece)
     for owner in (function, *(piece for piece, _ in rule.pieces.values())):
         for parameter in functions[owner][1]:
             if parameter.kind in ("scalars", "memory", "shared", "terms"):
@@ -219,9 +227,29 @@ own, {}, flags=flags, lists=lists)
                 if rule.types.setdefault(parameter.kind, parameter.type) != parameter.type:
                     raise RuleError(f"{owner}: takes {parameter.type}, other functions of {name} take "
                                     f"{rule.types[parameter.kind]}")
+                check_members(parameter.type, "members", structs[parameter.type])
                 rule.structs[parameter.kind] = [field for _, field in structs[parameter.type]]
     check(rule)
     return rule
+
+
+def check_members(name: str, what: str, fields: list[tuple[str, str]]) -> None:
+    """RuleError unless a struct is of doubles alone, which the engine keeps in arrays."""
+    for type_, member in fields:
+        if type_ != "double" or not member.isidentifier():
+            raise RuleError(f"{name}: {what} must be double, got {f'{type_} {member}'.strip()}")
+
+
+def check_parameters(function: str, parameters: list[Parameter], piece: str) -> None:
+    """RuleError unless the loops can pass what a function takes."""
+    for k, parameter in enumerate(parameters):
+        if parameter.kind not in TAKES[piece]:
+            raise RuleError(f"{function}: cannot read the parameter `{parameter.type}{'*' * parameter.pointer} "
+                            f"{parameter.name}`; it may take {', '.join(sorted(TAKES[piece]))}")
+        if parameter.name in [other.name for other in parameters[:k]]:
+            raise RuleError(f"{function}: has two parameters named {parameter.name}")
+        if piece == "terms" and parameter.kind in ("p", "g") and parameter.pointer:
+            raise RuleError(f"{function}: must take `real {parameter.name}`, which does not move there")
 
 
 def check(rule: Rule) -> None:
@@ -232,7 +260,10 @@ def check(rule: Rule) -> None:
                              ("scalars", rule.structs.get("scalars", []), MAX_SCALARS)):
         if len(have) > most:
             raise RuleError(f"{rule.name}: has {len(have)} {what} ({', '.join(have)}), at most {most} are possible")
-    if ("terms" in rule.pieces) != ("terms" in rule.structs):
+    if "lr" in rule.hypers:
+        raise RuleError(f"{rule.name}: lr is of every rule; leave it out of the struct and take now.lr")
+    if ("terms" in rule.pieces) != ("terms" in rule.structs) or (
+            "terms" in rule.pieces and not any(p.kind == "terms" and p.pointer for p in rule.pieces["terms"][1])):
         raise RuleError(f"{rule.name}: needs both {rule.function}_terms and the struct of its sums, or neither")
     if "scalars" in rule.structs and not {"scalars", "begin", "finish"} & rule.pieces.keys():
         raise RuleError(f"{rule.name}: nothing fills {rule.types['scalars']}; write {rule.function}_scalars")
@@ -577,9 +608,18 @@ def variant_sources(name: str, c_source: str) -> list[str]:
 def write_rules(name: str, pxd: str | os.PathLike[str]) -> str:
     """Write the Cython source of the module `name`, the loops round the rules of a `.pxd` file; its path."""
     path = Path(pxd)
+    if path.suffix != ".pxd" or path.is_absolute() or ".." in path.parts:
+        raise RuleError(f"rules_extension({name!r}): expected the path of a .pxd file from the folder of setup.py, as "
+                        f"'mypkg/rules.pxd', got {str(pxd)!r}")
+    if not path.is_file():
+        raise RuleError(f"rules_extension({name!r}): there is no file {pxd} in {Path.cwd()}")
     generated = Path("build", "generated", *name.split(".")).with_suffix(".pyx")
     source = ".".join(path.with_suffix("").parts)
-    write_if_changed(generated, generate(path.read_text(encoding="utf-8"), source))
+    try:
+        text = generate(path.read_text(encoding="utf-8"), source)
+    except RuleError as error:
+        raise RuleError(f"{pxd}: {error}") from None
+    write_if_changed(generated, text)
     return str(generated)
 
 

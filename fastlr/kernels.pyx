@@ -9,7 +9,8 @@ First the parameter, its gradient, and the state in the order of the class's `sl
 memoryviews, NumPy arrays, `array.array`, ...) of one shape, all float32 or all float64; only the gradient is not
 written. A rule that remembers numbers of the tensor as a whole (the class's `memory`) takes them last, as one float64
 array. Then, by keyword, `t` (1 at the first update) and `lr`; a hyper-parameter that is not given is as in the
-class. The bits are those of the optimizer of that name.
+class. The bits are those of the optimizer of that name. A class of another package that stands for an elementwise rule
+has its function here, too, from its class statement on (`fastlr.kernels.halving`); `__all__` names fastlr's own.
 
 >>> import numpy as np, fastlr
 >>> p, m, v = np.ones(3), np.zeros(3), np.zeros(3)
@@ -31,6 +32,7 @@ from fastlr._engine.arrays import as_array
 from fastlr._engine.instruction_set import one_build
 from fastlr.optimizers.base import REGISTRY
 from fastlr.optimizers.declaration import nearest
+from fastlr.optimizers.rule_class import WHEN_REGISTERED
 
 build_id = FASTLR_LAYOUT.decode()
 
@@ -130,6 +132,10 @@ cdef class Kernel:
                     raise TypeError(f"{self.__name__}: {self.operands[k]}: expected float32 or float64, "
                                     f"got {array.dtype}")
                 kept[k] = array
+            if k == 0 and self.call.constants.rule.step[views[0].stored == FLOAT64] == NULL:
+                raise TypeError(f"{self.__name__}: p: the rule computes in "
+                                f"{'float32' if views[0].stored == FLOAT64 else 'float64'} alone; pass arrays of that "
+                                f"type")
             if not self.fits(k, views):
                 self.refuse(k, kept[k], kept[0])
             memory_range(&views[k], &low[k], &high[k])
@@ -165,14 +171,26 @@ cdef class Kernel:
         raise ValueError(f"{caller}: must be writable, got a read-only array")
 
 
+def is_elementwise(rule):
+    """Whether a rule moves an element by what it knows of that alone, so that it has a function."""
+    return rule.kind != "matrix" and not (rule.reduces or rule.shared)
+
+
+def forget(name, rule):
+    """Of a class that is stated once more: the function of the one before."""
+    if isinstance(globals().get(name), Kernel):
+        del globals()[name]
+
+
 __all__ = sorted([name for name, rule in REGISTRY.items()
-                  if rule.__module__.startswith("fastlr.") and not (rule.reduces or rule.shared)])
+                  if rule.__module__.startswith("fastlr.") and is_elementwise(rule)])
+WHEN_REGISTERED.append(forget)
 
 
 def __getattr__(name):
     """The function of a rule, made and its compiled table loaded when it is first asked for."""
     rule = REGISTRY.get(name)
-    if rule is None or rule.kind == "matrix" or rule.reduces or rule.shared:
+    if rule is None or not is_elementwise(rule):
         raise AttributeError(f"module 'fastlr.kernels' has no attribute {name!r}")
     globals()[name] = Kernel(rule)
     return globals()[name]

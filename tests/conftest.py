@@ -78,34 +78,54 @@ def compiler():
     return command
 
 
-@pytest.fixture(scope="session", autouse=True)
-def stranger_build(request, tmp_path_factory, compiler, environment):
-    """tests/stranger compiled elsewhere against the fastlr that is imported: its folder and the compiling process.
+#: What others would build against fastlr: folders of these tests, by the fixture that gives what was built.
+PROJECTS = ("stranger", "stranger_rules")
 
-    It is begun with the first test, where any needs it: most of it is done when that one comes.
+
+@pytest.fixture(scope="session", autouse=True)
+def builds(request, tmp_path_factory, compiler, environment):
+    """Projects compiled elsewhere against the fastlr that is imported: the folder of each, and the compiling process.
+
+    They are begun with the first test, where any needs them: most of it is done when that one comes.
     """
-    if not any("stranger" in item.fixturenames for item in request.session.items):
-        yield None
-        return
-    folder = tmp_path_factory.mktemp("stranger") / "project"
-    shutil.copytree(Path(__file__).with_name("stranger"), folder)
-    with (folder.parent / "log").open("w") as log, subprocess.Popen(
-            [sys.executable, "setup.py", "build_ext", "-i", "-j", "2"], cwd=folder, env=environment, stdout=log,
-            stderr=subprocess.STDOUT, start_new_session=True) as process:
-        try:
-            yield SimpleNamespace(folder=folder, process=process)
-        finally:
+    wanted = {name for item in request.session.items for name in item.fixturenames}
+    running = {}
+    try:
+        for project in PROJECTS:
+            if project in wanted:
+                folder = tmp_path_factory.mktemp(project) / "project"
+                shutil.copytree(Path(__file__).with_name(project), folder)
+                with (folder.parent / "log").open("w") as log:
+                    running[project] = folder, subprocess.Popen(
+                        [sys.executable, "setup.py", "build_ext", "-i", "-j", "2"], cwd=folder, env=environment,
+                        stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+        yield running
+    finally:
+        for _, process in running.values():
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def built(builds, project):
+    """The folder of a project when it is compiled."""
+    folder, process = builds[project]
+    assert process.wait() == 0, (folder.parent / "log").read_text()
+    return folder
 
 
 @pytest.fixture(scope="session")
-def stranger(stranger_build):
+def stranger(builds):
     """The modules of tests/stranger."""
-    folder = stranger_build.folder
-    assert stranger_build.process.wait() == 0, (folder.parent / "log").read_text()
+    folder = built(builds, "stranger")
     sys.path.insert(0, str(folder))
     try:
         return SimpleNamespace(loop=import_module("own_loop"), extension=import_module("own_extension"))
     finally:
         sys.path.remove(str(folder))
+
+
+@pytest.fixture(scope="session")
+def stranger_rules(builds):
+    """The folder of tests/stranger_rules, whose package `mypkg` is compiled."""
+    return built(builds, "stranger_rules")

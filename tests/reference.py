@@ -4,6 +4,8 @@ Each takes and returns the parameter and then the slots, in the precision of wha
 every value that a step stores (0 the parameter, then the slots) and says with which one to go on: a test that gives
 back what a kernel stored checks each expression from the same inputs.
 """
+import inspect
+
 import numpy as np
 
 
@@ -512,11 +514,11 @@ def ScheduleFreeAdamW(y, g, t, z, v, *memory, lr, beta1, beta2, eps, warmup_step
     return y, z, v, *memory
 
 
-def ScheduleFreeRAdam(y, g, t, z, v, *memory, lr, beta2, **hyper):
+def ScheduleFreeRAdam(y, g, t, z, v, *memory, lr, beta2, inner=0, **hyper):
     rho_inf = 2 / (1 - beta2) - 1
     rho = rho_inf - 2 * t / np.expm1(-t * np.log(beta2))           # (the same, without the cancellation)
     rate = np.sqrt((rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho)) if rho > 4 else 0 * rho
-    return ScheduleFreeAdamW(y, g, t, z, v, *memory, lr=lr * rate, beta2=beta2, **hyper)
+    return ScheduleFreeAdamW(y, g, t, z, v, *memory, lr=lr * rate, beta2=beta2, inner=inner, **hyper)
 
 
 def LAMB(theta, g, t, m, v, *, lr, beta1, beta2, eps, inner=0, see=unseen):
@@ -635,14 +637,14 @@ def Prodigy(x, g, t, m, v, s, x0, d, r, *, lr, beta1, beta2, eps, d0, d_coef, in
     return see(0, x - d * lr * inner * x - d * lr * m / (np.sqrt(v) + d_next * eps)), m, v, s, x0, d_next, r
 
 
-def ProdigyDebiased(x, g, t, *memory, lr, beta1, beta2, **hyper):
-    return Prodigy(x, g, t, *memory, lr=lr * np.sqrt(1 - beta2**t) / (1 - beta1**t), beta1=beta1, beta2=beta2, **hyper)
+def ProdigyDebiased(x, g, t, *memory, lr, beta1, beta2, inner=0, **hyper):
+    return Prodigy(x, g, t, *memory, lr=lr * np.sqrt(1 - beta2**t) / (1 - beta1**t), beta1=beta1, beta2=beta2, inner=inner,
+                   **hyper)
 
 
-# Those that have decoupled weight decay as a term of their step.
-INNER = {"Adan", "DAdaptAdaGrad", "DAdaptAdam", "DAdaptLion", "DAdaptSGD", "DoG", "DoWG", "MoMo", "MoMoAdam", "Prodigy",
-         "LAMB", "LARC", "LARS", "NovoGrad", "DAdaptAdamDebiased", "ProdigyDebiased", "StableAdamW", "ScheduleFreeSGD", "ScheduleFreeAdamW",
-         "ScheduleFreeRAdam"}
+def decays_inside(name):
+    """Whether decoupled weight decay is a term of a step: where a formula takes `inner`."""
+    return "inner" in inspect.signature(globals()[name]).parameters
 
 
 def step(name, decay, theta, g, t, slots, hyper, see=unseen):
@@ -653,7 +655,7 @@ def step(name, decay, theta, g, t, slots, hyper, see=unseen):
         decay, weight_decay = "decoupled", weight_decay * lr / hyper.pop("lr_max")
     if decay == "coupled":
         g = g + weight_decay * theta
-    elif decay == "decoupled" and name in INNER:
+    elif decay == "decoupled" and decays_inside(name):
         hyper["inner"] = weight_decay
     elif decay == "decoupled":
         theta = theta - lr * weight_decay * theta

@@ -118,7 +118,7 @@ def follows(cls, dtype, hyper, steps=24, **keywords):
                 store[k] = value
                 return stored[k]
             # (a decay that is a term of the step adds to the sizes with the other sign, too)
-            share = -rule_decay if store is sizes and named in reference.INNER else rule_decay
+            share = -rule_decay if store is sizes and reference.decays_inside(named) else rule_decay
             reference.step(named, decay, theta, gradient, t, slots, values | {"weight_decay": share}, see)
         ill = condition(cls, dict(zip(names, after[1:], strict=True)))
         for k, got in enumerate(after):

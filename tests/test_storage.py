@@ -5,7 +5,7 @@ import re
 import ml_dtypes
 import numpy as np
 import pytest
-from registry import RULES, arrays, bits, every_optimizer, every_rule, snapshot
+from registry import GIVEN, RULES, arrays, bits, every_optimizer, every_rule, snapshot
 
 import fastlr
 from fastlr._engine.arrays import BFloat16, stored_as

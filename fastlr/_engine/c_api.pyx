@@ -15,6 +15,7 @@ from fastlr._engine.step_scalars cimport MAX_VALUES
 from fastlr import kernels
 from fastlr._engine.instruction_set import one_build
 from fastlr.optimizers.base import REGISTRY
+from fastlr.optimizers.rule_class import WHEN_REGISTERED
 
 build_id = FASTLR_LAYOUT.decode()
 
@@ -22,6 +23,17 @@ one_build("fastlr._engine.c_api", build_id)
 
 cdef extern from *:
     const char* FASTLR_VERSION         # by setup.py, from pyproject.toml (asking for metadata here would cost 30 ms)
+
+cdef extern from *:
+    """
+    #include <stdatomic.h>
+    /* The newest entry. A class statement adds one while other threads, without the GIL, may be looking rules up. */
+    static _Atomic(void *) fastlr_newest;
+    static void *fastlr_newest_entry(void) { return atomic_load_explicit(&fastlr_newest, memory_order_acquire); }
+    static void fastlr_add_entry(void *entry) { atomic_store_explicit(&fastlr_newest, entry, memory_order_release); }
+    """
+    void* newest_entry "fastlr_newest_entry"() noexcept nogil
+    void publish_entry "fastlr_add_entry"(void* entry) noexcept nogil
 
 cdef extern from "fastlr/fastlr.h" nogil:
     enum: FASTLR_ABI_VERSION
@@ -72,10 +84,9 @@ cdef struct Entry:
     double[MAX_SLOTS] starts
     const char* hyper_names[MAX_VALUES]
     const char* slot_names[MAX_SLOTS]
+    Entry* older                       # the entry that was added before this one, or NULL
 
 cdef fastlr_api api
-cdef Entry* entries
-cdef int entry_count = 0
 cdef Memory memory = Memory()          # lives as long as the process, as all that the table points to
 cdef list texts = []
 
@@ -109,12 +120,23 @@ cdef int fill_entry(Entry* entry, str name, object cls) except -1:
     return 0
 
 
+def add_entry(str name, cls):
+    """Make the rule of a class known to `rule`, if it is one of elements; of two of one name, the newest is found."""
+    cdef Entry* entry
+    if not kernels.is_elementwise(cls):
+        return
+    entry = <Entry*>memory.take(1, sizeof(Entry))
+    fill_entry(entry, name, cls)
+    entry.older = <Entry*>newest_entry()
+    publish_entry(entry)
+
+
 cdef const fastlr_rule* find(const char* name) noexcept nogil:
-    cdef int k
-    if name != NULL:
-        for k in range(entry_count):
-            if strcmp(entries[k].shown.name, name) == 0:
-                return &entries[k].shown
+    cdef Entry* entry = <Entry*>newest_entry()
+    while name != NULL and entry != NULL:
+        if strcmp(entry.shown.name, name) == 0:
+            return &entry.shown
+        entry = entry.older
     return NULL
 
 
@@ -128,6 +150,8 @@ cdef int step(const fastlr_rule* rule, int dtype, int64_t t, double lr, const do
     if rule == NULL:
         return FASTLR_NO_RULE
     if dtype != FASTLR_FLOAT32 and dtype != FASTLR_FLOAT64:
+        return FASTLR_BAD_DTYPE
+    if entry.call.constants.rule.step[dtype == FASTLR_FLOAT64] == NULL:
         return FASTLR_BAD_DTYPE
     if not 1 <= t < MAX_STEPS:
         return FASTLR_BAD_T
@@ -169,7 +193,7 @@ cdef const char* message(int error) noexcept nogil:
     if error == FASTLR_NO_RULE:
         return "the rule must not be NULL"
     if error == FASTLR_BAD_DTYPE:
-        return "dtype must be FASTLR_FLOAT32 or FASTLR_FLOAT64"
+        return "dtype must be FASTLR_FLOAT32 or FASTLR_FLOAT64, and one that the rule computes in"
     if error == FASTLR_BAD_T:
         return "t must be 1 at the first update, and less than 2**62"
     if error == FASTLR_BAD_HYPER:
@@ -200,10 +224,9 @@ cdef double rate_at(const fastlr_schedule* given, double t) noexcept nogil:
     return rate(<const Node*>given, t)
 
 
-entries = <Entry*>memory.take(len(kernels.__all__), sizeof(Entry))
-for name in kernels.__all__:
-    fill_entry(&entries[entry_count], name, REGISTRY[name])
-    entry_count += 1
+for name, rule_class in REGISTRY.items():
+    add_entry(name, rule_class)
+WHEN_REGISTERED.append(add_entry)
 
 api.abi_version, api.struct_size = FASTLR_ABI_VERSION, sizeof(fastlr_api)
 api.version = FASTLR_VERSION

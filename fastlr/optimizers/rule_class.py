@@ -22,6 +22,9 @@ Accumulation = Callable[[dict[str, float], bool], dict[str, tuple[int, float]]]
 #: Every optimizer that stands for a rule, by its name in lower case.
 REGISTRY: dict[str, type[RuleClass]] = {}
 
+#: Called with the name and the class of each that is registered: `fastlr.kernels` and the C interface follow.
+WHEN_REGISTERED: list[Callable[[str, type[RuleClass]], None]] = []
+
 PACKAGE = __name__.partition(".")[0]
 
 
@@ -104,6 +107,9 @@ class RuleClass:
         cls.reduces = bool(signature.sums) or cls.kind == "matrix"
         cls.depends_on_param = signature.depends_on_param
         common = ("lr", "weight_decay")
+        if "lr" in signature.hypers:
+            raise TypeError(f"{cls.__name__}: its rule {cls._default_rule} has a hyper-parameter 'lr', which every "
+                            f"optimizer has; leave it out of the rule and take now.lr")
         for name in signature.hypers:
             if name not in cls.hypers:
                 raise TypeError(f"{cls.__name__}: its rule {cls._default_rule} has a hyper-parameter {name!r} that the "
@@ -150,3 +156,5 @@ class RuleClass:
         if name in REGISTRY and REGISTRY[name].__module__.partition(".")[0] == PACKAGE:
             raise TypeError(f"{cls.__name__}: fastlr has an optimizer of this name; choose another")
         REGISTRY[name] = cls
+        for follow in WHEN_REGISTERED:
+            follow(name, cls)

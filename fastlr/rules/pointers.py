@@ -8,6 +8,10 @@ from typing import Any, NamedTuple
 from .._engine.pointer_rule import LIMITS, table_from_pointers
 from . import RuleSignature
 
+#: What the pointers of all rules belong to. A table lives as long as the process, as optimizers and C programs may
+#: use it until the end; so must its functions.
+KEPT: list[Any] = []
+
 
 class PointerRule(NamedTuple):
     """A rule that was made from function pointers: what a class names as its ``rule``."""
@@ -15,7 +19,6 @@ class PointerRule(NamedTuple):
     name: str
     table: Any
     signature: RuleSignature
-    functions: tuple[Any, ...]         # the objects that own the pointers: kept alive with the rule
 
 
 def rule_from_pointers(
@@ -63,7 +66,7 @@ def rule_from_pointers(
     Raises
     ------
     TypeError, ValueError
-        For a NULL pointer, too many names, a slot that is not one, or sums without `terms`.
+        For a NULL pointer, too many names, a slot that is not one, or sums without `terms_float32`.
 
     >>> import ctypes, fastlr
     >>> step = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 5, ctypes.c_ssize_t)(lambda *a: None)
@@ -75,16 +78,16 @@ def rule_from_pointers(
     given = {"scalars": scalars, "begin": begin, "step_float32": step_float32, "step_float64": step_float64,
              "terms_float32": terms_float32, "terms_float64": terms_float64, "finish_all": finish_all, "finish": finish}
     addresses = {what: address_of(function, who, what) for what, function in given.items()}
-    names = {"hypers": tuple(hypers), "slots": tuple(slots), "memory": tuple(memory), "shared": tuple(shared),
-             "sums": tuple(sums)}
+    names = {what: names_of(given, who, what) for what, given in (
+        ("hypers", hypers), ("slots", slots), ("memory", memory), ("shared", shared), ("sums", sums),
+        ("nonnegative", nonnegative), ("position", position))}
+    listed = {what: names.pop(what) for what in ("nonnegative", "position")}
     for what, found in names.items():
-        if any(not isinstance(each, str) or not each.isidentifier() for each in found) or len(set(found)) < len(found):
-            raise ValueError(f"{who}: {what} must be different identifiers, got {found}")
         if len(found) > LIMITS.get(what, LIMITS["scalars"]):
             raise ValueError(f"{who}: has {len(found)} {what}, at most {LIMITS.get(what, LIMITS['scalars'])} are "
                              f"possible")
-    for what, listed in (("nonnegative", tuple(nonnegative)), ("position", tuple(position))):
-        for slot in listed:
+    for what, chosen in listed.items():
+        for slot in chosen:
             if slot not in names["slots"]:
                 raise ValueError(f"{who}: {what} names no slot: {slot!r}; slots are {names['slots']}")
     if not addresses["step_float32"] and not addresses["step_float64"]:
@@ -92,10 +95,23 @@ def rule_from_pointers(
     for kind in ("float32", "float64"):
         if bool(names["sums"]) != bool(addresses[f"terms_{kind}"]) and addresses[f"step_{kind}"]:
             raise ValueError(f"{who}: needs both sums and terms_{kind}, or neither")
+    if updates_state_while_reducing and not names["sums"]:
+        raise ValueError(f"{who}: updates_state_while_reducing is for a rule with sums, whose terms move the slots")
     counts = {what: len(found) for what, found in names.items()}
     table = table_from_pointers(counts, addresses, decay_inside_update, updates_state_while_reducing)
-    signature = RuleSignature("", *names.values(), bool(depends_on_param), tuple(nonnegative), tuple(position))
-    return PointerRule(name, table, signature, tuple(given.values()))
+    signature = RuleSignature("", *names.values(), bool(depends_on_param), *listed.values())
+    KEPT.append(tuple(given.values()))
+    return PointerRule(name, table, signature)
+
+
+def names_of(given: Iterable[str], who: str, what: str) -> tuple[str, ...]:
+    """Different names, as they are given."""
+    if isinstance(given, str):
+        raise TypeError(f"{who}: {what} must be a sequence of names, got {given!r}; write ({given!r},)")
+    found = tuple(given)
+    if any(not isinstance(each, str) or not each.isidentifier() for each in found) or len(set(found)) < len(found):
+        raise ValueError(f"{who}: {what} must be different identifiers, got {found}")
+    return found
 
 
 def address_of(function: Any, who: str, what: str) -> int:

@@ -17,6 +17,7 @@
 #ifndef FASTLR_H
 #define FASTLR_H
 
+#include <stddef.h>
 #include <stdint.h>
 
 #ifdef __cplusplus
@@ -64,13 +65,59 @@ struct _object;                    /* Python's PyObject */
 /* A schedule, as `schedule` gives it. */
 typedef struct fastlr_schedule fastlr_schedule;
 
+/* A rule of your own, for `fastlr.rule_from_pointers` (docs/rules.md). What is the same for all elements of a tensor in
+   one step, computed in double. fastlr fills it but for `own`, before it calls `scalars`. */
+#define FASTLR_OWN_SCALARS 8
+typedef struct fastlr_step_scalars {
+    double t;                      /* which update of the tensor this is: 1, 2, ... */
+    double lr;                     /* the learning rate of this step */
+    double max_lr;                 /* the largest learning rate of any tensor in this step */
+    double decay_factor;           /* what decoupled weight decay leaves of a parameter; 1 without it */
+    double weight_decay;           /* decoupled weight decay that the rule adds itself, or 0 (decay_inside_update) */
+    double first_update;           /* 1 at the tensor's first update, 0 after */
+    double loss;                   /* NaN: only fastlr's own classes are given one */
+    double own[FASTLR_OWN_SCALARS];        /* the rule's own, 0 at first: `scalars`, `begin` and `finish` fill them */
+} fastlr_step_scalars;
+
+/* The types of the functions of a rule. `hyper` has the rule's hyper-parameters in the order of their names; elements
+   (void) are float or double, n of them contiguous: p, g and each of slots. They are called without the GIL, from
+   several threads, and must depend on their arguments alone. Declare yours by these, and the compiler checks them:
+
+       static fastlr_step_function step_float32;
+       static void step_float32(const double *hyper, const fastlr_step_scalars *now, void *p, const void *g,
+                                void *const *slots, ptrdiff_t n) ... */
+
+/* Fills now->own, once per group and age of a tensor. */
+typedef void fastlr_scalars_function(const double *hyper, fastlr_step_scalars *now);
+
+/* Changes now->own by what is remembered of the tensor (`memory`) and of all tensors (`shared`), once per tensor,
+   before any element. */
+typedef void fastlr_begin_function(const double *hyper, fastlr_step_scalars *now, double *memory,
+                                   const double *shared);
+
+/* Moves n elements, after it multiplied each parameter by now->decay_factor. */
+typedef void fastlr_step_function(const double *hyper, const fastlr_step_scalars *now, void *p, const void *g,
+                                  void *const *slots, ptrdiff_t n);
+
+/* Adds what n <= 256 elements contribute to each sum over the tensor to totals[k], in one order. */
+typedef void fastlr_terms_function(const double *hyper, const fastlr_step_scalars *now, const void *p, const void *g,
+                                   void *const *slots, double *totals, ptrdiff_t n);
+
+/* What the sums over all tensors, `size` elements, do to `shared`. */
+typedef void fastlr_finish_all_function(const double *hyper, const fastlr_step_scalars *now, double *shared,
+                                        const double *totals, double size);
+
+/* What the sums over a tensor of `size` elements do to now->own and `memory`, before step. */
+typedef void fastlr_finish_function(const double *hyper, fastlr_step_scalars *now, double *memory,
+                                    const double *shared, const double *totals, double size);
+
 /* The table. No entry that may be called without the GIL touches Python, and all may be called from any thread. */
 typedef struct fastlr_api {
     uint32_t abi_version;          /* FASTLR_ABI_VERSION of the fastlr that runs */
     uint32_t struct_size;          /* bytes of its table */
     const char *version;           /* its release, "1.2.3" */
 
-    /* The rule of a name, or NULL. Without the GIL. */
+    /* The rule of a name, or NULL: one of fastlr's, or of a class of another package. Without the GIL. */
     const fastlr_rule *(*rule)(const char *name);
 
     /* Update t = 1, 2, ... of one tensor, in place: n elements of p by the gradient g, which is only read, with
