@@ -274,11 +274,11 @@ def check(rule: Rule) -> None:
                                 f"it has {', '.join(names) or 'none'}")
     if "terms" in rule.pieces:
         taken = [p for p in rule.pieces["terms"][1] if p.kind == "slot"]
-        for slot in taken:
-            if slot.name not in names:
-                raise RuleError(f"{rule.pieces['terms'][0]}: takes the slot {slot.name!r}, "
+        for parameter in taken:
+            if parameter.name not in names:
+                raise RuleError(f"{rule.pieces['terms'][0]}: takes the slot {parameter.name!r}, "
                                 f"which {rule.function} has not")
-        if any(slot.pointer for slot in taken) and any(slot.pointer for slot in rule.slots):
+        if any(each.pointer for each in taken) and any(each.pointer for each in rule.slots):
             raise RuleError(f"{rule.name}: slots move either in {rule.pieces['terms'][0]} or in {rule.function}, "
                             f"not in both")
 

@@ -25,9 +25,9 @@ def group_limits(process: str = "/proc/self/cgroup", mounted: str = "/sys/fs/cgr
         return
     for number, controllers, path in groups:
         if number == "0":                      # version 2
-            root, names = mounted, ("cpu.max",)
+            root, names = mounted, ["cpu.max"]
         elif "cpu" in controllers.split(","):  # version 1
-            root, names = f"{mounted}/{controllers}", ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+            root, names = f"{mounted}/{controllers}", ["cpu.cfs_quota_us", "cpu.cfs_period_us"]
             if not os.path.isdir(root):
                 root = f"{mounted}/cpu"
         else:

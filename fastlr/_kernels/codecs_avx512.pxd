@@ -354,7 +354,7 @@ cdef extern from *:
                                                     bint negative) noexcept nogil
     void avx512_scale "fastlr_wide_scale"(Packing* s, float* scale, bint negative, int groups) noexcept nogil
     void avx512_pack "fastlr_wide_pack"(Packing* s, Py_ssize_t k, void* q, const float* x, bint negative, bint pairs,
-                                       Avx512Constants h) noexcept nogil
+                                        Avx512Constants h) noexcept nogil
     bint avx512_packed "fastlr_wide_packed"(const Packing* s) noexcept nogil
     bint avx512_encode8 "fastlr_wide_encode8"(void* q, float* scale, const float* x, bint negative,
-                                             int groups) noexcept nogil
+                                              int groups) noexcept nogil

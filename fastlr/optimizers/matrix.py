@@ -67,8 +67,8 @@ class Matrix(Optimizer, family=True):
                     initial = self._initial.get(slot, 0.0)
                     tensor.matrices[slot] = np.full(shape, initial, "float64" if double else narrow)
         self._tensors = tensors
-        return MatrixStep(kernels.tensor_ops, tensors, self._matrix_rules, self._fields, self._update, self._rule_options(),
-                          self._constants())
+        return MatrixStep(kernels.tensor_ops, tensors, self._matrix_rules, self._fields, self._update,
+                          self._rule_options(), self._constants())
 
     def step_rows(self, name: str, rows: Any, grads: Any, grad_scale: float = 1.0, *,
                   ends_step: bool | None = None) -> None:

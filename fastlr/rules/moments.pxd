@@ -20,7 +20,7 @@ cdef inline void hat_scalars(double beta1, double beta2, const StepScalars* now,
     s.debias1, s.debias2 = s.debias1 / s.debias2, 1
 
 
-# Adam -- Kingma & Ba 2015, arXiv:1412.6980; `Hat`: epsilon beside the uncorrected root, the paper's "epsilon hat": Keras
+# Adam -- Kingma & Ba 2015, arXiv:1412.6980; `Hat`: epsilon beside the uncorrected root, "epsilon hat" (paper, Keras)
 # AdamW -- Loshchilov & Hutter 2019, arXiv:1711.05101: the same function, as decoupled decay is applied before it
 # traits of Adam, AdamW: storage_loop, nonnegative(v)
 # traits of AdamHat, AdamWHat: nonnegative(v)
