@@ -167,8 +167,8 @@ cdef class Kernel:
         if not (array.flags.c_contiguous and array.flags.aligned):
             # (a copy of the gradient serves as well; one of anything else would be updated in its place)
             copy = "pass a copy, or " if k == 1 else ""
-            raise ValueError(f"{caller}: must be contiguous and aligned; {copy}use an optimizer, which takes "
-                             f"any strides")
+            raise ValueError(f"{caller}: must be contiguous and aligned; {copy}use an optimizer, which takes any "
+                             f"strides")
         raise ValueError(f"{caller}: must be writable, got a read-only array")
 
 

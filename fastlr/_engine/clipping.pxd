@@ -58,7 +58,7 @@ cdef class Clipping:
 
     cdef bint measure(self, StepJob* job, ScalarGroups scalars, int64_t t) except -1
     cdef bint add_up(self, const StepJob* job, ScalarGroups scalars, int64_t t) except -1
-    cdef int sum_chunks(self, Py_ssize_t i, Py_ssize_t* k, double* nonfinite) noexcept
+    cdef double sum_chunks(self, Py_ssize_t i, Py_ssize_t* k, double* nonfinite) noexcept
     cdef int measure_again(self, const StepJob* job, ScalarGroups scalars, int lost) except? -1
     cdef void forget_latest(self) noexcept
     cdef double zscore_limit(self, double norm) noexcept

@@ -9,7 +9,7 @@ from fastlr._engine.layout cimport Layout
 from fastlr._engine.memory cimport Memory, Workspace
 from fastlr._engine.step_scalars cimport ScalarGroups
 from fastlr._engine.unit_norms cimport UnitNorms
-from fastlr._kernels.structs cimport ChunkSum, GradientView, ScalarGroup, StepJob, TaskFunction
+from fastlr._kernels.structs cimport ChunkSum, GradientView, ScalarGroup, StepJob, TaskFunction, TensorView
 
 build_id = FASTLR_LAYOUT.decode()
 
@@ -72,16 +72,16 @@ cdef class Clipping:
 
     cdef bint measure(self, StepJob* job, ScalarGroups scalars, int64_t t) except -1:
         """Read the gradients once if a stage needs their norms; False if the step is skipped."""
-        self.grad_norm_before, self.norms_before = self.grad_norm, self.norms
-        if self.units is not None:
-            if self.units.alone:
-                self.units.measure_alone(job)
+        if self.units is None:
+            if not self.measures:
                 return True
-            self.units.measure(job)
-        elif self.measures:
             self.measure_chunks(job)
-        else:
+        elif self.units.alone:
+            self.units.measure_alone(job)
             return True
+        else:
+            self.units.measure(job)
+        self.grad_norm_before, self.norms_before = self.grad_norm, self.norms
         return self.add_up(job, scalars, t)
 
     cdef int measure_chunks(self, StepJob* job) except -1:
@@ -91,41 +91,45 @@ cdef class Clipping:
         thread_pool.run_tasks(self.measure_task, job, self.layout.tasks, self.layout.elements)
         return 0
 
-    cdef int sum_chunks(self, Py_ssize_t i, Py_ssize_t* k, double* nonfinite) noexcept:
-        """Add up the sums of tensor i, whose chunks begin with number k; then k is the next tensor's first."""
-        self.squares[i] = nonfinite[0] = 0
+    cdef double sum_chunks(self, Py_ssize_t i, Py_ssize_t* k, double* nonfinite) noexcept:
+        """The squares of tensor i, whose chunks begin with number k; then k is the first of the next tensor."""
+        cdef double squares = 0
+        nonfinite[0] = 0
         while k[0] < self.layout.chunk_count and self.layout.chunks[k[0]].view == i:
-            self.squares[i] += self.sums[k[0]].squares
+            squares += self.sums[k[0]].squares
             nonfinite[0] += self.sums[k[0]].nonfinite
             k[0] += 1
-        return 0
+        return squares
 
     cdef bint add_up(self, const StepJob* job, ScalarGroups scalars, int64_t t) except -1:
         """Add up what was measured, and find each gradient's factor; False if the step is skipped."""
         cdef Layout layout = self.layout
-        cdef Py_ssize_t k = 0, i
+        cdef Py_ssize_t k = 0, i, count = layout.count
+        cdef TensorView* views = layout.views
+        cdef double* squares = self.squares
+        cdef bint by_unit = self.units is not None, raises = self.nonfinite == "raise"
+        cdef bint by_tensor = self.clip_tensor_norm < INFINITY
         cdef double total = 0, nonfinite = 0, own, norm, factor, smallest = 1, scale = 1
         cdef double limit = self.clip_norm
         cdef int lost = 0, exponent = 0
-        for i in range(layout.count):
-            self.exponents[i] = 0
-            if self.units is not None:
-                self.squares[i], own = self.units.squares[i], self.units.nonfinite[i]
+        for i in range(count):
+            if by_unit:
+                squares[i], own = self.units.squares[i], self.units.nonfinite[i]
             else:
-                self.sum_chunks(i, &k, &own)
-                if self.squares[i] == INFINITY and own == 0:
+                squares[i] = self.sum_chunks(i, &k, &own)
+                if squares[i] == INFINITY and own == 0:
                     lost = OVERFLOWED
-            total += self.squares[i]
+            total += squares[i]
             nonfinite += own
-            if nonfinite != 0 and self.nonfinite == "raise":
+            if raises and nonfinite != 0:
                 raise self.nonfinite_error(layout.tensors[i].label, t)
-        if self.units is None:
+        if not by_unit:
             lost = lost or lost_squares(total, nonfinite, self.any_double)
         if lost:
             exponent = self.measure_again(job, scalars, lost)
             scale, total = ldexp(1, exponent), 0
-            for i in range(layout.count):
-                total += ldexp(self.squares[i], 2 * (exponent - self.exponents[i]))
+            for i in range(count):
+                total += ldexp(squares[i], 2 * (exponent - self.exponents[i]))
         norm = sqrt(total)
         self.grad_norm = ldexp(norm, -exponent)
         if nonfinite != 0 and self.nonfinite == "skip":
@@ -133,18 +137,18 @@ cdef class Clipping:
         if self.clip_zscore < INFINITY:
             limit = smaller(limit, self.zscore_limit(self.grad_norm))
         factor = clip_factor(limit, norm, scale) if limit < INFINITY else 1
-        for i in range(layout.count):
-            layout.views[i].clip_factor = factor
-            if self.clip_tensor_norm < INFINITY:
-                scale = ldexp(1, self.exponents[i])
-                layout.views[i].clip_factor *= clip_factor(self.clip_tensor_norm, factor * sqrt(self.squares[i]), scale)
-            smallest = min(smallest, layout.views[i].clip_factor)
+        for i in range(count):
+            views[i].clip_factor = factor
+            if by_tensor:
+                scale = ldexp(1, self.exponents[i]) if lost else 1
+                views[i].clip_factor *= clip_factor(self.clip_tensor_norm, factor * sqrt(squares[i]), scale)
+            smallest = min(smallest, views[i].clip_factor)
         if smallest < smallest_factor():
-            for i in range(layout.count):
-                layout.views[i].clip_factor = ldexp(layout.views[i].clip_factor, FACTOR_EXPONENT)
+            for i in range(count):
+                views[i].clip_factor = ldexp(views[i].clip_factor, FACTOR_EXPONENT)
             for i in range(scalars.count()):
                 scale_group(&scalars.groups[i], -FACTOR_EXPONENT)
-        if factor != 1 or self.clip_tensor_norm < INFINITY:
+        if factor != 1 or by_tensor:
             scalars.stage_all()
         return True
 
@@ -155,7 +159,7 @@ cdef class Clipping:
         cdef Py_ssize_t i, k = 0
         cdef int exponent = scale_exponent(lost, scalars.groups[0].grad_factor)
         cdef size_t size = layout.count * sizeof(GradientView)
-        cdef double before, nonfinite
+        cdef double squares, nonfinite
         again.gradients = <GradientView*>self.scaled.reserve(size + scalars.count() * sizeof(ScalarGroup))
         again.scalar_groups = <ScalarGroup*>(<char*>again.gradients + size)
         for i in range(scalars.count()):
@@ -166,18 +170,18 @@ cdef class Clipping:
             if layout.views[i].is_double and (lost == VANISHED or self.squares[i] == INFINITY):
                 self.exponents[i] = exponent
             else:
-                again.gradients[i].g = NULL
+                self.exponents[i], again.gradients[i].g = 0, NULL
         thread_pool.run_tasks(self.measure_task, &again, layout.tasks, layout.elements)
         for i in range(layout.count):
-            before = self.squares[i]
-            self.sum_chunks(i, &k, &nonfinite)
-            if self.exponents[i] == 0:
-                self.squares[i] = before
+            squares = self.sum_chunks(i, &k, &nonfinite)
+            if self.exponents[i] != 0:
+                self.squares[i] = squares
         return exponent
 
     cdef void forget_latest(self) noexcept:
-        """Remember what was known before the latest step, which failed after it was measured."""
-        self.grad_norm, self.norms = self.grad_norm_before, self.norms_before
+        """Remember what was known before the latest step, which failed after its gradients were measured."""
+        if self.measures or self.units is not None:
+            self.grad_norm, self.norms = self.grad_norm_before, self.norms_before
 
     cdef double zscore_limit(self, double norm) noexcept:
         """How large a norm may be, judged by those of past steps; from then on it is one of them."""

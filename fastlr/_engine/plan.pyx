@@ -56,6 +56,7 @@ cdef class Plan:
     def set_peak(self, int group, double max_lr):
         """The largest learning rate of a group, by which `corrected` decay is divided; 0 for another decay."""
         self.scalars.max_lrs[group] = max_lr
+        self.scalars.corrected |= max_lr > 0
 
     def bind(self, list arrays):
         """Read these gradients in every step that is given none."""

@@ -64,7 +64,8 @@ def step_rows(Plan plan, Py_ssize_t i, rows, gradient, grad_scale, bint ends_ste
         lay_out_rows(plan, i, &job, &layouts, caller)
         plan.row_index.read(rows, layout.shapes[layout.first_axis[i]], job.width, caller)
         plan.given.arrays = [read_gradient(plan, i, &job.g, &layouts.gradient, gradient, caller)]
-        scalars.evaluate(plan.t)
+        if scalars.schedules:
+            scalars.evaluate(plan.t)
         t = plan.t - scalars.skipped_steps[i]
         scalars.fill_tensor(i, &now, plan.t, scale)
         if plan.matrix_step is not None:

@@ -47,6 +47,7 @@ cdef class ScalarGroups:
     cdef int width, group_count
     cdef double* values
     cdef double* max_lrs               # per group: the largest learning rate, if decay is corrected by it, or 0
+    cdef bint corrected                # whether some group's decay is
     cdef double[MAX_VALUES] low, high  # low <= value < high
     cdef dict schedules                # (group, index) -> schedule or callable
     cdef bint evaluating

@@ -106,8 +106,6 @@ cdef class ScalarGroups:
     cdef int evaluate(self, int64_t t) except -1:
         """Set the values that schedules give at t."""
         cdef int group, index
-        if not self.schedules:
-            return 0
         self.evaluating = True
         try:
             for (group, index), schedule in self.schedules.items():
@@ -158,8 +156,10 @@ cdef class ScalarGroups:
 
     cdef int prepare(self, const GradientView* gradients, int64_t t, double grad_scale) except -1:
         """Compute all scalars of the step at `t` that depend on no earlier step and no gradient."""
-        self.evaluate(t)
-        self.refuse_rates(t)
+        if self.schedules:
+            self.evaluate(t)
+        if self.corrected:
+            self.refuse_rates(t)
         if self.stale or (self.skips_changed and self.keys_differ(gradients)):
             self.find_keys()
         self.fill(t, grad_scale)
@@ -310,8 +310,8 @@ cdef class ScalarGroups:
 
     cdef void count_step(self, const GradientView* gradients) noexcept:
         """Count the step that was done for every tensor without a gradient."""
-        cdef Py_ssize_t i
-        for i in range(self.layout.count):
+        cdef Py_ssize_t i, count = self.layout.count
+        for i in range(count):
             if gradients[i].g == NULL:
                 self.skip(i, 1)
 

@@ -118,11 +118,23 @@ cdef void zero_gradient(const GradientView* gradient, const Chunk* chunk) noexce
         zero_strided(<char*>gradient.g, gradient.layout, chunk.start, chunk.size, gradient.stored)
 
 
+cdef inline void step_direct(const StepJob* job, const TensorView* view, const GradientView* gradient,
+                             const ScalarGroup* group, Py_ssize_t start, Py_ssize_t size) noexcept nogil:
+    """The rule's own loop straight over memory."""
+    cdef void* slot[MAX_SLOTS]
+    cdef Py_ssize_t bytes = start * (8 if view.is_double else 4)
+    cdef int i
+    for i in range(MAX_SLOTS):
+        slot[i] = view.slot[i] + bytes if i < job.slots else NULL
+    job.step[view.is_double](group.hyper, &group.now, view.p + bytes, gradient.g + bytes, slot, size)
+
 cdef void step_range(const StepJob* job, const TensorView* view, const GradientView* gradient, const ScalarGroup* group,
                      Py_ssize_t start, Py_ssize_t size) noexcept nogil:
-    """Step consecutive elements of one tensor, in blocks or tiles."""
+    """Step consecutive elements of one tensor."""
     cdef int i
-    if view.is_double:
+    if is_direct(view, gradient, group):
+        step_direct(job, view, gradient, group, start, size)
+    elif view.is_double:
         step_tiles(job, view, gradient, group, start, size, NULL, <double*>NULL)
     else:
         i = storage_loop_index(job, view, gradient)
@@ -140,9 +152,6 @@ cdef void step_chunks(void* context, Py_ssize_t task) noexcept nogil:
     cdef const TensorView* view
     cdef const GradientView* gradient
     cdef const ScalarGroup* group
-    cdef void* slot[MAX_SLOTS]
-    cdef Py_ssize_t bytes
-    cdef int i
     for k in range(job.task_starts[task], job.task_starts[task + 1]):
         chunk = &job.chunks[k]
         view = &job.views[chunk.view]
@@ -152,11 +161,8 @@ cdef void step_chunks(void* context, Py_ssize_t task) noexcept nogil:
         group = &job.scalar_groups[view.scalar_group]
         if job.unit_squares != NULL and chunk.size == view.size:
             measure_units_of_chunk(job, chunk, group)
-        if is_direct(view, gradient, group):
-            bytes = chunk.start * (8 if view.is_double else 4)
-            for i in range(MAX_SLOTS):
-                slot[i] = view.slot[i] + bytes if i < job.slots else NULL
-            job.step[view.is_double](group.hyper, &group.now, view.p + bytes, gradient.g + bytes, slot, chunk.size)
+        if is_direct(view, gradient, group):       # (here, and not in a call, which would cost small tensors 1.3 ns)
+            step_direct(job, view, gradient, group, chunk.start, chunk.size)
         else:
             step_range(job, view, gradient, group, chunk.start, chunk.size)
         # (gradients are zeroed here, while their lines are in cache)

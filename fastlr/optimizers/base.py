@@ -262,7 +262,7 @@ class Optimizer(BoundParameters, family=True):
         name
             Whose rows: the parameter's name.
         rows
-            int32 or int64 in [0, len(parameter)), one dimension. None at all: an update that moves nothing.
+            integers of any type in [0, len(parameter)), one dimension. None at all: an update that moves nothing.
         grads
             A row for each of `rows`, ``(len(rows), *parameter.shape[1:])``, in any layout; types as in `step`.
         grad_scale
