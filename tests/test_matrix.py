@@ -1,9 +1,5 @@
-<<<<<<< HEAD
 """Rules that see whole matrices: against the paper's notation, in every layout, and what peers get wrong."""
 import ctypes
-=======
-"""Rules that see whole matrices: against the paper's notation, cut into blocks and copied in every layout, and faults of peers."""
->>>>>>> c1a7b11 (Tests say in plain words what they test)
 import hashlib
 from pathlib import Path
 
@@ -280,11 +276,7 @@ def failing(monkeypatch, where, name, error, after):
     (fastlr.SOAP, np.linalg, "eigh", 3, KeyboardInterrupt()),
     (fastlr.SOAP, np.linalg, "qr", 4, MemoryError()),
 ], ids=lambda value: getattr(value, "__name__", None) or repr(value))
-<<<<<<< HEAD
 def test_a_step_that_fails_half_way_changes_nothing(monkeypatch, cls, where, name, after, error):
-=======
-def test_a_step_that_fails_midway_changes_nothing(monkeypatch, cls, where, name, after, error):
->>>>>>> c1a7b11 (Tests say in plain words what they test)
     """The second matrix fails: what comes before it, and what is small, has not moved. The next step goes on."""
     shapes = [(70, 66), (6, 5), (11,), (66, 90)]
     params = arrays(np.float32, shapes)
@@ -309,13 +301,8 @@ def test_a_step_that_fails_midway_changes_nothing(monkeypatch, cls, where, name,
     assert all(apart(p, q) < 1e-4 for p, q in zip(params, again, strict=True))       # (BLAS: not bit for bit)
 
 
-<<<<<<< HEAD
 @every_with_fallback
 def test_numpys_warnings_are_not_raised_half_way(cls):
-=======
-@every_borrower
-def test_numpys_warnings_are_not_raised_midway(cls):
->>>>>>> c1a7b11 (Tests say in plain words what they test)
     """An infinite gradient is propagated, as by every rule, whatever NumPy is told to do of it."""
     shapes = [(70, 80), (4, 3), (90, 70)]
     params, grads = arrays(np.float32, shapes), arrays(np.float32, shapes, seed=1)
@@ -637,11 +624,7 @@ def test_no_bit_depends_on_layout(cls, shape, laid):
 
 @every_own
 @pytest.mark.parametrize("shape", [(20, 30), (130, 170)], ids=str)
-<<<<<<< HEAD
 def test_a_preprocessed_gradient_is_the_gradient_preprocessed_by_hand(cls, shape):
-=======
-def test_a_copied_gradient_is_the_gradient_preprocessed_by_hand(cls, shape):
->>>>>>> c1a7b11 (Tests say in plain words what they test)
     p, *grads = arrays(np.float32, [shape] * 4)
     q = p.copy()
     one, two = cls([p], clip_value=1.0, maximize=True), cls([q])
@@ -750,11 +733,7 @@ def test_it_resumes_exactly_from_a_file(cls, tmp_path):
     assert snapshot(opt, params)[1:3] == snapshot(other, again)[1:3]
 
 
-<<<<<<< HEAD
 def test_a_new_group_leaves_the_state_of_the_others():
-=======
-def test_new_groups_keep_the_state_of_the_others():
->>>>>>> c1a7b11 (Tests say in plain words what they test)
     p, q, g = arrays(np.float64, [(4, 3)] * 3)
     alone = p.copy()
     opt, other = fastlr.Adafactor([p]), fastlr.Adafactor([alone])
@@ -929,11 +908,7 @@ def test_muon_iterates_in_the_precision_of_its_parameters():
 
 @every_matrix
 def test_a_badly_scaled_quadratic(cls):
-<<<<<<< HEAD
     """A sum of squares whose curvatures span four decades, by row and by column."""
-=======
-    """A sum of squares whose curvatures are four decades apart, by row and by column."""
->>>>>>> c1a7b11 (Tests say in plain words what they test)
     rng = np.random.default_rng(0)
     curvature = np.outer(np.logspace(-1, 1, 8), np.logspace(-1, 1, 6))
     w = rng.normal(size=(8, 6))

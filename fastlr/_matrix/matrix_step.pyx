@@ -352,8 +352,8 @@ cdef class MatrixStep:
                               f"{len(rule.slots)} slots, its table has {table.settings} and {table.slots}; make it "
                               f"by `declared` of rule_table.pxd")
         if not 0 < table.phases <= MAX_PHASES or not 0 <= table.python_phase <= table.phases:
-            raise ImportError(f"fastlr: the matrix rule {rule.name} must have 1 to {MAX_PHASES} phases, Python's being one "
-                              f"of them, got {table.phases} and {table.python_phase}")
+            raise ImportError(f"fastlr: the matrix rule {rule.name} must have 1 to {MAX_PHASES} phases, Python's being "
+                              f"one of them, got {table.phases} and {table.python_phase}")
         for k in range(table.phases):
             if table.operations[k][tensor.is_double] == NULL:
                 raise ImportError(f"fastlr: the matrix rule {rule.name} has no operation of phase {k} for "
