@@ -64,11 +64,11 @@ class Matrix(Optimizer, family=True):
                 tensor.matrix_shape = prod(lead), rows, cols
                 narrow = "float64" if tensor.is_double else "float32"
                 for slot, (shape, double) in self._slots(tensor, rule).items():
-                    initial = self._initial.get(slot, 0.0)
-                    tensor.matrices[slot] = np.full(shape, initial, "float64" if double else narrow)
+                    dtype = "float64" if double else narrow
+                    tensor.matrices[slot] = np.full(shape, self._initial.get(slot, 0.0), dtype)
         self._tensors = tensors
         return MatrixStep(kernels.tensor_ops, tensors, self._matrix_rules, self._fields, self._update,
-                          self._rule_options(), self._constants())
+                          self._rule_options(), self._rule_constants())
 
     def step_rows(self, name: str, rows: Any, grads: Any, grad_scale: float = 1.0, *,
                   ends_step: bool | None = None) -> None:
@@ -96,7 +96,7 @@ class Matrix(Optimizer, family=True):
         """Settings of the compiled rule that are no hyper-parameters: of all tensors, or of each."""
         return {}
 
-    def _constants(self) -> tuple[float, ...]:
+    def _rule_constants(self) -> tuple[float, ...]:
         """Numbers that the compiled rule reads beside its settings."""
         return ()
 

@@ -134,7 +134,7 @@ class Muon(WithFallback, decay="decoupled", conventions=dict.fromkeys(("torch", 
                 "lr_factor": [adjusted(self.adjust, *tensor.matrix_shape[1:]) if tensor.array.size else 1.0
                               for tensor in self._tensors]}
 
-    def _constants(self) -> tuple[float, ...]:
+    def _rule_constants(self) -> tuple[float, ...]:
         chosen = COEFFICIENTS[self.coefficients] if isinstance(self.coefficients, str) else self.coefficients
         self._steps = [chosen[min(k, len(chosen) - 1)] for k in range(self.steps)]
         return tuple(coefficient for triple in self._steps for coefficient in triple)
