@@ -265,7 +265,8 @@ def check(rule: Rule) -> None:
     if ("terms" in rule.pieces) != ("terms" in rule.structs) or (
             "terms" in rule.pieces and not any(p.kind == "terms" and p.pointer for p in rule.pieces["terms"][1])):
         raise RuleError(f"{rule.name}: needs both {rule.function}_terms and the struct of its sums, or neither")
-    if "scalars" in rule.structs and not {"scalars", "begin", "finish"} & rule.pieces.keys():
+    if "scalars" in rule.structs and not any(p.kind == "scalars" and p.pointer
+                                             for _, taken in rule.pieces.values() for p in taken):
         raise RuleError(f"{rule.name}: nothing fills {rule.types['scalars']}; write {rule.function}_scalars")
     for kind, slots in rule.lists.items():
         for slot in slots:
@@ -274,9 +275,9 @@ def check(rule: Rule) -> None:
                                 f"it has {', '.join(names) or 'none'}")
     if "terms" in rule.pieces:
         taken = [p for p in rule.pieces["terms"][1] if p.kind == "slot"]
-        for slot in taken:
-            if slot.name not in names:
-                raise RuleError(f"{rule.pieces['terms'][0]}: takes the slot {slot.name!r}, "
+        for other in taken:
+            if other.name not in names:
+                raise RuleError(f"{rule.pieces['terms'][0]}: takes the slot {other.name!r}, "
                                 f"which {rule.function} has not")
         if any(slot.pointer for slot in taken) and any(slot.pointer for slot in rule.slots):
             raise RuleError(f"{rule.name}: slots move either in {rule.pieces['terms'][0]} or in {rule.function}, "

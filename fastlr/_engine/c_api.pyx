@@ -214,7 +214,8 @@ cdef int start_threads() except -1:
 
 
 cdef const fastlr_schedule* schedule(PyObject* given) except NULL:
-    if given == NULL or not isinstance(<object>given, CompiledSchedule) or (<CompiledSchedule><object>given).nodes == NULL:
+    if given == NULL or not isinstance(<object>given, CompiledSchedule) \
+            or (<CompiledSchedule><object>given).nodes == NULL:
         raise TypeError("fastlr: expected a schedule of fastlr.schedules, got "
                         + (f"{<object>given!r}" if given != NULL else "NULL"))
     return <const fastlr_schedule*>(<CompiledSchedule><object>given).nodes
