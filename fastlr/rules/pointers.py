@@ -99,7 +99,8 @@ def rule_from_pointers(
         raise ValueError(f"{who}: updates_state_while_reducing is for a rule with sums, whose terms move the slots")
     counts = {what: len(found) for what, found in names.items()}
     table = table_from_pointers(counts, addresses, decay_inside_update, updates_state_while_reducing)
-    signature = RuleSignature("", *names.values(), depends_on_param=bool(depends_on_param), **listed)
+    signature = RuleSignature("", names["hypers"], names["slots"], names["memory"], names["shared"], names["sums"],
+                              bool(depends_on_param), listed["nonnegative"], listed["position"])
     KEPT.append(tuple(given.values()))
     return PointerRule(name, table, signature)
 
