@@ -75,7 +75,7 @@ def test_every_optimizer_is_benchmarked():
         ("REDUCING", lambda cls: cls.kind != "matrix" and cls.reduces),
         ("MATRICES", lambda cls: cls.kind == "matrix"))}
     for name, classes in kinds.items():
-        assert sorted(getattr(arrays, name)) == sorted(classes)      # (append it there)
+        assert sorted(getattr(arrays, name)) == sorted(classes)
 
 
 @pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: path.stem)
