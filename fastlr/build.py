@@ -265,7 +265,8 @@ def check(rule: Rule) -> None:
     if ("terms" in rule.pieces) != ("terms" in rule.structs) or (
             "terms" in rule.pieces and not any(p.kind == "terms" and p.pointer for p in rule.pieces["terms"][1])):
         raise RuleError(f"{rule.name}: needs both {rule.function}_terms and the struct of its sums, or neither")
-    if "scalars" in rule.structs and not {"scalars", "begin", "finish"} & rule.pieces.keys():
+    if "scalars" in rule.structs and not any(p.kind == "scalars" and p.pointer
+                                             for _, taken in rule.pieces.values() for p in taken):
         raise RuleError(f"{rule.name}: nothing fills {rule.types['scalars']}; write {rule.function}_scalars")
     for kind, slots in rule.lists.items():
         for slot in slots:

@@ -197,6 +197,8 @@ WRONG = [
     (changed(PLAIN, ("StepScalars now,", "StepScalars now, LostScalars s,")), "plain: there is no struct LostScalars"),
     (changed(PLAIN, ("StepScalars now,", "StepScalars now, PlainScalars s,")) + "\ncdef struct PlainScalars:\n    double a\n",
      "Plain: nothing fills PlainScalars; write plain_scalars"),
+    (changed(SUMMED, ("PlainScalars* s", "PlainScalars s"), ("    s.factor = sums.squares", "    pass")),
+     "Plain: nothing fills PlainScalars; write plain_scalars"),
     ("# traits of Plain: fast\n" + PLAIN, "traits of Plain: unknown trait 'fast'; known: decay_inside_update, depends_on_param"),
     ("# traits of Plain: nonnegative\n" + PLAIN, "traits of Plain: unknown trait 'nonnegative'"),
     ("# traits of Plain: nonnegative(v)\n" + PLAIN, "Plain: nonnegative(v): has no slot 'v'; it has m"),

@@ -5,6 +5,8 @@ import importlib.util
 import pkgutil
 import re
 import runpy
+import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -73,7 +75,7 @@ def test_every_optimizer_is_benchmarked():
         ("REDUCING", lambda cls: cls.kind != "matrix" and cls.reduces),
         ("MATRICES", lambda cls: cls.kind == "matrix"))}
     for name, classes in kinds.items():
-        assert sorted(getattr(arrays, name)) == sorted(classes)      # (append it there)
+        assert sorted(getattr(arrays, name)) == sorted(classes)
 
 
 @pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: path.stem)
@@ -95,3 +97,65 @@ def test_the_catalogue_is_current_and_knows_every_source():
     lines = [line for line in page.splitlines() if line.startswith("| `") and "convention=" not in line]
     assert len(lines) == len(fastlr.list_optimizers()) + len(by_closure())
     assert [line for line in lines if line.split("|")[2].strip() == ""] == []
+
+
+def files_of(page):
+    """{name: text} of the files that a page shows, each after a line that ends with its name; the rest under None."""
+    found = {}
+    for before, _, text in re.findall(r"([^\n]*)\n\n```(\w+)\n(.*?)```", page.read_text(), re.DOTALL):
+        name = re.search(r"`([\w/]+\.\w+)`[^`]*:$", before)
+        found.setdefault(name and name[1], []).append(text)
+    return found
+
+
+# All ways to state the same rule, and the loop, after the page's own example.
+ALSO = """
+import importlib.util
+import by_pointers
+import loop
+
+def moved(cls):
+    p = np.linspace(-1, 1, 1000, dtype=np.float32)
+    opt = cls([p], lr=0.1, rate=0.3, weight_decay=0.1, decay="decoupled")
+    for t in range(3):
+        opt.step([p * np.float32(t + 1)])
+    return p.tobytes()
+
+classes = [by_pointers.HalvingInC]
+if importlib.util.find_spec("numba"):
+    import by_numba
+    classes.append(by_numba.HalvingInNumba)
+assert {moved(cls) for cls in classes} == {moved(mypkg.Halving)}
+
+p, gradients = np.linspace(-1, 1, 1000), np.random.default_rng(0).normal(size=(5, 1000))
+q, m, v = p.copy(), np.zeros(1000), np.zeros(1000)
+opt = fastlr.AdamW([q], lr=0.1, weight_decay=0.1)
+for g in gradients:
+    opt.step([g])
+loop.train(p, gradients, m, v, 0.1, 0.1)
+assert p.tobytes() == q.tobytes()
+print("done", len(classes))
+"""
+
+
+def test_the_rules_of_your_own_are_built_and_run_as_the_page_shows_them(tmp_path, compiler, environment):
+    files = files_of(ROOT / "docs" / "rules.md")
+    assert set(files) == {"mypkg/rules.pxd", "setup.py", "mypkg/__init__.py", "rules.c", "by_pointers.py", "by_numba.py",
+                          "loop.pyx", None}
+    command, example, rust = sorted(files.pop(None), key=lambda text: ("cc $(" not in text, "extern" in text))
+    assert 'pub unsafe extern "C" fn halving_float' in rust
+    for name, (text,) in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    with (tmp_path / "setup.py").open("a") as setup:
+        setup.write("\nfrom setuptools import Extension\nfrom Cython.Build import cythonize\n"
+                    "from fastlr.build import compile_flags\n"
+                    "setup(name='loop', ext_modules=cythonize("
+                    "[Extension('loop', ['loop.pyx'], extra_compile_args=compile_flags())]))\n")
+    command = command.replace("cc $", f"{shlex.join(compiler)} $").replace("$(python", f"$({shlex.quote(sys.executable)}")
+    for each in (command, shlex.join([sys.executable, "setup.py", "build_ext", "-i"])):
+        done = subprocess.run(each, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+    done = subprocess.run([sys.executable, "-c", f"import sys; sys.path.insert(0, '.')\n{example}{ALSO}"], cwd=tmp_path,
+                          env=environment, capture_output=True, text=True)
+    assert done.stdout.startswith("done"), done.stdout + done.stderr

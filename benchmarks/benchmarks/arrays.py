@@ -1,24 +1,37 @@
 """The data of the benchmarks: normal random numbers (no zero, no subnormal), every page touched; and all optimizers."""
+import ast
+import re
+import sys
 from functools import partial
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
 
 import numpy as np
 
-# Written out, and only appended to: asv hands a benchmark its parameters by number, also where it measures a commit
-# whose registry is another one. tests/test_docs.py sees that nobody is missing.
-ELEMENTWISE = [
-    "SGD", "Momentum", "Nesterov", "AdaGrad", "AdaDelta", "RMSprop", "Adam", "AMSGrad", "AdamW", "RMSpropCentered",
-    "RMSpropMomentum", "RMSpropCenteredMomentum", "FTRL", "MADGRAD", "SGDW", "QHM", "AggMo", "ASGD", "Rprop", "NAdam",
-    "Adan", "NAdamW", "AdaMax", "LaProp", "QHAdam", "RAdam", "RAdamW", "AdaBelief", "Yogi", "Grams", "AdaBound",
-    "DiffGrad", "ADOPT", "AdEMAMix", "ScheduleFreeSGD", "ScheduleFreeAdamW", "ScheduleFreeRAdam", "SignSGD", "Signum",
-    "Tiger", "Lion", "Sophia",
-]
-REDUCING = [
-    "PolyakSGD", "MoMo", "MoMoAdam", "DoG", "DoWG", "DAdaptSGD", "DAdaptAdaGrad", "DAdaptAdam", "DAdaptLion",
-    "Prodigy", "Fromage", "LARS", "LARC", "NovoGrad", "CautiousLion", "CautiousAdamW", "MARS", "StableAdamW", "LAMB",
-]
-MATRICES = [
-    "Adafactor", "CAME", "SM3", "AdamMini", "SGDP", "AdamP", "Muon", "Shampoo", "SOAP", "RowwiseAdaGrad",
-]
+
+def declared():
+    """The names of all optimizers: of elements, of rules that sum over a tensor, and of rules for matrices.
+
+    From the sources beside this file, not from the fastlr that is imported: asv hands a benchmark its parameters by
+    number, also where it measures a commit whose optimizers are others.
+    """
+    package = Path(__file__).parents[2] / "fastlr"
+    spec = spec_from_file_location("fastlr_build", package / "build.py")
+    build = sys.modules["fastlr_build"] = module_from_spec(spec)
+    spec.loader.exec_module(build)
+    rules = {rule.name: rule for path in sorted((package / "rules").glob("*.pxd"))
+             for rule in build.read_rules(path.read_text(encoding="utf-8"))}
+    classes = {node.name: next((ast.literal_eval(k.value) for k in node.keywords if k.arg == "rule"), node.name)
+               for path in sorted((package / "optimizers").glob("*.py"))
+               for node in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(node, ast.ClassDef)}
+    kinds = ([], [], [])
+    for name in re.findall(r"^class (\w+)\(_", (package / "optimizers" / "__init__.pyi").read_text("utf-8"), re.M):
+        rule = rules.get(classes[name])
+        kinds[2 if rule is None else bool(build.signature(rule)["sums"])].append(name)
+    return kinds
+
+
+ELEMENTWISE, REDUCING, MATRICES = declared()
 NAMES = ELEMENTWISE + REDUCING + MATRICES
 
 

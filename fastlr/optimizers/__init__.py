@@ -7,141 +7,35 @@ module for each family of rules. What goes around optimizers is in the modules t
 """
 from typing import Any
 
-from .adaptive import (
-    FTRL,
-    MADGRAD,
-    AdaDelta,
-    AdaGrad,
-    RMSprop,
-    RMSpropCentered,
-    RMSpropCenteredMomentum,
-    RMSpropMomentum,
+from . import (
+    adaptive,
+    curvature,
+    factored,
+    gradient_descent,
+    learning_rate_free,
+    moments,
+    projected,
+    reducing,
+    schedule_free,
+    sign,
+    spectral,
 )
 from .base import Optimizer
-from .curvature import Sophia
 from .declaration import Hyper, within
-from .factored import CAME, SM3, Adafactor, AdamMini, RowwiseAdaGrad
-from .gradient_descent import ASGD, QHM, SGD, SGDW, AggMo, Momentum, Nesterov, Rprop
 from .groups import Group
-from .learning_rate_free import (
-    DAdaptAdaGrad,
-    DAdaptAdam,
-    DAdaptLion,
-    DAdaptSGD,
-    DoG,
-    DoWG,
-    MoMo,
-    MoMoAdam,
-    PolyakSGD,
-    Prodigy,
-)
 from .loss_scale import LossScale
-from .moments import (
-    ADOPT,
-    AdaBelief,
-    AdaBound,
-    Adam,
-    AdaMax,
-    AdamW,
-    Adan,
-    AdEMAMix,
-    AMSGrad,
-    DiffGrad,
-    Grams,
-    LaProp,
-    NAdam,
-    NAdamW,
-    QHAdam,
-    RAdam,
-    RAdamW,
-    Yogi,
-)
-from .projected import SGDP, AdamP
-from .reducing import LAMB, LARC, LARS, MARS, CautiousAdamW, CautiousLion, Fromage, NovoGrad, StableAdamW
 from .registry import create_optimizer, list_optimizers
-from .schedule_free import ScheduleFreeAdamW, ScheduleFreeRAdam, ScheduleFreeSGD
-from .sign import Lion, SignSGD, Signum, Tiger
-from .spectral import SOAP, Muon, Shampoo
+from .rule_class import REGISTRY
+
+#: The modules of rules, by family. Each class in them is a name of this package.
+FAMILIES = (adaptive, curvature, factored, gradient_descent, learning_rate_free, moments, projected, reducing,
+            schedule_free, sign, spectral)
+
+globals().update({cls.__name__: cls for cls in REGISTRY.values()})         # (`__init__.pyi` has them written out)
 
 __all__ = [
-    "CAME",
-    "ADOPT",
-    "AdaBelief",
-    "AdaBound",
-    "AdEMAMix",
-    "DiffGrad",
-    "FTRL",
-    "Grams",
-    "Lion",
-    "MADGRAD",
-    "ScheduleFreeAdamW",
-    "ScheduleFreeRAdam",
-    "ScheduleFreeSGD",
-    "Yogi",
-    "SignSGD",
-    "Signum",
-    "Tiger",
-    "SGDP",
-    "SGDW",
-    "QHM",
-    "AggMo",
-    "ASGD",
-    "Rprop",
-    "NAdamW",
-    "AdaMax",
-    "LaProp",
-    "QHAdam",
-    "RAdam",
-    "RAdamW",
-    "SGD",
-    "AMSGrad",
-    "AdaDelta",
-    "AdaGrad",
-    "Adafactor",
-    "Adam",
-    "AdamMini",
-    "AdamP",
-    "AdamW",
-    "Adan",
-    "CautiousAdamW",
-    "CautiousLion",
-    "DAdaptAdaGrad",
-    "DAdaptAdam",
-    "DAdaptLion",
-    "DAdaptSGD",
-    "DoG",
-    "DoWG",
-    "Fromage",
-    "Group",
-    "Hyper",
-    "LAMB",
-    "LARC",
-    "LARS",
-    "LossScale",
-    "MARS",
-    "MoMo",
-    "MoMoAdam",
-    "Momentum",
-    "Muon",
-    "NAdam",
-    "Nesterov",
-    "NovoGrad",
-    "Optimizer",
-    "PolyakSGD",
-    "Prodigy",
-    "RMSprop",
-    "RMSpropCentered",
-    "RMSpropCenteredMomentum",
-    "RMSpropMomentum",
-    "RowwiseAdaGrad",
-    "SM3",
-    "SOAP",
-    "Shampoo",
-    "Sophia",
-    "StableAdamW",
-    "create_optimizer",
-    "list_optimizers",
-    "within",
+    "Group", "Hyper", "LossScale", "Optimizer", "create_optimizer", "list_optimizers", "within",
+    *(cls.__name__ for cls in REGISTRY.values()),
 ]
 
 LATER = {
