@@ -139,7 +139,7 @@ cdef void step_stored(const InStorageLoop* hyper, const StepJob* job, const Tens
     """
     cdef InStorageLoop h = hyper[0]
     cdef StepScalars now = group.now
-    cdef {scalars} s
+    cdef {scalars} s = (<const {scalars}*>group.now.own)[0]
     cdef bint stochastic = job.stochastic
     cdef bint packs = AVX512 and moment is uint8_t
     cdef bint pairs = weight is uint16_t and moment is not float       # (float32 elements keep the order of memory)
@@ -166,7 +166,6 @@ cdef void step_stored(const InStorageLoop* hyper, const StepJob* job, const Tens
     cdef Avx512Constants constants = avx512_constants()
     cdef RandomBits random, random_m, random_v
     cdef Py_ssize_t i, k, tile, block, tile_count = size // BITS_BLOCK, this, last = 0
-    memcpy(&s, now.own, sizeof({scalars}))         # (through a pointer of its type, `now` may be taken for unset)
     random = random_m = random_v = random_bits_at(0, 0)          # (read only for stochastic rounding)
     for tile in range(tile_count):
         i = start + tile * BITS_BLOCK
