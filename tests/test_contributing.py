@@ -41,9 +41,8 @@ from fastlr.build import compile_flags, rules_extension
 
 matrix = Extension("row_normalized", ["row_normalized.pyx"], extra_compile_args=compile_flags(),
                    define_macros=[("FASTLR_LAYOUT", '"{BUILD_ID}"')])
-setup(name="examples", packages=["mypkg"], options={{"build_ext": {{"parallel": 2}}}},
-      ext_modules=[rules_extension("contributed_rules", "contributed.pxd"),
-                   rules_extension("mypkg._rules", "mypkg/rules.pxd"), *cythonize([matrix], quiet=True)])
+setup(name="examples", packages=[], options={{"build_ext": {{"parallel": 2}}}},
+      ext_modules=[rules_extension("contributed_rules", "contributed.pxd"), *cythonize([matrix], quiet=True)])
 """
 
 
@@ -107,9 +106,6 @@ def built(tmp_path_factory, environment, compiler):
     folder = tmp_path_factory.mktemp("examples")
     rules = [dict(blocks(section(title)))["cython"] for title in ("### ... an elementwise rule", "### ... a reducing rule")]
     (folder / "contributed.pxd").write_text(RULES_HEAD + "\n\n".join(rules))
-    (folder / "mypkg").mkdir()
-    (folder / "mypkg" / "__init__.py").write_text("")
-    (folder / "mypkg" / "rules.pxd").write_text(dict(blocks(README))["cython"])
     (folder / "row_normalized.pyx").write_text(dict(blocks(section("### ... a matrix rule")))["cython"])
     (folder / "setup.py").write_text(SETUP)
     done = subprocess.run([sys.executable, "setup.py", "build_ext", "-i", "-q"], cwd=folder, capture_output=True, text=True,
@@ -148,15 +144,6 @@ def test_the_examples_of_rules_follow_their_references(built, title, name, monke
     monkeypatch.setattr(reference, name, written[name], raising=False)
     for dtype in (np.float32, np.float64):
         assert 0 < test_rules.follows(cls, dtype, {}) <= test_rules.allowed(cls)
-
-
-def test_the_example_of_readme_moves_half_as_far(built):
-    code = re.search(r"^    (class Halving.*?)\n\n", README, re.M | re.S)[1].replace("\n    ", "\n")
-    namespace = {"fastlr": fastlr, "__name__": "mypkg"}
-    exec(code, namespace)
-    p = np.ones(5, np.float32)
-    namespace["Halving"](p, lr=1.0).step(np.ones(5, np.float32))
-    assert p.tolist() == [0.5] * 5
 
 
 def test_the_example_of_a_matrix_rule_follows_its_reference(built, monkeypatch):
