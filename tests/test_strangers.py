@@ -310,8 +310,8 @@ def test_a_precision_without_a_step_is_refused_at_construction(theirs, name):
         theirs({"w": np.ones(3)}).step({"w": np.ones(3)})
 
 
-# Files of tests over the registry, and what in them is known of fastlr's own classes by name, or asks for a docstring.
-OVER_THE_REGISTRY = ["accumulation", "bits", "checkpoint", "companions", "conventions", "optimizers", "rows", "rules",
+# Files of tests over the registry, and what in them is known of fastlr's own classes by name, or needs a docstring.
+OVER_THE_REGISTRY = ["accumulation", "bits", "checkpoint", "conventions", "mixed_precision", "optimizers", "rows", "rules",
                      "stages", "state", "storage", "threads"]
 NAMED = "docstrings or downhill"
 
