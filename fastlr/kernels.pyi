@@ -18,6 +18,7 @@ adadelta: Kernel
 adagrad: Kernel
 adam: Kernel
 adamax: Kernel
+adams: Kernel
 adamw: Kernel
 adan: Kernel
 ademamix: Kernel

@@ -486,6 +486,11 @@ def AdEMAMix(theta, g, t, m1, nu, m2, *, lr, beta1, beta2, beta3, alpha, alpha_w
     return theta, m1, nu, m2
 
 
+def AdamS(theta, g, t, m, *, lr, beta1, beta2, eps, see=unseen):
+    nu, m = beta2 * m**2 + (1 - beta2) * g**2, see(1, beta1 * m + (1 - beta1) * g)
+    return see(0, theta - lr * m / (np.sqrt(nu) + eps)), m
+
+
 def averaging(y, step, t, z, memory, first, *, lr, beta, r, weight_lr_power, see):
     """y, z and the memory after a step of z; `first` is the number of the memory's first entry."""
     total, lr_max, _ = memory

@@ -89,6 +89,7 @@ __all__ = [
     "DiffGrad",
     "ADOPT",
     "AdEMAMix",
+    "AdamS",
     "SGDP",
     "AdamP",
     "Fromage",
@@ -438,6 +439,12 @@ class AdEMAMix(_moments.AdEMAMix):
     def __init__(
         self, params: Any, lr: Hyper = 0.001, *, beta1: Hyper = 0.9, beta2: Hyper = 0.999, beta3: Hyper = 0.9999,
         alpha: Hyper = 5.0, alpha_warmup: Hyper = 0.0, beta3_warmup: Hyper = 0.0, eps: Hyper = 1e-08,
+        weight_decay: Hyper = 0.0, **common: Unpack[_Common]
+    ) -> None: ...
+
+class AdamS(_moments.AdamS):
+    def __init__(
+        self, params: Any, lr: Hyper = 0.001, *, beta1: Hyper = 0.9, beta2: Hyper = 0.95, eps: Hyper = 1e-08,
         weight_decay: Hyper = 0.0, **common: Unpack[_Common]
     ) -> None: ...
 

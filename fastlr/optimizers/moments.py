@@ -448,3 +448,26 @@ class AdEMAMix(Optimizer, decay="decoupled"):
     alpha_warmup: Hyper = within(0.0)
     beta3_warmup: Hyper = within(0.0)
     eps: Hyper = within(1e-8)
+
+
+class AdamS(Optimizer, decay="decoupled"):
+    r"""Adam without a second moment: the mean of the gradients divides its own step.
+
+    .. math::
+        s = \beta_2 m^2 + (1 - \beta_2) g^2, \quad m \leftarrow \beta_1 m + (1 - \beta_1) g, \quad
+        p \leftarrow p - \eta \frac{m}{\sqrt{s} + \epsilon}
+
+    where s has the mean of the step before. State `m`, as much as Momentum's. No correction for the start. Zhang, Wang &
+    Chen 2025, https://arxiv.org/abs/2505.16363. torch, optax and Keras have none; pytorch-optimizer's AdamS is another
+    rule, Adam with another weight decay.
+
+    >>> import numpy as np, fastlr
+    >>> p = np.array([1.0])
+    >>> fastlr.AdamS(p, lr=0.1, beta2=0.75).step(np.array([5.0]))
+    >>> round(float(p[0]), 6)
+    0.98
+    """
+
+    beta1: Hyper = within(0.9, 0, 1)
+    beta2: Hyper = within(0.95, 0, 1)
+    eps: Hyper = within(1e-8)

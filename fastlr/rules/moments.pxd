@@ -402,3 +402,14 @@ cdef inline void ademamix(AdEMAMix h, StepScalars now, AdEMAMixScalars s, real* 
     m2[0] = <real>s.beta3 * m2[0] + <real>(1 - s.beta3) * g
     p[0] = p[0] - <real>now.lr * (<real>s.debias1 * m[0] + <real>s.alpha * m2[0]) \
         / (root(v[0]) * <real>s.debias2 + <real>h.eps)
+
+
+# AdamS, normalised by the mean that it keeps -- Zhang, Wang & Chen 2025, arXiv:2505.16363
+
+cdef struct AdamS:
+    double beta1, beta2, eps
+
+cdef inline void adams(AdamS h, StepScalars now, real* p, real g, real* m) noexcept nogil:
+    cdef real squares = <real>h.beta2 * (m[0] * m[0]) + <real>(1 - h.beta2) * (g * g)
+    m[0] = <real>h.beta1 * m[0] + <real>(1 - h.beta1) * g
+    p[0] = p[0] - <real>now.lr * m[0] / (root(squares) + <real>h.eps)
