@@ -457,9 +457,9 @@ class AdamS(Optimizer, decay="decoupled"):
         s = \beta_2 m^2 + (1 - \beta_2) g^2, \quad m \leftarrow \beta_1 m + (1 - \beta_1) g, \quad
         p \leftarrow p - \eta \frac{m}{\sqrt{s} + \epsilon}
 
-    where s has the mean of the step before. State `m`, as much as Momentum's. No correction for the start. Zhang, Wang
-    & Chen 2025, https://arxiv.org/abs/2505.16363. torch, optax and Keras have none; pytorch-optimizer's AdamS is another
-    rule, Adam with another weight decay.
+    where s has the mean of the step before. State `m`, as much as Momentum's; no correction for the start. Zhang,
+    Wang & Chen 2025, https://arxiv.org/abs/2505.16363. torch, optax and Keras have none; pytorch-optimizer's AdamS is
+    another rule, Adam with another weight decay.
 
     >>> import numpy as np, fastlr
     >>> p = np.array([1.0])
