@@ -127,6 +127,8 @@ cdef void load(const MatrixContext* x, const MatrixTensor* tensor, const MatrixB
     cdef char* p
     if block.cols == block.stride:
         runs, length = 1, block.rows * block.cols
+    if not (tensor.copies_param or tensor.copies_gradient):
+        return
     for i in range(runs):
         offset, start = i * block.stride * item_size(tensor), block.start + i * block.stride
         g, p = <char*>block.g + offset, <char*>block.p + offset
@@ -139,14 +141,18 @@ cdef void load(const MatrixContext* x, const MatrixTensor* tensor, const MatrixB
             elif tensor.given.l2 != 0:
                 add_param(<float*>g, <float*>p, NULL, NULL, tensor.given.l2, length)
 
+cdef inline void run_aimed(MatrixTensor* tensor, int phase, Py_ssize_t k, MatrixBlock* block) noexcept nogil:
+    """One phase of block k."""
+    block.sum[0] = block.sum[1] = 0
+    tensor.rule.operations[phase][tensor.is_double](NULL, block)
+    tensor.block_sums[2 * k], tensor.block_sums[2 * k + 1] = block.sum[0], block.sum[1]
+
 cdef void run_block(const MatrixContext* x, MatrixTensor* tensor, int phase, Py_ssize_t k) noexcept nogil:
-    """One phase of one block."""
     cdef MatrixBlock block
     aim_block(tensor, k, &block)
     if phase == 0:
         load(x, tensor, &block)
-    tensor.rule.operations[phase][tensor.is_double](NULL, &block)
-    tensor.block_sums[2 * k], tensor.block_sums[2 * k + 1] = block.sum[0], block.sum[1]
+    run_aimed(tensor, phase, k, &block)
 
 
 # Tasks of threads
@@ -158,6 +164,8 @@ cdef void run_whole(void* context, Py_ssize_t task) noexcept nogil:
     cdef char* workspace = x.workspaces + place * x.workspace_size
     cdef unsigned int mode = x.ops.enter()
     cdef MatrixTensor* tensor
+    cdef MatrixBlock block
+    cdef bint alone
     cdef Py_ssize_t i, k
     for i in range(x.task_ends[task], x.task_ends[task + 1]):
         tensor = &x.tensors[x.order[i]]
@@ -173,8 +181,14 @@ cdef void run_whole(void* context, Py_ssize_t task) noexcept nogil:
             tensor.block.workspace = workspace + 3 * WHOLE_SIZE * sizeof(double)
         if tensor.rule.begin != NULL:
             tensor.rule.begin(tensor)
+        alone = tensor.blocks == 1         # (then the block is the same in all phases)
+        if alone:
+            aim_block(tensor, 0, &block)
+            load(x, tensor, &block)
         for phase in range(tensor.rule.phases):
-            for k in range(tensor.blocks):
+            if alone:
+                run_aimed(tensor, phase, 0, &block)
+            for k in range(0 if alone else tensor.blocks):
                 run_block(x, tensor, phase, k)
             if tensor.rule.finish[phase] != NULL:
                 tensor.rule.finish[phase](tensor)

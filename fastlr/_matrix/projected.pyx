@@ -86,13 +86,18 @@ cdef void add_alignment(double* sums, const real* restrict g, const real* restri
     for k in range(TERMS):
         sums[k] += fold_lanes(lane[k])
 
-cdef inline void sums_of_row(const MatrixTensor* tensor, Py_ssize_t row, double* sums) noexcept nogil:
+cdef inline const double* sums_of_row(const MatrixTensor* tensor, Py_ssize_t row, double* total) noexcept nogil:
+    """Where the sums of a row are; of several blocks they are added in `total`."""
+    cdef const double* sums = tensor.row_sums + row * tensor.col_blocks * TERMS
     cdef Py_ssize_t k
     cdef int j
+    if tensor.col_blocks == 1:
+        return sums
     for j in range(TERMS):
-        sums[j] = 0
+        total[j] = 0
         for k in range(tensor.col_blocks):
-            sums[j] += tensor.row_sums[(row * tensor.col_blocks + k) * TERMS + j]
+            total[j] += sums[k * TERMS + j]
+    return total
 
 cdef struct Alignment:
     # How a gradient and an update lie to the parameter.
@@ -248,7 +253,8 @@ cdef double project(MatrixTensor* tensor, bint adam) noexcept nogil:
     """Find what is taken from the update; what is left of weight decay."""
     cdef const ProjectionSettings* h = <const ProjectionSettings*>tensor.settings
     cdef ProjectedScalars* now = <ProjectedScalars*>tensor.scalars
-    cdef double[TERMS] row, layer
+    cdef double[TERMS] total, layer
+    cdef const double* row
     cdef double worst = 0, angle, along
     cdef Py_ssize_t i
     cdef int j
@@ -258,7 +264,7 @@ cdef double project(MatrixTensor* tensor, bint adam) noexcept nogil:
     for j in range(TERMS):
         layer[j] = 0
     for i in range(tensor.rows):
-        sums_of_row(tensor, i, row)
+        row = sums_of_row(tensor, i, total)
         for j in range(TERMS):
             layer[j] += row[j]
         angle = cosine(tensor, i * tensor.cols, tensor.cols, adam, row)
@@ -270,7 +276,7 @@ cdef double project(MatrixTensor* tensor, bint adam) noexcept nogil:
     along = part_along(tensor, 0, tensor.size, adam, layer)
     for i in range(tensor.rows):
         if by_row:
-            sums_of_row(tensor, i, row)
+            row = sums_of_row(tensor, i, total)
             along = part_along(tensor, i * tensor.cols, tensor.cols, adam, row)
         put_row_factor(tensor, i, along)
     return h.wd_ratio

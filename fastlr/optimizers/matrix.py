@@ -64,8 +64,9 @@ class Matrix(Optimizer, family=True):
                 tensor.matrix_shape = prod(lead), rows, cols
                 narrow = "float64" if tensor.is_double else "float32"
                 for slot, (shape, double) in self._slots(tensor, rule).items():
-                    dtype = "float64" if double else narrow
-                    tensor.matrices[slot] = np.full(shape, self._initial.get(slot, 0.0), dtype)
+                    array = tensor.matrices[slot] = np.zeros(shape, "float64" if double else narrow)
+                    if slot in self._initial:
+                        array[...] = self._initial[slot]
         self._tensors = tensors
         return MatrixStep(kernels.tensor_ops, tensors, self._matrix_rules, self._fields, self._update,
                           self._rule_options(), self._rule_constants())
