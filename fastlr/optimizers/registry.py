@@ -14,8 +14,8 @@ def list_optimizers(pattern: str = "*") -> list[str]:
     `LBFGS` is not among them, as its step takes no gradients but a closure; `create_optimizer` makes it all the same.
 
     >>> import fastlr
-    >>> fastlr.list_optimizers("adam*")
-    ['adam', 'adamax', 'adammini', 'adamp', 'adamw']
+    >>> fastlr.list_optimizers("nadam*")
+    ['nadam', 'nadamw']
     """
     return sorted(fnmatch.filter(REGISTRY, pattern.lower()))
 
