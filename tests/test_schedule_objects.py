@@ -84,7 +84,7 @@ class TestValueSemantics:
         assert list(inspect.signature(cls).parameters) == list(cls._fields)
         assert list(inspect.signature(EXAMPLES[name]).parameters) == ["t"]
         for k, p in inspect.signature(cls).parameters.items():
-            assert f"        {k}: " in cls.__doc__
+            assert f"\n    {k}: " in inspect.getdoc(cls)
             if p.default is not p.empty:
                 assert cls._fields[k].default == p.default
 
