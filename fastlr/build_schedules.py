@@ -12,7 +12,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-MOST_NUMBERS, MOST_POWERS = 8, 3        # as Node in _engine/compiled_schedule.pxd has room for
+MAX_NUMBERS, MAX_POWERS = 8, 3        # as Node in _engine/compiled_schedule.pxd has room for
 
 STRUCT = re.compile(r"^cdef struct (\w+):\n((?:    .*\n)+)", re.MULTILINE)
 FUNCTION = re.compile(r"^cdef inline (\w+) (\w+)\(([^)]*)\) noexcept nogil:", re.MULTILINE)
@@ -66,7 +66,7 @@ def read(source: str, name: str, struct: str, body: str, arguments: list[str], f
     if last != "double t" or len(middle) != len(powers) + cached:
         raise ValueError(f"{source}: {name} must have the arguments ({struct} h, [const Power* X, ...] [Cycle* cache,] "
                          f"double t), got ({', '.join(arguments)})")
-    for what, most in ((fields, MOST_NUMBERS), (powers, MOST_POWERS)):
+    for what, most in ((fields, MAX_NUMBERS), (powers, MAX_POWERS)):
         if len(what) > most:
             raise ValueError(f"{source}: {name} may have at most {most} of {', '.join(what)}")
     bases = []

@@ -1,1 +1,1 @@
-"""What is compiled once: the plan of a step, its threads, the doors to memory, the choice of instruction set."""
+"""What is compiled once: the plan of a step, its threads, access to arrays' memory, the choice of instruction set."""

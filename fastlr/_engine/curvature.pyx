@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""Estimates of the curvature, which some steps bring beside the gradients, into the means that a rule divides by."""
+"""Updates the running means of the curvature, which a rule divides by, from estimates given beside the gradients."""
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.math cimport INFINITY
 from libc.stdint cimport int64_t, uint64_t

@@ -1,4 +1,4 @@
-"""Schedules to torch, optax and Keras; each of them is imported only when it is asked for.
+"""Schedules to torch, optax and Keras; each library is imported when it is first used.
 
 Their classes derive from a class of the framework, so they are made at the first use: `ScheduledLR` for torch and
 `ScheduledRate` for Keras are attributes of this module from then on, and can be pickled by their names.
