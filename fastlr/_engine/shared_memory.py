@@ -84,7 +84,7 @@ def row_size(layouts: Sequence[Layout]) -> int:
 
 
 def within_row(layout: Layout, rows: int, owner: int) -> list[Interval]:
-    """The bytes of a row in which an array's elements may lie, modulo the size of a row: one interval, or two.
+    """The bytes of a row in which an array's elements may be, modulo the size of a row: one interval, or two.
 
     All of the row, where the array is not made of pieces of rows.
     """

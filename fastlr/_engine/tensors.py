@@ -51,7 +51,7 @@ class Tensor:
         return self.prefix + "".join([f"[{key!r}]" for key in self.path])
 
     def zeros_like(self, stored: str) -> Array:
-        """A new array of the parameter's shape, whose elements lie in the order in which they are read."""
+        """A new array of the parameter's shape, whose elements are in the order in which they are read."""
         shape = [self.array.shape[axis] for axis in self.axes]
         if stored == "bfloat16":
             return self.transposed(np.zeros(shape, np.uint16).view(BFloat16))
@@ -111,7 +111,7 @@ class Tensor:
         return named | self.matrices if self.matrices else named
 
     def in_read_order(self, values: Array) -> Array:
-        """A copy of `values` in the precision of the rule, whose elements lie in the order in which they are read."""
+        """A copy of `values` in the precision of the rule, whose elements are in the order in which they are read."""
         copy = self.zeros_like("float64" if self.is_double else "float32")
         copy[...] = values
         return copy

@@ -315,7 +315,7 @@ cdef class MatrixStep:
         return <size_t>view.data
 
     cdef int lay_out(self, MatrixTensor* tensor, given, rule, dict options, Py_ssize_t i) except -1:
-        """Cut one tensor, and give it what memory its rule asks for."""
+        """Cut one tensor, and give it the memory that its rule needs."""
         cdef Py_ssize_t rows, cols, k
         tensor.batch, tensor.rows, tensor.cols = given.matrix_shape
         tensor.is_double, tensor.size, tensor.ndim = given.is_double, given.array.size, given.array.ndim

@@ -100,7 +100,7 @@ cdef inline const double* sums_of_row(const MatrixTensor* tensor, Py_ssize_t row
     return total
 
 cdef struct Alignment:
-    # How a gradient and an update lie to the parameter.
+    # The angle between a gradient and its parameter, and the share of the parameter in an update.
     double cosine          # of the angle between gradient and parameter, without its sign
     double along           # how much of the parameter is in the update
 
@@ -225,7 +225,7 @@ cdef inline void sum_alignment(real* also_typed, MatrixBlock* block, bint adam) 
     cdef bint projects = (<const ProjectedScalars*>block.scalars).projects
     cdef real[UPDATE_BUFFER] u
     cdef Py_ssize_t i = 0, j, k, n, row, together
-    while i < block.rows:                   # (short rows that lie one behind another: some at a time)
+    while i < block.rows:                   # (contiguous short rows: some at a time)
         together = UPDATE_BUFFER // block.cols if block.cols == block.stride else 1
         together = 1 if together < 1 else block.rows - i if together > block.rows - i else together
         for row in range(i, i + together):

@@ -37,7 +37,7 @@ cdef struct MatrixBlock:
     Py_ssize_t start           # the block's first element, counted in its tensor
     const void* g              # the preprocessed gradient
     const void* p              # the parameter, where the rule reads it
-    void* update               # where an update is made before it is applied, if the rule asks for that
+    void* update               # where an update is made before it is applied, if the rule needs one
     void* slot[MAX_MATRIX_SLOTS]
     void* row_factors          # a number per row and one per column
     void* col_factors

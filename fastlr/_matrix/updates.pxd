@@ -17,26 +17,26 @@ cdef inline void apply(MatrixBlock* block, const void* update, Py_ssize_t start,
 cdef inline void apply_rows(real* also_typed, MatrixBlock* block, MakeRow make_row) noexcept nogil:
     """Make the update of every row, and apply it as often as the buffer is full or the run of elements ends."""
     cdef real[UPDATE_BUFFER] update
-    cdef Py_ssize_t i, j, n, held = 0, start = block.start
+    cdef Py_ssize_t i, j, n, filled = 0, start = block.start
     for i in range(block.rows):
         j = 0
-        if block.cols != block.stride and held:
-            apply(block, update, start, held)
-            held = 0
-        if held == 0:
+        if block.cols != block.stride and filled:
+            apply(block, update, start, filled)
+            filled = 0
+        if filled == 0:
             start = block.start + i * block.stride
         while j < block.cols:
             n = block.cols - j
-            if n > UPDATE_BUFFER - held:
-                n = UPDATE_BUFFER - held
-            make_row(update + held, block, i, j, n)
-            held += n
+            if n > UPDATE_BUFFER - filled:
+                n = UPDATE_BUFFER - filled
+            make_row(update + filled, block, i, j, n)
+            filled += n
             j += n
-            if held == UPDATE_BUFFER:
-                apply(block, update, start, held)
-                start, held = start + held, 0
-    if held:
-        apply(block, update, start, held)
+            if filled == UPDATE_BUFFER:
+                apply(block, update, start, filled)
+                start, filled = start + filled, 0
+    if filled:
+        apply(block, update, start, filled)
 
 cdef inline real at_most(real x, real bound) noexcept nogil:
     return bound if x > bound else x          # (NaN stays)
