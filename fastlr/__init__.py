@@ -13,7 +13,6 @@ except ModuleNotFoundError as error:
                       "an installed fastlr, start Python in another folder or set PYTHONSAFEPATH=1; to compile the "
                       "source, run `pip install -e .` there") from None
 
-from . import schedules as schedules
 from ._engine.threads import get_num_threads as get_num_threads
 from ._engine.threads import set_num_threads as set_num_threads
 from .configuration import get_include as get_include
@@ -22,6 +21,7 @@ from .optimizers import *
 
 if TYPE_CHECKING:
     from . import kernels as kernels
+    from . import schedules as schedules
     from .checkpoint import CheckpointError as CheckpointError
     from .checkpoint import load as load
     from .checkpoint import save as save
@@ -48,7 +48,7 @@ _LATER = {
     "History": "monitor", "diagnose": "monitor",
     "Plateau": "schedules.plateau",
     "find_lr": "tuning", "tune_lr": "tuning",
-    "kernels": "kernels",
+    "kernels": "kernels", "schedules": "schedules",
     "rule_from_pointers": "rules.pointers",
     "_C_API": "_engine.c_api",            # the table of include/fastlr/fastlr.h
     **{name: f"optimizers.{module}" for name, module in optimizers.LATER.items()},

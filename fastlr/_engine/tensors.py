@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -119,20 +119,18 @@ class Tensor:
 
 # State
 
-class StoredSlot(NamedTuple):
-    """How a slot of some tensors is stored, and what each element begins as."""
-
-    stored: str
-    itemsize: int
-    begin: Any = None                  # None: zero, or for "ema" the parameter
-    scale: float | None = None         # of 8-bit slots
+#: How a slot of some tensors is stored: the type, its bytes, what each element begins as (None: zero, or for "ema" the
+#: parameter), and the scale of an 8-bit slot.
+StoredSlot = tuple[str, int, Any, float | None]
 
 
-class SlotKinds(NamedTuple):
+class SlotKinds:
     """What a rule says of its slots: which never hold a negative number, and which hold a place of the parameter."""
 
-    nonnegative: Sequence[str]
-    position: Sequence[str]
+    __slots__ = ("nonnegative", "position")
+
+    def __init__(self, nonnegative: Sequence[str], position: Sequence[str]) -> None:
+        self.nonnegative, self.position = nonnegative, position
 
     def storage(self, slot: str, state_dtype: str, is_double: bool, small: bool) -> str:
         """How a slot is stored, given what was asked for."""
@@ -150,10 +148,10 @@ class SlotKinds(NamedTuple):
         itemsize = np.dtype("uint16" if stored == "bfloat16" else stored).itemsize
         if stored in ("uint8", "int8"):
             code, scale = companded(begin, stored)
-            return StoredSlot(stored, itemsize, code if begin else None, scale)
+            return stored, itemsize, code if begin else None, scale
         if not begin or slot == "ema":
-            return StoredSlot(stored, itemsize)
-        return StoredSlot(stored, itemsize, bfloat16_bits(begin) if stored == "bfloat16" else begin)
+            return stored, itemsize, None, None
+        return stored, itemsize, bfloat16_bits(begin) if stored == "bfloat16" else begin, None
 
 
 def allocate(new: Sequence[tuple[Tensor, str]], slots: Sequence[str], memory: Sequence[str],
@@ -171,7 +169,7 @@ def allocate(new: Sequence[tuple[Tensor, str]], slots: Sequence[str], memory: Se
         if how not in known:
             known[how] = [kinds.stored_slot(slot, begin.get(slot, 0.0), *how) for slot in slots]
         stored_slots.append(known[how])
-        sizes += [size * slot.itemsize for slot in known[how]]
+        sizes += [size * itemsize for _, itemsize, _, _ in known[how]]
     arena = Arena(sizes)
     for (tensor, _), how_stored in zip(new, stored_slots, strict=True):
         tensor.allocated = True

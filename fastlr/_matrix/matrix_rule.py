@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 from .._engine.instruction_set import load, one_build
 
@@ -12,13 +12,16 @@ SLOT_KINDS = ("element", "row", "column", "row", "axis")
 DOUBLE_KINDS = (False, True, True, False, True)
 
 
-class MatrixRule(NamedTuple):
+class MatrixRule:
     """The table of a rule, and the names that it gives to what it reads and keeps."""
 
-    name: str
-    table: Any                     # a capsule
-    settings: tuple[str, ...]
-    slots: dict[str, int]          # name -> its `MatrixSlot`
+    __slots__ = ("name", "settings", "slots", "table")
+
+    def __init__(self, name: str, table: Any, settings: tuple[str, ...], slots: dict[str, int]) -> None:
+        self.name = name
+        self.table = table             # a capsule
+        self.settings = settings
+        self.slots = slots             # name -> its `MatrixSlot`
 
     def shapes(self, shape: tuple[int, ...], lead: tuple[int, ...], rows: int,
                cols: int) -> dict[str, tuple[tuple[int, ...], bool]]:

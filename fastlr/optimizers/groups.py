@@ -4,20 +4,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from math import inf
 from numbers import Real
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from .._engine.plan import Plan
 from .._engine.tensors import Tensor, bind
 from .declaration import Hyper
 from .structure import Container, Path, opened
 
+if TYPE_CHECKING:
+    from typing import Protocol
 
-class GroupOwner(Protocol):
-    """The optimizer of a group, as far as the group knows it."""
+    class GroupOwner(Protocol):
+        """The optimizer of a group, as far as the group knows it."""
 
-    _plan: Plan
+        _plan: Plan
 
-    def _set_hyper(self, groups: Sequence[Group], name: str, value: Hyper) -> None: ...
+        def _set_hyper(self, groups: Sequence[Group], name: str, value: Hyper) -> None: ...
 
 
 class Group:

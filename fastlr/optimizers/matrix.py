@@ -38,7 +38,7 @@ class Matrix(Optimizer, family=True):
     def _find_rule(cls, rule: Any, beside: str = "") -> FoundRule:
         """SGD, which applies the updates, under the name of this rule and behind its hyper-parameters."""
         own = tuple(name for name in cls.hypers if name not in ("lr", "weight_decay"))
-        return FoundRule(rule, SIGNATURES["SGD"]._replace(hypers=own))
+        return FoundRule(rule, SIGNATURES["SGD"].with_hypers(own))
 
     @classmethod
     def _table(cls, rule: str) -> Any:

@@ -1,7 +1,7 @@
 """Where a class's rule is: in fastlr, in a module of another package, or made from function pointers."""
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 from .._engine.instruction_set import load
 from ..rules import RuleSignature
@@ -9,14 +9,15 @@ from ..rules.signatures import SIGNATURES
 from .declaration import nearest
 
 
-class FoundRule(NamedTuple):
+class FoundRule:
     """A rule's name, what its signature says, and its table, or None while that is not loaded."""
 
-    name: str
-    signature: RuleSignature
-    table: Any = None
-    float32: bool = True               # whether it moves parameters of that precision
-    float64: bool = True
+    __slots__ = ("float32", "float64", "name", "signature", "table")
+
+    def __init__(self, name: str, signature: RuleSignature, table: Any = None, float32: bool = True,
+                 float64: bool = True) -> None:
+        self.name, self.signature, self.table = name, signature, table
+        self.float32, self.float64 = float32, float64          # whether it moves parameters of that precision
 
     def loaded(self) -> Any:
         """The capsule of the rule's compiled functions; fastlr's own are loaded when they are first needed."""

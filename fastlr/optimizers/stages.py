@@ -1,6 +1,4 @@
 """What one pass does around the rule: the keywords that every optimizer has alike, checked once."""
-from __future__ import annotations
-
 from math import inf
 from typing import Any, Literal, NamedTuple
 

@@ -8,8 +8,8 @@ from zlib import crc32
 
 import numpy as np
 
+from .._engine.compiled_schedule import CompiledSchedule
 from .._engine.tensors import Array, Tensor
-from ..schedules import Schedule, from_dict
 from .binding import BoundParameters
 from .declaration import Hyper
 from .groups import Group
@@ -40,7 +40,7 @@ def completed(write: Callable[[], None]) -> None:
 
 def as_plain(value: Any) -> Any:
     """A hyper-parameter as plain data."""
-    if isinstance(value, Schedule):
+    if is_schedule(value):
         return value.to_dict()
     if not callable(value):
         return value
@@ -53,8 +53,10 @@ def from_plain(saved: Any, present: Any, name: str, owner: str) -> Any:
     if not isinstance(saved, Mapping):
         return saved
     if "callable" not in saved:
+        from ..schedules import from_dict
+
         return from_dict(saved)
-    if not callable(present) or isinstance(present, Schedule) or keeps_state(present) != ("state" in saved):
+    if not callable(present) or is_schedule(present) or keeps_state(present) != ("state" in saved):
         raise ValueError(f"{owner}: {name} was a function ({saved['callable']}), which is not saved; "
                          f"set opt.{name} to it before loading")
     if keeps_state(present):
@@ -62,6 +64,11 @@ def from_plain(saved: Any, present: Any, name: str, owner: str) -> Any:
 
         deepcopy(present).load_state_dict(saved["state"])
     return present
+
+
+def is_schedule(value: Any) -> bool:
+    """Whether this is one of `fastlr.schedules`; that module is not imported to know it."""
+    return isinstance(value, CompiledSchedule)
 
 
 def keeps_state(value: Any) -> bool:

@@ -9,7 +9,7 @@ import inspect
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ForwardRef
+from typing import Any
 
 from .. import kernels, optimizers
 from .base import REGISTRY
@@ -39,8 +39,6 @@ def written(annotation: Any) -> str:
         return "Any"
     if annotation == optimizers.Hyper:
         return "Hyper"
-    if isinstance(annotation, ForwardRef):
-        annotation = annotation.__forward_arg__
     if isinstance(annotation, str):
         return annotation
     if isinstance(annotation, type):
