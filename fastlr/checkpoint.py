@@ -37,7 +37,7 @@ from ._engine.safetensors import (
 from ._engine.tensors import Array
 from .optimizers.base import Optimizer
 from .optimizers.declaration import nearest
-from .optimizers.resumable import Resumable, refresh_copies, tensors_of
+from .optimizers.resumable import Resumable, parameters_written, tensors_of
 from .optimizers.state import completed
 
 __all__ = ["CheckpointError", "load", "read_header", "save"]
@@ -148,7 +148,7 @@ def load(path: str | os.PathLike[str], opt: Optimizer | Resumable, *, params: bo
         for name, array in wanted.items():
             if name.startswith("param/"):
                 array[...] = loaded[name]
-        refresh_copies(opt)
+        parameters_written(opt)
 
     try:
         completed(write)

@@ -267,7 +267,7 @@ def test_a_load_is_done_or_nothing_has_changed(error, kind, through, tmp_path):
         advance(saved, step)
     for p in other:
         p += 1
-    fastlr.optimizers.resumable.refresh_copies(saved)
+    fastlr.optimizers.resumable.parameters_written(saved)
     fastlr.save(tmp_path / "run", saved)
     d = saved.state_dict()
     params, fresh = make()

@@ -40,7 +40,10 @@ cdef class Curvature:
         return 0
 
     cdef void fill_job(self, StepJob* job, const StepJob* step, uint64_t key) noexcept:
-        """A job over estimates as they are given: neither unscaled nor clipped, without weight decay."""
+        """A job over estimates as they are given: neither unscaled nor clipped, without weight decay.
+
+        Of a tensor that has no gradient in this step, the estimate is not read.
+        """
         cdef Py_ssize_t i
         cdef int k
         cdef ScalarGroup* now
@@ -50,6 +53,9 @@ cdef class Curvature:
             now.grad_factor, now.clip_value, now.l2, now.staged = 1, INFINITY, 0, False
             for k in range(MAX_SLOTS):
                 now.grad_power[k] = 0
+        for i in range(self.layout.count):
+            if step.gradients[i].g == NULL:
+                self.estimates.views[i].g = NULL
         job[0] = step[0]
         job.gradients, job.scalar_groups, job.zero_grads, job.key = self.estimates.views, self.groups, False, key
 

@@ -15,6 +15,7 @@ cdef class Gradients:
     cdef str noun                      # what errors call them: "grads" or "curvature"
     cdef GradientView* views           # per tensor
     cdef list arrays                   # what keeps them alive, or None
+    cdef list torch_tensors            # those of them that came as tensors of PyTorch, or None
     cdef StridedLayout* layouts        # per tensor: in the order in which the parameter is traversed
     cdef StridedLayout* measured_layouts       # ... and in the order of the gradient's own axes
     cdef char** checked                # per tensor: a gradient's address that was found to overlap nothing

@@ -9,6 +9,7 @@ from fastlr._engine.memory cimport Memory
 from fastlr._kernels.structs cimport BFLOAT16, GradientView
 
 from fastlr._engine.arrays import BFloat16, as_array, overlaps_itself, stored_as
+from fastlr._engine.torch_tensors import is_torch_tensor
 
 build_id = FASTLR_LAYOUT.decode()
 
@@ -32,6 +33,8 @@ cdef class Gradients:
         cdef GradientView* gradient
         cdef ArrayView array_view
         cdef Py_ssize_t i
+        if arrays is not self.arrays:
+            self.torch_tensors = None
         arrays = list(arrays)          # (another thread may be changing the caller's)
         if len(arrays) != layout.count:
             raise ValueError(f"{layout.caller}: expected {layout.count} gradients, got {len(arrays)}")
@@ -110,6 +113,10 @@ cdef class Gradients:
     cdef object converted(self, Py_ssize_t i, object array):
         """A gradient that is not a NumPy array of a known type, as one over the same memory."""
         cdef ArrayView array_view
+        if is_torch_tensor(array):
+            if self.torch_tensors is None:
+                self.torch_tensors = []
+            self.torch_tensors.append(array)
         array = as_array(array, self.label(i))
         if array.dtype == np.uint16 and self.layout.views[i].stored == BFLOAT16:
             array = array.view(BFloat16)

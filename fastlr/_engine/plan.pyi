@@ -3,6 +3,7 @@ from typing import Any
 
 from .._matrix.matrix_step import MatrixStep
 from .tensors import Tensor
+from .torch_tensors import TorchParameters
 
 class Plan:
     t: int
@@ -10,6 +11,7 @@ class Plan:
     accumulated: int
     norms: tuple[int, float, float]
     grad_norm: float | None
+    torch_parameters: TorchParameters | None
     @property
     def caller(self) -> str: ...
     @property
@@ -38,6 +40,7 @@ class Plan:
     def begin(self) -> int: ...
     def end(self) -> int: ...
     def exclusively(self, call: Callable[[], None]) -> None: ...
+    def retire(self, call: Callable[[], None]) -> None: ...
     def step(
         self,
         gradients: list[Any] | None,

@@ -20,6 +20,8 @@ from fastlr._kernels.rule_table cimport RuleTable, StorageLoop
 from fastlr._kernels.structs cimport StepJob, TaskFunction
 from fastlr._matrix.matrix_step cimport MatrixStep
 
+from fastlr._engine.torch_tensors import mark_written
+
 build_id = FASTLR_LAYOUT.decode()
 
 
@@ -91,6 +93,18 @@ cdef class Plan:
         finally:
             self.end()
 
+    def retire(self, call):
+        """Call this, which puts another plan in this one's place; then nobody can step this one any more.
+
+        (No interrupt comes between `begin` and the `try` here.)
+        """
+        self.begin()
+        try:
+            call()
+        except BaseException:
+            self.end()
+            raise
+
     def step(self, list gradients, grad_scale, bint zero_grads, double loss=NAN, list curvatures=None, keeps=None):
         """One update of everything; `gradients` in the order of the tensors, or None for those bound.
 
@@ -155,6 +169,8 @@ cdef class Plan:
             source = self.bound
             if zero_grads:
                 source.read(source.arrays, True)
+        if zero_grads and source.torch_tensors is not None:
+            mark_written(source.torch_tensors)
         self.current = source
         job.gradients, job.zero_grads = source.views, zero_grads
         return 0
@@ -169,6 +185,8 @@ cdef class Plan:
 
     cdef int run_tasks(self, StepJob* job) except -1:
         """Write: update every tensor that has a gradient."""
+        if self.torch_parameters is not None:
+            self.torch_parameters.mark_written()
         if self.matrix_step is None:
             return thread_pool.run_tasks(self.step_task, job, self.layout.tasks, self.layout.elements)
         try:                           # (the updates of matrices may fail, before the first of them is written)
@@ -194,7 +212,7 @@ cdef class Plan:
 
     cdef int release(self) except -1:
         """Keep no array that was given for one step, and let others step."""
-        self.given.arrays = self.current = None
+        self.given.arrays = self.given.torch_tensors = self.current = None
         if self.curvature is not None:
             self.curvature.estimates.arrays = None
         return self.end()

@@ -82,6 +82,8 @@ def step_rows(Plan plan, Py_ssize_t i, rows, gradient, grad_scale, bint ends_ste
                 return
         if plan.rule.begin != NULL:
             plan.rule.begin(now.hyper, &now.now, layout.memories[i], scalars.shared)
+        if plan.torch_parameters is not None:
+            plan.torch_parameters.mark_written()
         thread_pool.run_tasks(step_task, &job, tasks, job.count * job.width)
         scalars.skip(i, -1)            # (the step that ends later counts it as skipped)
         if ends_step:

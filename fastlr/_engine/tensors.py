@@ -4,12 +4,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+from weakref import ref
 
 import numpy as np
 
 from .arena import Arena
 from .arrays import BFloat16, as_array, overlaps_itself, stored_as
 from .shared_memory import find_shared
+from .torch_tensors import is_torch_tensor, mark_written
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -32,6 +34,9 @@ class Tensor:
     lr_scales: Array | None = None             # factors of the learning rate, one for each element
     low_bits: Array | None = None              # the lower half of the float32 whose upper half is the parameter
     shadow: Array | None = None                # a 16-bit copy that follows the parameter
+    shadow_fixed: Any = None                   # see `fixed_in_memory`
+    source: Any = None                         # the tensor of PyTorch whose memory the array is
+    shadow_source: Any = None
     allocated = False
     memory: Array = NOTHING                    # what the rule remembers of the tensor as a whole
     matrix_shape: tuple[int, int, int]         # for a matrix rule: how many matrices, their rows and columns
@@ -40,6 +45,7 @@ class Tensor:
                  axes: tuple[int, ...]) -> None:
         self.name, self.array, self.group, self.prefix, self.path = name, array, group, prefix, path
         self.axes = axes                           # in the order in which elements are read
+        self.fixed = fixed_in_memory(array)
         self.is_double = array.dtype == FLOAT64    # whether the rule computes in float64
         self.state: list[Array] = []               # one array for each slot, as it is stored
         self.state_scales: list[Array | None] = []     # of 8-bit slots
@@ -70,6 +76,10 @@ class Tensor:
         vars(self).clear()
         vars(self).update(snapshot)
 
+    def sources(self) -> list[Any]:
+        """The tensors of PyTorch that a step writes."""
+        return [x for x in (self.source, self.shadow_source) if x is not None]
+
     def written(self) -> list[Array]:
         """All that a step writes."""
         if self.low_bits is None and self.shadow is None and not self.matrices:
@@ -90,6 +100,8 @@ class Tensor:
         """Bring the 16-bit copy to what the parameter is."""
         if self.shadow is None:
             return
+        if self.shadow_source is not None:
+            mark_written([self.shadow_source])
         x = self.master()
         if self.shadow.dtype == np.float16:
             with np.errstate(over="ignore", under="ignore"):
@@ -115,6 +127,14 @@ class Tensor:
         copy = self.zeros_like("float64" if self.is_double else "float32")
         copy[...] = values
         return copy
+
+
+def fixed_in_memory(array: Array) -> ref[Array]:
+    """A reference for the sake of which NumPy does not move the memory of an array (`ndarray.resize`)."""
+    base = array.base
+    while base is not None and isinstance(base, np.ndarray):
+        array, base = base, base.base
+    return ref(array)
 
 
 # State
@@ -261,7 +281,10 @@ def bind(name: str, x: Any, *, group: int, owner: str, prefix: str, path: tuple[
         axes = AS_THEY_ARE[array.ndim]
     else:
         axes = tuple(sorted(range(array.ndim), key=lambda axis: -abs(array.strides[axis])))
-    return Tensor(name, array, group, prefix, path, axes)
+    tensor = Tensor(name, array, group, prefix, path, axes)
+    if is_torch_tensor(x):
+        tensor.source = x
+    return tensor
 
 
 def refuse_shared(tensors: Sequence[Tensor], owner: str) -> None:
@@ -334,7 +357,9 @@ def set_shadow(tensor: Tensor, value: Any, owner: str) -> None:
         raise ValueError(f"{label}: expected shape {tensor.array.shape} like the parameter, got {array.shape}")
     if not array.flags.writeable or (array.size and overlaps_itself(array)):
         raise ValueError(f"{label}: must be writable and its elements apart in memory; pass a new array")
-    tensor.shadow = array
+    tensor.shadow, tensor.shadow_fixed = array, fixed_in_memory(array)
+    if is_torch_tensor(value):
+        tensor.shadow_source = value
 
 
 def split(tensors: Sequence[Tensor], owner: str) -> None:

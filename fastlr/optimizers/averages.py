@@ -16,7 +16,7 @@ from .resumable import (
     Resumable,
     bound_parameters,
     flattened,
-    refresh_copies,
+    parameters_written,
     tensors_of,
     write_back,
 )
@@ -54,8 +54,11 @@ class WeightAverage(Resumable):
     def _arrays(self) -> dict[str, dict[str, Array]]:
         return self._means
 
-    def _refresh_copies(self) -> None:
-        refresh_copies(self._opt)
+    def _parameters_written(self) -> None:
+        if self._opt is not None:
+            parameters_written(self._opt)
+        else:
+            super()._parameters_written()
 
     @property
     def params(self) -> dict[str, Array]:
@@ -96,7 +99,7 @@ class WeightAverage(Resumable):
                 self._before = before
                 for tensor in self._members:
                     write_back(tensor.array, self._means[tensor.name]["mean"].reshape(-1))
-                refresh_copies(self._opt)
+                self._parameters_written()
                 yield
             finally:
                 self._restore()
@@ -109,7 +112,7 @@ class WeightAverage(Resumable):
             return
         for tensor, values in zip(self._members, self._before, strict=True):
             np.asarray(tensor.array)[...] = values
-        refresh_copies(self._opt)
+        self._parameters_written()
         self._before = None
 
     def __repr__(self) -> str:

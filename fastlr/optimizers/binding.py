@@ -13,6 +13,7 @@ from .._engine.tensors import (
     SlotKinds,
     Tensor,
     allocate,
+    fixed_in_memory,
     named_dtype,
     per_tensor,
     refuse_shared,
@@ -20,6 +21,7 @@ from .._engine.tensors import (
     set_shadow,
     split,
 )
+from .._engine.torch_tensors import TorchParameters
 from .._matrix.matrix_step import MatrixStep
 from .declaration import ConstructorOnly, Convention, Hyper, nearest
 from .groups import Group, are_groups, bound, checked_lr_max
@@ -43,9 +45,10 @@ class BoundParameters(RuleClass, family=True):
     _stages: Stages
     _plan: Plan
     _structure: Structure
-    _watched: tuple[Container, ...]        # mappings of parameters, whose entries may be replaced
+    _watched: tuple[Container | TorchParameters, ...]      # what says whether parameters were replaced
     _groups: tuple[Group, ...]
     _state: dict[str, dict[str, Any]]
+    _bound_fixed: list[Any]                # see `fixed_in_memory`
     _bound: list[Any] | None               # gradients that steps read when they are given none
 
     def __init__(self, params: Any, lr: Hyper | None = None, *, grads: Any = None, state_dtype: Any = None,
@@ -213,10 +216,16 @@ class BoundParameters(RuleClass, family=True):
         self._plan, self._groups = plan, tuple(groups)
         for group, lr_max in zip(groups, largest, strict=True):
             group._keep_lr_max(lr_max)
-        self._nested, self._watched = self._structure.nested, self._structure.watched
+        self._watch()
         self._state = {tensor.name: tensor.state_by_name(self._kept, self.memory) for tensor in tensors}
         if self._shadow is not None:
             self.cast()
+
+    def _watch(self) -> None:
+        """Find what has to be looked at before each step."""
+        tensors = self._plan.torch_parameters
+        self._nested = self._structure.nested
+        self._watched = self._structure.watched if tensors is None else (*self._structure.watched, tensors)
 
     def _planned(self, tensors: list[Tensor], groups: Sequence[Group], stages: Stages) -> Plan:
         """A plan of the steps of these tensors, with their groups' values."""
@@ -226,44 +235,52 @@ class BoundParameters(RuleClass, family=True):
         for group in groups:
             for name, value in group._values.items():
                 plan.assign(group._index, self._fields.index(name), value)
+        sources = [(tensor.name, source) for tensor in tensors if tensor.source is not None
+                   or tensor.shadow_source is not None for source in tensor.sources()]
+        if sources:
+            plan.torch_parameters = TorchParameters(sources)
         return plan
 
     def _matrix_step(self, tensors: list[Tensor]) -> MatrixStep | None:
         """What makes the updates of a rule that is not elementwise."""
         return None
 
-    def _replan(self, plan: Plan, late: int = 0) -> None:
+    def _replan(self, plan: Plan, late: int = 0, stages: Stages | None = None) -> None:
         """Go on with another plan of the same tensors, to which `late` were added, where the present one is."""
         before = self._plan
         plan.set_clock(before.t, before.read_skipped_steps() + [before.t] * late)
         plan.skipped, plan.accumulated, plan.norms = before.skipped, before.accumulated, before.norms
-        self._plan = plan
+        # (in one statement, between whose parts no interrupt comes)
+        self._plan, self._stages = plan, stages or self._stages
 
     def add_group(self, params: Any, **hyper: Any) -> Group:
         """Take more parameters, as a group of their own; what is not given is as in the constructor.
 
         Gradients then come as one entry per group. Bound gradients are forgotten: bind again.
         """
-        plan, structure, present = self._plan, self._structure, (self._groups, self._state)
+        plan, structure, present = self._plan, self._structure, (self._groups, self._state, self._bound)
         groups = list(self._groups)
         # (the present plan holds the addresses of what its tensors have: a refused group must leave them that)
         before = [(tensor, tensor.snapshot()) for tensor in plan.tensors]
-        self._structure = Structure(True, structure.parts, structure.watched)
-        plan.begin()                   # (for good, once there is a plan in its place)
-        try:
-            added = self._bound_group({"params": params, **hyper}, groups, plan.tensors)
-            self._adopt([*plan.tensors, *added], groups)
-            new, self._plan = self._plan, plan
-            self._replan(new, len(added))
-        except BaseException:
-            self._plan, self._structure, (self._groups, self._state) = plan, structure, present
-            for tensor, snapshot in before:
-                tensor.restore(snapshot)
-            plan.end()
-            raise
-        for tensor in plan.tensors:
-            tensor.prefix = self._structure.prefix(tensor.group)
-        self._bound = None
+
+        def join() -> None:
+            try:
+                self._structure = Structure(True, structure.parts, structure.watched)
+                added = self._bound_group({"params": params, **hyper}, groups, plan.tensors)
+                self._adopt([*plan.tensors, *added], groups)
+                new, self._plan = self._plan, plan
+                for tensor in new.tensors:
+                    tensor.prefix = self._structure.prefix(tensor.group)
+                self._bound = None
+                self._replan(new, len(added))
+            except BaseException:
+                self._plan, self._structure, (self._groups, self._state, self._bound) = plan, structure, present
+                for tensor, snapshot in before:
+                    tensor.restore(snapshot)
+                self._watch()
+                raise
+
+        plan.retire(join)
         return self._groups[-1]
 
     def cast(self) -> None:
@@ -300,19 +317,17 @@ class BoundParameters(RuleClass, family=True):
         if plan.accumulated and stages.norms_needed:
             raise ValueError(f"{owner}: {stages.norms_needed} cannot be set between accumulate and step, as what is "
                              f"accumulated was not measured")
-        plan.begin()                   # (for good, once there is a plan in its place)
-        try:
+
+        def change() -> None:
             new = self._planned(plan.tensors, self._groups, stages)
             for group in self._groups:
                 new.set_peak(group._index, group._lr_max or 0.0)
             if self._bound is not None:
                 new.bind(self._bound)
-        except BaseException:
-            plan.end()
-            raise
-        new.grad_norm = plan.grad_norm
-        self._stages = stages
-        self._replan(new)
+            new.grad_norm = plan.grad_norm
+            self._replan(new, stages=stages)
+
+        plan.retire(change)
 
     # Gradients
 
@@ -321,16 +336,15 @@ class BoundParameters(RuleClass, family=True):
         arrays = self._arranged(grads)
         self._plan.bind(arrays)
         self._bound = arrays
+        self._bound_fixed = [fixed_in_memory(array) for array in arrays if isinstance(array, np.ndarray)]
 
     def _arranged(self, grads: Any, label: str = "grads") -> list[Any]:
         """Gradients in the order of the tensors."""
         return self._structure.arranged(grads, type(self).__name__, label)
 
     def _check_replaced(self) -> None:
-        """RuntimeError if a mapping of parameters holds another array than the one that this optimizer moves."""
-        for container in self._watched:
-            key = container.replaced()
+        """RuntimeError if a parameter is another array, or in other memory, than the one that this optimizer moves."""
+        for watched in self._watched:
+            key = watched.replaced()
             if key is not None:
-                raise RuntimeError(f"{type(self).__name__}: params[{key!r}] was replaced by another array since this "
-                                   f"optimizer took it; write into it, params[{key!r}][...] = x, or make a new "
-                                   f"optimizer")
+                raise RuntimeError(f"{type(self).__name__}: {watched.replaced_by(key)}, or make a new optimizer")

@@ -87,7 +87,8 @@ class Sophia(Optimizer, decay="decoupled", accumulation=share_of_mean,
         """Update every parameter in place, as `Optimizer.step`.
 
         `curvature` is given on some steps, in the structure and of the types of the gradients, None for parameters
-        whose estimate stays: h takes it before the step. It is only read.
+        whose estimate stays: h takes it before the step. It is only read; of a parameter whose gradient is None, which
+        the step skips, it is not.
 
         Raises
         ------

@@ -350,6 +350,7 @@ class LBFGS(Resumable):
     def _scatter(self, x: Array) -> None:
         for part, tensor in zip(self._parts(x), self._bound, strict=True):
             tensor.array[...] = part
+        self._parameters_written()
 
     def _parts(self, x: Array) -> list[Array]:
         """The last axis of an array split into the parameters' shapes, as views."""

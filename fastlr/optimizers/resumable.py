@@ -8,6 +8,7 @@ import numpy as np
 
 from .._engine.arrays import BFloat16, as_array, stored_as
 from .._engine.tensors import STORAGES, Array, Tensor, bfloat16_bits, refuse_shared, values
+from .._engine.torch_tensors import mark_written
 from .base import Optimizer
 from .declaration import nearest
 from .groups import are_groups, bound
@@ -47,9 +48,12 @@ class Resumable:
     def _require_ready(self, what: str) -> None:
         """RuntimeError if the state cannot be saved or loaded at present."""
 
-    def _refresh_copies(self) -> None:
-        """Round the parameters into their 16-bit copies, where the wrapped optimizer keeps such copies."""
-        refresh_copies(self.inner)
+    def _parameters_written(self) -> None:
+        """Let what depends on the parameters follow what was written to them."""
+        if self.inner is not None:
+            parameters_written(self.inner)
+        else:
+            mark_written([source for tensor in self._tensors for source in tensor.sources()])
 
     def _described(self) -> dict[str, Any]:
         """`state_dict` without its arrays and without the state of `inner`."""
@@ -153,12 +157,16 @@ def tensors_of(opt: Any) -> list[Tensor]:
     return tensors
 
 
-def refresh_copies(opt: Any) -> None:
-    """Round the parameters of an optimizer into their 16-bit copies, if it keeps such copies."""
+def parameters_written(opt: Any) -> None:
+    """Let what depends on an optimizer's parameters follow what was written to them.
+
+    Their 16-bit copies are rounded, and the versions of tensors of PyTorch move.
+    """
     if isinstance(opt, Optimizer):
         opt.cast()
+        mark_written([tensor.source for tensor in opt._plan.tensors if tensor.source is not None])
     elif isinstance(opt, Resumable):
-        opt._refresh_copies()
+        opt._parameters_written()
 
 
 # Whole tensors as float32 or float64

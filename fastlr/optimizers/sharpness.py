@@ -9,7 +9,7 @@ import numpy as np
 
 from .._engine.foreach import foreach
 from .._engine.tensors import Array, Tensor
-from .resumable import Assign, flattened, is_plain, refresh_copies, write_back
+from .resumable import Assign, flattened, is_plain, parameters_written, write_back
 from .wrappers import Wrapper, positive
 
 ORIGIN, PERTURBED, RETURNED = "origin", "perturbed", "returned"    # where the parameters are
@@ -110,7 +110,7 @@ class SAM(Wrapper):
                     adaptive=self._adaptive, record=self._place, entry=PERTURBED)
             for tensor, point in zip(self._moved, points, strict=True):
                 write_back(tensor.array, point)
-            refresh_copies(self.inner)
+            parameters_written(self.inner)
         except BaseException:
             self.retreat()
             raise
@@ -125,7 +125,7 @@ class SAM(Wrapper):
                     [self._other[tensor.name].reshape(-1) for tensor in plain])
         for tensor in others:
             np.asarray(tensor.array)[...] = self._other[tensor.name]
-        refresh_copies(self.inner)
+        parameters_written(self.inner)
         self._place[0] = ORIGIN
 
     def step(self, grads: Any, **keywords: Any) -> None:
@@ -163,7 +163,7 @@ class SAM(Wrapper):
             array[...] = self._other[tensor.name]
         if self._place[0] == PERTURBED:
             self._swap(plain, RETURNED)
-        refresh_copies(self.inner)
+        parameters_written(self.inner)
 
     def _perturb_again(self) -> None:
         """Undo `_return`, wherever it was stopped."""
@@ -173,7 +173,7 @@ class SAM(Wrapper):
         for tensor in others:
             if tensor.name in self._perturbed:
                 np.asarray(tensor.array)[...] = self._perturbed[tensor.name]
-        refresh_copies(self.inner)
+        parameters_written(self.inner)
 
     def add(self, *_: Any, **__: Any) -> None:
         """Refused: SAM needs the whole gradient at two points."""

@@ -180,6 +180,8 @@ def described(opt: BoundParameters) -> dict[str, Any]:
         plain["convention"] = opt.convention
     if plan.accumulated:
         plain["folded"] = plan.accumulated
+    if plan.skipped:
+        plain["skipped"] = plan.skipped
     return plain
 
 
@@ -198,7 +200,7 @@ def load(opt: BoundParameters, d: Mapping[str, Any], strict: bool) -> None:
     refuse_others(opt.state, d["state"], owner)
     norms = read_norms(opt, d, owner, strict)
     largest = read_largest_rates(opt, d, values, owner)
-    accumulated = count(d.get("folded", 0), owner, "folded")
+    accumulated, skipped = (count(d.get(name, 0), owner, name) for name in ("folded", "skipped"))
 
     def write() -> None:
         fill(opt.state, d["state"])
@@ -212,7 +214,7 @@ def load(opt: BoundParameters, d: Mapping[str, Any], strict: bool) -> None:
         opt._shared[...] = [shared[name] for name in opt.shared]
         plan.set_clock(t, missed)
         plan.norms = norms
-        plan.accumulated = accumulated
+        plan.accumulated, plan.skipped = accumulated, skipped
         opt.cast()
 
     plan.exclusively(lambda: completed(write))

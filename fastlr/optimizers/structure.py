@@ -57,6 +57,11 @@ class Container:
                 return key
         return None
 
+    def replaced_by(self, key: Any) -> str:
+        """What happened to that entry, and what to do."""
+        return (f"params[{key!r}] was replaced by another array since this optimizer took it; write into it, "
+                f"params[{key!r}][...] = x")
+
     # Gradients
 
     def arranged(self, grads: Any, owner: str, label: str) -> list[Any]:

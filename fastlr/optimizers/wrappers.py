@@ -20,7 +20,7 @@ from .resumable import (
     flattened,
     is_plain,
     public_names,
-    refresh_copies,
+    parameters_written,
     tensors_of,
     unwrapped,
     write_back,
@@ -210,7 +210,7 @@ class Lookahead(Wrapper):
         for tensor in self._tensors:
             if not is_plain(tensor.array):
                 write_back(tensor.array, flattened(self._own[tensor.name]["slow"]))
-        refresh_copies(self.inner)
+        parameters_written(self.inner)
         self._progress[0] = 0
 
     def _settings(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ..optimizers.resumable import tensors_of, unwrapped
+from ..optimizers.resumable import parameters_written, tensors_of, unwrapped
 from ..optimizers.sharpness import SAM
 from ..optimizers.state import completed
 from ..optimizers.wrappers import accumulates
@@ -338,6 +338,7 @@ def restored(opt: Any, also_restore: Any) -> Iterator[Callable[[], None]]:
         set_hypers()                   # (the same objects, where loading made equal ones)
         for array, copy in zip(arrays, copies, strict=True):
             array[...] = copy
+        parameters_written(opt)
         plan.skipped, plan.grad_norm = skipped, norm
         others()
 

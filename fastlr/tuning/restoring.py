@@ -12,6 +12,7 @@ import numpy as np
 
 from .._engine.arrays import as_array
 from .._engine.tensors import is_array
+from .._engine.torch_tensors import is_torch_tensor, mark_written
 
 Restore = Callable[[], None]
 
@@ -65,6 +66,8 @@ def save(x: Any, name: str, actions: list[Restore], seen: dict[int, Any]) -> Non
         if not array.flags.writeable:
             raise TypeError(f"{name}: must be writable to be restored, got a read-only array")
         actions.append(partial(np.copyto, array, array.copy()))
+        if is_torch_tensor(x):
+            actions.append(partial(mark_written, [x]))
     elif dataclasses.is_dataclass(x) and not isinstance(x, type):
         values = {field.name: getattr(x, field.name) for field in dataclasses.fields(x)}
         for field, value in values.items():
