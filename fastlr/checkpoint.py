@@ -308,7 +308,7 @@ def well_formed(state: dict[str, Any]) -> bool:
         inner = state.get("inner")
         return (isinstance(state.get("optimizer"), str) and type(state.get("t")) is int
                 and (inner is None or (isinstance(inner, dict) and well_formed(inner))))
-    if state.keys() - {"norms", "folded", "shared", "convention", "lr_max", "options"} \
+    if state.keys() - {"norms", "folded", "skipped", "shared", "convention", "lr_max", "options"} \
             != {"format", "optimizer", "t", "missed", "groups"}:
         return False
     if not (isinstance(state.get("shared", {}), dict) and isinstance(state.get("options", {}), dict)):

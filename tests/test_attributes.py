@@ -226,3 +226,45 @@ def test_every_hyper_parameter_is_set_for_all_groups_or_none(cls):
     for name, hyper in cls.hypers.items():
         setattr(opt, name, other_value(hyper))
         assert [getattr(group, name) for group in opt.groups] == [other_value(hyper)] * 2
+
+
+@pytest.mark.parametrize("resize", [lambda a: a.resize(a.size // 2, refcheck=False),
+                                    lambda a: a.resize(1000 * a.size, refcheck=False)])
+def test_memory_that_an_optimizer_uses_is_not_given_away(resize):
+    """NumPy refuses to resize an array that is weakly referenced; a step would write where it was."""
+    p, g, base, shadow = np.ones(8, np.float32), np.ones(8, np.float32), np.ones(16, np.float32), np.ones(8, np.float16)
+    free = np.ones(8)
+    resize(free)
+    assert free.size != 8                                        # (so it is not refused for another reason)
+    opt = fastlr.SGD([p], lr=1.0, grads=[g], shadow=[shadow])
+    view = fastlr.SGD(base[::2], lr=1.0)
+    ema = fastlr.EMA([base[1::2]])
+    for array in (p, g, base, shadow):
+        with pytest.raises(ValueError, match="cannot resize"):
+            resize(array)
+    opt.step()
+    view.step(np.ones(8, np.float32))
+    ema.update()
+    assert p.tolist() == [0] * 8
+    assert base.tolist() == [0, 1] * 8
+    del opt, view, ema
+
+
+def test_the_number_of_skipped_steps_is_saved(tmp_path):
+    def fresh(p):
+        return fastlr.SGD([p], lr=1.0, nonfinite="skip")
+
+    p, q = np.ones(2), np.ones(2)
+    opt, other = fresh(p), fresh(q)
+    assert "skipped" not in opt.state_dict()
+    opt.step([np.array([np.nan, 1])])
+    opt.step([np.ones(2)])
+    fastlr.save(tmp_path / "c", opt)
+    fastlr.load(tmp_path / "c", other)
+    assert (other.skipped, other.t) == (1, 1)
+    old = opt.state_dict()
+    del old["skipped"]                       # (as version 0.1.0 saved it)
+    other.load_state_dict(old)
+    assert other.skipped == 0
+    with pytest.raises(ValueError, match="skipped must be a count from 0 to"):
+        other.load_state_dict(old | {"skipped": -1})

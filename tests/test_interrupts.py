@@ -29,8 +29,8 @@ def gradients(step):
 class Interrupt:
     """Raises an exception at the n-th line executed in the files above; `raised` tells whether there were so many."""
 
-    def __init__(self, n, error):
-        self.left, self.error, self.raised = n, error, False
+    def __init__(self, n, error, files=FILES):
+        self.left, self.error, self.files, self.raised = n, error, files, False
 
     def __enter__(self):
         sys.settrace(self.enter)
@@ -40,7 +40,7 @@ class Interrupt:
         return kind is self.error
 
     def enter(self, frame, event, argument):
-        return self.line if frame.f_code.co_filename.endswith(FILES) else None
+        return self.line if frame.f_code.co_filename.endswith(self.files) else None
 
     def line(self, frame, event, argument):
         if event == "line" and not self.raised:
@@ -51,11 +51,11 @@ class Interrupt:
         return self.line
 
 
-def every_line(make, call, check, error):
+def every_line(make, call, check, error, files=FILES):
     """Call `call` on what `make` made, interrupted at each of its lines in turn; at least ten lines."""
     for n in range(10_000):
         made = make()
-        interrupt = Interrupt(n, error)
+        interrupt = Interrupt(n, error, files)
         with interrupt:
             call(*made)
         if not interrupt.raised:
@@ -288,3 +288,41 @@ def test_a_load_is_done_or_nothing_has_changed(error, kind, through, tmp_path):
         assert everything(params, opt) in (untouched, wanted)
 
     every_line(make, call, check, error)
+
+
+@every_error
+@pytest.mark.parametrize("change", ["add_group", "clip_norm"])
+def test_a_group_joins_or_an_option_is_set_or_nothing_has_changed(error, change):
+    """The optimizer steps after it, all of what it had or all of that and more."""
+    files = ("binding.py", "groups.py", "structure.py", "tensors.py", "stages.py", "rule_class.py")
+
+    def make():
+        params = parameters()
+        opt = fastlr.Adam(params, lr=0.1, weight_decay=0.1, decay="corrected", grads=gradients(0), ema_decay=0.5)
+        opt.step()
+        return params, opt, np.ones(3, np.float32)
+
+    def call(params, opt, more):
+        if change == "add_group":
+            opt.add_group({"more": more}, lr=0.05)
+        else:
+            opt.clip_norm = 0.1
+
+    def check(params, opt, more):
+        twin_params, twin, twin_more = make()
+        assert opt.t == 1
+        joined = len(opt.groups) == 2
+        if joined or opt.clip_norm is not None:
+            call(twin_params, twin, twin_more)
+        assert opt.state.keys() == twin.state.keys()
+        assert [group.params for group in opt.groups] == [group.params for group in twin.groups]
+        for each, own in ((opt, more), (twin, twin_more)):
+            if not joined:
+                each.step()                                      # (bound gradients are there still)
+            each.step([gradients(1), {"more": np.ones_like(own)}] if joined else gradients(1))
+        assert bits([*params, more]) == bits([*twin_params, twin_more])
+        with pytest.raises(ValueError, match=r"grads(\[0\])?\[0\]: expected"):
+            wrong = [np.ones(99, np.float32)] * 4
+            opt.step([wrong, {"more": None}] if joined else wrong)
+
+    every_line(make, call, check, error, files)

@@ -1,4 +1,5 @@
 """The scale of a loss: grows while gradients are finite, shrinks when they are not, resumes exactly."""
+import copy
 import json
 import re
 
@@ -92,10 +93,10 @@ def test_several_optimizers_share_a_scale():
 
 
 @pytest.mark.parametrize(("keywords", "error", "says"), [
-    ({"init": 0.0}, ValueError, "LossScale: init must be a positive float32, from 1.18e-38 on, got 0.0"),
-    ({"init": -1}, ValueError, "LossScale: init must be a positive float32, from 1.18e-38 on, got -1"),
-    ({"init": 1e39}, ValueError, "LossScale: init must be a positive float32, from 1.18e-38 on, got 1e+39"),
-    ({"init": float("nan")}, ValueError, "LossScale: init must be a positive float32, from 1.18e-38 on, got nan"),
+    ({"init": 0.0}, ValueError, "LossScale: init must be in [1.18e-38, 8.51e+37], got 0.0"),
+    ({"init": -1}, ValueError, "LossScale: init must be in [1.18e-38, 8.51e+37], got -1"),
+    ({"init": 1e39}, ValueError, "LossScale: init must be in [1.18e-38, 8.51e+37], got 1e+39"),
+    ({"init": float("nan")}, ValueError, "LossScale: init must be in [1.18e-38, 8.51e+37], got nan"),
     ({"init": "1"}, TypeError, "LossScale: init must be a number, got '1'"),
     ({"growth": 1.0}, ValueError, "LossScale: growth must be in (1, inf), got 1.0"),
     ({"backoff": 1.0}, ValueError, "LossScale: backoff must be in (0, 1), got 1.0"),
@@ -106,6 +107,45 @@ def test_several_optimizers_share_a_scale():
 def test_what_is_no_scale_is_refused(keywords, error, says):
     with pytest.raises(error, match=re.escape(says)):
         fastlr.LossScale(**keywords)
+
+
+@pytest.mark.parametrize("cls", [fastlr.LossScale, type("Mine", (fastlr.LossScale,), {})])
+def test_what_is_set_is_checked(cls):
+    scale = cls(init=4.0)
+    before = scale.state_dict()
+    for name, value, error, says in [
+        ("value", 0.0, ValueError, "value must be in [1.18e-38, 8.51e+37], got 0.0"),
+        ("growth", 0.5, ValueError, "growth must be in (1, inf), got 0.5"),
+        ("backoff", "half", TypeError, "backoff must be a number, got 'half'"),
+        ("interval", 0, ValueError, "interval must be an integer of at least 1, got 0"),
+        ("streak", -1, ValueError, "streak must be an integer of at least 0, got -1"),
+        ("intervall", 5, AttributeError, "has no 'intervall'; did you mean 'interval'?"),
+    ]:
+        with pytest.raises(error, match=re.escape(f"{cls.__name__}{'' if error is AttributeError else ':'} {says}")):
+            setattr(scale, name, value)
+    assert scale.state_dict() == before
+    scale.value, scale.interval, scale.growth = 3, 1, 4
+    scale.update(overflow=False)
+    assert scale.state_dict() == {"value": 12.0, "growth": 4.0, "backoff": 0.5, "interval": 1, "streak": 0}
+    copied = copy.deepcopy(scale)
+    assert copied.state_dict() == scale.state_dict()
+
+
+def test_a_subclass_of_loss_scale_may_have_attributes_of_its_own():
+    class Logged(fastlr.LossScale):
+        def __init__(self, **keywords):
+            super().__init__(**keywords)
+            self.log = []
+
+        def update(self, overflow):
+            self.log.append(overflow)
+            super().update(overflow)
+
+    scale = Logged(init=8.0)
+    fastlr.SGD(np.ones(2), nonfinite="skip").step(np.array([np.inf, 0]), grad_scale=scale)
+    assert (scale.log, scale.value) == ([True], 4.0)
+    with pytest.raises(AttributeError, match="LossScale has no 'logg'"):
+        fastlr.LossScale().logg = []
 
 
 def test_a_refused_state_or_step_changes_nothing():

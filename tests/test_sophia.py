@@ -67,8 +67,8 @@ def test_an_estimate_may_be_of_some_parameters():
     opt.step(grads, curvature={"a": None, "b": np.full((3, 2), 5.0)})
     assert (opt.state["a"]["h"] == 0.5).all()
     assert (opt.state["b"]["h"] == 2.75).all()
-    opt.step({"a": None, "b": gb}, curvature={"a": np.ones(4), "b": None})      # (also of one that has no gradient)
-    assert (opt.state["a"]["h"] == 0.75).all()
+    opt.step({"a": None, "b": gb}, curvature={"a": np.ones(4), "b": None})      # (not of one that has no gradient)
+    assert (opt.state["a"]["h"] == 0.5).all()
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -233,3 +233,17 @@ def test_converges_with_hutchinsons_estimate(name):
             curvature = [u * (further - nearer) / 2e-4]
         opt.step([problem.loss_and_grad(x)[1]], curvature=curvature)
     assert problem.loss_and_grad(x)[0] < (0.15 if name == "breast cancer" else 1e-2) * first
+
+
+def test_an_estimate_of_a_tensor_that_the_step_skips_is_not_read():
+    a, b = np.ones(3), np.ones(2)
+    opt = fastlr.Sophia({"a": a, "b": b}, beta2=0.5, nonfinite="raise")
+    opt.step({"a": np.ones(3), "b": None}, curvature={"a": np.ones(3), "b": np.full(2, np.nan)})
+    assert opt.state["b"]["h"].tolist() == [0, 0]
+    with pytest.raises(ValueError, match="'b' has its first gradient in this step, and its curvature was never"):
+        opt.step({"a": np.ones(3), "b": np.ones(2)})
+    opt.step({"a": np.ones(3), "b": np.ones(2)}, curvature={"a": None, "b": np.ones(2)})
+    before = opt.state["a"]["h"].copy(), opt.state["b"]["h"].copy()
+    opt.step({"a": None, "b": np.ones(2)}, curvature={"a": np.full(3, 5.0), "b": np.full(2, 5.0)})
+    assert opt.state["a"]["h"].tolist() == before[0].tolist()
+    assert opt.state["b"]["h"].tolist() == (0.5 * before[1] + 2.5).tolist()

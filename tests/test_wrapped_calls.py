@@ -1,7 +1,7 @@
 """Calls that reach the optimizer through a wrapper, or past it: done right, or refused in words."""
 import numpy as np
 import pytest
-from registry import arrays, bits
+from registry import REGISTRY, arrays, bits
 
 import fastlr
 
@@ -218,3 +218,22 @@ def test_the_norm_neither_overflows_nor_vanishes():
     assert norm_of([np.ones(2)], [np.zeros(2)], 0.0, False) == 0 == norm_of([], [], 0.0, False)
     assert np.isnan(norm_of([np.ones(2)], [np.array([np.nan, 1e300])], 0.0, False))
     assert norm_of([np.ones(2)], [np.array([np.inf, 1.0])], 0.0, True) == np.inf
+
+
+@pytest.mark.parametrize("wrapper", [fastlr.SAM, fastlr.Lookahead, fastlr.GradientAccumulation,
+                                     fastlr.GradientCentralization])
+def test_a_wrapper_says_which_names_of_the_wrapped_it_hides(wrapper):
+    """Its own is read and set by that name; the other by `inner`, which its docstring says, family by family."""
+    own = {name for name in dir(wrapper) if not name.startswith("_")}
+    for cls in REGISTRY.values():
+        for name in own & (cls.hypers.keys() | cls.options.keys() | cls.initial_states.keys()):
+            family = {"RMSpropCentered": "RMSprop", "RMSpropMomentum": "RMSprop",
+                      "RMSpropCenteredMomentum": "RMSprop"}.get(cls.__name__, cls.__name__)
+            assert f".inner.{name}``" in wrapper.__doc__
+            assert family in wrapper.__doc__, (cls, name)
+            opt = wrapper(cls(np.ones(3)))
+            before = getattr(opt.inner, name)
+            setattr(opt, name, 0.625)
+            assert (getattr(opt, name), getattr(opt.inner, name)) == (0.625, before)
+            opt.inner.lr = 0.5
+            assert opt.lr == 0.5

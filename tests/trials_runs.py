@@ -199,9 +199,9 @@ class Run:
         if "loss" in event:
             keywords["loss"] = event["loss"]
         if event.get("curvature"):
-            keywords["curvature"] = self.structured({
-                tensor["name"]: None if tensor["name"] in event.get("none", ()) else
-                curvature_of(self.trial, event, tensor) for tensor in self.tensors})
+            # (also of a tensor without a gradient, whose estimate is not read)
+            keywords["curvature"] = self.structured({tensor["name"]: curvature_of(self.trial, event, tensor)
+                                                     for tensor in self.tensors})
         return keywords
 
     def uphill(self, event):

@@ -7,8 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from .declaration import nearest
+
 LARGEST = 2.0**126                     # (whose inverse is the smallest float32 that is not flushed to zero)
 SMALLEST = float(np.finfo(np.float32).tiny)
+NUMBERS = ("value", "growth", "backoff", "interval", "streak")
+NO_OTHER_NAMES: Mapping[str, str] = {}
 
 
 class LossScale:
@@ -44,6 +48,8 @@ class LossScale:
     interval
         How many steps.
 
+        All of these, and `value` and `streak` (the steps since it changed), can be set.
+
     Raises
     ------
     TypeError, ValueError
@@ -59,52 +65,49 @@ class LossScale:
 
     def __init__(self, init: float = 2.0**16, growth: float = 2.0, backoff: float = 0.5, interval: int = 2000) -> None:
         self._assign({"value": init, "growth": growth, "backoff": backoff, "interval": interval, "streak": 0},
-                     {"value": "init"}, "LossScale")
+                     "LossScale", {"value": "init"})
 
     def update(self, overflow: bool) -> None:
         """Update the scale after a step; `overflow` says whether one of its gradients was not finite.
 
         For several optimizers with one scale: pass `scale.value` to each step, then call this once for all of them.
         """
+        value, streak = self.value, 0
         if overflow:
-            self.value, self.streak = max(float(np.float32(self.value * self.backoff)), SMALLEST), 0
-            return
-        self.streak += 1
-        if self.streak >= self.interval:
-            larger = self.value * self.growth
-            if larger <= LARGEST:
-                self.value = float(np.float32(larger))
-            self.streak = 0
+            value = max(float(np.float32(value * self.backoff)), SMALLEST)
+        elif self.streak + 1 < self.interval:
+            streak = self.streak + 1
+        elif value * self.growth <= LARGEST:
+            value = float(np.float32(value * self.growth))
+        object.__setattr__(self, "value", value)
+        object.__setattr__(self, "streak", streak)
 
     def state_dict(self) -> dict[str, Any]:
         """All that later scales depend on, as plain values."""
-        return {name: getattr(self, name) for name in ("value", "growth", "backoff", "interval", "streak")}
+        return {name: getattr(self, name) for name in NUMBERS}
 
     def load_state_dict(self, d: Mapping[str, Any]) -> None:
         """Load what `state_dict` returned; everything is checked before the first write."""
         who = "LossScale.load_state_dict"
-        if not isinstance(d, Mapping) or d.keys() != set(self.__slots__):
-            raise ValueError(f"{who}: expected the entries {', '.join(sorted(self.__slots__))}, got {d!r}")
-        self._assign(d, {}, who)
+        if not isinstance(d, Mapping) or d.keys() != set(NUMBERS):
+            raise ValueError(f"{who}: expected the entries {', '.join(sorted(NUMBERS))}, got {d!r}")
+        self._assign(d, who)
 
-    def _assign(self, new: Mapping[str, Any], names: Mapping[str, str], who: str) -> None:
-        checked: dict[str, Any] = {}
-        for name, low, high in (("value", SMALLEST, inf), ("growth", 1.0, inf), ("backoff", 0.0, 1.0)):
-            value = new[name]
-            if isinstance(value, bool | str) or not hasattr(value, "__float__"):
-                raise TypeError(f"{who}: {names.get(name, name)} must be a number, got {value!r}")
-            checked[name] = x = float(value)
-            if not low <= x < high or (x == low and name != "value") or (name == "value" and x > LARGEST):
-                bounds = f"a positive float32, from {SMALLEST:.3g} on" if name == "value" else f"in ({low:g}, {high:g})"
-                raise ValueError(f"{who}: {names.get(name, name)} must be {bounds}, got {value!r}")
-        checked["value"] = float(np.float32(checked["value"]))
-        for name, least in (("interval", 1), ("streak", 0)):
-            value = new[name]
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"{who}: {name} must be an integer of at least {least}, got {value!r}")
-            checked[name] = value
-        for name, value in checked.items():
-            setattr(self, name, value)
+    def _assign(self, new: Mapping[str, Any], who: str, names: Mapping[str, str] = NO_OTHER_NAMES) -> None:
+        values = {name: checked(name, new[name], f"{who}: {names.get(name, name)}") for name in NUMBERS}
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set one of its numbers, which is checked; AttributeError for what would do nothing."""
+        who = type(self).__name__
+        if name in NUMBERS:
+            value = checked(name, value, f"{who}: {name}")
+        elif not name.startswith("_") and not hasattr(type(self), name):
+            hint = nearest(name, NUMBERS)
+            if hint or type(self) is LossScale:            # (a subclass may have attributes of its own)
+                raise AttributeError(f"{who} has no {name!r}{hint}")
+        object.__setattr__(self, name, value)
 
     def __float__(self) -> float:
         return self.value
@@ -112,3 +115,23 @@ class LossScale:
     def __repr__(self) -> str:
         return (f"LossScale({self.value:g}; growth={self.growth:g}, backoff={self.backoff:g}, "
                 f"interval={self.interval}, streak={self.streak})")
+
+
+def checked(name: str, value: Any, who: str) -> float | int:
+    """One of the numbers of a LossScale; TypeError or ValueError if it is none."""
+    if name in ("interval", "streak"):
+        least = int(name == "interval")
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ValueError(f"{who} must be an integer of at least {least}, got {value!r}")
+        return value
+    if isinstance(value, bool | str) or not hasattr(value, "__float__"):
+        raise TypeError(f"{who} must be a number, got {value!r}")
+    x = float(value)
+    if name == "value":
+        if not SMALLEST <= x <= LARGEST:
+            raise ValueError(f"{who} must be in [{SMALLEST:.3g}, {LARGEST:.3g}], got {value!r}")
+        return float(np.float32(x))
+    low, high = (1.0, inf) if name == "growth" else (0.0, 1.0)
+    if not low < x < high:
+        raise ValueError(f"{who} must be in ({low:g}, {high:g}), got {value!r}")
+    return x

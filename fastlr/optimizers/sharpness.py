@@ -33,6 +33,8 @@ class SAM(Wrapper):
     Kwon et al. 2021, https://arxiv.org/abs/2102.11600 (with eta = 0.01). As pytorch-optimizer's, whose eta is 0, and as
     ``optax.contrib.sam`` with a normalized SGD as the adversary.
 
+    `rho` is SAM's own, also around an optimizer that has one (AdaDelta, Sophia), which is ``sam.inner.rho``.
+
     >>> import numpy as np, fastlr
     >>> p = np.array([3.0, 4.0])
     >>> sam = fastlr.SAM(fastlr.SGD(p, lr=0.5), rho=1.0)

@@ -19,8 +19,8 @@ from .resumable import (
     checked_gradient,
     flattened,
     is_plain,
-    public_names,
     parameters_written,
+    public_names,
     tensors_of,
     unwrapped,
     write_back,
@@ -31,7 +31,8 @@ PULLED = -1            # an entry of Lookahead's progress
 
 class Wrapper(Resumable):
     """The base class of wrappers. Attributes that a wrapper does not define (lr, groups, state, ...) are read from and
-    written to the wrapped optimizer, `inner`. Wrappers nest, except that SAM must be the outermost."""
+    written to the wrapped optimizer, `inner`; one that both have is the wrapper's. Wrappers nest, except that SAM must
+    be the outermost."""
 
     _outermost = False             # whether no other wrapper can be around it
     _accumulates = False           # whether `add` takes the gradients, and `step` takes none
@@ -121,6 +122,9 @@ class Lookahead(Wrapper):
     update. Needs one more array of the parameters' size. Zhang et al. 2019, https://arxiv.org/abs/1907.08610. As
     ``optax.lookahead`` and pytorch-optimizer's (``pullback_momentum="none"``); timm's does not move the parameters
     after the first k steps, as its slow weights start there.
+
+    `alpha` and `k` are Lookahead's own, also around what has an alpha (RMSprop, ASGD, AdEMAMix) or a k
+    (GradientAccumulation): that is ``opt.inner.alpha`` or ``opt.inner.k``.
 
     >>> import numpy as np, fastlr
     >>> p = np.array([1.0])
