@@ -15,6 +15,7 @@ import pytest
 
 import fastlr
 from fastlr._engine.cpu import supports
+from fastlr.rules.signatures import VARIANTS
 
 sys.path.insert(0, str(Path(__file__).parent))
 # (a child started in the project's folder imports what is installed, not the sources there)
@@ -46,9 +47,9 @@ DIGESTS = ("test_bits", "test_storage", "test_matrix")
 
 @pytest.fixture(scope="session")
 def digests(environment):
-    """What `digest()` of these modules gives on each instruction set of this CPU: {module: hashes}, one if none differ.
+    """What `digest()` of these modules gives on each instruction set: {module: hashes}, one if none differ.
 
-    A process for each instruction set, as it is chosen at import; all at once.
+    A process for each instruction set that was built and that this CPU has, as it is chosen at import; all at once.
     """
     code = """
 import importlib, sys
@@ -59,7 +60,7 @@ print(fastlr.show_config(mode="dicts")["isa"], *(importlib.import_module(name).d
     found = {name: set() for name in DIGESTS}
     running = {level: subprocess.Popen([sys.executable, "-c", code, str(Path(__file__).parent), *DIGESTS],
                                        env=environment | {"FASTLR_ISA": level}, stdout=subprocess.PIPE, text=True)
-               for level in ("baseline", "v3", "v4") if supports(level)}
+               for level in ("baseline", *VARIANTS) if supports(level)}
     for level, process in running.items():
         isa, *hashes = process.communicate()[0].split()
         assert (process.returncode, isa) == (0, level)

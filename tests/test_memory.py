@@ -144,7 +144,8 @@ def test_operands_of_different_sizes_are_refused():
             foreach.foreach("ascend", *operands)
 
 
-@pytest.mark.parametrize("level", [level for level in ("baseline", "v3", "v4") if instruction_set.supports(level)])
+@pytest.mark.parametrize("level", [level for level in ("baseline", *instruction_set.VARIANTS)
+                                   if instruction_set.supports(level)])
 def test_random_trials_end_well(environment, level):
     """Memory beside which nobody may read or write, and whatever a caller can think of; see memory_trials.py."""
     first, count = {"baseline": 0, "v3": 100, "v4": 200}[level], 25
