@@ -16,7 +16,7 @@ import platform
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
@@ -47,10 +47,10 @@ class Lost(Exception):
 class Child:
     """A process of one build, which measures when it is asked to."""
 
-    def __init__(self, build: Build, threads: int, number: int = 0) -> None:
+    def __init__(self, build: Build, threads: int, number: int = 0, module: Sequence[str] = ()) -> None:
         self.label = build.label
-        self.process = subprocess.Popen([str(build.python), str(CHILD), str(number)], env=pinned(threads), text=True,
-                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.process = subprocess.Popen([str(build.python), str(CHILD), str(number), *module], env=pinned(threads),
+                                        text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
     def ask(self, what: str, *arguments: Any) -> Any:
         assert self.process.stdin is not None and self.process.stdout is not None

@@ -1,7 +1,10 @@
-"""One of the two processes that `ab.py` measures with: it answers requests, a line of JSON each, until there are none.
+"""A process that `ab.py` and `release.py` measure with: it answers requests, a line of JSON each, until there are none.
 
-    python ab_child.py PAIR             requests come on the standard input, answers go to the standard output
-    python ab_child.py --count NAMES    under callgrind: every workload between two calls of ctermid (`ab_counts.py`)
+    python ab_child.py PAIR [MODULE [ARGUMENT]]   requests come on the standard input, answers go to the standard output
+    python ab_child.py --count NAMES [MODULE]     under callgrind: every workload between two calls of ctermid
+                                                  (`ab_counts.py`)
+
+MODULE, `ab_workloads` unless given, has a function `workloads([ARGUMENT])`: what makes the call of each workload.
 """
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ import os
 import platform
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, distribution
 from itertools import repeat
 from pathlib import Path
@@ -54,10 +58,9 @@ def run(call: Call, calls: int, now: Callable[[], float]) -> float:
 class Measuring:
     """The workload at hand."""
 
-    def __init__(self) -> None:
-        from ab_workloads import workloads
-
-        self.workloads = workloads()
+    def __init__(self, module: str = "ab_workloads", *arguments: str) -> None:
+        self.module = import_module(module)
+        self.workloads = self.module.workloads(*arguments)
         # With one thread a process's own time leaves out what others take of the core; with more it would add threads.
         self.now = process_time if os.environ["FASTLR_NUM_THREADS"] == "1" else perf_counter
         self.call: Call = gc.collect
@@ -66,8 +69,13 @@ class Measuring:
     def list(self) -> list[str]:
         return list(self.workloads)
 
+    def facts(self) -> dict[str, Any]:
+        """What the module of the workloads knows of this build without timing, as bytes of state."""
+        found: dict[str, Any] = self.module.facts()
+        return found
+
     def make(self, name: str) -> dict[str, Any]:
-        """Make a workload, warm it up, and say how long a call takes."""
+        """Make a workload, warm it up, and say how long a call takes; and what a call does, where that is known."""
         self.call = gc.collect                          # (what was before is freed)
         gc.collect()
         try:
@@ -80,7 +88,7 @@ class Measuring:
         while took < CALIBRATED:
             calls *= 4
             took = run(self.call, calls, self.now)
-        return {"seconds": took / calls}
+        return {"seconds": took / calls} | getattr(self.workloads[name], "facts", {})
 
     def sample(self, calls: int, batches: int) -> float:
         """Seconds a call, in the shortest of some batches: what an interrupt lengthens is left out."""
@@ -99,7 +107,7 @@ def batched(seconds: float, sample: float) -> tuple[int, int]:
     return calls, max(2, min(5, round(sample / (calls * seconds))))
 
 
-def answer(pair: int) -> None:
+def answer(pair: int, *module: str) -> None:
     """Requests, until there are none. What anything else prints goes to the error output.
 
     Objects of random sizes, the same in both processes of a pair, move what comes after them: where it lies should not
@@ -112,15 +120,15 @@ def answer(pair: int) -> None:
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     if cores and os.environ["FASTLR_NUM_THREADS"] == "1":
         os.sched_setaffinity(0, cores[-1:])             # (both builds on one core, so that both have the same one)
-    measuring = Measuring()
-    known: dict[str, Callable[..., Any]] = {"about": about, "list": measuring.list, "make": measuring.make,
-                                            "sample": measuring.sample}
+    measuring = Measuring(*module)
+    known: dict[str, Callable[..., Any]] = {"about": about, "list": measuring.list, "facts": measuring.facts,
+                                            "make": measuring.make, "sample": measuring.sample}
     for line in sys.stdin:
         what, *arguments = json.loads(line)
         print(json.dumps(known[what](*arguments)), file=replies, flush=True)
 
 
-def count(names: list[str]) -> None:
+def count(names: list[str], module: str = "ab_workloads") -> None:
     """Run workloads between marks; say on the output which marks enclose what: index of the first, name, calls."""
     marks = 0
 
@@ -145,9 +153,7 @@ def count(names: list[str]) -> None:
         between("", None, times)
     if "import/fastlr after numpy" in names:
         between("import/fastlr after numpy", lambda: __import__("fastlr"), 1)
-    from ab_workloads import workloads
-
-    made = workloads()
+    made = import_module(module).workloads()
     for name in names:
         try:
             call = made[name]()
@@ -165,9 +171,9 @@ def count(names: list[str]) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--count"]:
-        count(json.loads(sys.argv[2]))
+        count(json.loads(sys.argv[2]), *sys.argv[3:])
     elif sys.argv[1:] and sys.argv[1].isdigit():
-        answer(int(sys.argv[1]))
+        answer(int(sys.argv[1]), *sys.argv[2:])
     else:
-        print(f"usage: {Path(__file__).name} [PAIR | --count NAMES]\n\n{__doc__}")
+        print(f"usage: {Path(__file__).name} [PAIR | --count NAMES] [MODULE [ARGUMENT]]\n\n{__doc__}")
         sys.exit(0 if "--help" in sys.argv else 2)

@@ -1,4 +1,4 @@
-"""Instructions of workloads by callgrind: the same digits in every run, whatever else runs. Used by `ab.py`.
+"""Instructions of workloads by callgrind: the same digits in every run, whatever else runs.
 
 One process of each build runs the workloads between two calls of ctermid, a function of the C library that nobody
 else calls and before each of which callgrind writes what it counted since the one before. FASTLR_ISA=v3, as valgrind
@@ -23,12 +23,13 @@ def available() -> bool:
     return shutil.which("valgrind") is not None
 
 
-def counted(build: Build, names: list[str]) -> dict[str, float]:
-    """Instructions of one call of each workload that this build has."""
+def counted(build: Build, names: list[str], module: str = "ab_workloads") -> dict[str, float]:
+    """Instructions of one call of each workload of this module that this build has."""
     with tempfile.TemporaryDirectory(prefix="fastlr-ab-") as folder:
         done = subprocess.run(
             ["valgrind", "--tool=callgrind", "--dump-before=ctermid", "--compress-pos=yes", "--compress-strings=yes",
-             f"--callgrind-out-file={folder}/counted", str(build.python), str(CHILD), "--count", json.dumps(names)],
+             f"--callgrind-out-file={folder}/counted", str(build.python), str(CHILD), "--count", json.dumps(names),
+             module],
             env=pinned(1) | {"FASTLR_ISA": "v3", "OPENBLAS_CORETYPE": "Haswell"}, capture_output=True, text=True)
         if done.returncode:
             raise SystemExit(f"ab.py: callgrind of {build.label} ended with {done.returncode}:\n{done.stderr[-2000:]}")

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from site import getsitepackages
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,8 @@ def renamed(python: Path, link: Path) -> Path:
 def installed(source: Path, folder: Path) -> Path:
     """The Python of a new environment with this wheel or source, without its dependencies, and NumPy.
 
-    NumPy, and for sources Cython and setuptools, are those of the Python that runs this, where it has them; what it
-    lacks comes through pip.
+    NumPy, for sources Cython and setuptools, and peers such as torch are those of the Python that runs this, where it
+    has them; NumPy that it lacks comes through pip.
     """
     print(f"installing {source} ...", file=sys.stderr, flush=True)
     subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
@@ -63,7 +64,8 @@ def installed(source: Path, folder: Path) -> Path:
         [str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], text=True).strip()
     found = importlib.util.find_spec("numpy")
     if found is not None and found.origin:
-        (Path(site) / "ab-shared.pth").write_text(f"{Path(found.origin).parents[1]}\n")
+        shared = dict.fromkeys([str(Path(found.origin).parents[1]), *getsitepackages()])
+        (Path(site) / "ab-shared.pth").write_text("\n".join(shared) + "\n")
     else:
         pip(python, "numpy")
     isolated = any(importlib.util.find_spec(name) is None for name in ("Cython", "setuptools"))

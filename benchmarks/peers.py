@@ -14,8 +14,6 @@ from typing import Any
 
 import numpy as np
 
-import fastlr
-
 LR, BETA1, BETA2, EPS, DECAY = 1e-4, 0.9, 0.999, 1e-8, 1e-2
 CFLAGS = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-march=native"]
 
@@ -59,10 +57,14 @@ def shaped(shapes: list[tuple[int, ...]], seed: int) -> Arrays:
 
 
 def fastlr_bound(params: Arrays, grads: Arrays, threads: int) -> Step:
+    import fastlr
+
     return fastlr.AdamW(params, LR, beta1=BETA1, beta2=BETA2, eps=EPS, weight_decay=DECAY, grads=grads).step
 
 
 def fastlr_passed(params: Arrays, grads: Arrays, threads: int) -> Step:
+    import fastlr
+
     step = fastlr.AdamW(params, LR, beta1=BETA1, beta2=BETA2, eps=EPS, weight_decay=DECAY).step
     return lambda: step(grads)
 
