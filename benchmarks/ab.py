@@ -49,8 +49,8 @@ class Child:
 
     def __init__(self, build: Build, threads: int, number: int = 0, module: Sequence[str] = ()) -> None:
         self.label = build.label
-        self.process = subprocess.Popen([str(build.python), str(CHILD), str(number), *module], env=pinned(threads),
-                                        text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.process = subprocess.Popen([str(build.python), str(CHILD), str(number), *module], text=True,
+                                        env=build.environment(threads), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
     def ask(self, what: str, *arguments: Any) -> Any:
         assert self.process.stdin is not None and self.process.stdout is not None

@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from ab_environments import Build, pinned
+from ab_environments import Build
 
 CHILD = Path(__file__).with_name("ab_child.py")
 TOTAL = re.compile(rb"^(?:summary|totals): (\d+)", re.MULTILINE)
@@ -29,8 +29,8 @@ def counted(build: Build, names: list[str], module: str = "ab_workloads") -> dic
         done = subprocess.run(
             ["valgrind", "--tool=callgrind", "--dump-before=ctermid", "--compress-pos=yes", "--compress-strings=yes",
              f"--callgrind-out-file={folder}/counted", str(build.python), str(CHILD), "--count", json.dumps(names),
-             module],
-            env=pinned(1) | {"FASTLR_ISA": "v3", "OPENBLAS_CORETYPE": "Haswell"}, capture_output=True, text=True)
+             module], capture_output=True, text=True,
+            env=build.environment(1) | {"FASTLR_ISA": "v3", "OPENBLAS_CORETYPE": "Haswell"})
         if done.returncode:
             raise SystemExit(f"ab.py: callgrind of {build.label} ended with {done.returncode}:\n{done.stderr[-2000:]}")
         marks = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]

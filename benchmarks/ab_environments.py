@@ -12,11 +12,16 @@ from site import getsitepackages
 
 @dataclass(frozen=True)
 class Build:
-    """A Python that imports one build of fastlr; where it came as a wheel, that too."""
+    """A Python that imports one build of fastlr, from `folder` unless that is empty; its wheel, where it has one."""
 
     label: str
     python: Path
     wheel: Path | None = None
+    folder: str = ""
+
+    def environment(self, threads: int) -> dict[str, str]:
+        """The variables of its processes."""
+        return pinned(threads) | ({"PYTHONPATH": self.folder} if self.folder else {})
 
 
 def pinned(threads: int) -> dict[str, str]:

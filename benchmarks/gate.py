@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import subprocess
 import sys
 import tempfile
 from fnmatch import fnmatchcase
@@ -117,20 +116,8 @@ def build_of(given: str | None, folder: Path) -> Build:
     if given:
         return prepared(given, "new", folder)
     if any((release.ROOT / "fastlr" / "_engine").glob("*.so")):
-        return Build("this checkout", in_place(folder))
+        return Build("this checkout", Path(sys.executable), folder=str(release.ROOT))
     return Build("this Python", Path(sys.executable))
-
-
-def in_place(folder: Path) -> Path:
-    """A Python of an environment that imports this checkout, as it is built in place."""
-    import numpy
-
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder / "env")], check=True)
-    python = folder / "env" / "bin" / "python"
-    site = subprocess.check_output(
-        [str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], text=True).strip()
-    (Path(site) / "checkout.pth").write_text(f"{release.ROOT}\n{Path(numpy.__file__).parents[1]}\n")
-    return python
 
 
 def main() -> int:

@@ -75,6 +75,19 @@ def test_every_group_of_workloads_has_a_title():
     assert {name.partition("/")[0] for name in workloads()} | {"import"} == set(GROUPS)
 
 
+def test_the_page_of_asv_loads_copies_and_says_what_it_has_no_copy_of():
+    from asv_page import COPIES, LOADED, VENDOR, local
+
+    assert {path.name for path in VENDOR.iterdir()} == {*COPIES.values(), "README.md"}
+    page = ('<script src="https://x.org/jquery-3.3.1.min.js" integrity="sha256-a" crossorigin="anonymous" onerror="f()">'
+            '</script><link rel="stylesheet" href="https://y.org/bootstrap.min.css" integrity="b">'
+            '<script src="asv.js"></script><script src="https://x.org/new.js"></script>')
+    made = local(page)
+    assert made.startswith('<script src="vendor/jquery.min.js" onerror="f()"></script>'
+                           '<link rel="stylesheet" href="vendor/bootstrap.min.css"><script src="asv.js">')
+    assert [match[4] for match in LOADED.finditer(made)] == ["https://x.org/new.js"]
+
+
 # The gate
 
 

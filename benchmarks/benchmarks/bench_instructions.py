@@ -1,71 +1,67 @@
-"""Instructions that valgrind counts inside a sweep: the same digits in every run, whatever else runs.
+"""Instructions that callgrind counts: the same digits in every run, whatever else runs.
 
-Elementwise rules only: others call theirs tile by tile, after a sum. Only what is inside the compiled rule is counted
-(`--toggle-collect` on its symbol, a dump after each call), and two numbers of elements are subtracted, so neither the
-interpreter nor a call's own cost is in the figure.
-It is the AVX2 door's, as valgrind does not run AVX-512. Another compiler or flag moves it; noise does not.
+The workloads are those of `release_workloads.py`, in the AVX2 variant, as valgrind does not run AVX-512. Another
+compiler, Python or NumPy moves a count; noise does not. `gate.py` compares the same counts with the last release's.
 """
-import os
-import re
-import shutil
-import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import fastlr
 
-from .arrays import ELEMENTWISE
+from .arrays import ELEMENTWISE, MATRICES, REDUCING
 
-NAMES = [name for name in ELEMENTWISE if hasattr(fastlr, name)]        # (of the commit that is measured)
+sys.path.append(str(Path(__file__).parents[1]))
+
 DTYPES = ["float32", "float64"]
-SMALL, LARGE = 8192, 24576                        # each is one call of the rule
-MOVE = "*_kernels_2v3_move"
-
-CODE = f"""
-import numpy as np, fastlr
-for name in {NAMES}:
-    for dtype in {DTYPES}:
-        for size in ({SMALL}, {LARGE}):
-            p, g = (np.linspace(1, 2, size, dtype=dtype) for _ in range(2))
-            getattr(fastlr, name)(p, lr=1e-6, grads=g).step(**{{"curvature": g}} if name == "Sophia" else {{}})
-"""
+CALLS = ["1 x 64 bound", "1 x 64 passed", "500 x 64 bound", "500 x 64 passed", "500 x 64 bind"]
 
 
-def counts():
-    """Instructions per element of every (optimizer, dtype)."""
-    with tempfile.TemporaryDirectory() as folder:
-        done = subprocess.run(
-            ["valgrind", "--tool=callgrind", "--collect-atstart=no", f"--toggle-collect={MOVE}",
-             f"--dump-after={MOVE}", f"--callgrind-out-file={folder}/counted", sys.executable, "-c", CODE],
-            env=os.environ | {"FASTLR_ISA": "v3", "FASTLR_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1",
-                              "PYTHONPATH": str(Path(fastlr.__file__).parents[1])},    # the one measured
-            capture_output=True, text=True)
-        if done.returncode:
-            raise RuntimeError(done.stderr[-1000:])
-        dumps = [Path(folder) / f"counted.{k + 1}" for k in range(2 * len(NAMES) * len(DTYPES))]
-        calls = [int(re.search(r"^(?:summary|totals): (\d+)", dump.read_text(), re.M)[1]) for dump in dumps]
-    pairs = zip(calls[::2], calls[1::2], strict=True)
-    keys = [(name, dtype) for name in NAMES for dtype in DTYPES]
-    return {key: (large - small) / (LARGE - SMALL) for key, (small, large) in zip(keys, pairs, strict=True)}
+def setup_cache():
+    """Instructions of one call of every workload, counted once for all below; empty without valgrind."""
+    import ab_counts
+    from ab_environments import Build
+    from release import count
+
+    if not ab_counts.available():
+        return {}
+    return count(Build("this", Path(sys.executable), folder=str(Path(fastlr.__file__).parents[1])))
+
+
+setup_cache.timeout = 600
 
 
 class Instructions:
-    params = (ELEMENTWISE, DTYPES)
+    """Of one step in cache over 16,384 elements; rules for matrices: over a small transformer's layer."""
+
+    params = (ELEMENTWISE + REDUCING + MATRICES, DTYPES)
     param_names = ("optimizer", "dtype")
     unit = "instructions"
-    timeout = 300
-
-    def setup_cache(self):
-        return counts() if shutil.which("valgrind") else {}
-
-    setup_cache.timeout = 300
+    timeout = 600
 
     def setup(self, cache, name, dtype):
-        if (name, dtype) not in cache:
+        self.name = f"{'matrix' if name in MATRICES else 'cache'}/{name.lower()} {dtype}"
+        if self.name not in cache:
             raise NotImplementedError("needs valgrind, and the optimizer")
 
-    def track_instructions_per_element(self, cache, name, dtype):
-        return cache[name, dtype]
+    def track_instructions_per_step(self, cache, name, dtype):
+        return cache[self.name]
 
-    track_instructions_per_element.version = "1"
+    track_instructions_per_step.version = "2"
+
+
+class Calls:
+    """Of one call of AdamW over tensors of 64 float32."""
+
+    params = CALLS
+    param_names = ("call",)
+    unit = "instructions"
+    timeout = 600
+
+    def setup(self, cache, call):
+        if f"call/{call}" not in cache:
+            raise NotImplementedError("needs valgrind")
+
+    def track_instructions_per_call(self, cache, call):
+        return cache[f"call/{call}"]
+
+    track_instructions_per_call.version = "1"
