@@ -103,7 +103,7 @@ def test_the_rules_of_fastlr_are_what_its_signatures_say():
     for path in (Path(fastlr.__file__).parent / "rules").glob("*.pxd"):
         if path.stem not in ("__init__", "element", "scalars"):
             found |= {rule.name: build.signature(rule) for rule in build.read_rules(path.read_text())}
-    assert found == {name: {key: value for key, value in rule._asdict().items() if key != "module"}
+    assert found == {name: {field: getattr(rule, field) for field in rule.__slots__ if field != "module"}
                      for name, rule in SIGNATURES.items()}
 
 
