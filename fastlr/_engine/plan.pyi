@@ -3,7 +3,7 @@ from typing import Any
 
 from .._matrix.matrix_step import MatrixStep
 from .tensors import Tensor
-from .torch_parameters import TorchParameters
+from .torch_tensors import TorchParameters
 
 class Plan:
     t: int
