@@ -1,7 +1,11 @@
 # cython: language_level=3
 cimport cython
 from libc.stdint cimport int32_t, int64_t
+from fastlr._engine.layout cimport Layout
 from fastlr._engine.memory cimport Workspace
+
+cdef str rows_caller(Layout layout, Py_ssize_t i)
+cdef object rows_error(Layout layout, Py_ssize_t i, str what)
 
 
 @cython.final
@@ -16,6 +20,6 @@ cdef class RowIndex:
     cdef int32_t* table                # of the hash: which of the different ones, or -1
     cdef int bits                      # it has 2**bits entries, at least half of which stay empty
 
-    cdef int read(self, object rows, Py_ssize_t length, Py_ssize_t width, str caller) except -1
-    cdef int reserve(self, Py_ssize_t n, str caller) except -1
+    cdef int read(self, object rows, Layout layout, Py_ssize_t i, Py_ssize_t width) except -1
+    cdef int reserve(self, Py_ssize_t n, Layout layout, Py_ssize_t i) except -1
     cdef Py_ssize_t sort(self) noexcept nogil

@@ -16,7 +16,7 @@ from fastlr._engine.gradients cimport overlap_error
 from fastlr._engine.layout cimport Layout, same_precision, same_shape
 from fastlr._engine.memory cimport Workspace
 from fastlr._engine.plan cimport Plan
-from fastlr._engine.row_index cimport RowIndex
+from fastlr._engine.row_index cimport RowIndex, rows_caller, rows_error
 from fastlr._engine.step_scalars cimport ScalarGroups
 from fastlr._kernels.rows cimport RowsJob, RowStream
 from fastlr._kernels.structs cimport (
@@ -55,15 +55,14 @@ def step_rows(Plan plan, Py_ssize_t i, rows, gradient, grad_scale, bint ends_ste
     cdef Py_ssize_t k, tasks
     cdef int64_t t
     cdef int group
-    cdef str caller = f"{layout.caller}: step_rows({layout.tensors[i].name!r})"
     plan.begin()
     try:
         if plan.row_index is None:
             plan.row_index, plan.row_sums = RowIndex(), Workspace()
             find_tasks()
-        lay_out_rows(plan, i, &job, &layouts, caller)
-        plan.row_index.read(rows, layout.shapes[layout.first_axis[i]], job.width, caller)
-        plan.given.arrays = [read_gradient(plan, i, &job.g, &layouts.gradient, gradient, caller)]
+        lay_out_rows(plan, i, &job, &layouts)
+        plan.row_index.read(rows, layout, i, job.width)
+        plan.given.arrays = [read_gradient(plan, i, &job.g, &layouts.gradient, gradient)]
         if scalars.schedules:
             scalars.evaluate(plan.t)
         t = plan.t - scalars.skipped_steps[i]
@@ -101,7 +100,7 @@ cdef int find_tasks() except -1:
     return 0
 
 
-cdef int lay_out_rows(Plan plan, Py_ssize_t i, RowsJob* job, RowLayouts* layouts, str caller) except -1:
+cdef int lay_out_rows(Plan plan, Py_ssize_t i, RowsJob* job, RowLayouts* layouts) except -1:
     """Find where the rows of a tensor and of its state are."""
     cdef Layout layout = plan.layout
     cdef const TensorView* view = &layout.views[i]
@@ -116,35 +115,36 @@ cdef int lay_out_rows(Plan plan, Py_ssize_t i, RowsJob* job, RowLayouts* layouts
         row_layouts[k].shape = layouts.lengths + 2 * MAX_DIMENSIONS * k
         row_layouts[k].stride = row_layouts[k].shape + MAX_DIMENSIONS
     if layout.ndims[i] == 0:
-        raise ValueError(f"{caller}: the parameter must have rows, got one number; use step")
+        raise rows_error(layout, i, "the parameter must have rows, got one number; use step")
     if min(clipping.clip_norm, clipping.clip_zscore) < INFINITY:
-        raise ValueError(f"{caller}: {'clip_norm' if clipping.clip_norm < INFINITY else 'clip_zscore'} is over all "
-                         f"gradients of a step, and this sees one table's; use clip_tensor_norm, or clip before")
+        raise rows_error(layout, i, f"{'clip_norm' if clipping.clip_norm < INFINITY else 'clip_zscore'} is over all "
+                                    f"gradients of a step, and this sees one table's; use clip_tensor_norm, or clip "
+                                    f"before")
     if view.unit_factors != NULL:
-        raise ValueError(f"{caller}: clip_adaptive measures whole parameters; use clip_tensor_norm, or clip before")
+        raise rows_error(layout, i, "clip_adaptive measures whole parameters; use clip_tensor_norm, or clip before")
     if view.low_bits != NULL or view.shadow != NULL:
         split = view.low_bits != NULL
-        raise ValueError(f"{caller}: {'a split parameter' if split else 'a shadow'} needs whole steps; build the "
-                         f"optimizer without {'master' if split else 'shadow'}=, or use step")
+        raise rows_error(layout, i, f"{'a split parameter' if split else 'a shadow'} needs whole steps; build the "
+                                    f"optimizer without {'master' if split else 'shadow'}=, or use step")
     for k in range(1, layout.ndims[i]):
         width *= layout.shapes[layout.first_axis[i] + k]
     job.width, job.slots, job.is_double, job.staged = width, layout.slots, view.is_double, view.staged
     job.stochastic, job.random_salt = plan.stochastic, view.random_salt
     job.step = plan.rule.step[view.is_double]
-    read_again(layout, i, tensor.array, &array_view, view.p, view.stored, caller)
+    read_again(layout, i, tensor.array, &array_view, view.p, view.stored)
     lay_out_stream(&job.p, &layouts.param, &array_view)
     for k in range(layout.slots):
-        read_again(layout, i, tensor.state[k], &array_view, view.slot[k], view.slot_stored[k], caller)
+        read_again(layout, i, tensor.state[k], &array_view, view.slot[k], view.slot_stored[k])
         lay_out_stream(&job.slot[k], &layouts.slot[k], &array_view)
         job.slot_scale[k] = view.slot_scale[k]
         if view.slot_scale[k] != NULL and width % GROUP:
-            raise ValueError(f"{caller}: a state of 8 bits needs rows of a multiple of {GROUP} elements, which share "
-                             f"a scale, got {width}; choose another state_dtype for this table")
+            raise rows_error(layout, i, f"a state of 8 bits needs rows of a multiple of {GROUP} elements, which share "
+                                        f"a scale, got {width}; choose another state_dtype for this table")
     if view.ema != NULL:
-        read_again(layout, i, tensor.state[layout.slots], &array_view, view.ema, UNKNOWN, caller)
+        read_again(layout, i, tensor.state[layout.slots], &array_view, view.ema, UNKNOWN)
         lay_out_stream(&job.ema, &layouts.ema, &array_view)
     if view.lr_factors != NULL:
-        read_again(layout, i, tensor.lr_scales, &array_view, view.lr_factors, UNKNOWN, caller)
+        read_again(layout, i, tensor.lr_scales, &array_view, view.lr_factors, UNKNOWN)
         lay_out_stream(&job.scale, &layouts.lr_factors, &array_view)
     return 0
 
@@ -159,20 +159,19 @@ cdef void lay_out_stream(RowStream* stream, StridedLayout* row_layout, const Arr
         stream.layout = row_layout
 
 
-cdef int read_again(Layout layout, Py_ssize_t i, object array, ArrayView* array_view, const char* data, Storage stored,
-                    str caller) except -1:
+cdef int read_again(Layout layout, Py_ssize_t i, object array, ArrayView* array_view, const char* data,
+                    Storage stored) except -1:
     """Read an array of a tensor as it is now; ValueError unless it is what it was when the optimizer was built."""
     # (its owner can give it another shape or type in place, and its rows would reach beyond it)
     cdef Py_ssize_t itemsize = 8 if layout.views[i].is_double else 4
     if not read_array(array, array_view) or array_view.data != data or not same_shape(layout, i, array_view) \
             or (array_view.stored != stored if stored != UNKNOWN else array_view.itemsize != itemsize):
-        raise ValueError(f"{caller}: the parameter or its state was given another shape, type or memory in place "
-                         f"since it was bound; give it back its own")
+        raise rows_error(layout, i, "the parameter or its state was given another shape, type or memory in place since "
+                                    "it was bound; give it back its own")
     return 0
 
 
-cdef object read_gradient(Plan plan, Py_ssize_t i, RowStream* stream, StridedLayout* row_layout, object gradient,
-                          str caller):
+cdef object read_gradient(Plan plan, Py_ssize_t i, RowStream* stream, StridedLayout* row_layout, object gradient):
     """Check the gradient of a step over rows, and find where it is; returns what keeps it alive."""
     cdef Layout layout = plan.layout
     cdef ArrayView array_view
@@ -181,7 +180,7 @@ cdef object read_gradient(Plan plan, Py_ssize_t i, RowStream* stream, StridedLay
     cdef bint fits
     parameter = layout.tensors[i].array
     if not read_array(gradient, &array_view):
-        gradient = as_array(gradient, f"{caller}: grads")
+        gradient = as_array(gradient, f"{rows_caller(layout, i)}: grads")
         if gradient.dtype == np.uint16 and layout.views[i].stored == BFLOAT16:
             gradient = gradient.view(BFloat16)
     fits = read_array(gradient, &array_view) and same_precision(&layout.views[i], array_view.stored) \
@@ -189,8 +188,8 @@ cdef object read_gradient(Plan plan, Py_ssize_t i, RowStream* stream, StridedLay
     for k in range(1, layout.ndims[i] if fits else 0):
         fits = fits and array_view.shape[k] == layout.shapes[layout.first_axis[i] + k]
     if not fits:
-        raise ValueError(f"{caller}: grads: expected {stored_as(parameter)} {(given, *parameter.shape[1:])}, a row "
-                         f"for each of rows, got {stored_as(gradient) or gradient.dtype} {gradient.shape}")
+        raise rows_error(layout, i, f"grads: expected {stored_as(parameter)} {(given, *parameter.shape[1:])}, a row "
+                                    f"for each of rows, got {stored_as(gradient) or gradient.dtype} {gradient.shape}")
     lay_out_stream(stream, row_layout, &array_view)
     tensor = layout.overlapped(gradient, &array_view)
     if tensor is not None:

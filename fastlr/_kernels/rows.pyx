@@ -107,6 +107,12 @@ cdef real row_factor(const RowsJob* job, Py_ssize_t k, real* also_typed) noexcep
         i += n
     return <real>job.row_factor(job.row_scalars, <real*>job.row_state + job.row[k], squares, job.width)
 
+cdef const real* scaled_direct_row(real* scaled, const real* g, const RowsJob* job, Py_ssize_t k) noexcept nogil:
+    """The gradient of the k-th row times the factor of its update, as `row_factor` and `scale_row` in one tile."""
+    scale_row(scaled, g, <real>job.row_factor(job.row_scalars, <real*>job.row_state + job.row[k],
+                                              sum_of_squares(g, job.width), job.width), job.width)
+    return scaled
+
 cdef void step_row_tiles(const RowsJob* job, Py_ssize_t k, real* also_typed) noexcept nogil:
     cdef uint64_t[TILE] raw
     cdef real[TILE] scratch_p
@@ -178,8 +184,8 @@ cdef void store_row(const real* tile, uint64_t* raw, const RowStream* stream, in
 cdef inline bint is_direct_rows(const RowsJob* job) noexcept nogil:
     """Whether the rule's loop may read and write the rows in place."""
     cdef int j
-    if job.row_state != NULL or job.staged or job.scalar_group.staged or job.clip_factor != 1 or job.p.layout != NULL \
-            or job.g.layout != NULL or job.scale.first != NULL or job.ema.first != NULL \
+    if job.staged or job.scalar_group.staged or job.clip_factor != 1 or job.p.layout != NULL or job.g.layout != NULL \
+            or job.scale.first != NULL or job.ema.first != NULL \
             or job.g.stored != (FLOAT64 if job.is_double else FLOAT32):
         return False
     for j in range(job.slots):
@@ -192,7 +198,7 @@ cdef void step_rows(void* context, Py_ssize_t task) noexcept nogil:
     cdef const RowsJob* job = <const RowsJob*>context
     cdef unsigned int mode = enter_kernel_mode()
     cdef Py_ssize_t k, c, later, last, start = task * job.together, behind = start + job.together
-    cdef bint once, plain = is_direct_rows(job)
+    cdef bint once, direct = is_direct_rows(job), narrow = job.width <= TILE
     cdef uint64_t[TILE] raw
     cdef double[TILE] total
     cdef double[TILE] scratch
@@ -219,7 +225,7 @@ cdef void step_rows(void* context, Py_ssize_t task) noexcept nogil:
         if k < start:
             continue
         once = job.begin[k + 1] - job.begin[k] == 1
-        if plain and (once or job.width <= TILE):
+        if direct and (narrow or once and job.row_state == NULL):
             for j in range(job.slots):
                 slot[j] = job.slot[j].first + job.row[k] * job.slot[j].pitch
             if once:
@@ -228,6 +234,11 @@ cdef void step_rows(void* context, Py_ssize_t task) noexcept nogil:
                 g = summed_gradient(<double*>total, <double*>scratch, raw, job, k, 0, job.width)
             else:
                 g = summed_gradient(<float*>total, <float*>scratch, raw, job, k, 0, job.width)
+            if job.row_state != NULL:
+                if job.is_double:
+                    g = scaled_direct_row(<double*>scratch, <const double*>g, job, k)
+                else:
+                    g = scaled_direct_row(<float*>scratch, <const float*>g, job, k)
             job.step(group.hyper, &group.now, job.p.first + job.row[k] * job.p.pitch, g, slot, job.width)
         elif job.is_double:
             step_row_tiles(job, k, <double*>NULL)
