@@ -10,22 +10,21 @@ nothing runs an instruction before the CPU was asked.
     FASTLR_COVERAGE=1           ... with line tracing (implies FASTLR_NO_ABI3)
     FASTLR_STRICT=1             compiler warnings that guard a promise are errors
 """
-import importlib.util
 import multiprocessing
 import os
-import runpy
 import sys
 import sysconfig
 import tomllib
 from pathlib import Path
+from types import ModuleType
 
-from Cython.Build import cythonize
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
 
-# (the package itself cannot be imported before it is built)
-found = importlib.util.spec_from_file_location("fastlr_build", Path("fastlr/build.py"))
-build = sys.modules["fastlr_build"] = importlib.util.module_from_spec(found)
-found.loader.exec_module(build)
+# The package itself cannot be imported before it is built: an empty one of its name gives its modules that build.
+package = sys.modules["fastlr"] = ModuleType("fastlr")
+package.__path__ = ["fastlr"]
+from fastlr import build, build_schedules  # noqa: E402
 
 SANITIZE = os.environ.get("FASTLR_SANITIZE", "")
 COVERAGE = os.environ.get("FASTLR_COVERAGE", "") == "1"
@@ -89,13 +88,10 @@ def extension(name: str, source: str, flags: list[str]) -> Extension:
     )
 
 
-# Modules are translated side by side. (Where processes do not fork, they would run this file again.)
 JOBS = os.cpu_count() or 1
-TRANSLATORS = JOBS if sys.platform != "win32" and multiprocessing.get_start_method() == "fork" else 0
 
 # The table of the schedules' curves follows from their file.
-runpy.run_path("fastlr/build_schedules.py")["write_table"](
-    Path("fastlr/curves.pxd"), Path("build/generated/curve_table.pxi"))
+build_schedules.write_table(Path("fastlr/curves.pxd"), Path("build/generated/curve_table.pxi"))
 build.write_signatures("fastlr/rules/signatures.py", FAMILIES, BUILD_ID)
 extensions = [extension(name, build.write_rules(name, path), KERNEL_FLAGS) for name, path in FAMILIES.items()]
 extensions += [extension(name, str(path), [*KERNEL_FLAGS, *UNUSED]) for name, path in KERNELS.items()]
@@ -104,22 +100,38 @@ extensions += [
     for path in sorted(Path("fastlr").rglob("*.pyx"))
     if path not in KERNELS.values()
 ]
-translated = cythonize(
-    extensions,
-    build_dir="build/cython",
-    include_path=[".", "build/generated"],
-    nthreads=TRANSLATORS,
-    compiler_directives={
-        "language_level": 3,
-        "boundscheck": False,
-        "wraparound": False,
-        "initializedcheck": False,
-        "cdivision": True,
-        "linetrace": COVERAGE,
-    },
-)
+
+
+class TranslateAndBuild(build_ext):
+    """Translates to C what is to be compiled. Commands that compile nothing (sdist, egg_info) translate nothing."""
+
+    def run(self) -> None:
+        from Cython.Build import cythonize
+
+        translated = cythonize(
+            self.extensions,
+            build_dir="build/cython",
+            include_path=[".", "build/generated"],
+            # (side by side; where processes do not fork, they would run this file again)
+            nthreads=JOBS if sys.platform != "win32" and multiprocessing.get_start_method() == "fork" else 0,
+            compiler_directives={
+                "language_level": 3,
+                "boundscheck": False,
+                "wraparound": False,
+                "initializedcheck": False,
+                "cdivision": True,
+                "linetrace": COVERAGE,
+            },
+        )
+        for own, made in zip(self.extensions, translated, strict=True):
+            own.sources, own.depends = made.sources, made.depends
+            if own.name in FAMILIES | KERNELS:
+                build.with_variants(own)
+        super().run()
+
 
 setup(
-    ext_modules=[build.with_variants(made) if made.name in FAMILIES | KERNELS else made for made in translated],
+    ext_modules=extensions,
+    cmdclass={"build_ext": TranslateAndBuild},
     options={"build_ext": {"parallel": JOBS}} | ({"bdist_wheel": {"py_limited_api": "cp311"}} if ABI3 else {}),
 )

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import fastlr
-from fastlr import build
+from fastlr import build, build_loops, build_rules
 from fastlr.rules.signatures import SIGNATURES
 
 STRANGERS = (Path(__file__).with_name("stranger_rules") / "mypkg" / "rules.pxd").read_text()
@@ -39,7 +39,7 @@ cdef inline void plain_finish(Plain h, PlainScalars* s, const PlainTerms* sums) 
 
 
 def only(text):
-    rule, = build.read_rules(text)
+    rule, = build_rules.read_rules(text)
     return rule
 
 
@@ -54,7 +54,7 @@ def changed(text, *pairs):
 # What is read
 
 def test_a_rule_is_read_from_its_struct_and_functions():
-    heavyball, layerwise = build.read_rules(STRANGERS)
+    heavyball, layerwise = build_rules.read_rules(STRANGERS)
     assert (heavyball.name, heavyball.hypers, heavyball.function) == ("HeavyBall", ["momentum", "dampening"], "heavyball")
     assert [slot.name for slot in heavyball.slots] == ["m"]
     assert {piece: name for piece, (name, _) in heavyball.pieces.items()} == {"scalars": "heavyball_scalars"}
@@ -62,7 +62,7 @@ def test_a_rule_is_read_from_its_struct_and_functions():
     assert set(layerwise.pieces) == {"terms", "finish"}
     assert layerwise.structs == {"scalars": ["rate"], "terms": ["param_squares", "grad_squares"]}
     assert layerwise.flags == {"depends_on_param", "decay_inside_update"}
-    assert build.signature(layerwise) == {
+    assert build_rules.signature(layerwise) == {
         "hypers": ("momentum", "trust_coefficient", "eps", "weight_decay"), "slots": ("m",), "memory": (), "shared": (),
         "sums": ("param_squares", "grad_squares"), "depends_on_param": True, "nonnegative": (), "position": ()}
 
@@ -90,7 +90,7 @@ ctypedef fused AnyPlain:
     PlainLate
 
 cdef inline void plain(AnyPlain h"""))
-    assert [(rule.name, rule.function) for rule in build.read_rules(text)] == [("Plain", "plain"), ("PlainLate", "plain")]
+    assert [(rule.name, rule.function) for rule in build_rules.read_rules(text)] == [("Plain", "plain"), ("PlainLate", "plain")]
 
 
 def test_traits_are_one_line_for_some_rules():
@@ -102,7 +102,7 @@ def test_the_rules_of_fastlr_are_what_its_signatures_say():
     found = {}
     for path in (Path(fastlr.__file__).parent / "rules").glob("*.pxd"):
         if path.stem not in ("__init__", "element", "scalars"):
-            found |= {rule.name: build.signature(rule) for rule in build.read_rules(path.read_text())}
+            found |= {rule.name: build_rules.signature(rule) for rule in build_rules.read_rules(path.read_text())}
     assert found == {name: {field: getattr(rule, field) for field in rule.__slots__ if field != "module"}
                      for name, rule in SIGNATURES.items()}
 
@@ -110,7 +110,7 @@ def test_the_rules_of_fastlr_are_what_its_signatures_say():
 # What is written
 
 def test_the_loops_of_a_rule_hold_its_call_and_its_table():
-    text = build.generate(STRANGERS, "mypkg.rules")
+    text = build_loops.generate(STRANGERS, "mypkg.rules")
     assert "from mypkg.rules cimport (" in text
     for c in ("float", "double"):
         assert f"cdef void heavyball_step_{c}(const double* hyper, const StepScalars* now, {c}* restrict p, " in text
@@ -127,13 +127,13 @@ def test_the_loops_of_a_rule_hold_its_call_and_its_table():
 
 
 def test_a_slot_that_is_only_read_is_not_written():
-    text = build.generate(changed(PLAIN, ("real* m)", "real m)"), ("m[0] = <real>h.rate * m[0] + g", "pass"),
+    text = build_loops.generate(changed(PLAIN, ("real* m)", "real m)"), ("m[0] = <real>h.rate * m[0] + g", "pass"),
                                   ("* m[0]", "* m")), "rules")
     assert "plain(h, now, &p_i, g[i], slot_m_i)" in text and "slot_m[i] = slot_m_i" not in text
 
 
 def test_prefetching_is_a_trait():
-    assert "prefetch_ahead(slot_m + i)" in build.generate("# traits of Plain: prefetch\n" + PLAIN, "rules")
+    assert "prefetch_ahead(slot_m + i)" in build_loops.generate("# traits of Plain: prefetch\n" + PLAIN, "rules")
 
 
 def test_the_checksum_of_declarations_changes_with_them_and_with_nothing_else():
@@ -212,7 +212,7 @@ WRONG = [
 @pytest.mark.parametrize(("text", "says"), WRONG)
 def test_what_cannot_be_read_is_refused_in_words(text, says):
     with pytest.raises(build.RuleError, match=re.escape(says)):
-        build.generate(text, "mypkg.rules")
+        build_loops.generate(text, "mypkg.rules")
 
 
 def test_a_package_that_cannot_be_built_says_why_in_one_line(tmp_path, environment):

@@ -19,7 +19,8 @@ from test_embedding import DTYPE, HEADER, declared, reach
 
 import fastlr
 from fastlr import schedules
-from fastlr.build import MAX_SCALARS, STRUCT, compile_flags, members
+from fastlr.build import compile_flags
+from fastlr.build_rules import MAX_SCALARS, STRUCT, members
 from fastlr.optimizers.base import REGISTRY
 
 HERE = Path(__file__).parent

@@ -16,8 +16,8 @@ def declared():
     number, also where it measures a commit whose optimizers are others.
     """
     package = Path(__file__).parents[2] / "fastlr"
-    spec = spec_from_file_location("fastlr_build", package / "build.py")
-    build = sys.modules["fastlr_build"] = module_from_spec(spec)
+    spec = spec_from_file_location("fastlr_build_rules", package / "build_rules.py")
+    build = sys.modules["fastlr_build_rules"] = module_from_spec(spec)
     spec.loader.exec_module(build)
     rules = {rule.name: rule for path in sorted((package / "rules").glob("*.pxd"))
              for rule in build.read_rules(path.read_text(encoding="utf-8"))}

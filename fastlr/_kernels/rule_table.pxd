@@ -1,8 +1,8 @@
 # cython: language_level=3, cdivision=True
 """How a rule reaches the engine: a table of function pointers in a capsule named "fastlr.rule".
 
-fastlr's own rules and those of other packages have the same form; `fastlr/build.py` writes the functions. The struct is
-append-only: `version` changes when it does, and a table of another version is refused.
+fastlr's own rules and those of other packages have the same form; `fastlr/build_loops.py` writes the functions. The
+struct is append-only: `version` changes when it does, and a table of another version is refused.
 """
 from libc.stdint cimport int64_t, uint32_t
 from fastlr.rules.scalars cimport StepScalars

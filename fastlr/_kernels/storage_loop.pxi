@@ -7,8 +7,8 @@
 # those of `step_tiles`, which does everything else: other layouts, other combinations of storage, and the ends of
 # chunks. (benchmarks/storage.py measures the gain.)
 #
-# The template of fastlr/build.py: {moments} and {apply} are the two halves of the rules' function, InStorageLoop the
-# rules.
+# The template of fastlr/build_loops.py: {moments} and {apply} are the two halves of the rules' function, InStorageLoop
+# the rules.
 
 from libc.stdint cimport int8_t, uint8_t, uint16_t
 from fastlr._kernels.codecs cimport (

@@ -1,8 +1,8 @@
 """Every elementwise and reducing update rule, a `.pxd` file for each family: the formula of one element.
 
 Only structs of hyper-parameters and inline functions of one element and of a step's scalars belong here; nothing about
-arrays, threads, storage or Python. `fastlr/build.py` reads them and writes the loops (compiled as
-`fastlr.rules._<family>`) and `signatures.py`, which says of each rule what its signature says.
+arrays, threads, storage or Python. `fastlr/build_rules.py` reads them, `build_loops.py` writes the loops (compiled as
+`fastlr.rules._<family>`) and `build.py` writes `signatures.py`, which says of each rule what its signature says.
 """
 from __future__ import annotations
 

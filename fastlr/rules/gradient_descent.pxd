@@ -4,7 +4,7 @@
 A rule is a struct of hyper-parameters and a function of its name in lower case that moves one parameter `p` by one
 gradient `g`, with the state of that element (`m`, `v`, ... as in the paper; zero at the start unless said).
 Decoupled weight decay was applied before: p <- decay_factor * p. Nothing here depends on arrays, threads or storage;
-`fastlr/build.py` writes the loops and says what else a rule may have.
+`fastlr/build_loops.py` writes the loops, `build_rules.py` says what else a rule may have.
 
 Hyper-parameters are double. What does not depend on the element is computed in double and then cast, because `1 - beta`
 on a C float is a C double, which would make a whole float32 loop compute in double precision.

@@ -61,7 +61,7 @@ def rule_from_pointers(
     step_float32, step_float64
         One of them may be None: parameters of that precision are refused.
     depends_on_param, decay_inside_update, updates_state_while_reducing, nonnegative, position
-        What a ``# traits of`` line says about a rule in Cython (`fastlr.build`).
+        What a ``# traits of`` line says about a rule in Cython (`fastlr/build_rules.py`).
 
     Raises
     ------
