@@ -229,8 +229,13 @@ def header(described: Mapping[str, Any], arrays: Mapping[str, Array], sums: Mapp
 
     from . import __version__
 
+    write = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+
     def text(value: Any) -> str:           # (floats are written so that the same floats are read)
-        return json.dumps(encoded(value), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        try:
+            return write(value)
+        except (TypeError, ValueError):    # (few documents need it: to look at each value takes as long as to write it)
+            return write(encoded(value))
 
     document: dict[str, Any] = {"__metadata__": {"crc32": "0" * 8, "fastlr": text(
         {"format": FORMAT, "fastlr": __version__, "state": described, "crc32": sums})}}
@@ -288,7 +293,9 @@ def own(head: bytes, stored: Mapping[str, Stored],
         raise CheckpointError("expected a checkpoint of fastlr, this is a safetensors file of another program")
     if header_sum(head) != head[DIGITS]:
         raise CheckpointError("the header is not the one that was saved; take an older copy")
-    note = decoded(parsed(metadata["fastlr"], 2 * DEPTH + 8))
+    note = parsed(metadata["fastlr"], 2 * DEPTH + 8)
+    if BITS in metadata["fastlr"]:
+        note = decoded(note)
     if not isinstance(note, dict) or note.get("format") != FORMAT:
         found = brief(note.get("format") if isinstance(note, dict) else note)
         raise CheckpointError(f"expected checkpoint format {FORMAT}, got {found}; a newer fastlr may read it")

@@ -158,7 +158,9 @@ def parsed(text: str | bytes | memoryview, depth: int) -> Any:
         return value
 
     try:
-        found = structure(text.encode() if isinstance(text, str) else bytes(text))
+        raw = text.encode() if isinstance(text, str) else bytes(text)
+        found, escapes = structure(raw), b"\\u" in raw
+        del raw
         if found.depth > depth:
             raise ValueError(f"it is nested more than {depth} deep")
         if found.objects > 64 + len(text) // 20 or found.lists > 64 + len(text) // 12:
@@ -168,27 +170,38 @@ def parsed(text: str | bytes | memoryview, depth: int) -> Any:
                            parse_float=number, parse_constant=number)
         if keys_of(value) != found.keys:
             raise ValueError("a key appears twice")
+        if escapes:                        # (which alone can give half of a character)
+            require_unicode(value)
         return value
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"its header is malformed: {brief(str(error))}") from None
 
 
 def keys_of(value: Any) -> int:
-    """How many keys all objects have together; ValueError if a key, or a text that belongs to one, is no Unicode."""
-    count, rest = 0, [value]
+    """How many keys all objects have together."""
+    count = 0
+    containers: list[Any] = [[value]]
+    for container in containers:           # (to which those inside are added)
+        if type(container) is dict:
+            count += len(container)
+            containers += [entry for entry in container.values() if type(entry) in CONTAINERS]
+        else:
+            containers += [entry for entry in container if type(entry) in CONTAINERS]
+    return count
+
+
+def require_unicode(value: Any) -> None:
+    """ValueError if a key or a text is no Unicode."""
+    rest: list[Any] = [[value]]
     while rest:
         container = rest.pop()
-        entries = container
-        if isinstance(container, dict):
-            count += len(container)
-            entries = container.values()
+        if type(container) is dict:
             "".join(container).encode()
-        for entry in entries if isinstance(container, dict | list) else ():
-            if isinstance(entry, dict | list):
+        for entry in container.values() if type(container) is dict else container:
+            if type(entry) in CONTAINERS:
                 rest.append(entry)
-            elif isinstance(entry, str) and not entry.isascii():
+            elif type(entry) is str and not entry.isascii():
                 entry.encode()
-    return count
 
 
 class Structure(NamedTuple):
@@ -220,6 +233,7 @@ def structure(text: bytes) -> Structure:
     return Structure(depth, objects, lists, keys)
 
 
+CONTAINERS = frozenset((dict, list))
 BRACKETS = np.zeros(256, np.int8)
 BRACKETS[[*b"[{"]], BRACKETS[[*b"]}"]] = 1, -1
 

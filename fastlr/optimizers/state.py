@@ -120,11 +120,14 @@ def options_of(opt: BoundParameters) -> dict[str, Any]:
             options[name] = [list(x) if isinstance(x, tuple) else x for x in value] \
                 if isinstance(value, list | tuple) else value
     tensors = opt._plan.tensors
-    by_name = {
-        "decay": {tensor.name: tensor.decay for tensor in tensors if tensor.decay != opt._usual_decay},
-        "decay_mask": {tensor.name: False for tensor in tensors if not tensor.decays},
-        "lr_scale": {tensor.name: lr_scale_of(tensor) for tensor in tensors if lr_scale_of(tensor) != 1},
-    }
+    by_name: dict[str, dict[str, Any]] = {}
+    if opt._decay is not opt._usual_decay:             # (where nothing was given, no tensor needs to be looked at)
+        by_name["decay"] = {tensor.name: tensor.decay for tensor in tensors if tensor.decay != opt._usual_decay}
+    if opt._decay_mask is not None:
+        by_name["decay_mask"] = {tensor.name: False for tensor in tensors if not tensor.decays}
+    if opt._lr_scale is not None:
+        scales = {tensor.name: lr_scale_of(tensor) for tensor in tensors}
+        by_name["lr_scale"] = {name: scale for name, scale in scales.items() if scale != 1}
     return options | {name: value for name, value in by_name.items() if value}
 
 
