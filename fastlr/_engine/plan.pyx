@@ -8,7 +8,7 @@ stage or the rule needs sums of them (clipping.pyx), and lets threads do the tas
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.math cimport INFINITY, NAN
 from libc.stdint cimport int64_t, uint64_t
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 from fastlr._engine cimport thread_pool
 from fastlr._kernels.build_id cimport FASTLR_LAYOUT
 from fastlr._engine.clipping cimport Clipping
@@ -23,6 +23,15 @@ from fastlr._matrix.matrix_step cimport MatrixStep
 from fastlr._engine.torch_tensors import mark_written
 
 build_id = FASTLR_LAYOUT.decode()
+
+
+cdef double as_number(grad_scale, str caller) except? -1:
+    if isinstance(grad_scale, bool):
+        raise TypeError(f"{caller}: grad_scale must be a number, got {grad_scale}")
+    try:
+        return grad_scale
+    except TypeError:
+        raise TypeError(f"{caller}: grad_scale must be a number, got {grad_scale!r}") from None
 
 
 cdef class Plan:
@@ -66,6 +75,8 @@ cdef class Plan:
         self.begin()
         try:
             bound = Gradients(self.layout)
+            if self.bound is not None:         # (an address overlaps nothing, whoever bound it)
+                memcpy(bound.checked, self.bound.checked, self.layout.count * sizeof(char*))
             bound.read(arrays, False)
             self.bound = bound
         finally:
@@ -142,14 +153,8 @@ cdef class Plan:
         return self.curvature.read(estimates, gradients, self.t)
 
     cdef double checked_scale(self, grad_scale) except? -1:
-        cdef double scale
         cdef Layout layout = self.layout
-        if isinstance(grad_scale, bool):
-            raise TypeError(f"{layout.caller}: grad_scale must be a number, got {grad_scale}")
-        try:
-            scale = grad_scale
-        except TypeError:
-            raise TypeError(f"{layout.caller}: grad_scale must be a number, got {grad_scale!r}") from None
+        cdef double scale = grad_scale if type(grad_scale) is float else as_number(grad_scale, layout.caller)
         if not 0 < scale < INFINITY:
             raise ValueError(f"{layout.caller}: grad_scale must be positive and finite, got {scale}")
         if not layout.min_grad_scale <= scale <= layout.max_grad_scale:

@@ -45,7 +45,7 @@ class BoundParameters(RuleClass, family=True):
     _stages: Stages
     _plan: Plan
     _structure: Structure
-    _watched: tuple[Container | TorchParameters, ...]      # what says whether parameters were replaced
+    _watched: tuple[Container | TorchParameters, ...] | None       # what says whether parameters were replaced
     _groups: tuple[Group, ...]
     _state: dict[str, dict[str, Any]]
     _bound_fixed: list[Any]                # see `fixed_in_memory`
@@ -218,14 +218,13 @@ class BoundParameters(RuleClass, family=True):
             group._keep_lr_max(lr_max)
         self._watch()
         self._state = {tensor.name: tensor.state_by_name(self._kept, self.memory) for tensor in tensors}
-        if self._shadow is not None:
-            self.cast()
+        self.cast()
 
     def _watch(self) -> None:
         """Find what has to be looked at before each step."""
         tensors = self._plan.torch_parameters
         self._nested = self._structure.nested
-        self._watched = self._structure.watched if tensors is None else (*self._structure.watched, tensors)
+        self._watched = (*self._structure.watched, *(() if tensors is None else (tensors,))) or None
 
     def _planned(self, tensors: list[Tensor], groups: Sequence[Group], stages: Stages) -> Plan:
         """A plan of the steps of these tensors, with their groups' values."""
@@ -285,8 +284,9 @@ class BoundParameters(RuleClass, family=True):
 
     def cast(self) -> None:
         """Bring the 16-bit copies to what the parameters are, after somebody else changed those."""
-        for tensor in self._plan.tensors:
-            tensor.cast()
+        if self._shadow is not None:
+            for tensor in self._plan.tensors:
+                tensor.cast()
 
     # Values
 
@@ -344,7 +344,7 @@ class BoundParameters(RuleClass, family=True):
 
     def _check_replaced(self) -> None:
         """RuntimeError if a parameter is another array, or in other memory, than the one that this optimizer moves."""
-        for watched in self._watched:
+        for watched in self._watched or ():
             key = watched.replaced()
             if key is not None:
                 raise RuntimeError(f"{type(self).__name__}: {watched.replaced_by(key)}, or make a new optimizer")
