@@ -253,7 +253,7 @@ def values(array: Array) -> Array:
     """The numbers of a parameter, whatever it is stored as, as an array that NumPy can compute with."""
     if isinstance(array, BFloat16):
         return (np.asarray(array).astype(np.uint32) << 16).view(np.float32)
-    return array if array.dtype in (np.float32, np.float64) else array.astype(np.float32)
+    return array if array.dtype in (FLOAT32, FLOAT64) else array.astype(np.float32)
 
 
 def bind(name: str, x: Any, *, group: int, owner: str, prefix: str, path: tuple[Any, ...], dtype: str | None,

@@ -38,6 +38,7 @@ class WeightAverage(Resumable):
         self._members = tensors_of(params) if self._opt is not None else bound_parameters(params, who, dtype=dtype)[1]
         self._means = {tensor.name: {"mean": flattened(tensor.array).copy().reshape(tensor.array.shape)}
                        for tensor in self._members}
+        self._rows = [slots["mean"].reshape(-1) for slots in self._means.values()]
         #: Calls of `update`, and how many of them the mean includes.
         self._counts = [(0, 0)]
         self._before: list[Array] | None = None        # inside `swapped`: the values of the parameters before it
@@ -72,9 +73,8 @@ class WeightAverage(Resumable):
     def _include(self, weight: float) -> None:
         """mean += weight * (parameter - mean), and count it."""
         t, included = self._counts[0]
-        means = [slots["mean"].reshape(-1) for slots in self._means.values()]
         current = [flattened(tensor.array) for tensor in self._members]
-        foreach("copy" if weight == 1 else "lerp", means, current, weight=weight,
+        foreach("copy" if weight == 1 else "lerp", self._rows, current, weight=weight,
                 record=self._counts, entry=(t + 1, included + 1))
 
     def _require_ready(self, what: str) -> None:
@@ -97,8 +97,8 @@ class WeightAverage(Resumable):
         try:
             try:
                 self._before = before
-                for tensor in self._members:
-                    write_back(tensor.array, self._means[tensor.name]["mean"].reshape(-1))
+                for tensor, mean in zip(self._members, self._rows, strict=True):
+                    write_back(tensor.array, mean)
                 self._parameters_written()
                 yield
             finally:

@@ -130,7 +130,7 @@ def line_search(f: Callable[[Array], Any], x: Any, direction: Any, kind: Literal
         return Trial(t, value, slope, gradient)
 
     start = phi(0.0)
-    if not isfinite(start.value) or (start.gradient is not None and not np.isfinite(start.gradient).all()):
+    if not isfinite(start.value) or (start.gradient is not None and not all_finite(start.gradient)):
         raise ValueError(f"{who}: f and its gradient must be finite at x, where the value is {start.value}")
     if kind == "wolfe" and start.gradient is None:
         raise TypeError(f"{who}: kind='wolfe' needs f to return (value, gradient), it returned a value alone; "
@@ -215,7 +215,12 @@ def strong_wolfe(phi: Phi, start: Trial, step: float, c1: float, c2: float, most
 def is_finite(trial: Trial, start: Trial) -> bool:
     """Whether the value at a point is finite, and the gradient where there is one."""
     return isfinite(trial.value) and (start.gradient is None or (
-        isfinite(trial.slope) and bool(np.isfinite(trial.gradient).all())))
+        isfinite(trial.slope) and all_finite(trial.gradient)))
+
+
+def all_finite(x: Any) -> bool:
+    """Whether every element is finite. (`all` of an array calls this through Python code.)"""
+    return bool(np.logical_and.reduce(np.isfinite(x), axis=None))
 
 
 def cubic(a: Trial, b: Trial, low: float, high: float) -> float:
@@ -256,7 +261,7 @@ def floats(who: str, name: str, x: Any) -> Array:
         if array.dtype.kind not in "iuf":
             raise TypeError(f"{who}: {name} must hold real numbers, got {array.dtype}")
         array = array.astype(np.float64)
-    if not np.isfinite(array).all():
+    if not all_finite(array):
         raise ValueError(f"{who}: {name} must be finite")
     return array
 

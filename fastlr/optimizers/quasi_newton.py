@@ -9,7 +9,7 @@ import numpy as np
 
 from .._engine.tensors import Array, Tensor, values
 from .declaration import Hyper, HyperParameter
-from .linesearch import MOST_EVALUATIONS, Trial, armijo, check_conditions, natural, number, strong_wolfe
+from .linesearch import MOST_EVALUATIONS, Trial, all_finite, armijo, check_conditions, natural, number, strong_wolfe
 from .resumable import Assign, Resumable, bound_parameters, checked_gradients
 from .state import as_plain, from_plain, keeps_state
 
@@ -21,7 +21,10 @@ COUNTS = ("t", "evaluations", "held", "newest")
 
 
 class Setting:
-    """A setting that is checked when it is set: `check` gets the class's name, the setting's and the value."""
+    """A setting that is checked when it is set: `check` gets the class's name, the setting's and the value.
+
+    (It has no `__get__`: so Python reads the value from the object's own attributes, a tenth of the time.)
+    """
 
     def __init__(self, check: Callable[[str, str, Any], Any]) -> None:
         self.check = check
@@ -29,11 +32,8 @@ class Setting:
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
 
-    def __get__(self, opt: Any, owner: type) -> Any:
-        return self if opt is None else opt.__dict__[f"_{self.name}"]
-
     def __set__(self, opt: Any, value: Any) -> None:
-        opt.__dict__[f"_{self.name}"] = self.check(type(opt).__name__, self.name, value)
+        opt.__dict__[self.name] = self.check(type(opt).__name__, self.name, value)
 
 
 def tolerance(who: str, name: str, value: Any) -> float:
@@ -121,7 +121,12 @@ class LBFGS(Resumable):
         self.lr = lr
         self._kind, self._bound = bound_parameters(params, who, ("float32", "float64"),
                                                    cure="; pass a float32 copy of it")
-        size = sum(tensor.array.size for tensor in self._bound)
+        #: Where each parameter's elements are in a vector of all, and its shape.
+        self._places: list[tuple[slice, tuple[int, ...]]] = []
+        size = 0
+        for tensor in self._bound:
+            self._places.append((slice(size, size + tensor.array.size), tensor.array.shape))
+            size += tensor.array.size
         wide = any(tensor.is_double for tensor in self._bound)
         self._dtype: Any = np.float64 if wide else np.float32
         self._epsilon = float(np.finfo(self._dtype).eps)
@@ -133,16 +138,16 @@ class LBFGS(Resumable):
         self._t = self._evaluations = self._held = self._newest = 0
         self._length = 0.0             # of the latest step, in units of _d; 0 where it gives no pair
         self._scale = 1.0              # the factor of the identity with which H starts
-        self._stepping = False
+        self._errors: Any = None       # in a step, how the caller's NumPy treats errors
         self._reason: str | None = None
 
-    max_iter = Setting(natural)
-    max_eval = Setting(natural)
-    tolerance_grad = Setting(tolerance)
-    tolerance_change = Setting(tolerance)
-    line_search = Setting(search_kind)
-    c1 = Setting(condition)
-    c2 = Setting(condition)
+    max_iter: Any = Setting(natural)
+    max_eval: Any = Setting(natural)
+    tolerance_grad: Any = Setting(tolerance)
+    tolerance_change: Any = Setting(tolerance)
+    line_search: Any = Setting(search_kind)
+    c1: Any = Setting(condition)
+    c2: Any = Setting(condition)
 
     @property
     def history(self) -> int:
@@ -204,19 +209,19 @@ class LBFGS(Resumable):
         if not callable(closure):
             raise TypeError(f"{who}: step needs a closure that returns (loss, grads), got {type(closure).__name__}")
         check_conditions(who, self.c1, self.c2)
-        if self._stepping:
+        if self._errors is not None:
             raise RuntimeError(f"{who}: this optimizer is stepping already")
-        self._stepping, self._errors = True, np.geterr()
+        self._errors = np.geterr()
         try:
             with np.errstate(over="ignore", invalid="ignore"):       # (trials whose values overflow are refused)
                 return self._step(closure)
         finally:
-            self._stepping = False
+            self._errors = None
 
     def _step(self, closure: Closure) -> float:
         evaluations = self._evaluations
         loss, g = self._evaluated(closure)
-        if not (isfinite(loss) and np.isfinite(g).all()):
+        if not (isfinite(loss) and all_finite(g)):
             self._evaluations = evaluations
             raise FloatingPointError(f"{type(self).__name__}: the loss and its gradient must be finite at the given "
                                      f"parameters, the loss is {loss}; nothing was changed")
@@ -251,7 +256,7 @@ class LBFGS(Resumable):
             self._t += 1
             return loss, g, None
         x = self._gathered()
-        reach = float(np.abs(d).max())
+        reach = largest(d)
 
         def phi(t: float) -> Trial:
             self._scatter(x + d * t)
@@ -264,7 +269,7 @@ class LBFGS(Resumable):
                 end = Trial(step, loss, slope, g)      # (the next step evaluates the closure there)
             elif self.line_search is None:
                 end = phi(step)
-                if not (isfinite(end.value) and np.isfinite(end.gradient).all()):
+                if not (isfinite(end.value) and all_finite(end.gradient)):
                     self._reason, end = "the loss or its gradient is not finite after the step", start
             elif self.line_search == "armijo":
                 end = armijo(phi, start, step, self.c1, 0.5, MOST_EVALUATIONS).trial
@@ -315,7 +320,7 @@ class LBFGS(Resumable):
         return q
 
     def _converged(self, g: Array) -> str | None:
-        within = float(np.abs(g).max(initial=0.0)) <= self.tolerance_grad
+        within = largest(g) <= self.tolerance_grad
         return "the gradient is within tolerance_grad" if within else None
 
     def _rate(self) -> float:
@@ -334,11 +339,10 @@ class LBFGS(Resumable):
         if not isinstance(returned, tuple | list) or len(returned) != 2:
             raise TypeError(f"{who}: the closure must return (loss, grads), it returned {type(returned).__name__}")
         loss = number(returned[0], who, "the closure")
-        g = np.zeros(self._g.shape, self._dtype)
+        g = np.empty(self._g.shape, self._dtype)
         checked = checked_gradients(self._bound, self._kind, returned[1], who)
         for part, gradient in zip(self._parts(g), checked, strict=True):
-            if gradient is not None:
-                part[...] = values(gradient)
+            part[...] = 0 if gradient is None else values(gradient)
         return loss, g
 
     def _gathered(self) -> Array:
@@ -354,12 +358,9 @@ class LBFGS(Resumable):
 
     def _parts(self, x: Array) -> list[Array]:
         """The last axis of an array split into the parameters' shapes, as views."""
-        parts, begin = [], 0
-        for tensor in self._bound:
-            size, shape = tensor.array.size, tensor.array.shape
-            parts.append(x[..., begin:begin + size].reshape((*x.shape[:-1], *shape)))
-            begin += size
-        return parts
+        if x.ndim == 1:                # (several times in each iteration)
+            return [x[place].reshape(shape) for place, shape in self._places]
+        return [x[..., place].reshape((*x.shape[:-1], *shape)) for place, shape in self._places]
 
     # State
 
@@ -373,7 +374,7 @@ class LBFGS(Resumable):
                 "length": self._length, "scale": self._scale, "curves": list(self._curves)}
 
     def _require_ready(self, what: str) -> None:
-        if self._stepping:
+        if self._errors is not None:
             raise RuntimeError(f"{type(self).__name__}.{what}: this optimizer is stepping")
 
     def _parsed(self, d: Mapping[str, Any], who: str) -> Assign:
@@ -408,6 +409,11 @@ class LBFGS(Resumable):
                 f"tensor{'s' * (count != 1)}, {size:,} elements, {stored:,} bytes of state, t={self._t})")
 
 
+def largest(x: Array) -> float:
+    """The largest absolute value; 0 if there is none. (`max` of an array calls this through Python code.)"""
+    return float(np.maximum.reduce(np.abs(x), initial=0.0))
+
+
 def absolute_sum(g: Array) -> float:
     """The sum of absolute values, at most the largest float."""
     total = float(np.abs(g).sum())
@@ -419,7 +425,9 @@ def curvature(y: Array, s: Array) -> tuple[float, float]:
     with np.errstate(over="ignore", under="ignore"):
         curve, square = float(np.dot(y, s)), float(np.dot(y, y))
     if not (0 < square < inf and isfinite(curve)):
-        size_y, size_s = (float(np.abs(x).max(initial=0.0)) for x in (y, s))
+        if not y.any():                # (the gradient has not changed)
+            return 0.0, 0.0
+        size_y, size_s = largest(y), largest(s)
         if not (0 < size_y < inf and 0 < size_s < inf):
             return 0.0, 0.0
         unit_y, unit_s = np.float64(y) / size_y, np.float64(s) / size_s

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .._engine.arrays import BFloat16, as_array, stored_as
-from .._engine.tensors import STORAGES, Array, Tensor, bfloat16_bits, refuse_shared, values
+from .._engine.tensors import FLOAT32, FLOAT64, STORAGES, Array, Tensor, bfloat16_bits, refuse_shared, values
 from .._engine.torch_tensors import mark_written
 from .base import Optimizer
 from .declaration import nearest
@@ -16,6 +16,8 @@ from .state import FORMAT, completed, copies, fill, refuse_others
 from .structure import Container, arranged, same_names
 
 Assign = Callable[[], None]
+
+set_attribute = object.__setattr__         # (to look it up takes as long as to call it)
 
 
 class Resumable:
@@ -92,9 +94,9 @@ class Resumable:
         completed(write)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if not name.startswith("_") and not hasattr(type(self), name):
+        if name[0] != "_" and not hasattr(type(self), name):
             raise AttributeError(f"{type(self).__name__} has no {name!r}{nearest(name, public_names(self))}")
-        object.__setattr__(self, name, value)
+        set_attribute(self, name, value)
 
     def __reduce__(self) -> Any:
         raise TypeError(f"{type(self).__name__} cannot be pickled, as it refers to the memory of its parameters; "
@@ -133,7 +135,11 @@ def checked_gradient(tensor: Tensor, gradient: Any) -> Array | None:
     """A gradient as an array; ValueError if a step would refuse its shape or dtype."""
     if gradient is None:
         return None
-    array, own = as_array(gradient, tensor.label), tensor.array
+    array: Array = gradient if type(gradient) is np.ndarray else as_array(gradient, tensor.label)
+    own = tensor.array
+    dtype = array.dtype
+    if dtype is own.dtype and (dtype is FLOAT32 or dtype is FLOAT64) and array.shape == own.shape:
+        return array                   # (the usual case)
     if array.dtype == np.uint16 and isinstance(own, BFloat16):
         array = array.view(BFloat16)
     stored = stored_as(array)
@@ -181,7 +187,10 @@ def flattened(array: Array) -> Array:
 
 def is_plain(array: Array) -> bool:
     """Whether an array can be computed with where it is: contiguous, aligned, and float32 or float64."""
-    return array.dtype in (np.float32, np.float64) and array.flags.c_contiguous and array.flags.aligned
+    if array.dtype not in (FLOAT32, FLOAT64):
+        return False
+    flags = array.flags
+    return flags.c_contiguous and flags.aligned
 
 
 def write_back(array: Array, numbers: Array) -> None:

@@ -56,7 +56,9 @@ class SAM(Wrapper):
         self._adaptive, self._eta = bool(adaptive), float(eta)
         #: ORIGIN, PERTURBED, or RETURNED: at the origin for the optimizer's step, the perturbed values in `_other`.
         self._place = [ORIGIN]
-        self._moved: list[Tensor] = []                 # the tensors that `ascend` moved
+        #: Of the plain tensors that `ascend` moved: their elements, and those of `_other`.
+        self._rows: tuple[list[Array], list[Array]] = [], []
+        self._copied: list[Tensor] = []                # the other tensors that `ascend` moved
         #: The values at the origin by name; where RETURNED and the parameter is plain, the perturbed values.
         self._other: dict[str, Array] = {}
         self._perturbed: dict[str, Array] = {}         # in a step, the perturbed values of the other parameters
@@ -94,23 +96,28 @@ class SAM(Wrapper):
         pairs = [(tensor, g) for tensor, g in zip(self._tensors, self._gradients(grads), strict=True) if g is not None]
         points, slopes = [flattened(tensor.array) for tensor, _ in pairs], [flattened(g) for _, g in pairs]
         norm = norm_of(points, slopes, self._eta, self._adaptive)
-        origins = []
+        origins: list[Array] = []
+        plain: tuple[list[Array], list[Array]] = [], []
+        copied: list[tuple[Tensor, Array]] = []
         for (tensor, _), point in zip(pairs, points, strict=True):
             array = np.asarray(tensor.array)
-            if tensor.name not in self._other or self._other[tensor.name].shape != array.shape:
-                self._other[tensor.name] = np.empty(array.shape, array.dtype)
-            origin = self._other[tensor.name]
+            origin = self._other.get(tensor.name)
+            if origin is None or origin.shape != array.shape:
+                origin = self._other[tensor.name] = np.empty(array.shape, array.dtype)
             if is_plain(tensor.array):
                 origins.append(origin.reshape(-1))     # (written in the pass that moves the parameter)
+                plain[0].append(point)
+                plain[1].append(origins[-1])
             else:
                 origin[...] = array
                 origins.append(np.empty_like(point))
+                copied.append((tensor, point))
         self._place[0] = ORIGIN
-        self._moved = [tensor for tensor, _ in pairs]
+        self._rows, self._copied = plain, [tensor for tensor, _ in copied]
         try:
             foreach("ascend", points, slopes, origins, weight=self._rho / (norm + 1e-12), eta=self._eta,
                     adaptive=self._adaptive, record=self._place, entry=PERTURBED)
-            for tensor, point in zip(self._moved, points, strict=True):
+            for tensor, point in copied:
                 write_back(tensor.array, point)
             parameters_written(self.inner)
         except BaseException:
@@ -121,11 +128,9 @@ class SAM(Wrapper):
         """Return the parameters to their values before `ascend`, without a step; no effect if they have those."""
         if not self.ascended:
             return
-        plain, others = self._parts()
         if self._place[0] == PERTURBED:
-            foreach("copy", [flattened(tensor.array) for tensor in plain],
-                    [self._other[tensor.name].reshape(-1) for tensor in plain])
-        for tensor in others:
+            foreach("copy", *self._rows)
+        for tensor in self._copied:
             np.asarray(tensor.array)[...] = self._other[tensor.name]
         parameters_written(self.inner)
         self._place[0] = ORIGIN
@@ -147,32 +152,22 @@ class SAM(Wrapper):
                 self._perturb_again()
             raise
 
-    def _parts(self) -> tuple[list[Tensor], list[Tensor]]:
-        """The tensors that `ascend` moved: those that are plain, and the others."""
-        return [t for t in self._moved if is_plain(t.array)], [t for t in self._moved if not is_plain(t.array)]
-
-    def _swap(self, plain: list[Tensor], place: str) -> None:
-        foreach("swap", [flattened(tensor.array) for tensor in plain],
-                [self._other[tensor.name].reshape(-1) for tensor in plain], record=self._place, entry=place)
-
     def _return(self) -> None:
         """Set the parameters to their values before `ascend`, and keep the perturbed values."""
-        plain, others = self._parts()
         self._perturbed = {}
-        for tensor in others:
+        for tensor in self._copied:
             array = np.asarray(tensor.array)
             self._perturbed[tensor.name] = array.copy()
             array[...] = self._other[tensor.name]
         if self._place[0] == PERTURBED:
-            self._swap(plain, RETURNED)
+            foreach("swap", *self._rows, record=self._place, entry=RETURNED)
         parameters_written(self.inner)
 
     def _perturb_again(self) -> None:
         """Undo `_return`, wherever it was stopped."""
-        plain, others = self._parts()
         if self._place[0] == RETURNED:
-            self._swap(plain, PERTURBED)
-        for tensor in others:
+            foreach("swap", *self._rows, record=self._place, entry=PERTURBED)
+        for tensor in self._copied:
             if tensor.name in self._perturbed:
                 np.asarray(tensor.array)[...] = self._perturbed[tensor.name]
         parameters_written(self.inner)

@@ -21,6 +21,7 @@ from .resumable import (
     is_plain,
     parameters_written,
     public_names,
+    set_attribute,
     tensors_of,
     unwrapped,
     write_back,
@@ -92,8 +93,8 @@ class Wrapper(Resumable):
         return getattr(self.inner, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name.startswith("_") or hasattr(type(self), name):
-            object.__setattr__(self, name, value)
+        if name[0] == "_" or hasattr(type(self), name):
+            set_attribute(self, name, value)
         elif hasattr(self.inner, name):
             setattr(self.inner, name, value)
         else:
@@ -169,7 +170,10 @@ class Lookahead(Wrapper):
         return {name: read_only(slots["slow"]) for name, slots in self._arrays().items()}
 
     def _allocate(self) -> None:
-        for tensor in self._tensors:
+        tensors = self._tensors
+        if len(self._own) == len(tensors):     # (in all but a few of the steps that call this)
+            return
+        for tensor in tensors:
             if tensor.name not in self._own:
                 self._own[tensor.name] = {"slow": flattened(tensor.array).copy().reshape(tensor.array.shape)}
 
