@@ -21,7 +21,7 @@ from registry import (
 
 import fastlr
 from fastlr._engine.instruction_set import kernels
-from fastlr._matrix.matrix_rule import matrix_rule
+from fastlr._matrix.matrix_rule import MatrixRule, matrix_rule
 from fastlr._matrix.matrix_step import MatrixStep
 from fastlr.optimizers.spectral import COEFFICIENTS, adjusted, orthogonalized
 
@@ -541,6 +541,10 @@ def with_rule(rule):
     return MatrixStep(kernels.tensor_ops, opt._tensors, [rule], opt._fields, opt._update, {})
 
 
+def changed(rule, **fields):
+    return MatrixRule(**{field: getattr(rule, field) for field in rule.__slots__} | fields)
+
+
 def changed_table(rule, place, value):
     """A rule whose table has another number as one of its first C integers."""
     get = ctypes.pythonapi.PyCapsule_GetPointer
@@ -553,17 +557,17 @@ def changed_table(rule, place, value):
     table = ctypes.create_string_buffer(size)
     ctypes.memmove(table, address, size)
     ctypes.cast(table, ctypes.POINTER(ctypes.c_int))[place] = value
-    return table, rule._replace(table=new(ctypes.addressof(table), b"fastlr.matrix_rule", None))
+    return table, changed(rule, table=new(ctypes.addressof(table), b"fastlr.matrix_rule", None))
 
 
 def test_a_rule_that_does_not_fit_is_refused():
     rule = matrix_rule("fastlr._matrix.adam_mini:adam_mini")
     with_rule(rule)
     with pytest.raises(ImportError, match=r"adam_mini:adam_mini names 2 settings and 2 slots, its table has 3 and 2"):
-        with_rule(rule._replace(settings=rule.settings[1:]))
+        with_rule(changed(rule, settings=rule.settings[1:]))
     with pytest.raises(TypeError, match=r"adam_mini:adam_mini reads 'rate', which is neither a hyper-parameter nor an "
                                         r"option of its optimizer"):
-        with_rule(rule._replace(settings=(*rule.settings[1:], "rate")))
+        with_rule(changed(rule, settings=(*rule.settings[1:], "rate")))
     table, other = changed_table(rule, 0, 77)
     with pytest.raises(ImportError, match=r"adam_mini:adam_mini has a table of version 77, expected \d+; build its module anew"):
         with_rule(other)
