@@ -336,9 +336,9 @@ def restored(opt: Any, also_restore: Any) -> Iterator[Callable[[], None]]:
         set_hypers()                   # (functions, whose name alone is in a state_dict)
         opt.load_state_dict(state)
         set_hypers()                   # (the same objects, where loading made equal ones)
+        parameters_written(opt)        # (before the copies: it makes 16-bit copies, which are restored as they were)
         for array, copy in zip(arrays, copies, strict=True):
             array[...] = copy
-        parameters_written(opt)
         plan.skipped, plan.grad_norm = skipped, norm
         others()
 
