@@ -89,13 +89,14 @@ def save(path: str | os.PathLike[str], opt: Optimizer | Resumable, *, params: bo
     arrays = arrays_of(opt, params)
     described = description(opt)
     sums = dict.fromkeys(arrays, "0" * 8)
-    placeholder = header(described, arrays, sums)
+    listed = as_text(entries(arrays))
+    placeholder = header(described, listed, sums)
     with replacing(os.path.realpath(os.fsdecode(path))) as file:
         file.write(placeholder)
         for name, array in arrays.items():
             sums[name] = written(file, array)
         file.seek(0)
-        file.write(header(described, arrays, sums))
+        file.write(header(described, listed, sums))
 
 
 def load(path: str | os.PathLike[str], opt: Optimizer | Resumable, *, params: bool | None = None) -> None:
@@ -223,29 +224,35 @@ def description(opt: Optimizer | Resumable) -> dict[str, Any]:
 
 # Writing
 
-def header(described: Mapping[str, Any], arrays: Mapping[str, Array], sums: Mapping[str, str]) -> bytes:
-    """All that precedes the data. Its length does not depend on the checksums."""
+def as_text(value: Any) -> str:
+    """A value as JSON; floats are written so that the same floats are read."""
     import json
 
-    from . import __version__
-
     write = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+    try:
+        return write(value)
+    except (TypeError, ValueError):    # (few values need it: to look at each takes as long as to write it)
+        return write(encoded(value))
 
-    def text(value: Any) -> str:           # (floats are written so that the same floats are read)
-        try:
-            return write(value)
-        except (TypeError, ValueError):    # (few documents need it: to look at each value takes as long as to write it)
-            return write(encoded(value))
 
-    document: dict[str, Any] = {"__metadata__": {"crc32": "0" * 8, "fastlr": text(
-        {"format": FORMAT, "fastlr": __version__, "state": described, "crc32": sums})}}
-    end = 0
+def entries(arrays: Mapping[str, Array]) -> dict[str, Any]:
+    """What a header says of each array."""
+    found, end = {}, 0
     for name, array in arrays.items():
         begin, end = end, end + array.nbytes
         code = CODES[str(stored_as(array))]
-        document[name] = {"dtype": code, "shape": array.shape, "data_offsets": (begin, end)}
+        found[name] = {"dtype": code, "shape": array.shape, "data_offsets": (begin, end)}
+    return found
+
+
+def header(described: Mapping[str, Any], listed: str, sums: Mapping[str, str]) -> bytes:
+    """All that precedes the data; `listed` is the JSON of `entries`. Its length does not depend on the checksums."""
+    from . import __version__
+
+    note = as_text({"format": FORMAT, "fastlr": __version__, "state": described, "crc32": sums})
+    metadata = as_text({"__metadata__": {"crc32": "0" * 8, "fastlr": note}})
     try:
-        body = text(document).encode()
+        body = (metadata[:-1] + ("," if len(listed) > 2 else "") + listed[1:]).encode()
     except UnicodeEncodeError as error:
         raise ValueError(f"save: names must be Unicode text, got {error.object[error.start]!r} in one; "
                          f"rename that parameter") from None

@@ -147,7 +147,16 @@ def parsed(text: str | bytes | memoryview, depth: int) -> Any:
     """
     import json
 
+    keys = 0
+
+    def counted(entries: dict[str, Any]) -> dict[str, Any]:
+        nonlocal keys
+        keys += len(entries)
+        return entries
+
     def integer(digits: str) -> int:
+        if len(digits) < 19:
+            return int(digits)
         if len(digits) > 20 or not -2**63 <= (value := int(digits)) < 2**64:
             raise ValueError("an integer is too large")
         return value
@@ -166,28 +175,15 @@ def parsed(text: str | bytes | memoryview, depth: int) -> Any:
         if found.objects > 64 + len(text) // 20 or found.lists > 64 + len(text) // 12:
             raise ValueError(f"it has {found.objects:,} objects and {found.lists:,} lists in {len(text):,} characters, "
                              f"more than a checkpoint has")
-        value = json.loads(text if isinstance(text, str) else str(text, "utf-8"), parse_int=integer,
-                           parse_float=number, parse_constant=number)
-        if keys_of(value) != found.keys:
+        value = json.loads(text if isinstance(text, str) else str(text, "utf-8"), object_hook=counted,
+                           parse_int=integer, parse_float=number, parse_constant=number)
+        if keys != found.keys:
             raise ValueError("a key appears twice")
         if escapes:                        # (which alone can give half of a character)
             require_unicode(value)
         return value
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"its header is malformed: {brief(str(error))}") from None
-
-
-def keys_of(value: Any) -> int:
-    """How many keys all objects have together."""
-    count = 0
-    containers: list[Any] = [[value]]
-    for container in containers:           # (to which those inside are added)
-        if type(container) is dict:
-            count += len(container)
-            containers += [entry for entry in container.values() if type(entry) in CONTAINERS]
-        else:
-            containers += [entry for entry in container if type(entry) in CONTAINERS]
-    return count
 
 
 def require_unicode(value: Any) -> None:
@@ -215,13 +211,13 @@ class Structure(NamedTuple):
 
 def structure(text: bytes) -> Structure:
     """The structure of JSON, known before anything recursive or large begins."""
-    plain = text.replace(rb"\\", b"").replace(rb"\"", b"")
+    plain = text.replace(rb"\\", b"").replace(rb"\"", b"").translate(None, WITHOUT_STRUCTURE)
     level = depth = objects = lists = keys = in_string = 0
     size = 1 << 16
     for begin in range(0, len(plain), size):
         block = np.frombuffer(plain, np.uint8, min(size, len(plain) - begin), begin)
         quotes = np.cumsum(block == ord('"'), dtype=np.int32) + in_string
-        outside = block[quotes % 2 == 0]
+        outside = block[(quotes & 1) == 0]
         levels = level + np.cumsum(BRACKETS[outside], dtype=np.int64)
         depth = max(depth, int(levels.max(initial=0)))
         level = int(levels[-1]) if len(levels) else level
@@ -233,6 +229,7 @@ def structure(text: bytes) -> Structure:
     return Structure(depth, objects, lists, keys)
 
 
+WITHOUT_STRUCTURE = bytes({*range(256)} - {*b'"[]{}:'})
 CONTAINERS = frozenset((dict, list))
 BRACKETS = np.zeros(256, np.int8)
 BRACKETS[[*b"[{"]], BRACKETS[[*b"]}"]] = 1, -1
