@@ -23,6 +23,8 @@ import fastlr
 p = np.zeros(3)
 fastlr.AdamW(p, 0.1, beta1=0.9, eps=fastlr.schedules.constant(1e-8), clip_norm=1.0, weight_decay=lambda t: 0.1)
 fastlr.Muon(p, adjust="spectral", fallback=None, decay="decoupled", nonfinite="skip")
+fastlr.Muon(p, fallback={"embedding": True}, coefficients=(3.4, -4.8, 2.0))
+fastlr.Muon(p, fallback=lambda name, array: "bias" in name, coefficients=[(3.4, -4.8, 2.0), (2.9, -4.1, 1.7)])
 fastlr.Sophia(p).step(p, curvature=p)
 adam: fastlr.Adam = fastlr.AMSGrad(p)
 adam.clip_norm = 1.0
@@ -39,6 +41,8 @@ fastlr.AdamW(p, betas=(0.9, 0.999))
 fastlr.SGD(p, beta1=0.9)
 fastlr.Muon(p, adjust="nothing")
 fastlr.SGD(p, nonfinite="ignore")
+fastlr.Muon(p, fallback="adam")
+fastlr.Muon(p, coefficients="fifth")
 fastlr.Muon(p, nesterov="yes")
 fastlr.Adam(p, lr="0.1")
 fastlr.AdamW()
@@ -50,6 +54,8 @@ REFUSED = [
     'Unexpected keyword argument "beta1" for "SGD"',
     'Argument "adjust" to "Muon" has incompatible type',
     'Argument "nonfinite" to "SGD" has incompatible type',
+    'Argument "fallback" to "Muon" has incompatible type',
+    'Argument "coefficients" to "Muon" has incompatible type',
     'Argument "nesterov" to "Muon" has incompatible type',
     'Argument "lr" to "Adam" has incompatible type',
     'Missing positional argument "params" in call to "AdamW"',

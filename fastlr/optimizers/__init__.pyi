@@ -1,5 +1,6 @@
 # Made by `python -m fastlr.optimizers.stubs` from the declarations; do not edit.
 
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypedDict, Unpack
 
 from . import adaptive as _adaptive
@@ -561,8 +562,10 @@ class Muon(_spectral.Muon):
     def __init__(
         self, params: Any, lr: Hyper = 0.001, *, momentum: Hyper = 0.95, norm_eps: Hyper = 1e-07,
         fallback_scale: Hyper = 1.0, beta1: Hyper = 0.9, beta2: Hyper = 0.95, eps: Hyper = 1e-08,
-        weight_decay: Hyper = 0.1, fallback: Literal["adamw", None] | Any = "adamw",
-        coefficients: Literal["original", "quintic", "polar_express", "exact"] | Any = "original", steps: int = 5,
+        weight_decay: Hyper = 0.1,
+        fallback: Literal["adamw", None] | Mapping[str, bool] | Sequence[bool] | Callable[[str, Any], bool] = "adamw",
+        coefficients: Literal["original", "quintic", "polar_express", "exact"] | Sequence[float]
+        | Sequence[Sequence[float]] = "original", steps: int = 5,
         adjust: Literal["match_rms_adamw", "original", "spectral", "none"] = "match_rms_adamw", nesterov: bool = True,
         **common: Unpack[_Common]
     ) -> None: ...
@@ -571,14 +574,14 @@ class Shampoo(_spectral.Shampoo):
     def __init__(
         self, params: Any, lr: Hyper = 0.001, *, matrix_eps: Hyper = 1e-06, fallback_scale: Hyper = 1.0,
         beta1: Hyper = 0.9, beta2: Hyper = 0.999, eps: Hyper = 1e-08, weight_decay: Hyper = 0.0,
-        fallback: Literal["adamw", None] | Any = "adamw", every: int = 1, largest: int = 8192,
-        **common: Unpack[_Common]
+        fallback: Literal["adamw", None] | Mapping[str, bool] | Sequence[bool] | Callable[[str, Any], bool] = "adamw",
+        every: int = 1, largest: int = 8192, **common: Unpack[_Common]
     ) -> None: ...
 
 class SOAP(_spectral.SOAP):
     def __init__(
         self, params: Any, lr: Hyper = 0.003, *, shampoo_beta: Hyper = 0.95, fallback_scale: Hyper = 1.0,
         beta1: Hyper = 0.95, beta2: Hyper = 0.95, eps: Hyper = 1e-08, weight_decay: Hyper = 0.01,
-        fallback: Literal["adamw", None] | Any = "adamw", every: int = 10, largest: int = 10000,
-        **common: Unpack[_Common]
+        fallback: Literal["adamw", None] | Mapping[str, bool] | Sequence[bool] | Callable[[str, Any], bool] = "adamw",
+        every: int = 10, largest: int = 10000, **common: Unpack[_Common]
     ) -> None: ...

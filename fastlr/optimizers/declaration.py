@@ -90,13 +90,14 @@ class InitialState(ConstructorOnly):
 
 
 class Option(ConstructorOnly):
-    """One of `choices`, or what `check` takes and gives back."""
+    """One of `choices`, or what `check` takes and gives back; `takes` is the type of that."""
 
-    __slots__ = ("check", "choices")
+    __slots__ = ("check", "choices", "takes")
 
-    def __init__(self, default: Any, choices: tuple[Any, ...], check: Callable[[Any], Any] | None = None) -> None:
+    def __init__(self, default: Any, choices: tuple[Any, ...], check: Callable[[Any], Any] | None = None,
+                 takes: Any = None) -> None:
         super().__init__(default)
-        self.choices, self.check = choices, check
+        self.choices, self.check, self.takes = choices, check, takes
 
     def annotation(self, declared: Any) -> Any:
         """The type of the option: its choices, and where there is a check, what the class body declares besides."""
@@ -106,7 +107,7 @@ class Option(ConstructorOnly):
             return Literal[self.choices]
         if all(type(choice) in (int, float) for choice in self.choices) or self.choices == (None,):
             return declared                # (defaults rather than choices)
-        return Literal[self.choices] | declared
+        return Literal[self.choices] | (declared if self.takes is None else self.takes)
 
     def checked(self, value: Any, owner: str) -> Any:
         """The value; ValueError if it is none of those there are."""
@@ -184,9 +185,9 @@ def initial_state(slot: str, default: float, low: float = 0.0, high: float = inf
     return InitialState(slot, default, low, high)
 
 
-def one_of(*choices: Any, check: Callable[[Any], Any] | None = None) -> Any:
+def one_of(*choices: Any, check: Callable[[Any], Any] | None = None, takes: Any = None) -> Any:
     """Declare what is chosen once: the first is the default."""
-    return Option(choices[0], choices, check)
+    return Option(choices[0], choices, check, takes)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

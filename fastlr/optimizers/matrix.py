@@ -1,7 +1,7 @@
 """What rules share that see a tensor as a matrix: the shapes of their state, and AdamW for what is no matrix."""
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from typing import Any, ClassVar, Literal
 
@@ -139,7 +139,8 @@ def refuse_other_names(fallback: Any) -> Any:
 class WithFallback(Matrix, family=True):
     """A rule for matrices alone: of two axes or more, the first by all others. AdamW moves what is none."""
 
-    fallback: Any = one_of("adamw", None, check=refuse_other_names)
+    fallback: Any = one_of("adamw", None, check=refuse_other_names,
+                           takes=Mapping[str, bool] | Sequence[bool] | Callable[[str, Any], bool])
 
     def _rule_names(self, tensors: list[Tensor]) -> list[str]:
         who = type(self).__name__

@@ -123,7 +123,7 @@ class Muon(WithFallback, decay="decoupled", conventions=dict.fromkeys(("torch", 
     beta2: Hyper = within(0.95, 0, 1)
     eps: Hyper = within(1e-8)
     weight_decay: Hyper = within(0.1)
-    coefficients: Any = one_of(*COEFFICIENTS, check=triples)
+    coefficients: Any = one_of(*COEFFICIENTS, check=triples, takes=Sequence[float] | Sequence[Sequence[float]])
     steps: int = one_of(5, check=count_of_steps)
     adjust: str = one_of("match_rms_adamw", "original", "spectral", "none")
     nesterov: bool = one_of(True, False)

@@ -9,7 +9,8 @@ import inspect
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin
 
 from .. import kernels, optimizers
 from .base import REGISTRY
@@ -41,12 +42,13 @@ def written(annotation: Any) -> str:
         return "Hyper"
     if isinstance(annotation, str):
         return annotation
-    if isinstance(annotation, type):
+    if annotation is NoneType:
+        return "None"
+    if type(annotation) is type:
         return annotation.__name__
-    if len(getattr(annotation, "__args__", ())) and getattr(annotation, "__origin__", None) is not None \
-            and str(annotation.__origin__) != "typing.Literal":
-        return " | ".join(written(member) for member in annotation.__args__)
-    return str(annotation).replace("typing.", "").replace("'", '"')
+    if get_origin(annotation) in (Union, UnionType):
+        return " | ".join(written(member) for member in get_args(annotation))
+    return str(annotation).replace("typing.", "").replace("collections.abc.", "").replace("'", '"')
 
 
 def own_keywords(cls: type[RuleClass]) -> list[str]:
@@ -73,10 +75,13 @@ def constructor(cls: type[RuleClass]) -> Iterator[str]:
     yield "    def __init__("
     line = "       "
     for parameter in given:
-        if len(line) + len(parameter) + 2 > WIDTH:
-            yield line
-            line = "       "
-        line += f" {parameter},"
+        parts = [parameter] if 8 + len(parameter) < WIDTH else parameter.replace(" | ", "\n| ").splitlines()
+        parts[-1] += ","
+        for part in parts:
+            if len(line) + len(part) + 1 > WIDTH:
+                yield line
+                line = "       "
+            line += f" {part}"
     yield line.removesuffix(",") if line.endswith("_Common],") else line
     yield "    ) -> None: ..."
 
@@ -89,7 +94,8 @@ def optimizers_stub() -> str:
     others += [(module, name) for name, module in optimizers.LATER.items()]
     common = [p for name, p in inspect.signature(optimizers.SGD).parameters.items()
               if name not in ("params", "lr", "weight_decay")]
-    lines = [NOTE, "from typing import Any, Literal, TypedDict, Unpack", ""]
+    lines = [NOTE, "from collections.abc import Callable, Mapping, Sequence",
+             "from typing import Any, Literal, TypedDict, Unpack", ""]
     lines += [f"from . import {module} as _{module}" for module in modules]
     others.sort(key=lambda entry: (entry[0], not entry[1].isupper(), entry[1]))          # (as ruff sorts imports)
     lines += [f"from .{module} import {name} as {name}" for module, name in others]
