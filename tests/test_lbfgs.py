@@ -310,6 +310,14 @@ def test_trials_beyond_the_domain_do_no_harm(line_search):
         assert opt.reason == "the loss or its gradient is not finite after the step"
 
 
+def test_products_that_vanish_in_a_step_are_no_errors_of_the_host():
+    p = np.ones(2)
+    opt = fastlr.LBFGS(p, line_search=None, tolerance_grad=0, tolerance_change=0)
+    with np.errstate(all="raise"):
+        opt.step(lambda: (1.0, np.full(2, 1e-170)))
+    assert opt.t == opt.max_iter
+
+
 def test_the_host_keeps_its_floating_point_errors_inside_the_closure():
     p = np.ones(2)
 
@@ -407,6 +415,7 @@ def test_a_change_of_the_gradient_whose_square_vanishes_is_a_pair(dtype, tiny, c
 def test_curvature_is_that_of_scaled_vectors():
     y, s = np.array([3.0, 4.0]), np.array([1.0, 2.0])
     assert curvature(y, s) == (11.0, 11 / 25)
-    assert curvature(y * 1e-200, s) == pytest.approx((11e-200, 11e200 / 25), rel=1e-14)
-    assert curvature(y * 1e200, s * 1e100) == pytest.approx((11e300, 11e-100 / 25), rel=1e-14)
+    with np.errstate(over="ignore", under="ignore"):       # (as in a step)
+        assert curvature(y * 1e-200, s) == pytest.approx((11e-200, 11e200 / 25), rel=1e-14)
+        assert curvature(y * 1e200, s * 1e100) == pytest.approx((11e300, 11e-100 / 25), rel=1e-14)
     assert curvature(y * 0, s) == (0, 0) and curvature(-y, s) == (-11, -11 / 25)

@@ -213,7 +213,8 @@ class LBFGS(Resumable):
             raise RuntimeError(f"{who}: this optimizer is stepping already")
         self._errors = np.geterr()
         try:
-            with np.errstate(over="ignore", invalid="ignore"):       # (trials whose values overflow are refused)
+            # (trials whose values overflow are refused, and products that vanish are computed anew)
+            with np.errstate(over="ignore", under="ignore", invalid="ignore"):
                 return self._step(closure)
         finally:
             self._errors = None
@@ -422,10 +423,9 @@ def absolute_sum(g: Array) -> float:
 
 def curvature(y: Array, s: Array) -> tuple[float, float]:
     """s.y and s.y / y.y, also where y.y overflows or vanishes; zeros where they are not finite."""
-    with np.errstate(over="ignore", under="ignore"):
-        curve, square = float(np.dot(y, s)), float(np.dot(y, y))
+    curve, square = float(np.dot(y, s)), float(np.dot(y, y))
     if not (0 < square < inf and isfinite(curve)):
-        if not y.any():                # (the gradient has not changed)
+        if not np.count_nonzero(y):    # (the gradient has not changed)
             return 0.0, 0.0
         size_y, size_s = largest(y), largest(s)
         if not (0 < size_y < inf and 0 < size_s < inf):
