@@ -201,6 +201,8 @@ def bind(
     """The values of a call's arguments, in order."""
     if len(args) > len(fields):
         raise TypeError(f"{who}: takes at most {len(fields)} arguments, got {len(args)}")
+    if not kwargs and len(args) == len(fields):        # (as methods such as `warmup` call it)
+        return tuple([field.accept(who, value) for field, value in zip(fields.values(), args, strict=True)])
     given = dict(zip(fields, args, strict=False))
     for keyword, value in kwargs.items():
         if keyword not in fields:
