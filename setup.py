@@ -10,16 +10,19 @@ nothing runs an instruction before the CPU was asked.
     FASTLR_COVERAGE=1           ... with line tracing (implies FASTLR_NO_ABI3)
     FASTLR_STRICT=1             compiler warnings that guard a promise are errors
 """
+import gzip
 import multiprocessing
 import os
 import sys
 import sysconfig
+import tarfile
 import tomllib
 from pathlib import Path
 from types import ModuleType
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.sdist import sdist
 
 # The package itself cannot be imported before it is built: an empty one of its name gives its modules that build.
 package = sys.modules["fastlr"] = ModuleType("fastlr")
@@ -36,7 +39,8 @@ ABI3 = not (
     or sysconfig.get_config_var("Py_GIL_DISABLED")
     or sys.implementation.name != "cpython"
 )
-FLAGS = build.compile_flags()
+# (threads take tasks by C11's atomics, which Microsoft's compiler has where it is told so)
+FLAGS = build.compile_flags() + ["/std:c11", "/experimental:c11atomics"] * build.MSVC
 LINK: list[str] = []
 MACROS: list[tuple[str, str | None]] = [("Py_LIMITED_API", "0x030B0000")] if ABI3 else []
 if SANITIZE:
@@ -47,7 +51,7 @@ if COVERAGE:
     MACROS += [("CYTHON_TRACE_NOGIL", "1"), ("CYTHON_USE_SYS_MONITORING", "0")]
 
 # A float kernel that silently computes in double is three times slower: gcc and clang can tell.
-KERNEL_FLAGS = ["-Wdouble-promotion", "-Werror=double-promotion"] if STRICT and os.name != "nt" else []
+KERNEL_FLAGS = ["-Wdouble-promotion", "-Werror=double-promotion"] if STRICT and not build.MSVC else []
 
 # Modules that were built at different times may disagree on what lies where: each knows what it was built from.
 STRUCTS = [*sorted(Path("fastlr").glob("_*/*.pxd")), Path("fastlr/rules/scalars.pxd")]
@@ -70,7 +74,7 @@ KERNELS = {f"fastlr.{folder}.{path.stem}": path for folder in ("_kernels", "_mat
 # Tiles and codecs are long functions that are called from many places: where the compiler decides what to inline, a
 # build takes a third of the time and half of the space, and no step is slower.
 OWN_INLINING = [("CYTHON_INLINE", "")]
-UNUSED = [] if os.name == "nt" else ["-Wno-unused-function"]
+UNUSED = [] if build.MSVC else ["-Wno-unused-function"]
 
 
 def extension(name: str, source: str, flags: list[str]) -> Extension:
@@ -79,7 +83,7 @@ def extension(name: str, source: str, flags: list[str]) -> Extension:
     return Extension(
         name,
         [source],
-        depends=[HEADER] * own + ([] if name in FAMILIES else [str(BUILD_ID_FILE)]),
+        depends=[HEADER, "pyproject.toml"] * own + ([] if name in FAMILIES else [str(BUILD_ID_FILE)]),
         include_dirs=["fastlr/include"] if own else [],
         extra_compile_args=FLAGS + flags,
         extra_link_args=LINK,
@@ -130,8 +134,28 @@ class TranslateAndBuild(build_ext):
         super().run()
 
 
+# The same bytes whenever and wherever an sdist or a wheel is made of the same files: one date, as a wheel has it.
+os.environ.setdefault("SOURCE_DATE_EPOCH", "315532800")
+
+
+class SameSdist(sdist):
+    def make_archive(self, base_name, format, root_dir=None, base_dir=None, owner=None, group=None):
+        date = int(os.environ["SOURCE_DATE_EPOCH"])
+
+        def same(info: tarfile.TarInfo) -> tarfile.TarInfo:
+            info.mtime, info.uid, info.gid, info.uname, info.gname = date, 0, 0, "", ""
+            info.mode = 0o755 if info.mode & 0o100 else 0o644
+            return info
+
+        with open(f"{base_name}.tar.gz", "wb") as file, gzip.GzipFile("", "wb", fileobj=file, mtime=date) as zipped, \
+                tarfile.open(fileobj=zipped, mode="w") as archive:
+            for path in [Path(base_dir), *sorted(Path(base_dir).rglob("*"))]:
+                archive.add(path, recursive=False, filter=same)
+        return f"{base_name}.tar.gz"
+
+
 setup(
     ext_modules=extensions,
-    cmdclass={"build_ext": TranslateAndBuild},
+    cmdclass={"build_ext": TranslateAndBuild, "sdist": SameSdist},
     options={"build_ext": {"parallel": JOBS}} | ({"bdist_wheel": {"py_limited_api": "cp311"}} if ABI3 else {}),
 )

@@ -45,7 +45,7 @@ IMPORT_CODE = """from time import process_time as now; a = now(); import numpy; 
 print(b - a, now() - b)"""
 #: What is counted: all but what is too large for callgrind, or is another size of what is counted anyway.
 UNCOUNTED = ("memory/*", "storage/*, memory", "call/*C interface", "call/*torch*", "schedule/*, 10,000",
-             "matrix/shampoo*", "matrix/soap*")
+             "matrix/*, a layer", "matrix/shampoo*", "matrix/soap*")
 
 
 @dataclass

@@ -26,7 +26,7 @@ GROUPS = {
     "cache": "In cache: one tensor of 16,384 elements",
     "memory": "In memory: one tensor of 64 MB",
     "small": "Small tensors: 500 of 8 x 8 float32",
-    "matrix": "Rules for matrices: a small transformer's layer (Shampoo and SOAP: one matrix of 128 x 96)",
+    "matrix": "Rules for matrices: one of 128 x 96, and a small transformer's layer of 1.3 million elements",
     "storage": "AdamW and NAdam stored in fewer bytes: 65,536 elements in cache, 16 million in memory",
     "rows": "Rows: 1,000 rows of a table of 20,000 x 32 float32",
     "stage": "Stages: AdamW over 64 tensors of 32 x 32 float32, with an option",

@@ -40,8 +40,8 @@ MANY, TENSOR = 500, (8, 8)
 TABLE, GIVEN = (20_000, 32), 1_000
 # A layer of width 256, with an embedding: 1.3 million elements.
 LAYER = [(2000, 256), (768, 256), (768,), (256, 256), (256,), (1024, 256), (1024,), (256, 1024), (256,), (256,), (256,)]
+MATRICES = {"one matrix": [(128, 96)], "a layer": LAYER}
 NEED_EIGENVECTORS = ("shampoo", "soap")        # (of 2000 x 2000: LAPACK's time)
-MATRIX = [(128, 96)]
 
 
 class Workload:
@@ -93,9 +93,11 @@ def every_rule() -> Iterator[tuple[str, Workload]]:
     for rule in fastlr.list_optimizers():
         for dtype in ("float32", "float64"):
             if sees_matrices(rule):
-                shapes = MATRIX if rule in NEED_EIGENVECTORS else LAYER
-                elements = sum(int(np.prod(shape)) for shape in shapes)
-                yield f"matrix/{rule} {dtype}", Workload(partial(over, rule, shapes, dtype), elements, "elements")
+                for what, shapes in MATRICES.items():
+                    if what == "one matrix" or rule not in NEED_EIGENVECTORS:
+                        elements = sum(int(np.prod(shape)) for shape in shapes)
+                        yield f"matrix/{rule} {dtype}, {what}", Workload(
+                            partial(over, rule, shapes, dtype), elements, "elements")
                 continue
             yield f"cache/{rule} {dtype}", Workload(partial(over_one, rule, CACHED, dtype), CACHED, "elements")
             elements = MEMORY // np.dtype(dtype).itemsize

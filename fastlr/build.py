@@ -14,11 +14,13 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
 import sys
-import sysconfig
 import zlib
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from .build_loops import generate
@@ -31,6 +33,9 @@ DECLARATION = re.compile(r"^cdef (?:struct|enum|class)\b[^\n]*\n(?:[ \t]+[^\n]*\
 #: Instruction sets of x86-64 beside the plainest, in which a kernel source is compiled once more each.
 VARIANTS = ("v3", "v4")
 
+#: Whether Microsoft's compiler builds. By its documentation /fp:precise contracts nothing from Visual Studio 2022 on.
+MSVC = os.name == "nt" and "GCC" not in sys.version
+
 
 def compile_flags() -> list[str]:
     """The flags that keep speed and bits: for loops of your own, and for what `rules_extension` builds.
@@ -42,7 +47,7 @@ def compile_flags() -> list[str]:
     >>> "-ffp-contract=off" in compile_flags() or "/fp:precise" in compile_flags()
     True
     """
-    if os.name == "nt" and "GCC" not in sys.version:
+    if MSVC:
         return ["/O2", "/fp:precise"]
     flags = ["-O3", "-g0", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"]
     return flags + (["-Wno-maybe-uninitialized"] if "clang" not in os.environ.get("CC", "gcc") else [])
@@ -50,11 +55,48 @@ def compile_flags() -> list[str]:
 
 def built_variants() -> tuple[str, ...]:
     """Which instruction sets a kernel is compiled for beside the plainest, on the platform that is built for."""
-    target = sysconfig.get_platform() + " " + os.environ.get("ARCHFLAGS", "")
-    if os.name == "nt" or not ("x86_64" in target or "amd64" in target):
-        return ()
     asked = os.environ.get("FASTLR_VARIANTS")
-    return VARIANTS if asked is None else tuple(variant for variant in VARIANTS if variant in asked.split(","))
+    wanted = VARIANTS if asked is None else tuple(variant for variant in VARIANTS if variant in asked.split(","))
+    return compilable(wanted)
+
+
+PROBE = """#if !defined(__x86_64__)
+#error fastlr: another processor
+#endif
+"""
+
+
+@cache
+def compilable(variants: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of the instruction sets for which the compiler compiles; one line names what it lacks.
+
+    The compiler is asked, as it alone knows what it builds for: a cross compiler, ARCHFLAGS or two processors at once.
+    """
+    import setuptools  # noqa: F401, I001  (provides distutils, which Python 3.12 lacks)
+    from distutils.ccompiler import new_compiler
+    from distutils.sysconfig import customize_compiler
+
+    if MSVC:                                     # (it compiles a file for one instruction set alone)
+        return ()
+    compiler: Any = new_compiler()
+    customize_compiler(compiler)
+    with TemporaryDirectory() as folder:
+        source, made = Path(folder, "probe.c"), Path(folder, "probe.o")
+
+        def compiles(text: str) -> bool:
+            source.write_text(text, encoding="utf-8")
+            command = [*compiler.compiler_so, "-Werror", "-c", str(source), "-o", str(made)]
+            return subprocess.run(command, capture_output=True).returncode == 0
+
+        if not compiles(PROBE + "int probe;\n"):
+            return ()
+        found = tuple(variant for variant in variants if compiles(
+            PROBE + TARGET.format(variant=variant) + "int probe(void) { return 0; }\n" + TARGET_END))
+    for variant in variants:
+        if variant not in found:
+            print(f"fastlr: {compiler.compiler_so[0]} does not compile for x86-64-{variant}; that variant is left out",
+                  file=sys.stderr)
+    return found
 
 
 def declarations_id(texts: Iterable[str]) -> str:
@@ -71,20 +113,22 @@ def write_if_changed(path: Path, text: str) -> None:
         path.write_text(text, encoding="utf-8")
 
 
-VARIANT = """/* {name}, compiled for x86-64-{variant}: the same source, another module name. */
-#if defined(__clang__)
+TARGET = """#if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("arch=x86-64-{variant}"))), apply_to = function)
 #elif defined(__GNUC__)
 #pragma GCC target("arch=x86-64-{variant}")
 #endif
-#define FASTLR_VARIANT "{variant}"
-#define PyInit_{last} PyInit_{last}_{variant}
-#define __pyx_module_is_main_{mangled} __pyx_module_is_main_{mangled}_{variant}
-#include "{last}.c"
-#if defined(__clang__)
+"""
+TARGET_END = """#if defined(__clang__)
 #pragma clang attribute pop
 #endif
 """
+VARIANT = """/* {name}, compiled for x86-64-{variant}: the same source, another module name. */
+""" + TARGET + """#define FASTLR_VARIANT "{variant}"
+#define PyInit_{last} PyInit_{last}_{variant}
+#define __pyx_module_is_main_{mangled} __pyx_module_is_main_{mangled}_{variant}
+#include "{last}.c"
+""" + TARGET_END
 
 
 def variant_sources(name: str, c_source: str) -> list[str]:

@@ -1,4 +1,5 @@
 """What `fastlr.build` reads in a `.pxd` file, what it writes, and in which words it refuses what it cannot read."""
+import platform
 import re
 import subprocess
 import sys
@@ -236,3 +237,51 @@ def test_a_file_that_is_not_there_is_named(tmp_path, monkeypatch):
         build.rules_extension("x", "rules.txt")
     with pytest.raises(build.RuleError, match=r"from the folder of setup\.py"):
         build.rules_extension("x", tmp_path / "rules.pxd")
+
+
+# Which instruction sets the compiler compiles for
+
+X86 = pytest.mark.skipif("x86_64" not in platform.machine(), reason="asks a compiler of x86-64")
+
+
+@pytest.fixture
+def compilable(monkeypatch):
+    """What is compiled for, with another compiler."""
+    def asked(compiler, variants=build.VARIANTS):
+        monkeypatch.setenv("CC", compiler)
+        build.compilable.cache_clear()
+        return build.compilable(variants)
+
+    yield asked
+    build.compilable.cache_clear()
+
+
+@X86
+def test_the_compiler_is_asked_for_which_instruction_sets_it_compiles(compilable, capfd):
+    assert compilable("cc") == build.VARIANTS and compilable("cc", ("v4",)) == ("v4",)
+    assert capfd.readouterr() == ("", "")
+
+
+@X86
+def test_a_compiler_for_another_processor_has_none_and_says_nothing(compilable, capfd):
+    assert compilable("cc -U__x86_64__") == ()
+    assert capfd.readouterr() == ("", "")
+
+
+@X86
+def test_an_instruction_set_that_the_compiler_lacks_is_left_out_in_one_line(compilable, tmp_path, capfd):
+    old = tmp_path / "old-cc"
+    old.write_text('#!/bin/sh\nfor file; do case "$file" in *.c) grep -q x86-64-v4 "$file" && exit 1;; esac; done\n'
+                   'exec cc "$@"\n')
+    old.chmod(0o755)
+    assert compilable(str(old)) == ("v3",)
+    assert capfd.readouterr() == ("", f"fastlr: {old} does not compile for x86-64-v4; that variant is left out\n")
+
+
+def test_fewer_instruction_sets_can_be_asked_for(monkeypatch):
+    monkeypatch.setattr(build, "compilable", lambda variants: variants)
+    for asked, found in (("v4", ("v4",)), ("", ()), ("v4,v3", ("v3", "v4"))):
+        monkeypatch.setenv("FASTLR_VARIANTS", asked)
+        assert build.built_variants() == found
+    monkeypatch.delenv("FASTLR_VARIANTS")
+    assert build.built_variants() == build.VARIANTS

@@ -31,7 +31,7 @@ setup_cache.timeout = 600
 
 
 class Instructions:
-    """Of one step in cache over 16,384 elements; rules for matrices: over a small transformer's layer."""
+    """Of one step in cache over 16,384 elements; rules for matrices: over one of 128 x 96."""
 
     params = (ELEMENTWISE + REDUCING + MATRICES, DTYPES)
     param_names = ("optimizer", "dtype")
@@ -39,7 +39,8 @@ class Instructions:
     timeout = 600
 
     def setup(self, cache, name, dtype):
-        self.name = f"{'matrix' if name in MATRICES else 'cache'}/{name.lower()} {dtype}"
+        self.name = (f"matrix/{name.lower()} {dtype}, one matrix" if name in MATRICES else
+                     f"cache/{name.lower()} {dtype}")
         if self.name not in cache:
             raise NotImplementedError("needs valgrind, and the optimizer")
 
