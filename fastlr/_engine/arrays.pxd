@@ -17,5 +17,5 @@ cdef enum:
     WRITEABLE = 0x0400
 
 cdef bint read_array(object array, ArrayView* array_view) except -1
-cdef bint strided_layout(StridedLayout* layout, const ArrayView* array_view, const int* axes) noexcept
-cdef void memory_range(const ArrayView* array_view, char** low, char** high) noexcept
+cdef bint strided_layout(StridedLayout* layout, const ArrayView* array_view, const int* axes) noexcept nogil
+cdef void memory_range(const ArrayView* array_view, char** low, char** high) noexcept nogil

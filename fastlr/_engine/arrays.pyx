@@ -98,7 +98,7 @@ def stored_as(array):
             UNSIGNED8: "uint8", REST16: "int16"}[array_view.stored]
 
 
-cdef bint strided_layout(StridedLayout* layout, const ArrayView* array_view, const int* axes) noexcept:
+cdef bint strided_layout(StridedLayout* layout, const ArrayView* array_view, const int* axes) noexcept nogil:
     """Describe how an array is traversed, axis by axis in the order of `axes` (NULL: their own).
 
     False if its elements follow one another, aligned, in that order.
@@ -123,7 +123,7 @@ cdef bint strided_layout(StridedLayout* layout, const ArrayView* array_view, con
     return d > 1 or layout.stride[0] != itemsize or <uintptr_t>array_view.data % itemsize != 0
 
 
-cdef void memory_range(const ArrayView* array_view, char** low, char** high) noexcept:
+cdef void memory_range(const ArrayView* array_view, char** low, char** high) noexcept nogil:
     """From the first byte of an array to the end of the last; equal if it has no element."""
     cdef int k
     low[0] = high[0] = array_view.data

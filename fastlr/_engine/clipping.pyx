@@ -58,6 +58,8 @@ cdef class Clipping:
         self.clip_norm, self.clip_tensor_norm = bound(stages.clip_norm), bound(stages.clip_tensor_norm)
         self.clip_zscore, self.clip_zscore_alpha = bound(stages.clip_zscore), stages.clip_zscore_alpha
         self.clip_zscore_warmup, self.nonfinite = stages.clip_zscore_warmup, stages.nonfinite
+        self.skips, self.refuses = stages.nonfinite == "skip", stages.nonfinite == "raise"
+        self.grad_norm = self.grad_norm_before = not_measured()
         self.measures = min(self.clip_norm, self.clip_tensor_norm, self.clip_zscore) < INFINITY \
             or self.nonfinite != "propagate"
         self.kernels = kernels
@@ -72,26 +74,45 @@ cdef class Clipping:
 
     cdef bint measure(self, StepJob* job, ScalarGroups scalars, int64_t t) except -1:
         """Read the gradients once if a stage needs their norms; False if the step is skipped."""
+        cdef Verdict verdict
+        if self.units is None and not self.measures:
+            return True
+        self.find_task()
+        thread_pool.prepare_for(self.layout.elements)
+        with nogil:
+            verdict = self.judge(job, scalars)
+        if verdict == REFUSED:
+            raise self.nonfinite_error(self.layout.tensors[self.refused].label, t)
+        if verdict == NO_MEMORY:
+            raise MemoryError
+        return verdict == GOES
+
+    cdef Verdict judge(self, StepJob* job, ScalarGroups scalars) noexcept nogil:
+        """The same for a caller without the interpreter lock, who has found the task and prepared the threads with it.
+        """
         if self.units is None:
             if not self.measures:
-                return True
+                return GOES
             self.measure_chunks(job)
         elif self.units.alone:
             self.units.measure_alone(job)
-            return True
+            return GOES
         else:
             self.units.measure(job)
         self.grad_norm_before, self.norms_before = self.grad_norm, self.norms
-        return self.add_up(job, scalars, t)
+        return self.add_up(job, scalars)
 
-    cdef int measure_chunks(self, StepJob* job) except -1:
+    cdef int find_task(self) except -1:
+        """Load what measures gradients."""
         if self.measure_task == NULL:
             self.measure_task = <TaskFunction>PyCapsule_GetPointer(self.kernels.measure_task, "fastlr.task")
-        job.sums = self.sums
-        thread_pool.run_tasks(self.measure_task, job, self.layout.tasks, self.layout.elements)
         return 0
 
-    cdef double sum_chunks(self, Py_ssize_t i, Py_ssize_t* k, double* nonfinite) noexcept:
+    cdef void measure_chunks(self, StepJob* job) noexcept nogil:
+        job.sums = self.sums
+        thread_pool.do_all(self.measure_task, job, self.layout.tasks, self.layout.elements)
+
+    cdef double sum_chunks(self, Py_ssize_t i, Py_ssize_t* k, double* nonfinite) noexcept nogil:
         """The squares of tensor i, whose chunks begin with number k; then k is the first of the next tensor."""
         cdef double squares = 0
         nonfinite[0] = 0
@@ -101,13 +122,12 @@ cdef class Clipping:
             k[0] += 1
         return squares
 
-    cdef bint add_up(self, const StepJob* job, ScalarGroups scalars, int64_t t) except -1:
-        """Add up what was measured, and find each gradient's factor; False if the step is skipped."""
-        cdef Layout layout = self.layout
-        cdef Py_ssize_t k = 0, i, count = layout.count
-        cdef TensorView* views = layout.views
+    cdef Verdict add_up(self, const StepJob* job, ScalarGroups scalars) noexcept nogil:
+        """Add up what was measured, and find each gradient's factor."""
+        cdef Py_ssize_t k = 0, i, count = self.layout.count
+        cdef TensorView* views = self.layout.views
         cdef double* squares = self.squares
-        cdef bint by_unit = self.units is not None, raises = self.nonfinite == "raise"
+        cdef bint by_unit = self.units is not None
         cdef bint by_tensor = self.clip_tensor_norm < INFINITY
         cdef double total = 0, nonfinite = 0, own, norm, factor, smallest = 1, scale = 1
         cdef double limit = self.clip_norm
@@ -121,19 +141,21 @@ cdef class Clipping:
                     lost = OVERFLOWED
             total += squares[i]
             nonfinite += own
-            if raises and nonfinite != 0:
-                raise self.nonfinite_error(layout.tensors[i].label, t)
+            if self.refuses and nonfinite != 0:
+                self.refused = i
+                return REFUSED
         if not by_unit:
             lost = lost or lost_squares(total, nonfinite, self.any_double)
         if lost:
-            exponent = self.measure_again(job, scalars, lost)
+            if not self.measure_again(job, scalars, lost, &exponent):
+                return NO_MEMORY
             scale, total = ldexp(1, exponent), 0
             for i in range(count):
                 total += ldexp(squares[i], 2 * (exponent - self.exponents[i]))
         norm = sqrt(total)
         self.grad_norm = ldexp(norm, -exponent)
-        if nonfinite != 0 and self.nonfinite == "skip":
-            return False
+        if nonfinite != 0 and self.skips:
+            return SKIPPED
         if self.clip_zscore < INFINITY:
             limit = smaller(limit, self.zscore_limit(self.grad_norm))
         factor = clip_factor(limit, norm, scale) if limit < INFINITY else 1
@@ -150,40 +172,41 @@ cdef class Clipping:
                 scale_group(&scalars.groups[i], -FACTOR_EXPONENT)
         if factor != 1 or by_tensor:
             scalars.stage_all()
-        return True
+        return GOES
 
-    cdef int measure_again(self, const StepJob* job, ScalarGroups scalars, int lost) except? -1:
-        """Measure the gradients whose squares overflowed or vanished times a power of two; its exponent."""
+    cdef bint measure_again(self, const StepJob* job, ScalarGroups scalars, int lost, int* exponent) noexcept nogil:
+        """Measure the gradients whose squares overflowed or vanished times a power of two; False without memory."""
         cdef StepJob again = job[0]
-        cdef Layout layout = self.layout
         cdef Py_ssize_t i, k = 0
-        cdef int exponent = scale_exponent(lost, scalars.groups[0].grad_factor)
-        cdef size_t size = layout.count * sizeof(GradientView)
+        cdef size_t size = self.layout.count * sizeof(GradientView)
         cdef double squares, nonfinite
-        again.gradients = <GradientView*>self.scaled.reserve(size + scalars.count() * sizeof(ScalarGroup))
+        again.gradients = <GradientView*>self.scaled.grown(size + scalars.count() * sizeof(ScalarGroup))
+        if again.gradients == NULL:
+            return False
+        exponent[0] = scale_exponent(lost, scalars.groups[0].grad_factor)
         again.scalar_groups = <ScalarGroup*>(<char*>again.gradients + size)
         for i in range(scalars.count()):
             again.scalar_groups[i] = scalars.groups[i]
-            scale_group(&again.scalar_groups[i], exponent)
-        for i in range(layout.count):
+            scale_group(&again.scalar_groups[i], exponent[0])
+        for i in range(self.layout.count):
             again.gradients[i] = job.gradients[i]
-            if layout.views[i].is_double and (lost == VANISHED or self.squares[i] == INFINITY):
-                self.exponents[i] = exponent
+            if self.layout.views[i].is_double and (lost == VANISHED or self.squares[i] == INFINITY):
+                self.exponents[i] = exponent[0]
             else:
                 self.exponents[i], again.gradients[i].g = 0, NULL
-        thread_pool.run_tasks(self.measure_task, &again, layout.tasks, layout.elements)
-        for i in range(layout.count):
+        thread_pool.do_all(self.measure_task, &again, self.layout.tasks, self.layout.elements)
+        for i in range(self.layout.count):
             squares = self.sum_chunks(i, &k, &nonfinite)
             if self.exponents[i] != 0:
                 self.squares[i] = squares
-        return exponent
+        return True
 
-    cdef void forget_latest(self) noexcept:
+    cdef void forget_latest(self) noexcept nogil:
         """Remember what was known before the latest step, which failed after its gradients were measured."""
         if self.measures or self.units is not None:
             self.grad_norm, self.norms = self.grad_norm_before, self.norms_before
 
-    cdef double zscore_limit(self, double norm) noexcept:
+    cdef double zscore_limit(self, double norm) noexcept nogil:
         """How large a norm may be, judged by those of past steps; from then on it is one of them."""
         cdef double distance, deviation, limit = INFINITY
         if norm != norm:

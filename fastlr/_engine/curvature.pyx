@@ -64,10 +64,13 @@ cdef class Curvature:
         cdef StepJob job
         cdef Py_ssize_t k
         self.fill_job(&job, step, 0)
-        clipping.measure_chunks(&job)
+        clipping.find_task()
+        thread_pool.prepare_for(self.layout.elements)
+        with nogil:
+            clipping.measure_chunks(&job)
         for k in range(self.layout.chunk_count):
             if clipping.sums[k].nonfinite != 0:
-                if clipping.nonfinite == "skip":
+                if clipping.skips:
                     return False
                 raise clipping.nonfinite_error(self.estimates.label(self.layout.chunks[k].view), t)
         return True

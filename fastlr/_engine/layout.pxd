@@ -49,7 +49,7 @@ cdef class Layout:
     cdef int cut_chunks(self) except -1
     cdef object overlapped(self, object array, const ArrayView* array_view)
 
-cdef void sort_by_address(MemoryRange* ranges, Py_ssize_t count) noexcept
+cdef void sort_by_address(MemoryRange* ranges, Py_ssize_t count) noexcept nogil
 
 cdef inline bint same_precision(const TensorView* view, Storage stored) noexcept nogil:
     """Whether a gradient that is stored like this fits a parameter: float64 for float64, 16 or 32 bits for others."""

@@ -22,7 +22,7 @@ cdef int compare_addresses(const void* a, const void* b) noexcept nogil:
     return (<MemoryRange*>a).low > (<MemoryRange*>b).low or -((<MemoryRange*>a).low < (<MemoryRange*>b).low)
 
 
-cdef void sort_by_address(MemoryRange* ranges, Py_ssize_t count) noexcept:
+cdef void sort_by_address(MemoryRange* ranges, Py_ssize_t count) noexcept nogil:
     qsort(ranges, count, sizeof(MemoryRange), compare_addresses)
 
 

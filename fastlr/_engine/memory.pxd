@@ -15,3 +15,4 @@ cdef class Workspace:
     cdef char* data
     cdef size_t size
     cdef char* reserve(self, size_t size) except NULL
+    cdef char* grown(self, size_t size) noexcept nogil

@@ -13,7 +13,7 @@ cdef enum:
 cdef Py_ssize_t MAX_BYTES = <Py_ssize_t>((<size_t>-1) >> 1) - CACHE_LINE
 
 
-cdef inline char* aligned(void* block) noexcept:
+cdef inline char* aligned(void* block) noexcept nogil:
     """The first cache line that begins in a block."""
     return <char*>block + (-<uintptr_t>block) % CACHE_LINE
 
@@ -54,13 +54,19 @@ cdef class Workspace:
 
     cdef char* reserve(self, size_t size) except NULL:
         """At least `size` bytes, with arbitrary contents; those of an earlier call are lost if it grows."""
+        if self.grown(size) == NULL:
+            raise MemoryError
+        return self.data
+
+    cdef char* grown(self, size_t size) noexcept nogil:
+        """The same, or NULL if there is no memory."""
         if self.data == NULL or size > self.size:
             if size > <size_t>MAX_BYTES:
-                raise MemoryError
+                return NULL
             free(self.block)
             self.data, self.size = NULL, 0
             self.block = malloc(size + CACHE_LINE)
             if self.block == NULL:
-                raise MemoryError
+                return NULL
             self.data, self.size = aligned(self.block), size
         return self.data

@@ -1,7 +1,7 @@
 # cython: language_level=3
 cimport cython
 from libc.stdint cimport int64_t, uint64_t
-from fastlr._engine.clipping cimport Clipping
+from fastlr._engine.clipping cimport Clipping, Verdict
 from fastlr._engine.curvature cimport Curvature
 from fastlr._engine.gradients cimport Gradients
 from fastlr._engine.layout cimport Layout
@@ -11,6 +11,19 @@ from fastlr._engine.step_scalars cimport ScalarGroups
 from fastlr._kernels.rule_table cimport RuleTable
 from fastlr._kernels.structs cimport StepJob, TaskFunction
 from fastlr._matrix.matrix_step cimport MatrixStep
+
+cdef extern from *:
+    """
+    #include <stdatomic.h>
+    /* What one thread can have at a time. */
+    static inline int fastlr_take(atomic_int *flag) { return !atomic_exchange(flag, 1); }
+    static inline void fastlr_give(atomic_int *flag) { atomic_store(flag, 0); }
+    static inline int fastlr_taken(atomic_int *flag) { return atomic_load(flag); }
+    """
+    ctypedef int Flag "atomic_int"
+    bint take_flag "fastlr_take"(Flag* flag) nogil
+    void give_flag "fastlr_give"(Flag* flag) nogil
+    bint is_taken "fastlr_taken"(Flag* flag) nogil
 
 
 @cython.final
@@ -32,7 +45,8 @@ cdef class Plan:
     cdef StepJob job                   # what all steps have in common
     cdef bint stochastic               # whether 16-bit values are rounded by random bits
     cdef uint64_t seed
-    cdef bint stepping
+    cdef Flag stepping
+    cdef list replaced                 # schedules that a step of another thread may still be reading
     cdef public int64_t t              # updates done
     cdef public int64_t skipped        # steps that were not done, as gradients were not finite
     cdef public int64_t accumulated    # gradients that were added to the moments since the latest step
@@ -44,8 +58,9 @@ cdef class Plan:
     cdef int read_gradients(self, StepJob* job, list gradients, bint zero_grads) except -1
     cdef int compute_scalars(self, StepJob* job, double grad_scale, double loss) except -1
     cdef int run_tasks(self, StepJob* job) except -1
-    cdef int finish(self, StepJob* job) except -1
     cdef int skip(self, StepJob* job) except -1
     cdef int release(self) except -1
-    cdef uint64_t random_key(self) noexcept
-    cdef uint64_t accumulation_key(self) noexcept
+    cdef Verdict advance(self, StepJob* job, double grad_scale, double loss) noexcept nogil
+    cdef void count_update(self, StepJob* job) noexcept nogil
+    cdef uint64_t random_key(self) noexcept nogil
+    cdef uint64_t accumulation_key(self) noexcept nogil

@@ -11,7 +11,7 @@ from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcpy, memset
 from fastlr._engine cimport thread_pool
 from fastlr._kernels.build_id cimport FASTLR_LAYOUT
-from fastlr._engine.clipping cimport Clipping
+from fastlr._engine.clipping cimport GOES, NO_MEMORY, SKIPPED, Clipping, Verdict, not_measured
 from fastlr._engine.curvature cimport Curvature
 from fastlr._engine.gradients cimport Gradients
 from fastlr._engine.layout cimport Layout
@@ -62,7 +62,10 @@ cdef class Plan:
 
     def assign(self, int group, int index, value):
         """Give a group's hyper-parameter a number, or a callable t -> number."""
+        before = self.scalars.schedules.get((group, index))
         self.scalars.assign(group, index, value)
+        if before is not None:
+            self.replaced = [before, *(self.replaced or ())] if is_taken(&self.stepping) else None
 
     def set_peak(self, int group, double max_lr):
         """The largest learning rate of a group, by which `corrected` decay is divided; 0 for another decay."""
@@ -86,14 +89,13 @@ cdef class Plan:
 
     cpdef int begin(self) except -1:
         """Keep others from stepping or changing what a step reads, until `end()`; RuntimeError if one is stepping."""
-        if self.stepping:
+        if not take_flag(&self.stepping):
             raise RuntimeError(f"{self.layout.caller}: this optimizer is already stepping")
-        self.stepping = True
         return 0
 
     cpdef int end(self) except -1:
         """Let others step again."""
-        self.stepping = False
+        give_flag(&self.stepping)
         return 0
 
     def exclusively(self, call):
@@ -139,9 +141,11 @@ cdef class Plan:
             if self.scalars.remembers:
                 self.scalars.begin_tensors(job.gradients)
             if self.scalars.per_tensor:
-                self.scalars.reduce_terms(&job)
+                thread_pool.prepare_for(self.layout.elements)
+                with nogil:
+                    self.scalars.reduce_terms(&job)
             self.run_tasks(&job)
-            self.finish(&job)
+            self.count_update(&job)
         finally:
             self.release()
 
@@ -201,14 +205,42 @@ cdef class Plan:
             raise
         return self.current.set_to_zero() if job.zero_grads else 0
 
-    cdef int finish(self, StepJob* job) except -1:
+    cdef Verdict advance(self, StepJob* job, double grad_scale, double loss) noexcept nogil:
+        """A step like that of `step` for a caller without the interpreter lock, all of whose schedules are evaluated.
+
+        The caller has `begin` called and, with the lock, `find_task` of clipping and `prepare_for` of thread_pool; sets
+        gradients of matrices to zero, and those of a step that is skipped; and calls `end`.
+        """
+        cdef Verdict verdict
+        self.scalars.fill_all(job.gradients, self.t, grad_scale)
+        if self.scalars.per_tensor or self.scalars.remembers:
+            self.scalars.begin(loss)
+        job.key = self.random_key()
+        verdict = self.clipping.judge(job, self.scalars)
+        if verdict == SKIPPED:
+            self.skipped += 1
+        if verdict != GOES:
+            return verdict
+        if self.scalars.remembers:
+            self.scalars.begin_tensors(job.gradients)
+        if self.scalars.per_tensor:
+            self.scalars.reduce_terms(job)
+        if self.matrix_step is None:
+            thread_pool.do_all(self.step_task, job, self.layout.tasks, self.layout.elements)
+        elif not self.matrix_step.move_alone(job, self.scalars.values, self.scalars.width, self.scalars.skipped_steps,
+                                             self.t):
+            self.clipping.forget_latest()
+            return NO_MEMORY
+        self.count_update(job)
+        return GOES
+
+    cdef void count_update(self, StepJob* job) noexcept nogil:
         """Count the step that was done."""
         if job.unit_squares != NULL:
             self.clipping.grad_norm = self.clipping.units.norm()
         self.scalars.count_step(job.gradients)
         self.t += 1
         self.accumulated = 0
-        return 0
 
     cdef int skip(self, StepJob* job) except -1:
         """Count a step that is not done. Its gradients are set to zero all the same, or they would stay as they are."""
@@ -222,11 +254,11 @@ cdef class Plan:
             self.curvature.estimates.arrays = None
         return self.end()
 
-    cdef uint64_t random_key(self) noexcept:
+    cdef uint64_t random_key(self) noexcept nogil:
         """What random bits of this step depend on, beside the tensor's name, its skipped steps and the element."""
         return (self.seed + 1) * <uint64_t>0x9e3779b97f4a7c15 + <uint64_t>self.t * random_step()
 
-    cdef uint64_t accumulation_key(self) noexcept:
+    cdef uint64_t accumulation_key(self) noexcept nogil:
         """The same for a gradient that is added to the moments, and for the curvature after all of those."""
         return self.random_key() + <uint64_t>(self.accumulated + 1) * <uint64_t>0x94d049bb133111eb
 
@@ -255,11 +287,11 @@ cdef class Plan:
     @property
     def grad_norm(self):
         """The norm of the latest step's gradients, or None where it was not measured."""
-        return self.clipping.grad_norm
+        return None if self.clipping.grad_norm == not_measured() else self.clipping.grad_norm
 
     @grad_norm.setter
     def grad_norm(self, norm):
-        self.clipping.grad_norm = norm
+        self.clipping.grad_norm = not_measured() if norm is None else norm
 
     @property
     def norms(self) -> tuple:

@@ -4,6 +4,10 @@ from libc.stdint cimport int32_t, int64_t
 from fastlr._engine.layout cimport Layout
 from fastlr._engine.memory cimport Workspace
 
+cdef enum:
+    MAX_ROWS = 1 << 30         # indices of one step
+    NO_ROOM = -2
+
 cdef str rows_caller(Layout layout, Py_ssize_t i)
 cdef object rows_error(Layout layout, Py_ssize_t i, str what)
 
@@ -21,5 +25,7 @@ cdef class RowIndex:
     cdef int bits                      # it has 2**bits entries, at least half of which stay empty
 
     cdef int read(self, object rows, Layout layout, Py_ssize_t i, Py_ssize_t width) except -1
-    cdef int reserve(self, Py_ssize_t n, Layout layout, Py_ssize_t i) except -1
+    cdef Py_ssize_t read_indices(self, const int64_t* rows, Py_ssize_t n, Py_ssize_t length,
+                                 Py_ssize_t width) noexcept nogil
+    cdef bint reserve(self, Py_ssize_t n) noexcept nogil
     cdef Py_ssize_t sort(self) noexcept nogil

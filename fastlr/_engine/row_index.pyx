@@ -62,42 +62,54 @@ cdef class RowIndex:
         The threads that will do the rows are woken, and are awake when they are needed.
         """
         cdef Py_buffer given
-        cdef Py_ssize_t bad
-        self.length = layout.shapes[layout.first_axis[i]]
+        cdef Py_ssize_t n, bad, length = layout.shapes[layout.first_axis[i]]
         if not isinstance(rows, ndarray):
             rows = asarray(rows) if isinstance(rows, list | tuple) else \
                 as_array(rows, f"{rows_caller(layout, i)}: rows")
-        check_indices(rows, self.length, layout, i)
+        check_indices(rows, length, layout, i)
         PyObject_GetBuffer(ascontiguousarray(rows, int64), &given, PyBUF_SIMPLE)
         try:
-            self.given = given.len // <Py_ssize_t>sizeof(int64_t)
-            self.reserve(self.given, layout, i)
-            memcpy(self.indices, given.buf, given.len)         # (a copy, which no other thread changes)
+            n = given.len // <Py_ssize_t>sizeof(int64_t)
+            if n >= MAX_ROWS:
+                raise rows_error(layout, i, f"rows must be fewer than 2**30, got {n}; step over them in parts")
+            thread_pool.prepare_for(n * width)
+            with nogil:
+                bad = self.read_indices(<const int64_t*>given.buf, n, length, width)
         finally:
             PyBuffer_Release(&given)
-        if self.given * width >= thread_pool.MIN_THREADED:
-            thread_pool.prepare()
-            thread_pool.wake()
-        with nogil:
-            bad = self.sort()
+        if bad == NO_ROOM:
+            raise MemoryError
         if bad >= 0:
-            raise rows_error(layout, i, f"rows must be in [0, {self.length}), got {self.indices[bad]} at position "
-                                        f"{bad}")
+            raise rows_error(layout, i, f"rows must be in [0, {length}), got {self.indices[bad]} at position {bad}")
         return 0
 
-    cdef int reserve(self, Py_ssize_t n, Layout layout, Py_ssize_t i) except -1:
-        """Let there be memory for n indices."""
-        if n >= 1 << 30:
-            raise rows_error(layout, i, f"rows must be fewer than 2**30, got {n}; step over them in parts")
+    cdef Py_ssize_t read_indices(self, const int64_t* rows, Py_ssize_t n, Py_ssize_t length,
+                                 Py_ssize_t width) noexcept nogil:
+        """The same for n < MAX_ROWS indices, without the interpreter lock: the position of one out of bounds, or -1, or
+        NO_ROOM without memory. (Call `prepare_for` of thread_pool before.)"""
+        if not self.reserve(n):
+            return NO_ROOM
+        self.given, self.length = n, length
+        if n:                                      # (a copy, which no other thread changes)
+            memcpy(self.indices, rows, n * sizeof(int64_t))
+        if n * width >= thread_pool.MIN_THREADED:
+            thread_pool.wake()
+        return self.sort()
+
+    cdef bint reserve(self, Py_ssize_t n) noexcept nogil:
+        """Let there be memory for n indices; False if there is none."""
+        cdef int64_t* indices
         self.bits = 1
         while <int64_t>1 << self.bits < 2 * n:
             self.bits += 1
         n = <Py_ssize_t>1 << (self.bits - 1)       # (at least as many: steps of about the same size share it)
-        self.indices = <int64_t*>self.lists.reserve((4 * n + 2) * sizeof(int64_t) + n * sizeof(int32_t))
-        self.table = <int32_t*>self.hash_table.reserve(2 * n * sizeof(int32_t))
-        self.row, self.source, self.begin = self.indices + n, self.indices + 2 * n, self.indices + 3 * n
+        indices = <int64_t*>self.lists.grown((4 * n + 2) * sizeof(int64_t) + n * sizeof(int32_t))
+        self.table = <int32_t*>self.hash_table.grown(2 * n * sizeof(int32_t))
+        if indices == NULL or self.table == NULL:
+            return False
+        self.indices, self.row, self.source, self.begin = indices, indices + n, indices + 2 * n, indices + 3 * n
         self.position = <int32_t*>(self.begin + n + 2)
-        return 0
+        return True
 
     cdef Py_ssize_t sort(self) noexcept nogil:
         """The position of the first index out of bounds, or -1. Half of the table stays empty: O(n)."""

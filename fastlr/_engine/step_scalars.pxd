@@ -1,6 +1,7 @@
 # cython: language_level=3
 cimport cython
 from libc.stdint cimport int64_t, uint64_t
+from fastlr._engine.compiled_schedule cimport Node
 from fastlr._engine.layout cimport Layout
 from fastlr._engine.memory cimport Memory
 from fastlr._kernels.rule_table cimport RuleTable
@@ -50,12 +51,18 @@ cdef class ScalarGroups:
     cdef bint corrected                # whether some group's decay is
     cdef double[MAX_VALUES] low, high  # low <= value < high
     cdef dict schedules                # (group, index) -> schedule or callable
+    cdef const Node** nodes            # of those that C evaluates, at group * width + index; else NULL
+    cdef Py_ssize_t callables          # how many of them C cannot evaluate
+    cdef double nodes_gave             # what a schedule gave that is out of bounds
     cdef bint evaluating
     # Scalar groups: those that tensors with the same key share.
     cdef int64_t* skipped_steps        # per tensor: steps without a gradient
-    cdef ScalarGroupKey* keys
+    cdef ScalarGroupKey* tensor_keys   # of each tensor; the steps that it skipped are beside
+    cdef ScalarGroupKey* keys          # the different ones
     cdef int* key_of                   # of each tensor
     cdef int key_count
+    cdef int* hash_table               # which of the different ones, or -1; a power of two of entries
+    cdef size_t hash_mask
     cdef bint stale                    # whether keys have to be found again ...
     cdef bint skips_changed            # ... or may have to be, as some tensor skipped a step
     cdef ScalarGroup* groups           # those of this step: per key, or per tensor
@@ -75,19 +82,23 @@ cdef class ScalarGroups:
     cdef double bounded(self, int index, value) except? -1
     cdef int evaluate(self, int64_t t) except -1
     cdef double value_at(self, int index, object schedule, int64_t t) except? -1
+    cdef Py_ssize_t evaluate_nodes(self, int64_t t) noexcept nogil
     cdef int refuse_rates(self, int64_t t) except -1
-    cdef double decay_share(self, int group, int decay, bint decays) noexcept
+    cdef int rate_above_peak(self) noexcept nogil
+    cdef double decay_share(self, int group, int decay, bint decays) noexcept nogil
     cdef dict values_by_name(self, int group)
     cdef int prepare(self, const GradientView* gradients, int64_t t, double grad_scale) except -1
-    cdef int find_keys(self) except -1
-    cdef bint keys_differ(self, const GradientView* gradients) noexcept
-    cdef void fill(self, int64_t t, double grad_scale) noexcept
-    cdef int fill_tensor(self, Py_ssize_t i, ScalarGroup* now, int64_t t, double grad_scale) except -1
-    cdef int count(self) noexcept
-    cdef const ScalarGroupKey* key(self, Py_ssize_t i) noexcept
-    cdef void stage_all(self) noexcept
-    cdef void begin(self, double loss) noexcept
-    cdef void begin_tensors(self, const GradientView* gradients) noexcept
-    cdef int reduce_terms(self, StepJob* job) except -1
-    cdef void count_step(self, const GradientView* gradients) noexcept
-    cdef void skip(self, Py_ssize_t i, int64_t steps) noexcept
+    cdef void fill_all(self, const GradientView* gradients, int64_t t, double grad_scale) noexcept nogil
+    cdef void find_keys(self) noexcept nogil
+    cdef int entry(self, const ScalarGroupKey* key) noexcept nogil
+    cdef bint keys_differ(self, const GradientView* gradients) noexcept nogil
+    cdef void fill(self, int64_t t, double grad_scale) noexcept nogil
+    cdef void fill_tensor(self, Py_ssize_t i, ScalarGroup* now, int64_t t, double grad_scale) noexcept nogil
+    cdef int count(self) noexcept nogil
+    cdef const ScalarGroupKey* key(self, Py_ssize_t i) noexcept nogil
+    cdef void stage_all(self) noexcept nogil
+    cdef void begin(self, double loss) noexcept nogil
+    cdef void begin_tensors(self, const GradientView* gradients) noexcept nogil
+    cdef void reduce_terms(self, StepJob* job) noexcept nogil
+    cdef void count_step(self, const GradientView* gradients) noexcept nogil
+    cdef void skip(self, Py_ssize_t i, int64_t steps) noexcept nogil

@@ -3,15 +3,15 @@
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.math cimport INFINITY
 from libc.stdint cimport int64_t, uint64_t
-from libc.string cimport memcmp, memcpy
+from libc.string cimport memcmp, memcpy, memset
 from fastlr._engine cimport thread_pool
 from fastlr._engine.arrays cimport ArrayView, read_array
 from fastlr._kernels.build_id cimport FASTLR_LAYOUT
 from fastlr._engine.layout cimport Layout
 from fastlr._engine.memory cimport Memory
-from fastlr._engine.compiled_schedule cimport CompiledSchedule
+from fastlr._engine.compiled_schedule cimport CompiledSchedule, rate
 from fastlr._kernels.rule_table cimport MAX_SUMS, RuleTable
-from fastlr._kernels.structs cimport GradientView, ScalarGroup, StepJob, TaskFunction
+from fastlr._kernels.structs cimport Chunk, GradientView, ScalarGroup, StepJob, TaskFunction, TensorView
 from fastlr.rules.scalars cimport step_scalars
 
 build_id = FASTLR_LAYOUT.decode()
@@ -50,7 +50,7 @@ cdef class ScalarGroups:
 
     def __cinit__(self, Layout layout, rule, kernels, tuple names, list bounds, int groups, shared, stages):
         cdef int k
-        cdef Py_ssize_t n = layout.count
+        cdef Py_ssize_t i, n = layout.count
         cdef ArrayView array_view
         cdef Memory memory = Memory()
         self.memory, self.layout, self.names, self.schedules = memory, layout, names, {}
@@ -66,9 +66,19 @@ cdef class ScalarGroups:
         self.constants.clip_value = INFINITY if stages.clip_value is None else stages.clip_value
         self.values = <double*>memory.take(groups * self.width, sizeof(double))
         self.max_lrs = <double*>memory.take(groups, sizeof(double))
+        self.nodes = <const Node**>memory.take(groups * self.width, sizeof(const Node*))
         self.skipped_steps = <int64_t*>memory.take(n, sizeof(int64_t))
+        self.tensor_keys = <ScalarGroupKey*>memory.take(n, sizeof(ScalarGroupKey))
         self.keys = <ScalarGroupKey*>memory.take(n, sizeof(ScalarGroupKey))
         self.key_of = <int*>memory.take(n, sizeof(int))
+        self.hash_mask = 1
+        while <Py_ssize_t>self.hash_mask < 2 * n:
+            self.hash_mask *= 2
+        self.hash_table = <int*>memory.take(self.hash_mask, sizeof(int))
+        self.hash_mask -= 1
+        for i, tensor in enumerate(layout.tensors):
+            self.tensor_keys[i] = ScalarGroupKey(tensor.group, <Decay>DECAYS[tensor.decay], tensor.decays,
+                                                 tensor.lr_scale, 0)
         self.groups = self.shared_groups = <ScalarGroup*>memory.take(n, sizeof(ScalarGroup))
         self.per_tensor = self.constants.rule.sums > 0
         self.remembers = self.constants.rule.memories + self.constants.rule.shared > 0
@@ -93,8 +103,13 @@ cdef class ScalarGroups:
         if callable(value):
             self.schedules[group, index] = value
         else:
-            self.schedules.pop((group, index), None)
             self.values[group * self.width + index] = self.bounded(index, value)
+            self.schedules.pop((group, index), None)
+        self.nodes[group * self.width + index] = \
+            (<CompiledSchedule>value).nodes if isinstance(value, CompiledSchedule) else NULL
+        self.callables = 0
+        for schedule in self.schedules.values():
+            self.callables += not isinstance(schedule, CompiledSchedule)
 
     cdef double bounded(self, int index, value) except? -1:
         cdef double x = value
@@ -113,6 +128,19 @@ cdef class ScalarGroups:
         finally:
             self.evaluating = False
         return 0
+
+    cdef Py_ssize_t evaluate_nodes(self, int64_t t) noexcept nogil:
+        """Set the values that schedules of fastlr give at t; where (group * width + index) one gives none, or -1."""
+        cdef Py_ssize_t k
+        cdef double x
+        for k in range(self.group_count * self.width):
+            if self.nodes[k] != NULL:
+                x = rate(self.nodes[k], <double>t)
+                if not self.low[k % self.width] <= x < self.high[k % self.width]:
+                    self.nodes_gave = x
+                    return k
+                self.values[k] = x
+        return -1
 
     cdef double value_at(self, int index, object schedule, int64_t t) except? -1:
         cdef double x
@@ -134,14 +162,21 @@ cdef class ScalarGroups:
 
     cdef int refuse_rates(self, int64_t t) except -1:
         """ValueError if a learning rate is above the largest that was announced."""
+        cdef int group = self.rate_above_peak()
+        if group >= 0:
+            raise ValueError(f"{self.layout.caller}: decay='corrected': lr is {self.values[group * self.width]:g} "
+                             f"at t = {t}, above lr_max = {self.max_lrs[group]:g}; give the largest as lr_max")
+        return 0
+
+    cdef int rate_above_peak(self) noexcept nogil:
+        """The first group whose learning rate is that large, or -1."""
         cdef int group
         for group in range(self.group_count):
             if 0 < self.max_lrs[group] * (1 + 1e-9) < self.values[group * self.width]:
-                raise ValueError(f"{self.layout.caller}: decay='corrected': lr is {self.values[group * self.width]:g} "
-                                 f"at t = {t}, above lr_max = {self.max_lrs[group]:g}; give the largest as lr_max")
-        return 0
+                return group
+        return -1
 
-    cdef double decay_share(self, int group, int decay, bint decays) noexcept:
+    cdef double decay_share(self, int group, int decay, bint decays) noexcept nogil:
         """The share of weight decay that applies."""
         if decays and decay == CORRECTED and self.max_lrs[group] > 0:
             return self.values[group * self.width] / self.max_lrs[group]
@@ -160,27 +195,51 @@ cdef class ScalarGroups:
             self.evaluate(t)
         if self.corrected:
             self.refuse_rates(t)
+        self.fill_all(gradients, t, grad_scale)
+        return 0
+
+    cdef void fill_all(self, const GradientView* gradients, int64_t t, double grad_scale) noexcept nogil:
+        """The same, once all values are known."""
         if self.stale or (self.skips_changed and self.keys_differ(gradients)):
             self.find_keys()
         self.fill(t, grad_scale)
-        return 0
 
-    cdef int find_keys(self) except -1:
+    cdef void find_keys(self) noexcept nogil:
         """Find the tensors that share all scalars of a step."""
         cdef Py_ssize_t i
-        cdef dict found = {}
-        for i, tensor in enumerate(self.layout.tensors):
-            key = (tensor.group, tensor.decay, tensor.decays, tensor.lr_scale, self.skipped_steps[i])
-            if key not in found:
-                self.keys[len(found)] = ScalarGroupKey(tensor.group, <Decay>DECAYS[tensor.decay], tensor.decays,
-                                                       tensor.lr_scale, self.skipped_steps[i])
-                found[key] = len(found)
-            self.key_of[i] = found[key]
+        cdef int at
+        cdef ScalarGroupKey* key
+        memset(self.hash_table, 0xff, (self.hash_mask + 1) * sizeof(int))
+        self.key_count = 0
+        for i in range(self.layout.count):
+            key = &self.tensor_keys[i]
+            key.skipped_steps = self.skipped_steps[i]
+            at = self.entry(key)
+            if self.hash_table[at] < 0:
+                self.keys[self.key_count], self.hash_table[at] = key[0], self.key_count
+                self.key_count += 1
+            self.key_of[i] = self.hash_table[at]
             self.layout.views[i].scalar_group = <int>i if self.per_tensor else self.key_of[i]
-        self.key_count, self.stale, self.skips_changed = <int>len(found), False, False
-        return 0
+        self.stale = self.skips_changed = False
 
-    cdef bint keys_differ(self, const GradientView* gradients) noexcept:
+    cdef int entry(self, const ScalarGroupKey* key) noexcept nogil:
+        """The entry of the hash table that a key has, or gets."""
+        cdef uint64_t hashed = 0
+        cdef size_t at
+        cdef const ScalarGroupKey* other
+        memcpy(&hashed, &key.lr_factor, sizeof(double))
+        hashed = (hashed ^ <uint64_t>key.skipped_steps * <uint64_t>0xbf58476d1ce4e5b9) * <uint64_t>0x9e3779b97f4a7c15
+        hashed = (hashed ^ <uint64_t>(key.group * 8 + key.decay * 2 + key.decays)) * <uint64_t>0x9e3779b97f4a7c15
+        at = <size_t>(hashed >> 32) & self.hash_mask
+        while self.hash_table[at] >= 0:
+            other = &self.keys[self.hash_table[at]]
+            if other.group == key.group and other.decay == key.decay and other.decays == key.decays \
+                    and other.lr_factor == key.lr_factor and other.skipped_steps == key.skipped_steps:
+                break
+            at = (at + 1) & self.hash_mask
+        return <int>at
+
+    cdef bint keys_differ(self, const GradientView* gradients) noexcept nogil:
         """Whether a tensor that this step needs has skipped another number of steps than its key says."""
         cdef Py_ssize_t i
         cdef bint same = True
@@ -192,7 +251,7 @@ cdef class ScalarGroups:
         self.skips_changed = not same
         return False
 
-    cdef void fill(self, int64_t t, double grad_scale) noexcept:
+    cdef void fill(self, int64_t t, double grad_scale) noexcept nogil:
         cdef int k
         cdef ScalarGroupKey* key
         for k in range(self.key_count):
@@ -201,25 +260,21 @@ cdef class ScalarGroups:
                               key.lr_factor, key.decay, self.decay_share(key.group, key.decay, key.decays),
                               t + 1 - key.skipped_steps, grad_scale)
 
-    cdef int fill_tensor(self, Py_ssize_t i, ScalarGroup* now, int64_t t, double grad_scale) except -1:
+    cdef void fill_tensor(self, Py_ssize_t i, ScalarGroup* now, int64_t t, double grad_scale) noexcept nogil:
         """The scalars of tensor i alone."""
-        cdef int group
-        cdef Decay decay
-        tensor = self.layout.tensors[i]
-        group, decay = tensor.group, <Decay>DECAYS[tensor.decay]
-        fill_scalar_group(now, &self.constants, self.values + group * self.width, tensor.lr_scale, decay,
-                          self.decay_share(group, decay, tensor.decays), t + 1 - self.skipped_steps[i], grad_scale)
-        return 0
+        cdef const ScalarGroupKey* key = &self.tensor_keys[i]
+        fill_scalar_group(now, &self.constants, self.values + key.group * self.width, key.lr_factor, key.decay,
+                          self.decay_share(key.group, key.decay, key.decays), t + 1 - self.skipped_steps[i], grad_scale)
 
-    cdef int count(self) noexcept:
+    cdef int count(self) noexcept nogil:
         """How many scalar groups a step begins with."""
         return <int>self.layout.count if self.per_tensor else self.key_count
 
-    cdef const ScalarGroupKey* key(self, Py_ssize_t i) noexcept:
+    cdef const ScalarGroupKey* key(self, Py_ssize_t i) noexcept nogil:
         """What the tensors of one of those have in common."""
         return &self.keys[self.key_of[i] if self.per_tensor else i]
 
-    cdef void stage_all(self) noexcept:
+    cdef void stage_all(self) noexcept nogil:
         """Let every gradient be changed before the rule sees it."""
         cdef int k
         for k in range(self.count()):
@@ -227,7 +282,7 @@ cdef class ScalarGroups:
 
     # What a rule remembers or sums
 
-    cdef void begin(self, double loss) noexcept:
+    cdef void begin(self, double loss) noexcept nogil:
         """Start from what tensors with the same key share: a copy each, where their sums will add to it."""
         cdef Py_ssize_t i
         cdef double max_lr = 0
@@ -242,7 +297,7 @@ cdef class ScalarGroups:
                 self.layout.views[i].scalar_group = self.key_of[i]
         self.split = False
 
-    cdef void begin_tensors(self, const GradientView* gradients) noexcept:
+    cdef void begin_tensors(self, const GradientView* gradients) noexcept nogil:
         """Let the rule begin the step of each tensor: once for all with the same key and memory."""
         cdef Py_ssize_t i, first
         cdef const RuleTable* rule = self.constants.rule
@@ -273,50 +328,54 @@ cdef class ScalarGroups:
             if rule.begin != NULL:
                 rule.begin(self.groups[k].hyper, &self.groups[k].now, memories[i], self.shared)
 
-    cdef int reduce_terms(self, StepJob* job) except -1:
-        """The first pass of a reducing rule over the tensors, and what follows from its sums."""
-        cdef Layout layout = self.layout
+    cdef void reduce_terms(self, StepJob* job) noexcept nogil:
+        """The first pass of a reducing rule over the tensors, and what follows from its sums.
+
+        (Call `prepare_for` of thread_pool before.)
+        """
+        cdef const Chunk* chunks = self.layout.chunks
+        cdef Py_ssize_t chunk_count = self.layout.chunk_count
         cdef const RuleTable* rule = self.constants.rule
         cdef Py_ssize_t i, k, first = -1, size = 0
         cdef double[MAX_SUMS] sums, totals
         cdef double* terms = self.chunk_terms
         cdef int j
-        thread_pool.run_tasks(self.terms_task, job, layout.tasks, layout.elements)
+        thread_pool.do_all(self.terms_task, job, self.layout.tasks, self.layout.elements)
         for j in range(MAX_SUMS):
             totals[j] = 0
-        for k in range(layout.chunk_count):
-            i = layout.chunks[k].view
+        for k in range(chunk_count):
+            i = chunks[k].view
             if job.gradients[i].g != NULL:
                 first = i if first < 0 else first
-                size += layout.chunks[k].size
+                size += chunks[k].size
                 for j in range(rule.sums):
                     totals[j] += terms[k * MAX_SUMS + j]
         if first >= 0 and rule.finish_all != NULL:
             rule.finish_all(self.groups[first].hyper, &self.groups[first].now, self.shared, totals, <double>size)
         k = 0
-        for i in range(layout.count):
+        for i in range(self.layout.count):
             for j in range(MAX_SUMS):
                 sums[j] = 0
-            while k < layout.chunk_count and layout.chunks[k].view == i:
+            while k < chunk_count and chunks[k].view == i:
                 for j in range(rule.sums):
                     sums[j] += terms[k * MAX_SUMS + j]
                 k += 1
             if job.gradients[i].g != NULL and rule.finish != NULL:
-                rule.finish(self.groups[i].hyper, &self.groups[i].now, layout.memories[i], self.shared, sums,
-                            <double>layout.views[i].size)
-        return 0
+                rule.finish(self.groups[i].hyper, &self.groups[i].now, self.layout.memories[i], self.shared, sums,
+                            <double>self.layout.views[i].size)
 
     # Skipped steps
 
-    cdef void count_step(self, const GradientView* gradients) noexcept:
+    cdef void count_step(self, const GradientView* gradients) noexcept nogil:
         """Count the step that was done for every tensor without a gradient."""
         cdef Py_ssize_t i, count = self.layout.count
         for i in range(count):
             if gradients[i].g == NULL:
                 self.skip(i, 1)
 
-    cdef void skip(self, Py_ssize_t i, int64_t steps) noexcept:
+    cdef void skip(self, Py_ssize_t i, int64_t steps) noexcept nogil:
         """Let tensor i have skipped so many steps more: its updates and their random bits are counted without them."""
+        cdef TensorView* view = &self.layout.views[i]
         self.skipped_steps[i] += steps
-        self.layout.views[i].random_salt -= <uint64_t>steps * random_step()
+        view.random_salt -= <uint64_t>steps * random_step()
         self.skips_changed = True

@@ -139,16 +139,20 @@ cdef void run(Work work, void* context, Py_ssize_t tasks) noexcept nogil:
 
 cdef int run_tasks(Work work, void* context, Py_ssize_t tasks, Py_ssize_t elements) except -1:
     """Do every task once, by this thread alone if they are over few elements; without the interpreter lock."""
+    prepare_for(elements)
+    with nogil:
+        do_all(work, context, tasks, elements)
+    return 0
+
+
+cdef void do_all(Work work, void* context, Py_ssize_t tasks, Py_ssize_t elements) noexcept nogil:
+    """The same for a caller without the interpreter lock, who has called `prepare_for(elements)` with it."""
     cdef Py_ssize_t k
     if elements < MIN_THREADED:
-        with nogil:
-            for k in range(tasks):
-                work(context, k)
+        for k in range(tasks):
+            work(context, k)
     else:
-        prepare()
-        with nogil:
-            run(work, context, tasks)
-    return 0
+        run(work, context, tasks)
 
 
 def serve(int w):
@@ -178,6 +182,11 @@ cdef int prepare() except -1:
         finally:
             starting = False
     return available()
+
+
+cdef int prepare_for(Py_ssize_t elements) except -1:
+    """Start the helpers that a run over so many elements needs."""
+    return prepare() if elements >= MIN_THREADED else 0
 
 
 cdef bint start(int w) except -1:

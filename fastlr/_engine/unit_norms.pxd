@@ -20,7 +20,7 @@ cdef class UnitNorms:
     cdef double* nonfinite             # per tensor: 0, or NaN if its gradient is not finite
 
     cdef int cut(self, int axis) except -1
-    cdef bint measured_in_step(self, const TensorView* view) noexcept
-    cdef int measure(self, StepJob* job) except -1
-    cdef int measure_alone(self, StepJob* job) except -1
-    cdef double norm(self) noexcept
+    cdef bint measured_in_step(self, const TensorView* view) noexcept nogil
+    cdef void measure(self, StepJob* job) noexcept nogil
+    cdef void measure_alone(self, StepJob* job) noexcept nogil
+    cdef double norm(self) noexcept nogil

@@ -11,11 +11,11 @@ from fastlr._kernels.structs cimport TILE, StepJob, TaskFunction, TensorView, Un
 build_id = FASTLR_LAYOUT.decode()
 
 
-cdef inline Py_ssize_t smaller(Py_ssize_t x, Py_ssize_t y) noexcept:
+cdef inline Py_ssize_t smaller(Py_ssize_t x, Py_ssize_t y) noexcept nogil:
     return x if x < y else y
 
 
-cdef Py_ssize_t slice_length(const TensorView* view) noexcept:
+cdef Py_ssize_t slice_length(const TensorView* view) noexcept nogil:
     """How much of a unit is measured at a time: elements, or rows of a tile of columns."""
     return max(1, CHUNK // smaller(TILE, view.unit_count)) if view.unit_length == 1 else CHUNK
 
@@ -85,22 +85,24 @@ cdef class UnitNorms:
         self.range_count = ranges
         return 0
 
-    cdef bint measured_in_step(self, const TensorView* view) noexcept:
+    cdef bint measured_in_step(self, const TensorView* view) noexcept nogil:
         """Whether a tensor's units are measured while it is stepped."""
         return self.alone and view.size <= CHUNK
 
-    cdef int measure(self, StepJob* job) except -1:
-        """Measure all units that are measured before the step: their factors, and what they leave of the gradients."""
-        cdef Layout layout = self.layout
+    cdef void measure(self, StepJob* job) noexcept nogil:
+        """Measure all units that are measured before the step: their factors, and what they leave of the gradients.
+
+        (Call `prepare_for` of thread_pool before.)
+        """
         cdef Py_ssize_t i, k, slices, unit, first = 0
         cdef double gradient, parameter, factor
         cdef const UnitSums* sums
         cdef TensorView* view
         job.units, job.shares = self.ranges, self.sums
         if self.range_count:
-            thread_pool.run_tasks(self.task, job, self.range_count, layout.elements)
-        for i in range(layout.count):
-            view = &layout.views[i]
+            thread_pool.do_all(self.task, job, self.range_count, self.layout.elements)
+        for i in range(self.layout.count):
+            view = &self.layout.views[i]
             self.squares[i] = self.nonfinite[i] = 0
             if view.size == 0 or self.measured_in_step(view):
                 continue
@@ -117,15 +119,13 @@ cdef class UnitNorms:
                 view.unit_factors[unit] = factor
                 self.squares[i] += factor * factor * gradient
             first += slices * view.unit_count
-        return 0
 
-    cdef int measure_alone(self, StepJob* job) except -1:
+    cdef void measure_alone(self, StepJob* job) noexcept nogil:
         """Measure where no other stage does; small tensors are still to be measured by the step."""
         self.measure(job)
         job.unit_squares, job.unit_clip, job.unit_eps = self.squares, self.clip, self.eps
-        return 0
 
-    cdef double norm(self) noexcept:
+    cdef double norm(self) noexcept nogil:
         """The norm of all gradients, after a step that measured the small tensors."""
         cdef Py_ssize_t i
         cdef double total = 0

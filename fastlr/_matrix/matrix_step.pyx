@@ -279,11 +279,13 @@ cdef class MatrixStep:
         self.tensors = <MatrixTensor*>self.memory.take(self.count, sizeof(MatrixTensor))
         self.order = <Py_ssize_t*>self.memory.take(self.count, sizeof(Py_ssize_t))
         self.task_ends = <Py_ssize_t*>self.memory.take(self.count + 1, sizeof(Py_ssize_t))
+        self.groups = <int*>self.memory.take(self.count, sizeof(int))
         shared = <double*>self.memory.take(len(constants), sizeof(double))
         for i in range(<Py_ssize_t>len(constants)):
             shared[i] = constants[i]
         for i in range(self.count):
             tensor = &self.tensors[i]
+            self.groups[i] = tensors[i].group
             tensor.block.constants, tensor.block.constant_count = shared, <int>len(constants)
             self.lay_out(tensor, tensors[i], rules[i], options, i)
             self.calls_python |= updated_in_python(tensor)
@@ -398,10 +400,12 @@ cdef class MatrixStep:
         moves."""
         cdef MatrixContext x
         cdef MatrixTensor* tensor
-        cdef Py_ssize_t i, k
+        cdef Py_ssize_t i
         cdef size_t kept = 0, to, source, size
         cdef list made = []
-        set_up(self, &x, job, values, width, skipped_steps, t)
+        thread_pool.prepare()
+        if not set_up(self, &x, job, values, width, skipped_steps, t):
+            raise MemoryError
         if self.calls_python:
             with np.errstate(all="ignore"):
                 for i in range(self.count):
@@ -418,30 +422,21 @@ cdef class MatrixStep:
             for to, source, size in moves:
                 memcpy(<void*>to, <const void*>source, size)
         with nogil:
-            if self.whole_elements < SERIAL_SIZE:
-                for k in range(self.whole_tasks):
-                    run_whole(&x, k)
-            else:
-                thread_pool.run(run_whole, &x, self.whole_tasks)
-            for i in range(self.count):
-                tensor = &self.tensors[i]
-                if tensor.whole or not tensor.active or tensor.size == 0:
-                    continue
-                x.current = tensor
-                if tensor.rule == NULL:
-                    thread_pool.run(apply_part, &x, tensor.blocks)
-                    continue
-                place(tensor, self.scratch.data)
-                if tensor.rule.python_phase:
-                    if tensor.copies_gradient:
-                        thread_pool.run(load_part, &x, tensor.blocks)
-                    run_phases(&x, tensor, tensor.rule.python_phase, tensor.rule.phases)
-                else:
-                    run_phases(&x, tensor, 0, tensor.rule.phases)
+            move_all(self, &x)
         return 0
 
-    cdef int prepare_rows(self, Py_ssize_t i, RowsJob* job, ScalarGroup* group, const double* values,
-                          int64_t t) except -1:
+    cdef bint move_alone(self, StepJob* job, const double* values, int width, const int64_t* skipped_steps,
+                         int64_t t) noexcept nogil:
+        """The same without the interpreter lock, where no update is made in Python; False, and nothing has moved,
+        without memory."""
+        cdef MatrixContext x
+        if not set_up(self, &x, job, values, width, skipped_steps, t):
+            return False
+        move_all(self, &x)
+        return True
+
+    cdef void prepare_rows(self, Py_ssize_t i, RowsJob* job, ScalarGroup* group, const double* values,
+                           int64_t t) noexcept nogil:
         """What a step over rows of tensor i needs beside gradients, at its update t."""
         cdef MatrixTensor* tensor = &self.tensors[i]
         cdef int k
@@ -455,14 +450,39 @@ cdef class MatrixStep:
         job.row_state, job.row_scalars = tensor.slot[0], tensor.scalars
         job.row_factor = tensor.rule.row_factor[tensor.is_double]
         group.now.lr = tensor.group.now.lr
-        return 0
 
 
 # One step
 
-cdef int set_up(MatrixStep driver, MatrixContext* x, StepJob* job, const double* values, int width,
-                const int64_t* skipped_steps, int64_t t) except -1:
-    """All of a step that is known before its first phase, and all memory that it needs."""
+cdef void move_all(MatrixStep driver, MatrixContext* x) noexcept nogil:
+    """Move every tensor that has a gradient; what Python makes of them is made."""
+    cdef MatrixTensor* tensor
+    cdef Py_ssize_t i, k
+    if driver.whole_elements < SERIAL_SIZE:
+        for k in range(driver.whole_tasks):
+            run_whole(x, k)
+    else:
+        thread_pool.run(run_whole, x, driver.whole_tasks)
+    for i in range(driver.count):
+        tensor = &driver.tensors[i]
+        if tensor.whole or not tensor.active or tensor.size == 0:
+            continue
+        x.current = tensor
+        if tensor.rule == NULL:
+            thread_pool.run(apply_part, x, tensor.blocks)
+            continue
+        place(tensor, driver.scratch.data)
+        if tensor.rule.python_phase:
+            if tensor.copies_gradient:
+                thread_pool.run(load_part, x, tensor.blocks)
+            run_phases(x, tensor, tensor.rule.python_phase, tensor.rule.phases)
+        else:
+            run_phases(x, tensor, 0, tensor.rule.phases)
+
+
+cdef bint set_up(MatrixStep driver, MatrixContext* x, StepJob* job, const double* values, int width,
+                 const int64_t* skipped_steps, int64_t t) noexcept nogil:
+    """All of a step that is known before its first phase, and all memory that it needs; False if there is none."""
     cdef MatrixTensor* tensor
     cdef TensorView* view
     cdef GradientView* gradient
@@ -482,7 +502,7 @@ cdef int set_up(MatrixStep driver, MatrixContext* x, StepJob* job, const double*
         tensor.group.l2, tensor.group.staged = 0, False
         tensor.t = t + 1 - skipped_steps[i]
         if tensor.rule != NULL:
-            own = values + <int>driver.given_tensors[i].group * width
+            own = values + driver.groups[i] * width
             for k in range(tensor.rule.settings):
                 if tensor.setting_places[k] >= 0:
                     tensor.settings[k] = own[tensor.setting_places[k]]
@@ -504,12 +524,11 @@ cdef int set_up(MatrixStep driver, MatrixContext* x, StepJob* job, const double*
                 copies += 1
                 x.updates_size += need
             x.scratch_size = max(x.scratch_size, need * copies)
-    driver.scratch.reserve(x.scratch_size)
-    driver.updates.reserve(x.updates_size)
-    x.workspace_count = <int>max(1, min(thread_pool.prepare() + 1, driver.whole_tasks))
+    x.workspace_count = <int>max(1, min(thread_pool.available() + 1, driver.whole_tasks))
     x.workspace_size = workspace
-    x.workspaces = driver.workspaces.reserve(x.workspace_count * workspace)
-    return 0
+    x.workspaces = driver.workspaces.grown(x.workspace_count * workspace)
+    return x.workspaces != NULL and driver.scratch.grown(x.scratch_size) != NULL \
+        and driver.updates.grown(x.updates_size) != NULL
 
 
 cdef object update_phases(MatrixStep driver, MatrixContext* x, MatrixTensor* tensor, char* into):
