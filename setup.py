@@ -59,7 +59,7 @@ BUILD_ID = build.declarations_id(path.read_text(encoding="utf-8") for path in ST
 BUILD_ID_FILE = Path("build/generated/build_id")               # what knows the number is built again when it changes
 build.write_if_changed(BUILD_ID_FILE, BUILD_ID)
 MACROS += [("FASTLR_LAYOUT", f'"{BUILD_ID}"')]
-C_API = "fastlr._engine.c_api"         # alone includes fastlr's own header, and says the version in C
+C_API = "fastlr._engine.c_api"         # says the version in C
 VERSION = tomllib.loads(Path("pyproject.toml").read_text())["project"]["version"]
 HEADER = "fastlr/include/fastlr/fastlr.h"
 
@@ -79,7 +79,7 @@ UNUSED = [] if build.MSVC else ["-Wno-unused-function"]
 
 def extension(name: str, source: str, flags: list[str]) -> Extension:
     """The extension of one source; what it cimports is found by Cython."""
-    own = name == C_API
+    own = name == C_API or name.startswith("fastlr._c_api.")       # (they include fastlr's own header)
     return Extension(
         name,
         [source],

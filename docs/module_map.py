@@ -25,6 +25,8 @@ FOLDERS = {
     "schedules": "Learning rates as pure functions of t. They do not know optimizers.",
     "optimizers": "A class per rule: formula, citation, bounded defaults; groups, state by name, wrappers. They do not "
                   "know bytes or threads.",
+    "_c_api": "Plans of the C interface: what `plan_...` of `include/fastlr/fastlr.h` does, by means of an optimizer's "
+              "class before the first step and of its plan after it.",
     "monitor": "The numbers of a run, and what they say about its learning rate.",
     "tuning": "Search for a learning rate.",
     "study": "`fastlr study`: experiments on small networks. It uses public names alone.",

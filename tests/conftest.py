@@ -121,7 +121,8 @@ def stranger(builds):
     folder = built(builds, "stranger")
     sys.path.insert(0, str(folder))
     try:
-        return SimpleNamespace(loop=import_module("own_loop"), extension=import_module("own_extension"))
+        return SimpleNamespace(loop=import_module("own_loop"), extension=import_module("own_extension"),
+                               plans=import_module("own_plans"))
     finally:
         sys.path.remove(str(folder))
 

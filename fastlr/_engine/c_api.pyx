@@ -2,7 +2,7 @@
 """The C interface: the table of include/fastlr/fastlr.h, where every entry is described."""
 from cpython.object cimport PyObject
 from cpython.pycapsule cimport PyCapsule_New
-from libc.stdint cimport int64_t, uint32_t, uintptr_t
+from libc.stdint cimport int64_t, uintptr_t
 from libc.string cimport strcmp
 from fastlr._kernels.structs cimport MAX_SLOTS
 from fastlr._engine cimport thread_pool
@@ -10,7 +10,14 @@ from fastlr._kernels.build_id cimport FASTLR_LAYOUT
 from fastlr._engine.functional_step cimport RuleCall, read_rule, update_tensor
 from fastlr._engine.memory cimport Memory
 from fastlr._engine.compiled_schedule cimport Node, CompiledSchedule, rate
+from fastlr._c_api.plan_functions cimport fill_plans
 from fastlr._engine.step_scalars cimport MAX_VALUES
+from fastlr.c_api cimport (
+    FASTLR_ABI_VERSION, FASTLR_BAD_DTYPE, FASTLR_BAD_HYPER, FASTLR_BAD_NAME, FASTLR_BAD_POINTER, FASTLR_BAD_SIZE,
+    FASTLR_BAD_STRUCT, FASTLR_BAD_T, FASTLR_BUSY, FASTLR_FLOAT32, FASTLR_FLOAT64, FASTLR_NO_MEMORY, FASTLR_NO_PLAN,
+    FASTLR_NO_PYTHON, FASTLR_NO_RULE, FASTLR_NOT_BUILT, FASTLR_NOT_FINITE, FASTLR_OK, FASTLR_OVERLAP, FASTLR_REFUSED,
+    fastlr_api, fastlr_rule, fastlr_schedule,
+)
 
 from fastlr import kernels
 from fastlr._engine.instruction_set import one_build
@@ -34,47 +41,6 @@ cdef extern from *:
     """
     void* newest_entry "fastlr_newest_entry"() noexcept nogil
     void publish_entry "fastlr_add_entry"(void* entry) noexcept nogil
-
-cdef extern from "fastlr/fastlr.h" nogil:
-    enum: FASTLR_ABI_VERSION
-    enum: FASTLR_FLOAT32
-    enum: FASTLR_FLOAT64
-    enum: FASTLR_OK
-    enum: FASTLR_NO_RULE
-    enum: FASTLR_BAD_DTYPE
-    enum: FASTLR_BAD_T
-    enum: FASTLR_BAD_HYPER
-    enum: FASTLR_BAD_SIZE
-    enum: FASTLR_BAD_POINTER
-    enum: FASTLR_OVERLAP
-    enum: FASTLR_NO_MEMORY
-
-    ctypedef struct fastlr_rule:
-        const char* name
-        int slots
-        int hypers
-        const char** slot_names
-        const char** hyper_names
-        const double* defaults
-        const double* low
-        const double* high
-        const double* starts
-        int memories
-
-    ctypedef struct fastlr_schedule:
-        pass
-
-    ctypedef struct fastlr_api:
-        uint32_t abi_version
-        uint32_t struct_size
-        const char* version
-        const fastlr_rule* (*rule)(const char* name) noexcept nogil
-        int (*step)(const fastlr_rule* rule, int dtype, int64_t t, double lr, const double* hyper, int64_t n,
-                    void* p, const void* g, void* const* slots) noexcept nogil
-        const char* (*message)(int error) noexcept nogil
-        int (*start_threads)() except -1
-        const fastlr_schedule* (*schedule)(PyObject* schedule) except NULL
-        double (*rate)(const fastlr_schedule* schedule, double t) noexcept nogil
 
 cdef struct Entry:
     fastlr_rule shown                  # what a program sees; its address is the entry's
@@ -104,8 +70,9 @@ cdef int fill_entry(Entry* entry, str name, object cls) except -1:
     """Fill the entry of one rule from its class."""
     cdef int k = 0, j
     read_rule(&entry.call, cls)
-    for j, field in enumerate(cls._fields):
+    for field in cls.hypers:           # (in the order of the class)
         if field != "lr":
+            j = cls._fields.index(field)
             entry.position[k], entry.hyper_names[k], entry.defaults[k] = j, text(field), entry.call.defaults[j]
             entry.low[k], entry.high[k] = entry.call.low[j], entry.call.high[j]
             k += 1
@@ -206,7 +173,30 @@ cdef const char* message(int error) noexcept nogil:
         return "p, g and slots must not share memory"
     if error == FASTLR_NO_MEMORY:
         return "out of memory"
+    if error == FASTLR_NO_PLAN:
+        return "this plan was freed, or never was one"
+    if error == FASTLR_BUSY:
+        return "another thread is using the plan"
+    if error == FASTLR_NOT_BUILT:
+        return "plan_build must be called first, and again after plan_add"
+    if error == FASTLR_REFUSED:
+        return "refused: plan_message says why"
+    if error == FASTLR_NOT_FINITE:
+        return "a gradient holds NaN or infinity"
+    if error == FASTLR_NO_PYTHON:
+        return "Python does not run"
+    if error == FASTLR_BAD_NAME:
+        return "there is no such name, or no tensor or group of this number"
+    if error == FASTLR_BAD_STRUCT:
+        return "struct_size must be sizeof(the struct)"
     return "unknown error"
+
+
+cdef const char* rule_name(int64_t k) noexcept nogil:
+    cdef const Entry* entry = <const Entry*>newest_entry()
+    while entry != NULL and k > 0:
+        entry, k = entry.older, k - 1
+    return entry.shown.name if entry != NULL and k == 0 else NULL
 
 
 cdef int start_threads() except -1:
@@ -232,5 +222,6 @@ WHEN_REGISTERED.append(add_entry)
 api.abi_version, api.struct_size = FASTLR_ABI_VERSION, sizeof(fastlr_api)
 api.version = FASTLR_VERSION
 api.rule, api.step, api.message, api.start_threads = find, step, message, start_threads
-api.schedule, api.rate = schedule, rate_at
+api.schedule, api.rate, api.rule_name = schedule, rate_at, rule_name
+fill_plans(&api)
 _C_API = PyCapsule_New(&api, "fastlr._C_API", NULL)

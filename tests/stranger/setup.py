@@ -12,5 +12,7 @@ setup(
         *cythonize([Extension("own_loop", ["own_loop.pyx"], extra_compile_args=FLAGS)]),
         Extension("own_extension", ["own_extension.c"], include_dirs=[fastlr.get_include()],
                   extra_compile_args=[*FLAGS, "-std=c99", "-Wall", "-Werror"]),
+        Extension("own_plans", ["own_plans.c"], include_dirs=[fastlr.get_include()],
+                  extra_compile_args=[*FLAGS, "-std=c11", "-Wall", "-Werror"]),
     ],
 )

@@ -12,6 +12,15 @@
        for (int64_t t = 1; t <= steps; t++)
            if (lr->step(adam, FASTLR_FLOAT32, t, 1e-3, NULL, n, p, g, state) != FASTLR_OK) ...
 
+   Many tensors, with groups, schedules, clipping and storage, as a class of fastlr moves them, are a plan:
+
+       fastlr_plan *plan = lr->plan_new("adamw");
+       lr->plan_option(plan, -1, "clip_norm", "1.0");
+       lr->plan_option(plan, -1, "lr", "cosine(1e-3, steps=1000).warmup(50)");
+       lr->plan_add(plan, &tensor);                            // a fastlr_tensor; and so on
+       if (lr->plan_build(plan) != FASTLR_OK) puts(lr->plan_message(plan));
+       lr->plan_step(plan, gradients, NULL);                   // one pointer per tensor; without Python, without the GIL
+
    Without Python.h there are the declarations alone, for those who get the pointer of the capsule `fastlr._C_API`
    in another way (ctypes, cffi). */
 #ifndef FASTLR_H
@@ -30,10 +39,16 @@ extern "C" {
 /* What arrays hold: DLPack's type code (2 is float) in the upper byte, bits in the lower. */
 enum fastlr_dtype {
     FASTLR_FLOAT32 = 0x0220,
-    FASTLR_FLOAT64 = 0x0240
+    FASTLR_FLOAT64 = 0x0240,
+    FASTLR_FLOAT16 = 0x0210,       /* this and those below: of plans */
+    FASTLR_BFLOAT16 = 0x0410,
+    FASTLR_INT8 = 0x0008,          /* a state of 8 bits, with scales beside it */
+    FASTLR_UINT8 = 0x0108,         /* the same of numbers that are never negative */
+    FASTLR_INT16 = 0x0010          /* the lower half of a float32 whose upper half the parameter is */
 };
 
-/* What step() returns; `message` says it in words. Unless it is FASTLR_OK, nothing was written. */
+/* What step() and functions of plans return; `message`, or for a plan `plan_message`, says it in words. Unless it is
+   FASTLR_OK, nothing was written. */
 enum fastlr_error {
     FASTLR_OK = 0,
     FASTLR_NO_RULE = 1,            /* the rule is NULL */
@@ -43,7 +58,15 @@ enum fastlr_error {
     FASTLR_BAD_SIZE = 5,           /* n < 0, or more bytes than there can be */
     FASTLR_BAD_POINTER = 6,        /* an array is NULL, or not aligned to its elements */
     FASTLR_OVERLAP = 7,            /* two arrays share memory */
-    FASTLR_NO_MEMORY = 8
+    FASTLR_NO_MEMORY = 8,
+    FASTLR_NO_PLAN = 9,            /* NULL, a plan that was freed, or a pointer that is no plan */
+    FASTLR_BUSY = 10,              /* another thread is using the plan */
+    FASTLR_NOT_BUILT = 11,         /* plan_build has not been called since the plan or its tensors came */
+    FASTLR_REFUSED = 12,           /* what the Python class refuses, in its words */
+    FASTLR_NOT_FINITE = 13,        /* a gradient has NaN or infinity, and nonfinite is "raise" */
+    FASTLR_NO_PYTHON = 14,         /* the interpreter does not run (any more) */
+    FASTLR_BAD_NAME = 15,          /* no hyper-parameter, slot or tensor is called so or has this number */
+    FASTLR_BAD_STRUCT = 16         /* struct_size is none of a struct of this table or an older one */
 };
 
 /* One elementwise update rule. Only ever appended to, and only fastlr makes one. */
@@ -59,6 +82,57 @@ typedef struct fastlr_rule {
     const double *starts;          /* what each slot holds before the first update */
     int memories;                  /* numbers remembered of the tensor as a whole, usually none */
 } fastlr_rule;
+
+/* Many tensors that one optimizer moves. No pointer to memory: plans are looked up, so that one that was freed, or never
+   was one, is refused with FASTLR_NO_PLAN. */
+typedef struct fastlr_plan fastlr_plan;
+
+/* A parameter of a plan. Fill it with zeros, then what differs; set struct_size. Memory that it points to, but `data`, is
+   read in plan_add and not kept. */
+typedef struct fastlr_tensor {
+    uint32_t struct_size;          /* sizeof(fastlr_tensor) */
+    int32_t dtype;                 /* FASTLR_FLOAT16, FASTLR_BFLOAT16, FASTLR_FLOAT32 or FASTLR_FLOAT64 */
+    void *data;                    /* its first element: updated in place, until plan_free */
+    const char *name;              /* NULL: its number among the plan's tensors, "0", "1", ... */
+    const int64_t *shape;          /* ndim lengths */
+    const int64_t *strides;        /* ndim distances in bytes; NULL: contiguous, the last index fastest */
+    const int64_t *grad_strides;   /* the same of its gradients */
+    int32_t ndim;                  /* 0 to 64 */
+    int32_t group;                 /* which group of hyper-parameters is its own: 0, 1, ... without gaps */
+    int32_t grad_dtype;            /* of its gradients, 0: as `dtype`. float64 for float64 alone; else any other */
+    int32_t padding;
+} fastlr_tensor;
+
+/* Settings of one step. NULL, or a member that struct_size leaves out, is the default. */
+typedef struct fastlr_step_options {
+    uint32_t struct_size;          /* sizeof(fastlr_step_options) */
+    int32_t zero_grads;            /* 1: set gradients to zero in the same pass; 0, the default: only read them */
+    double grad_scale;             /* divides gradients; 1, and 0 means 1 */
+    double loss;                   /* of the optimizers that need one (Polyak, MoMo, ...); others do not read it */
+} fastlr_step_options;
+
+/* An array of a plan's state, in place: `data` may be read and written between steps. `shape` and `strides` (bytes)
+   belong to the plan. All stay until plan_build after an added tensor, plan_load, or plan_free. */
+typedef struct fastlr_array {
+    uint32_t struct_size;          /* sizeof(fastlr_array), by the caller */
+    int32_t dtype;                 /* enum fastlr_dtype */
+    void *data;
+    const int64_t *shape;
+    const int64_t *strides;
+    int32_t ndim;
+    int32_t padding;
+} fastlr_array;
+
+/* What a plan is at. */
+typedef struct fastlr_plan_info {
+    uint32_t struct_size;          /* sizeof(fastlr_plan_info), by the caller */
+    int32_t groups;
+    int64_t tensors;
+    int64_t elements;
+    int64_t t;                     /* updates done */
+    int64_t skipped;               /* steps that nonfinite="skip" did not take */
+    double grad_norm;              /* of the latest step's gradients, NaN where nothing measured it */
+} fastlr_plan_info;
 
 struct _object;                    /* Python's PyObject */
 
@@ -144,6 +218,92 @@ typedef struct fastlr_api {
     /* The rate of update t = 0, 1, ...: what Python's schedule(t) gives, or NaN where that raises. Without the GIL.
        (A schedule's t is the number of updates done, so it is one less than that of step.) */
     double (*rate)(const fastlr_schedule *schedule, double t);
+
+    /* The name of rule k = 0, 1, ... that `rule` finds, in no order that is promised; NULL for k < 0 or one too many.
+       Without the GIL. */
+    const char *(*rule_name)(int64_t k);
+
+    /* Plans. A plan moves its tensors as the class of fastlr of the same name, with all of that class's options, and
+       with the same bits for any number of threads. Functions that say "takes the GIL" take it for themselves: call
+       them with or without it, but not while another thread holds it and waits for yours. All others run without
+       Python, so no thread of Python waits for them. One thread uses a plan at a time: a second one is refused with
+       FASTLR_BUSY, and nothing of the first one's changes. Different plans can be used at the same time. */
+
+    /* A new plan of an optimizer's name, as `fastlr.create_optimizer` takes it; NULL without memory or interpreter, or
+       if there is no such optimizer: `plan_message(NULL)` says why. Free it. Takes the GIL. */
+    fastlr_plan *(*plan_new)(const char *optimizer);
+
+    /* A new plan that steps the tensors of an optimizer that was made in Python (an object of a class of fastlr, no
+       wrapper), which it shares with Python: state, t and values are the same. It is built, and its gradients are
+       contiguous, of the parameters' types. Build it again after `add_group` or after a stage such as `clip_norm` was
+       set in Python; until then its steps are refused. Takes the GIL. */
+    fastlr_plan *(*plan_of)(struct _object *optimizer);
+
+    /* Give an option by its name in Python and its value as text: "True", "0.1", "int8", "None", "{'b': False}", or a
+       schedule, "cosine(1e-3, steps=1000)". group -1: an argument of the class's constructor, for all tensors; 0, 1, ...
+       a hyper-parameter of that group. Before plan_build, everything that the constructor takes; after it, what can be
+       set on the object: hyper-parameters and some stages. Takes the GIL. */
+    int (*plan_option)(fastlr_plan *plan, int group, const char *name, const char *value);
+
+    /* Give a hyper-parameter a number: of one group, or (-1) of all. Of a built plan without the GIL, unless decay is
+       "corrected" or plan_of made it; else takes the GIL. */
+    int (*plan_set)(fastlr_plan *plan, int group, const char *name, double value);
+
+    /* Give a hyper-parameter a schedule of fastlr.schedules (a PyObject *), to which the plan keeps a reference. Takes
+       the GIL. */
+    int (*plan_schedule)(fastlr_plan *plan, int group, const char *name, struct _object *schedule);
+
+    /* Add a tensor: its number is how many there were. Those of a group are moved in the order in which they come. After
+       plan_build, new tensors are in new groups; build again before the next step. Takes the GIL. */
+    int (*plan_add)(fastlr_plan *plan, const fastlr_tensor *tensor);
+
+    /* Make the state of all tensors, zero or as the class begins it, and check everything that can be checked before a
+       step. Starts the threads that `fastlr.set_num_threads` allows, if a step is large enough for them. Again after
+       plan_add: what was there keeps its state. Takes the GIL. */
+    int (*plan_build)(fastlr_plan *plan);
+
+    /* One update of every tensor whose gradient is not NULL: gradients[k] is that of tensor k, of the type and strides
+       that fastlr_tensor says, aligned, and apart from all that the step writes. All is checked before the first write.
+       Without the GIL. */
+    int (*plan_step)(fastlr_plan *plan, const void *const *gradients, const fastlr_step_options *options);
+
+    /* One update of some rows of one tensor, as `step_rows` of the class: row rows[k] by the k-th of n rows at
+       `gradients`, which are contiguous. `ends_step`: whether t moves. Without the GIL. */
+    int (*plan_step_rows)(fastlr_plan *plan, int64_t tensor, int64_t n, const int64_t *rows, const void *gradients,
+                          int ends_step, const fastlr_step_options *options);
+
+    /* What the plan is at: fills `info` as far as its struct_size reaches. Without the GIL. */
+    int (*plan_info)(fastlr_plan *plan, fastlr_plan_info *info);
+
+    /* The value of a hyper-parameter: a number as it was set, of a schedule that of the latest step. Without the GIL. */
+    int (*plan_get)(fastlr_plan *plan, int group, const char *name, double *value);
+
+    /* The name of slot k = 0, 1, ... of a tensor's state, as in opt.state[name] ("m", "v", "v_scale", "ema", ...), then
+       "shadow" if there is one; of tensor -1, of numbers for all tensors together. NULL for one too many (or for no
+       plan). Valid as long as fastlr_array's members. Without the GIL. */
+    const char *(*plan_slot)(fastlr_plan *plan, int64_t tensor, int64_t k);
+
+    /* Where such a slot is. Without the GIL. */
+    int (*plan_state)(fastlr_plan *plan, int64_t tensor, const char *slot, fastlr_array *array);
+
+    /* Read t and, unless NULL, how many of those updates each tensor skipped. With the arrays of all slots, that is all
+       the state there is, but for what clip_zscore remembers. Without the GIL. */
+    int (*plan_clock)(fastlr_plan *plan, int64_t *t, int64_t *skipped_steps);
+
+    /* Set them, as they were read; NULL: no tensor skipped any. Without the GIL. */
+    int (*plan_set_clock)(fastlr_plan *plan, int64_t t, const int64_t *skipped_steps);
+
+    /* Save parameters and everything else of a plan into a file, as `fastlr.save`, or load it as `fastlr.load`: whole,
+       or not at all. Paths are UTF-8. Take the GIL. */
+    int (*plan_save)(fastlr_plan *plan, const char *path);
+    int (*plan_load)(fastlr_plan *plan, const char *path);
+
+    /* What the latest error of this plan was about, until its next one; "" if it had none. Of NULL, of the latest plan
+       that was not made. Of no plan, the words of FASTLR_NO_PLAN. Without the GIL. */
+    const char *(*plan_message)(fastlr_plan *plan);
+
+    /* Free a plan and its state; parameters stay. Takes the GIL. */
+    int (*plan_free)(fastlr_plan *plan);
 } fastlr_api;
 
 #ifdef Py_PYTHON_H

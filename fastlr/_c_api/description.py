@@ -1,0 +1,122 @@
+"""What a C program says of a plan before it is built, and the optimizer that is made of it."""
+from __future__ import annotations
+
+import ast
+from typing import Any
+
+from .._engine.arrays import overlaps_itself
+from .._engine.tensors import Array
+from ..optimizers.base import REGISTRY, Optimizer
+from ..optimizers.declaration import nearest
+from ..optimizers.matrix import Matrix
+from ..optimizers.stages import STAGES
+from ..schedules.expression import parse
+
+#: What tensors are added by, not options.
+NOT_OPTIONS = ("params", "grads", "dtype")
+
+
+class Description:
+    """The options and tensors of a plan, and the optimizer once it is built."""
+
+    optimizer: Optimizer | None
+
+    def __init__(self, name: str) -> None:
+        cls: Any = REGISTRY.get(name.lower())
+        if cls is None:
+            raise ValueError(f"plan_new: no optimizer {name!r}{nearest(name.lower(), REGISTRY)}")
+        if cls.needs_curvature:
+            raise ValueError(f"plan_new: {cls.__name__} is given estimates of the curvature, which a plan is not; step "
+                             f"it from Python")
+        self.cls: type[Optimizer] = cls
+        self.optimizer = None
+        self.options: dict[str, Any] = {}
+        self.group_options: dict[int, dict[str, Any]] = {}
+        self.tensors: list[tuple[str, Array, int]] = []
+        self.placed = 0                # how many of the tensors the optimizer has
+
+    def option(self, group: int, name: str, value: Any) -> None:
+        """Keep an option for the constructor, or set it on the optimizer."""
+        owner = self.cls.__name__
+        if name in NOT_OPTIONS:
+            raise ValueError(f"{owner}: {name} is no option of a plan; add tensors by plan_add")
+        if self.optimizer is not None and group < len(self.optimizer.groups):
+            if name not in self.cls.hypers and name not in STAGES:
+                raise ValueError(f"{owner}: {name} cannot be set once the plan is built"
+                                 f"{nearest(name, (*self.cls.hypers, *STAGES))}")
+            setattr(self.optimizer if group < 0 else self.optimizer.groups[group], name, value)
+        elif group < 0:
+            self.options[name] = value
+        else:
+            self.group_options.setdefault(group, {})[name] = value
+
+    def add(self, name: str | None, array: Array, group: int) -> None:
+        """Keep one more tensor."""
+        name = str(len(self.tensors)) if name is None else name
+        label = f"{self.cls.__name__}: params[{name!r}]"
+        if any(name == other for other, _, _ in self.tensors):
+            raise ValueError(f"{label}: another tensor has this name")
+        if array.size and overlaps_itself(array):
+            raise ValueError(f"{label}: elements overlap in memory (shape {array.shape}, strides {array.strides})")
+        present = 0 if self.optimizer is None else len(self.optimizer.groups)
+        if group < present:
+            raise ValueError(f"{label}: group {group} is built; a tensor that is added later is of a new group, "
+                             f"{present} or more")
+        self.tensors.append((name, array, group))
+
+    def build(self) -> Optimizer:
+        """The optimizer of all tensors."""
+        before = 0 if self.optimizer is None else len(self.optimizer.groups)
+        groups: dict[int, dict[str, Array]] = {}
+        for name, array, group in self.tensors[self.placed:]:
+            groups.setdefault(group, {})[name] = array
+        numbers = range(before, before + len(groups))
+        absent = [number for number in numbers if number not in groups]
+        absent += [number for number in self.group_options if number >= numbers.stop]
+        if absent:
+            raise ValueError(f"{self.cls.__name__}: group {min(absent)} has no tensor; number groups 0, 1, ... without "
+                             f"gaps")
+        if self.optimizer is None:
+            if not groups:
+                raise ValueError(f"{self.cls.__name__}: no tensors; call plan_add")
+            alone = len(groups) == 1 and not self.group_options
+            params: Any = groups[0] if alone else [
+                {"params": groups[number], **self.group_options.get(number, {})} for number in numbers]
+            self.optimizer = self.cls(params, **self.options)
+            self.placed = len(self.tensors)
+        else:
+            for number in numbers:
+                self.optimizer.add_group(groups[number], **self.group_options.get(number, {}))
+                self.placed += len(groups[number])
+        self.group_options = {}
+        return self.optimizer
+
+
+def read_value(text: str) -> Any:
+    """An option from text: a literal of Python, a schedule, or else a word."""
+    try:
+        return ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return parse(text) if "(" in text else text
+
+
+def allows_rows(optimizer: Optimizer) -> bool:
+    """Whether this optimizer can step rows."""
+    return not optimizer.depends_on_param and type(optimizer).step_rows is not Matrix.step_rows
+
+
+def require_optimizer(optimizer: Any) -> None:
+    """TypeError unless this is an optimizer that a plan can step."""
+    if not isinstance(optimizer, Optimizer) or optimizer.needs_curvature:
+        raise TypeError(f"plan_of: expected an optimizer of fastlr, and none that wraps another or is given estimates "
+                        f"of the curvature, got {type(optimizer).__name__}")
+
+
+def slots_of(optimizer: Optimizer) -> list[dict[str, Array]]:
+    """The arrays of each tensor's state by name, and at last the numbers for all tensors together."""
+    found = [dict(optimizer.state[tensor.name]) for tensor in optimizer._plan.tensors]
+    for slots, tensor in zip(found, optimizer._plan.tensors, strict=True):
+        if tensor.shadow is not None:
+            slots["shadow"] = tensor.shadow
+    together = {name: optimizer._shared[k:k + 1].reshape(()) for k, name in enumerate(optimizer.shared)}
+    return [*found, together]

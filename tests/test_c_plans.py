@@ -1,0 +1,817 @@
+"""Plans of the C table: the bits of the Python class, without Python; and what is wrong is refused in words."""
+import ctypes
+import json
+import re
+import threading
+from math import inf, nan
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+from registry import BITWISE, BY_ROWS, LOSS, arrays, bits, other_value
+from test_embedding import HEADER, declared
+
+import fastlr
+from fastlr import schedules
+from fastlr.optimizers.curvature import Sophia
+from fastlr.optimizers.learning_rate_free import WithLoss
+from fastlr.schedules.expression import parse
+
+ERRORS = json.loads(Path(__file__).with_name("c_api.json").read_text())["enums"]["fastlr_error"]
+CODES = {"float32": 0x0220, "float64": 0x0240, "float16": 0x0210, "bfloat16": 0x0410, "int8": 0x0008, "uint8": 0x0108,
+         "int16": 0x0010}
+LARGE = 70_001                         # elements that two threads share
+SHAPES = [(LARGE,), (13, 37), (), (0,), (64, 64)]
+NAMES = ("a", "b", "c", "d", "e")
+PLANNED = [cls for cls in BITWISE if cls is not Sophia]
+
+every_planned = pytest.mark.parametrize("cls", PLANNED, ids=lambda cls: cls.__name__)
+every_planned_by_rows = pytest.mark.parametrize("cls", [cls for cls in BY_ROWS if cls is not Sophia],
+                                                ids=lambda cls: cls.__name__)
+
+
+# The table, by ctypes: every call is made without the GIL
+
+def struct(**fields):
+    """A struct of the header, whose size is its first member."""
+    return type("Struct", (ctypes.Structure,), {"_fields_": [("struct_size", ctypes.c_uint32), *fields.items()]})
+
+
+POINTER, INT32, INT64, DOUBLE, TEXT = (ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64, ctypes.c_double,
+                                       ctypes.c_char_p)
+Tensor = struct(dtype=INT32, data=POINTER, name=TEXT, shape=POINTER, strides=POINTER, grad_strides=POINTER,
+                ndim=INT32, group=INT32, grad_dtype=INT32, padding=INT32)
+Options = struct(zero_grads=INT32, grad_scale=DOUBLE, loss=DOUBLE)
+Array = struct(dtype=INT32, data=POINTER, shape=ctypes.POINTER(INT64), strides=ctypes.POINTER(INT64),
+               ndim=INT32, padding=INT32)
+Info = struct(groups=INT32, tensors=INT64, elements=INT64, t=INT64, skipped=INT64, grad_norm=DOUBLE)
+
+FUNCTIONS = {
+    "rule_name": (TEXT, INT64), "plan_new": (POINTER, TEXT), "plan_of": (POINTER, POINTER),
+    "plan_option": (ctypes.c_int, POINTER, ctypes.c_int, TEXT, TEXT),
+    "plan_set": (ctypes.c_int, POINTER, ctypes.c_int, TEXT, DOUBLE),
+    "plan_schedule": (ctypes.c_int, POINTER, ctypes.c_int, TEXT, POINTER),
+    "plan_add": (ctypes.c_int, POINTER, POINTER), "plan_build": (ctypes.c_int, POINTER),
+    "plan_step": (ctypes.c_int, POINTER, POINTER, POINTER),
+    "plan_step_rows": (ctypes.c_int, POINTER, INT64, INT64, POINTER, POINTER, ctypes.c_int, POINTER),
+    "plan_info": (ctypes.c_int, POINTER, POINTER),
+    "plan_get": (ctypes.c_int, POINTER, ctypes.c_int, TEXT, POINTER),
+    "plan_slot": (TEXT, POINTER, INT64, INT64), "plan_state": (ctypes.c_int, POINTER, INT64, TEXT, POINTER),
+    "plan_clock": (ctypes.c_int, POINTER, POINTER, POINTER),
+    "plan_set_clock": (ctypes.c_int, POINTER, INT64, POINTER),
+    "plan_save": (ctypes.c_int, POINTER, TEXT), "plan_load": (ctypes.c_int, POINTER, TEXT),
+    "plan_message": (TEXT, POINTER), "plan_free": (ctypes.c_int, POINTER), "message": (TEXT, ctypes.c_int),
+}
+
+
+class Table:
+    """The entries of the table, found by their place in the header."""
+
+    def __init__(self):
+        get = ctypes.pythonapi.PyCapsule_GetPointer
+        get.restype, get.argtypes = POINTER, [ctypes.py_object, TEXT]
+        address = get(fastlr._C_API, b"fastlr._C_API")
+        entries = [re.search(r"\(\*(\w+)\)", field) for field in declared(HEADER.read_text())["structs"]["fastlr_api"]]
+        pointers = ctypes.cast(address, ctypes.POINTER(POINTER))
+        first = next(k for k, entry in enumerate(entries) if entry)
+        for k, entry in enumerate(entries):
+            if entry and entry[1] in FUNCTIONS:
+                result, *given = FUNCTIONS[entry[1]]
+                # (two 32-bit numbers and a pointer come first)
+                setattr(self, entry[1], ctypes.CFUNCTYPE(result, *given)(pointers[k - first + 2]))
+
+
+lr = Table()
+
+
+class Plan:
+    """A plan as C has it; calls return errors."""
+
+    def __init__(self, optimizer, params=(), grads=None, group_of=(), **options):
+        self.handle = lr.plan_new(optimizer.encode())
+        assert self.handle, lr.plan_message(None)
+        self.kept = []
+        for name, value in options.items():
+            self.done(lr.plan_option(self.handle, -1, name.encode(), str(value).encode()))
+        names = list(params) if isinstance(params, dict) else [None] * len(params)
+        values = list(params.values()) if isinstance(params, dict) else params
+        for k, (name, array) in enumerate(zip(names, values, strict=True)):
+            self.done(self.add(array, name, group_of[k] if group_of else 0, grads[k] if grads else None))
+        if len(values):
+            self.done(lr.plan_build(self.handle))
+
+    def __del__(self):
+        if self.handle:
+            lr.plan_free(self.handle)
+
+    def done(self, error):
+        assert error == 0, self.message
+        return self
+
+    @property
+    def message(self):
+        return lr.plan_message(self.handle).decode()
+
+    def tensor(self, array, name=None, group=0, gradient=None, **changed):
+        numbers = [(INT64 * 65)(*given) for given in (array.shape, array.strides)]
+        given = Tensor(ctypes.sizeof(Tensor), CODES[array.dtype.name], array.ctypes.data, name and name.encode(),
+                       ctypes.addressof(numbers[0]), ctypes.addressof(numbers[1]), None, array.ndim, group)
+        if gradient is not None:
+            numbers.append((INT64 * 65)(*gradient.strides))
+            given.grad_dtype, given.grad_strides = CODES[gradient.dtype.name], ctypes.addressof(numbers[2])
+        for field, value in changed.items():
+            setattr(given, field, value)
+        self.kept += [array, numbers]
+        return given
+
+    def add(self, array, *how, **changed):
+        return lr.plan_add(self.handle, ctypes.byref(self.tensor(array, *how, **changed)))
+
+    def step(self, grads, **options):
+        pointers = (POINTER * (len(grads) + 1))(*(None if g is None else g.ctypes.data for g in grads))
+        self.kept = [*self.kept[:1000], grads]
+        given = Options(ctypes.sizeof(Options), 0, 1.0, LOSS)
+        for field, value in options.items():
+            setattr(given, field, value)
+        return lr.plan_step(self.handle, pointers, ctypes.byref(given))
+
+    def step_rows(self, k, rows, grads, ends_step=1):
+        rows = np.asarray(rows, np.int64)
+        given = Options(ctypes.sizeof(Options), 0, 1.0, LOSS)
+        return lr.plan_step_rows(self.handle, k, len(rows), rows.ctypes.data, grads.ctypes.data, ends_step,
+                                 ctypes.byref(given))
+
+    @property
+    def info(self):
+        info = Info(ctypes.sizeof(Info))
+        self.done(lr.plan_info(self.handle, ctypes.byref(info)))
+        return info
+
+    def get(self, group, name):
+        value = DOUBLE(nan)
+        self.done(lr.plan_get(self.handle, group, name.encode(), ctypes.byref(value)))
+        return value.value
+
+    def slots(self, k):
+        names = []
+        while (name := lr.plan_slot(self.handle, k, len(names))) is not None:
+            names.append(name.decode())
+        return names
+
+    def state(self, k, slot):
+        """The array of a slot, over the plan's memory."""
+        found = Array(ctypes.sizeof(Array))
+        self.done(lr.plan_state(self.handle, k, slot.encode(), ctypes.byref(found)))
+        name = next(name for name, code in CODES.items() if code == found.dtype)
+        dtype = np.dtype("uint16" if name == "bfloat16" else name)
+        shape, strides = found.shape[:found.ndim], found.strides[:found.ndim]
+        size = dtype.itemsize + sum((n - 1) * step for n, step in zip(shape, strides, strict=True))
+        if 0 in shape:
+            return np.zeros(shape, dtype)
+        return np.ndarray(shape, dtype, (ctypes.c_char * size).from_address(found.data), 0, strides)
+
+    def clock(self):
+        t, skipped = INT64(), (INT64 * 100)()
+        self.done(lr.plan_clock(self.handle, ctypes.byref(t), skipped))
+        return t.value, list(skipped[:self.info.tensors])
+
+
+def states(plan, opt):
+    """The state of both, as bytes by tensor and slot."""
+    ours = [{slot: bits([plan.state(k, slot)]) for slot in plan.slots(k)} for k in range(plan.info.tensors)]
+    theirs = [{slot: bits([array]) for slot, array in slots.items()} for slots in opt.state.values()]
+    for slots, shadow in zip(theirs, opt.shadow.values(), strict=False):
+        slots["shadow"] = bits([shadow])
+    return ours, theirs
+
+
+def same(plan, opt, ours, theirs):
+    """Whether parameters, state and clock are the same, bit for bit."""
+    assert bits(ours) == bits(theirs)
+    found, wanted = states(plan, opt)
+    assert found == wanted
+    assert plan.clock() == (opt.t, opt._plan.read_skipped_steps())
+    assert plan.info.skipped == opt.skipped
+    assert repr(plan.info.grad_norm) == repr(nan if opt.grad_norm is None else opt.grad_norm)
+
+
+# The bits of the class
+
+@every_planned
+@pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
+def test_a_plan_has_the_bits_of_the_class(cls, dtype):
+    ours = dict(zip(NAMES, arrays(dtype, SHAPES), strict=True))
+    theirs = {name: array.copy() for name, array in ours.items()}
+    plan, opt = Plan(cls.__name__, ours, lr=0.01), cls(theirs, lr=0.01)
+    for t in range(4):
+        grads = arrays(dtype, SHAPES, seed=10 + t)
+        if t == 1:
+            grads[1] = None
+        opt.step(dict(zip(NAMES, grads, strict=True)))
+        plan.done(plan.step(grads))
+    same(plan, opt, ours.values(), theirs.values())
+    assert [plan.state(-1, name) for name in plan.slots(-1)] == opt._shared.tolist()
+
+
+@every_planned
+def test_every_hyper_parameter_is_set_by_its_name(cls):
+    for name, bound in cls.hypers.items():
+        ours, theirs = arrays(np.float64, [(40,)]), arrays(np.float64, [(40,)])
+        plan, opt = Plan(cls.__name__, ours), cls(theirs)
+        value = other_value(bound)
+        setattr(opt, name, value)
+        plan.done(lr.plan_set(plan.handle, -1, name.encode(), value))
+        assert plan.get(0, name) == value
+        for t in range(2):
+            (gradient,) = arrays(np.float64, [(40,)], seed=t)
+            opt.step([gradient])
+            plan.done(plan.step([gradient]))
+        same(plan, opt, ours, theirs)
+
+
+PARAMETERS = {"float32": np.float32, "float64": np.float64, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16,
+              "split": ml_dtypes.bfloat16, "shadow": np.float32}
+BESIDE = {"split": {"master": "split"}, "shadow": {"shadow": "bfloat16"}}
+STORAGES = {"as computed": {}, "float64": {"state_dtype": "float64"}, "float16": {"state_dtype": "float16"},
+            "bfloat16": {"state_dtype": "bfloat16"}, "int8": {"state_dtype": "int8"},
+            "stochastic": {"state_dtype": "bfloat16", "rounding": "stochastic", "seed": 7}}
+STAGES = {
+    "plain": {}, "clip_value": {"clip_value": 0.5}, "clip_norm": {"clip_norm": 1.0},
+    "clip_tensor_norm": {"clip_tensor_norm": 1.0}, "clip_adaptive": {"clip_adaptive": 0.1},
+    "clip_zscore": {"clip_zscore": 0.5, "clip_zscore_warmup": 2}, "maximize": {"maximize": True},
+    "ema": {"ema_decay": 0.9}, "nonfinite": {"nonfinite": "skip"},
+    "coupled": {"decay": "coupled", "weight_decay": 0.1}, "independent": {"decay": "independent", "weight_decay": 0.01},
+    "corrected": {"decay": "corrected", "weight_decay": 0.1, "lr_max": 0.2},
+    "mask": {"weight_decay": 0.1, "decay_mask": {"a": True, "b": False}}, "factor": {"lr_scale": {"a": 0.5, "b": 2.0}},
+    "schedules": {"lr": "cosine(0.1, steps=20).warmup(3)"},
+    "all": {"clip_value": 2.0, "clip_norm": 50.0, "maximize": True, "ema_decay": 0.5, "nonfinite": "skip",
+            "lr": "exponential(0.1, 0.1)"},
+}
+LAYOUTS = {"rows": np.ascontiguousarray, "columns": np.asfortranarray,
+           "strided": lambda array: np.repeat(array[..., None], 2, -1)[..., 0]}
+# (an adaptive clipping and a momentum beside the others: a rule that reads once, one that sums, one of matrices)
+TRAINED = ("adamw", "lars", "sm3")
+
+
+def laid(values, dtype, layout):
+    array = values.astype(dtype)
+    return LAYOUTS[layout](array) if array.ndim else array
+
+
+def seen(array):
+    """An array as the extension reads it."""
+    return array.view(np.uint16) if array.dtype == ml_dtypes.bfloat16 else array
+
+
+def read_option(value):
+    if isinstance(value, str) and "(" in value:
+        return parse(value)
+    return value
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("storage", STORAGES)
+@pytest.mark.parametrize("kind", PARAMETERS)
+@pytest.mark.parametrize("name", TRAINED)
+def test_c_trains_with_the_bits_of_python(stranger, name, kind, storage, threads):
+    fastlr.set_num_threads(threads)
+    for number, stage in enumerate(STAGES):
+        layout = list(LAYOUTS)[number % 3]
+        options = {"lr": 0.1} | BESIDE.get(kind, {}) | STORAGES[storage] | STAGES[stage]
+        values = arrays(np.float64, SHAPES)
+        theirs = {key: laid(x, PARAMETERS[kind], layout) for key, x in zip(NAMES, values, strict=True)}
+        ours = {key: laid(x, PARAMETERS[kind], layout) for key, x in zip(NAMES, values, strict=True)}
+        grad_dtype = np.float64 if kind == "float64" else ml_dtypes.bfloat16 if number % 4 == 1 else np.float32
+        steps = [[laid(x, grad_dtype, layout) for x in arrays(np.float64, SHAPES, 10 + t)] for t in range(3)]
+        if stage in ("nonfinite", "all"):
+            steps[1][1][3, 5] = np.inf
+        steps[2][4] = None
+        texts = [(-1, key, str(value)) for key, value in options.items()]
+        try:
+            opt = fastlr.create_optimizer(name, theirs, **{key: read_option(value) for key, value in options.items()})
+        except (TypeError, ValueError) as error:
+            with pytest.raises(RuntimeError, match=re.escape(str(error))):
+                stranger.plans.plan(name, texts, [(key, seen(x), 0) for key, x in ours.items()],
+                                    [seen(x) for x in steps[0]])
+            continue
+        handle = stranger.plans.plan(name, texts, [(key, seen(x), 0) for key, x in ours.items()],
+                                     [seen(x) for x in steps[0]])
+        error = stranger.plans.train(handle, [[None if x is None else seen(x) for x in grads] for grads in steps], 0, 2.0)
+        plan = Plan.__new__(Plan)
+        plan.handle, plan.kept = handle, []
+        plan.done(error)
+        for grads in steps:
+            opt.step(dict(zip(NAMES, grads, strict=True)), grad_scale=2.0)
+        same(plan, opt, ours.values(), theirs.values())
+
+
+@every_planned_by_rows
+@pytest.mark.parametrize("stage", ["plain", "clip_tensor_norm", "ema", "nonfinite"])
+def test_rows_have_the_bits_of_the_class(cls, stage):
+    ours, theirs = (arrays(np.float32, [(30, 64), (5,)]) for _ in range(2))
+    plan, opt = Plan(cls.__name__, ours, lr=0.01, **STAGES[stage]), cls(theirs, lr=0.01, **STAGES[stage])
+    start = arrays(np.float32, [(30, 64), (5,)], seed=3)
+    opt.step(start)
+    plan.done(plan.step(start))
+    for t in range(3):
+        rows = np.random.default_rng(t).integers(0, 30, 40)
+        (grads,) = arrays(np.float32, [(40, 64)], seed=t)
+        if stage == "nonfinite" and t == 1:
+            grads[3, 3] = nan
+        opt.step_rows("0", rows, grads, ends_step=t % 2 == 1)
+        plan.done(plan.step_rows(0, rows, grads, ends_step=t % 2))
+        if t % 2 == 0:
+            (other,) = arrays(np.float32, [(5,)], seed=20 + t)
+            opt.step([None, other])
+            plan.done(plan.step([None, other]))
+    same(plan, opt, ours, theirs)
+
+
+@pytest.mark.parametrize("name", ["adamw", "adammini", "came", "lamb"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_gradients_are_set_to_zero(name, layout):
+    ours, theirs = (arrays(np.float32, [(200, 300), (7,)]) for _ in range(2))
+    grads = [laid(x, np.float32, layout) for x in arrays(np.float32, [(200, 300), (7,)], seed=1)]
+    plan = Plan(name, ours, grads, nonfinite="skip")
+    opt = fastlr.create_optimizer(name, theirs, nonfinite="skip")
+    for bad in (False, True):
+        given = [x.copy() for x in grads]
+        if bad:
+            given[1][2] = grads[1][2] = nan
+        opt.step(given)
+        plan.done(plan.step(grads, zero_grads=1))
+        assert not any(x.any() for x in grads)
+    same(plan, opt, ours, theirs)
+
+
+def test_groups_schedules_and_their_order():
+    ours, theirs = arrays(np.float64, [(10,), (20,), (30,)]), arrays(np.float64, [(10,), (20,), (30,)])
+    plan = Plan("adamw", clip_norm=1.0)
+    for group, name, value in ((0, "lr", "linear(0.1, steps=5)"), (1, "lr", "0.01"), (1, "beta1", "0.5")):
+        plan.done(lr.plan_option(plan.handle, group, name.encode(), value.encode()))
+    for array, group in zip(ours, (1, 0, 1), strict=True):     # (not in the order of groups)
+        plan.done(plan.add(array, None, group))
+    plan.done(lr.plan_build(plan.handle))
+    opt = fastlr.AdamW([{"params": {"1": theirs[1]}, "lr": schedules.linear(0.1, steps=5)},
+                        {"params": {"0": theirs[0], "2": theirs[2]}, "lr": 0.01, "beta1": 0.5}], clip_norm=1.0)
+
+    def both(times, seed):
+        for t in range(times):
+            a, b, c = arrays(np.float64, [(10,), (20,), (30,)], seed=seed + t)
+            opt.step([{"1": b}, {"0": a, "2": c}])
+            plan.done(plan.step([a, b, c]))
+        assert bits(ours) == bits(theirs)
+
+    both(3, 0)
+    assert plan.get(0, "lr") == schedules.linear(0.1, steps=5)(2)
+    opt.groups[0].lr = 0.3
+    opt.groups[1].weight_decay = 0.2
+    plan.done(lr.plan_set(plan.handle, 0, b"lr", 0.3))
+    plan.done(lr.plan_set(plan.handle, 1, b"weight_decay", 0.2))
+    both(2, 10)
+    opt.clip_norm = 0.5
+    plan.done(lr.plan_option(plan.handle, -1, b"clip_norm", b"0.5"))
+    assert plan.get(0, "lr") == 0.3                            # (what C had set stays)
+    rate = schedules.cosine(0.1, steps=9)
+    opt.lr = rate
+    plan.done(lr.plan_schedule(plan.handle, -1, b"lr", id(rate)))
+    both(2, 20)
+    assert plan.info.groups == 2
+
+
+def test_a_tensor_that_is_added_later_is_a_new_group():
+    ours, theirs = arrays(np.float64, [(10,), (20,), (3,)]), arrays(np.float64, [(10,), (20,), (3,)])
+    plan, opt = Plan("adam", ours[:2], lr=0.1), fastlr.Adam(theirs[:2], lr=0.1)
+    first = arrays(np.float64, [(10,), (20,)], seed=1)
+    opt.step(first)
+    plan.done(plan.step(first))
+    plan.done(lr.plan_set(plan.handle, 0, b"beta1", 0.5))
+    opt.groups[0].beta1 = 0.5
+    assert plan.add(ours[2], None, 0) == ERRORS["FASTLR_REFUSED"]
+    assert "group 0 is built; a tensor that is added later is of a new group, 1 or more" in plan.message
+    plan.done(lr.plan_option(plan.handle, 1, b"lr", b"0.01"))
+    plan.done(plan.add(ours[2], "2", 1))
+    assert plan.step(first) == ERRORS["FASTLR_NOT_BUILT"]
+    plan.done(lr.plan_build(plan.handle))
+    opt.add_group({"2": theirs[2]}, lr=0.01)
+    for t in range(2):
+        a, b, c = arrays(np.float64, [(10,), (20,), (3,)], seed=5 + t)
+        opt.step([[a, b], {"2": c}])
+        plan.done(plan.step([a, b, c]))
+    same(plan, opt, ours, theirs)
+
+
+# A state that goes on elsewhere
+
+def test_a_saved_plan_goes_on_with_the_same_bits(tmp_path):
+    path = str(tmp_path / "plan.safetensors").encode()
+    ours, again, theirs = (arrays(np.float32, SHAPES) for _ in range(3))
+    plan, opt = Plan("nadam", ours), fastlr.NAdam(theirs)
+    plan.done(lr.plan_set(plan.handle, -1, b"lr", 0.02))
+    opt.lr = 0.02
+    steps = [arrays(np.float32, SHAPES, seed=t) for t in range(4)]
+    for grads in steps[:2]:
+        opt.step(grads)
+        plan.done(plan.step(grads))
+    plan.done(lr.plan_save(plan.handle, path))
+    other = Plan("nadam", again)
+    other.done(lr.plan_load(other.handle, path))
+    for grads in steps[2:]:
+        opt.step(grads)
+        other.done(other.step(grads))
+    same(other, opt, again, theirs)
+    assert other.get(0, "lr") == 0.02
+    fastlr.load(path.decode(), opt)                            # (the file is that of Python)
+    assert opt.t == 2
+    torn = tmp_path / "torn"
+    torn.write_bytes((tmp_path / "plan.safetensors").read_bytes()[:-9])
+    assert lr.plan_load(other.handle, str(torn).encode()) == ERRORS["FASTLR_REFUSED"]
+    assert other.info.t == 4
+    assert lr.plan_load(other.handle, str(tmp_path / "absent").encode()) == ERRORS["FASTLR_REFUSED"]
+    assert "No such file" in other.message
+
+
+@pytest.mark.parametrize("name", ["adamw", "nadam", "prodigy", "came", "lars"])
+def test_the_arrays_and_the_clock_are_the_whole_state(name):
+    ours, again = arrays(np.float32, SHAPES), arrays(np.float32, SHAPES)
+    options = {"state_dtype": "int8"} if name == "adamw" else {}
+    plan, other = Plan(name, ours, **options), Plan(name, again, **options)
+    steps = [arrays(np.float32, SHAPES, seed=t) for t in range(4)]
+    steps[1][1] = None
+    for grads in steps[:2]:
+        plan.done(plan.step(grads))
+    for k in range(-1, len(SHAPES)):
+        assert plan.slots(k) == other.slots(k)
+        for slot in plan.slots(k):
+            other.state(k, slot)[...] = plan.state(k, slot)
+    for new, old in zip(again, ours, strict=True):
+        new[...] = old
+    t, skipped = plan.clock()
+    assert (t, skipped) == (2, [0, 1, 0, 0, 0])
+    other.done(lr.plan_set_clock(other.handle, t, (INT64 * 5)(*skipped)))
+    for grads in steps[2:]:
+        plan.done(plan.step(grads))
+        other.done(other.step(grads))
+    assert bits(ours) == bits(again)
+    assert plan.clock() == other.clock()
+
+
+# An optimizer that Python made
+
+def test_c_and_python_step_one_optimizer():
+    ours, theirs = arrays(np.float64, [(10,), (20,)]), arrays(np.float64, [(10,), (20,)])
+    shared, opt = fastlr.AdamW(ours), fastlr.AdamW(theirs)
+    plan = Plan.__new__(Plan)
+    plan.handle, plan.kept = lr.plan_of(id(shared)), []
+    steps = [arrays(np.float64, [(10,), (20,)], seed=t) for t in range(8)]
+    for t, grads in enumerate(steps[:4]):
+        opt.step(grads)
+        if t % 2:
+            shared.step(grads)
+        else:
+            plan.done(plan.step(grads))
+    assert (shared.t, plan.info.t) == (4, 4)
+    plan.done(lr.plan_set(plan.handle, 0, b"lr", 0.25))
+    opt.lr = 0.25
+    assert shared.lr == 0.25
+    shared.lr = opt.lr = schedules.linear(0.1, steps=20)       # (C follows what Python sets)
+    shared.step(steps[4])
+    plan.done(plan.step(steps[5]))
+    opt.step(steps[4])
+    opt.step(steps[5])
+    shared.lr = lambda t: 0.1
+    assert plan.step(steps[6]) == ERRORS["FASTLR_REFUSED"]
+    assert "a function of Python, which C does not call" in plan.message
+    shared.lr = opt.lr = 0.1
+    shared.clip_norm = opt.clip_norm = 1.0
+    assert plan.step(steps[6]) == ERRORS["FASTLR_BUSY"]
+    assert "then call plan_build" in plan.message
+    plan.done(lr.plan_build(plan.handle))
+    plan.done(plan.step(steps[6]))
+    opt.step(steps[6])
+    assert bits(ours) == bits(theirs)
+    assert plan.add(np.zeros(3)) == ERRORS["FASTLR_REFUSED"]
+    assert "call its add_group" in plan.message
+
+
+@pytest.mark.parametrize("wrong", [3, None, "wrapped"])
+def test_a_plan_is_of_an_optimizer(wrong):
+    given = fastlr.Lookahead(fastlr.SGD([np.zeros(3)])) if wrong == "wrapped" else wrong
+    assert lr.plan_of(id(given)) is None
+    assert b"expected an optimizer of fastlr, and none that wraps another" in lr.plan_message(None)
+
+
+def test_an_optimizer_that_calls_python_is_refused():
+    plan = Plan("muon")
+    plan.done(plan.add(np.zeros((600, 600), np.float32)))
+    assert lr.plan_build(plan.handle) == ERRORS["FASTLR_REFUSED"]
+    assert "products of matrices that are made in Python; step it from Python" in plan.message
+    assert lr.plan_new(b"sophia") is None
+    assert b"Sophia is given estimates of the curvature" in lr.plan_message(None)
+
+
+# What is wrong is refused, and nothing changes
+
+def small(**options):
+    params = arrays(np.float64, [(6, 4), (5,)])
+    return Plan("adamw", params, **options), params
+
+
+def refused(plan, error, text, code):
+    assert code == ERRORS[f"FASTLR_{error}"], plan.message
+    assert text in plan.message
+
+
+@pytest.mark.parametrize("handle", [None, 1, 64, 0xdeadbeef, (1 << 18) | (64 * 2048), (7 << 18) | 1, 2**64 - 1])
+def test_no_plan_is_refused_by_every_function(handle):
+    keep = (ctypes.c_char * 4096)()
+    array = ctypes.addressof(keep)
+    name = b"lr"
+    calls = {
+        "plan_option": (0, name, name), "plan_set": (0, name, 1.0), "plan_schedule": (0, name, array),
+        "plan_add": (array,), "plan_build": (), "plan_step": (array, None),
+        "plan_step_rows": (0, 0, array, array, 1, None), "plan_info": (array,), "plan_get": (0, name, array),
+        "plan_state": (0, name, array), "plan_clock": (array, array), "plan_set_clock": (0, None), "plan_save": (name,),
+        "plan_load": (name,), "plan_free": (),
+    }
+    assert set(calls) == {n for n in FUNCTIONS if n.startswith("plan")} - {"plan_new", "plan_of", "plan_message", "plan_slot"}
+    for function, given in calls.items():
+        assert getattr(lr, function)(handle, *given) == ERRORS["FASTLR_NO_PLAN"], function
+    assert lr.plan_slot(handle, 0, 0) is None
+    if handle is not None:
+        assert lr.plan_message(handle) == lr.message(ERRORS["FASTLR_NO_PLAN"])
+
+
+def test_a_freed_plan_is_refused_also_when_its_place_serves_another():
+    plan, params = small()
+    before, old = bits(params), plan.handle
+    assert lr.plan_free(old) == 0
+    assert plan.step(arrays(np.float64, [(6, 4), (5,)])) == ERRORS["FASTLR_NO_PLAN"]
+    other, _ = small()
+    assert other.handle != old
+    assert lr.plan_free(old) == ERRORS["FASTLR_NO_PLAN"]
+    assert plan.step(arrays(np.float64, [(6, 4), (5,)])) == ERRORS["FASTLR_NO_PLAN"]
+    assert bits(params) == before
+    other.done(other.step(arrays(np.float64, [(6, 4), (5,)])))
+    plan.handle = None
+
+
+def test_many_plans_live_at_a_time_and_their_memory_is_reused():
+    plans = [Plan("sgd", [np.zeros(3)]) for _ in range(200)]
+    assert len({plan.handle for plan in plans}) == 200
+    numbers = {plan.handle & (2**18 - 1) for plan in plans}
+    del plans
+    again = [Plan("sgd", [np.zeros(3)]) for _ in range(200)]
+    assert {plan.handle & (2**18 - 1) for plan in again} == numbers
+
+
+@pytest.mark.parametrize(("name", "text"), [
+    (b"adamv", b"no optimizer 'adamv'; did you mean 'adam"), (b"", b"no optimizer ''"), (b"\xff", b"no optimizer"),
+    (None, b"must not be NULL"), (b"lbfgs", b"no optimizer 'lbfgs'"),
+])
+def test_no_such_optimizer(name, text):
+    assert lr.plan_new(name) is None
+    assert text in lr.plan_message(None)
+
+
+@pytest.mark.parametrize(("changed", "error", "text"), [
+    ({"dtype": 0}, "BAD_DTYPE", "dtype must be FASTLR_FLOAT16"), ({"dtype": 0x0008}, "BAD_DTYPE", "dtype must be"),
+    ({"grad_dtype": 5}, "BAD_DTYPE", "grad_dtype"), ({"ndim": -1}, "BAD_SIZE", "ndim must be in [0, 64]"),
+    ({"ndim": 65}, "BAD_SIZE", "ndim must be in [0, 64]"), ({"group": -1}, "BAD_SIZE", "group >= 0"),
+    ({"shape": None}, "BAD_POINTER", "shape must not be NULL"), ({"data": None}, "BAD_POINTER", "must not be NULL"),
+    ({"struct_size": 0}, "BAD_STRUCT", "struct_size"), ({"struct_size": 7}, "BAD_STRUCT", "struct_size"),
+    ({"struct_size": 2**31}, "BAD_STRUCT", "struct_size"),
+])
+def test_a_wrong_tensor_is_refused(changed, error, text):
+    plan = Plan("adamw")
+    refused(plan, error, text, plan.add(np.zeros((3, 4)), **changed))
+    refused(plan, "REFUSED", "no tensors", lr.plan_build(plan.handle))
+
+
+@pytest.mark.parametrize(("shape", "strides", "grad_strides", "error", "text"), [
+    ((3, 4), (32, 7), None, "BAD_SIZE", "multiples of an element's size"),
+    ((3, 4), (32, 8), (32, 3), "BAD_SIZE", "multiples of an element's size"),
+    ((3, 4), (8, 8), None, "REFUSED", "elements overlap in memory"), ((3, 4), (0, 8), None, "REFUSED", "overlap"),
+    ((-1, 4), (32, 8), None, "BAD_SIZE", "shape must be >= 0"),
+    ((2**62, 4), (32, 8), None, "BAD_SIZE", "more bytes than there can be"),
+    ((3, 4), (2**61, 8), None, "BAD_SIZE", "more bytes than there can be"),
+    ((3, 4), (-2**60, 8), None, "BAD_SIZE", "more bytes than there can be"),
+])
+def test_wrong_strides_are_refused(shape, strides, grad_strides, error, text):
+    plan = Plan("adamw")
+    numbers = [(INT64 * 65)(*(given or ())) for given in (shape, strides, grad_strides)]
+    at = [ctypes.addressof(each) for each in numbers]
+    memory = np.zeros(100)
+    refused(plan, error, text, plan.add(memory, ndim=2, shape=at[0], strides=at[1],
+                                        grad_strides=at[2] if grad_strides else None))
+
+
+def test_tensors_that_share_memory_or_a_name_are_refused():
+    memory = np.zeros(20)
+    plan = Plan("adamw")
+    plan.done(plan.add(memory[:10], "a"))
+    refused(plan, "REFUSED", "another tensor has this name", plan.add(memory[10:], "a"))
+    plan.done(plan.add(memory[9:], "b"))
+    refused(plan, "REFUSED", "parameter 'a' and parameter 'b' share memory; pass each once", lr.plan_build(plan.handle))
+    refused(plan, "NOT_BUILT", "plan_build", plan.step([memory, memory]))
+
+
+@pytest.mark.parametrize(("group", "name", "value", "error", "text"), [
+    (-1, "beta3", "0.1", "REFUSED", "unknown keyword 'beta3'; did you mean"), (-1, "lr", "-1", "REFUSED", "AdamW: lr must be"),
+    (-1, "params", "[]", "REFUSED", "params is no option of a plan"), (-1, "_plan", "0", "REFUSED", "unknown keyword"),
+    (-1, "lr", "cosin(1)", "REFUSED", "cosin"), (-1, "state_dtype", "int7", "REFUSED", "state_dtype must be one of"),
+    (-2, "lr", "1", "BAD_NAME", "group must be -1"), (3, "lr", "1", "REFUSED", "group 3 has no tensor"),
+    (-1, "lr", "(" * 500, "REFUSED", "expression"), (0, "clip_norm", "1", "REFUSED", "unknown keyword 'clip_norm'"),
+])
+def test_a_wrong_option_is_refused(group, name, value, error, text):
+    plan = Plan("adamw")
+    plan.done(plan.add(np.zeros(3)))
+    code = lr.plan_option(plan.handle, group, name.encode(), value.encode()) or lr.plan_build(plan.handle)
+    refused(plan, error, text, code)
+
+
+@pytest.mark.parametrize(("group", "name", "value", "error", "text"), [
+    (-1, "beta1", 1.0, "BAD_HYPER", "beta1 must be in [0, 1), got 1"), (0, "lr", nan, "BAD_HYPER", "lr must be in"),
+    (0, "lr", inf, "BAD_HYPER", "lr must be in"), (1, "lr", 0.1, "BAD_NAME", "no group of this number"),
+    (-2, "lr", 0.1, "BAD_NAME", "no group of this number"), (-1, "_plan", 1.0, "REFUSED", "_plan cannot be set once"),
+    (-1, "state_dtype", 1.0, "REFUSED", "state_dtype cannot be set once the plan is built"),
+    (-1, "clip_norm", -1.0, "REFUSED", "clip_norm must be"), (0, "clip_norm", 1.0, "REFUSED", "has no 'clip_norm'"),
+    (-1, "step", 1.0, "REFUSED", "step cannot be set once"),
+])
+def test_a_wrong_number_is_refused_and_changes_nothing(group, name, value, error, text):
+    plan, params = small()
+    other, again = small()
+    refused(plan, error, text, lr.plan_set(plan.handle, group, name.encode(), value))
+    grads = arrays(np.float64, [(6, 4), (5,)], seed=1)
+    plan.done(plan.step(grads))
+    other.done(other.step(grads))
+    assert bits(params) == bits(again)
+
+
+def test_wrong_gradients_are_refused_and_nothing_changes():
+    plan, params = small()
+    before = bits(params)
+    a, b = arrays(np.float64, [(6, 4), (5,)], seed=1)
+    state = plan.state(0, "m")
+    refused(plan, "OVERLAP", "gradient 0 shares memory with a parameter or its state", plan.step([params[0], b]))
+    refused(plan, "OVERLAP", "gradient 1 shares memory", plan.step([a, state.ravel()[19:]]))
+    refused(plan, "BAD_POINTER", "gradient 1 is not aligned", plan.step([a, np.zeros(25).view(np.uint8)[4:]]))
+    refused(plan, "BAD_POINTER", "gradients must not be NULL", lr.plan_step(plan.handle, None, None))
+    memory = np.zeros(28)
+    refused(plan, "OVERLAP", "zero_grads would set it to zero before", plan.step([memory[:24], memory[23:]], zero_grads=1))
+    for wrong in (-1.0, nan, inf, 1e-310):
+        refused(plan, "BAD_HYPER", "grad_scale must be in", plan.step([a, b], grad_scale=wrong))
+    for size in (0, 3, 2**31):
+        refused(plan, "BAD_STRUCT", "struct_size", plan.step([a, b], struct_size=size))
+    assert (bits(params), plan.info.t) == (before, 0)
+    plan.done(plan.step([memory[:24], memory[:5]]))            # (gradients that are only read may share memory)
+
+
+def test_a_gradient_between_a_parameters_elements_is_none_of_them():
+    memory = np.arange(40.0)
+    pairs = memory.reshape(20, 2)
+    plan = Plan("sgd", [pairs[:, 0]], [pairs[:, 1]], lr=1.0)
+    plan.done(plan.step([pairs[:, 1]]))
+    assert memory[::2].tolist() == [-1.0] * 20
+    refused(plan, "OVERLAP", "gradient 0 shares memory", plan.step([pairs[:, 0]]))
+    threes = np.zeros(60)
+    plan = Plan("sgd", [threes[::3]], [threes[1::2][:20]], lr=1.0)
+    refused(plan, "OVERLAP", "gradient 0 shares memory", plan.step([threes[1::2]]))
+
+
+def test_a_nonfinite_gradient_is_refused_or_skipped():
+    plan, params = small(nonfinite="raise")
+    before = bits(params)
+    a, b = arrays(np.float64, [(6, 4), (5,)], seed=1)
+    b[3] = nan
+    refused(plan, "NOT_FINITE", "gradient 1 holds NaN or infinity at t = 0; nothing was changed", plan.step([a, b]))
+    plan, _ = small(nonfinite="skip")
+    plan.done(plan.step([a, b]))
+    assert (bits(params), plan.info.t, plan.info.skipped) == (before, 0, 1)
+
+
+def test_a_schedule_that_gives_nothing_is_refused():
+    plan, params = small(lr="linear(0.1, steps=2, end='error')")
+    grads = arrays(np.float64, [(6, 4), (5,)], seed=1)
+    for _ in range(3):
+        plan.done(plan.step(grads))
+    before = bits(params)
+    refused(plan, "BAD_HYPER", "lr must be in [0, inf), its schedule gave", plan.step(grads))
+    assert (bits(params), plan.info.t) == (before, 3)
+    refused(plan, "REFUSED", "expected a schedule of fastlr.schedules, got 0.1",
+            lr.plan_schedule(plan.handle, 0, b"lr", id(0.1)))
+    plan, _ = small(decay="corrected", weight_decay=0.1, lr_max=0.5, lr=0.1)
+    refused(plan, "REFUSED", "lr must be at most lr_max = 0.5, got 1", lr.plan_set(plan.handle, 0, b"lr", 1.0))
+
+
+def test_a_step_that_needs_a_loss_is_refused_without():
+    plan = Plan("polyak" if "polyak" in fastlr.list_optimizers() else WithLoss.__subclasses__()[0].__name__,
+                arrays(np.float64, [(5,)]))
+    grads = arrays(np.float64, [(5,)], seed=1)
+    for loss in (nan, inf):
+        refused(plan, "BAD_HYPER", "needs options with the loss", plan.step(grads, loss=loss))
+    pointers = (POINTER * 1)(grads[0].ctypes.data)
+    refused(plan, "BAD_HYPER", "needs options with the loss", lr.plan_step(plan.handle, pointers, None))
+    short = Options(8, 0)              # (an older header, which ends before the loss)
+    refused(plan, "BAD_HYPER", "needs options with the loss", lr.plan_step(plan.handle, pointers, ctypes.byref(short)))
+
+
+@pytest.mark.parametrize(("k", "rows", "width", "options", "error", "text"), [
+    (0, [6], 4, {}, "BAD_SIZE", "rows must be in [0, 6), got 6 at position 0"),
+    (0, [0, -1], 4, {}, "BAD_SIZE", "got -1 at position 1"), (2, [0], 4, {}, "BAD_NAME", "no tensor of this number"),
+    (-1, [0], 4, {}, "BAD_NAME", "no tensor of this number"),
+    (0, [0], 4, {"clip_norm": 1.0}, "REFUSED", "clip_norm is over all gradients of a step"),
+])
+def test_wrong_rows_are_refused_and_change_nothing(k, rows, width, options, error, text):
+    plan, params = small(**options)
+    before = bits(params)
+    refused(plan, error, text, plan.step_rows(k, rows, np.ones((len(rows), width))))
+    assert (bits(params), plan.info.t) == (before, 0)
+
+
+def test_rows_of_what_is_no_table_or_overlaps_are_refused():
+    plan, params = small()
+    refused(plan, "OVERLAP", "share memory", plan.step_rows(0, [1], params[0][1:]))
+    refused(plan, "BAD_POINTER", "must not be NULL", lr.plan_step_rows(plan.handle, 0, 1, None, None, 1, None))
+    refused(plan, "BAD_SIZE", "n must be in", lr.plan_step_rows(plan.handle, 0, -1, None, None, 1, None))
+    refused(plan, "BAD_SIZE", "n must be in", lr.plan_step_rows(plan.handle, 0, 2**31, None, None, 1, None))
+    plan = Plan("lars", [np.ones((4, 4))])
+    refused(plan, "REFUSED", "depends on more than an element's gradient", plan.step_rows(0, [1], np.ones((1, 4))))
+    plan = Plan("sgd", [np.ones(())])
+    refused(plan, "REFUSED", "must have rows", plan.step_rows(0, [1], np.ones((1, 4))))
+
+
+def test_names_and_clocks_that_do_not_exist():
+    plan, _ = small()
+    array, value = Array(ctypes.sizeof(Array)), DOUBLE()
+    refused(plan, "BAD_NAME", "plan_slot has all", lr.plan_state(plan.handle, 0, b"x", ctypes.byref(array)))
+    refused(plan, "BAD_NAME", "no tensor", lr.plan_state(plan.handle, 2, b"m", ctypes.byref(array)))
+    refused(plan, "BAD_POINTER", "must not be NULL", lr.plan_state(plan.handle, 0, None, ctypes.byref(array)))
+    refused(plan, "BAD_STRUCT", "struct_size", lr.plan_state(plan.handle, 0, b"m", ctypes.byref(Array(1))))
+    refused(plan, "BAD_STRUCT", "struct_size", lr.plan_info(plan.handle, ctypes.byref(Info(2))))
+    refused(plan, "BAD_NAME", "no such hyper", lr.plan_get(plan.handle, 0, b"x", ctypes.byref(value)))
+    refused(plan, "BAD_NAME", "no such hyper", lr.plan_get(plan.handle, 1, b"lr", ctypes.byref(value)))
+    refused(plan, "BAD_T", "t must be in", lr.plan_set_clock(plan.handle, -1, None))
+    refused(plan, "BAD_T", "skipped_steps must be in", lr.plan_set_clock(plan.handle, 3, (INT64 * 2)(0, 4)))
+    assert [plan.slots(0), plan.slots(-1), plan.slots(9)] == [["m", "v"], [], []]
+
+
+def test_an_older_header_has_shorter_structs():
+    plan, _ = small()
+    info = Info(16)                    # (ends after `tensors`)
+    plan.done(lr.plan_info(plan.handle, ctypes.byref(info)))
+    assert (info.groups, info.tensors, info.elements) == (1, 2, 0)
+    long = (ctypes.c_char * 4000)()    # (a newer one's are longer)
+    ctypes.cast(long, ctypes.POINTER(ctypes.c_uint32))[0] = 4000
+    plan.done(lr.plan_info(plan.handle, long))
+    assert Info.from_buffer(long).elements == 29
+
+
+def test_a_plan_that_another_thread_uses_is_busy(monkeypatch, tmp_path):
+    plan, params = small()
+    codes = []
+    grads = arrays(np.float64, [(6, 4), (5,)], seed=1)
+
+    def meanwhile(path, opt):
+        def other():
+            codes.append(plan.step(grads))
+            codes.append(plan.add(np.zeros(3)))
+            codes.append(lr.plan_free(plan.handle))
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+    monkeypatch.setattr(fastlr.checkpoint, "save", meanwhile)
+    before = bits(params)
+    plan.done(lr.plan_save(plan.handle, str(tmp_path / "x").encode()))
+    assert codes == [ERRORS["FASTLR_BUSY"]] * 3
+    assert bits(params) == before
+    plan.done(plan.step(grads))
+
+
+def test_plans_step_in_many_threads_at_a_time():
+    results = []
+
+    def train():
+        params = arrays(np.float32, [(LARGE,), (100,)])
+        plan = Plan("adamw", params)
+        for t in range(20):
+            plan.done(plan.step(arrays(np.float32, [(LARGE,), (100,)], seed=t)))
+        results.append(bits(params))
+    threads = [threading.Thread(target=train) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 6
+    assert all(each == results[0] for each in results)
+
+
+def test_rules_are_listed():
+    names = []
+    while (name := lr.rule_name(len(names))) is not None:
+        names.append(name.decode())
+    assert {cls.__name__.lower() for cls in fastlr.optimizers.base.REGISTRY.values() if fastlr.kernels.is_elementwise(cls)
+            } <= set(names)
+    assert len(names) == len(set(names))
+    assert lr.rule_name(-1) is None
