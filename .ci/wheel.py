@@ -7,7 +7,7 @@ import zipfile
 from importlib import metadata
 from pathlib import Path
 
-KEPT = (".py", ".pyi", ".pxd", ".h", ".jinja", "py.typed")
+KEPT = (".py", ".pyi", ".pxd", ".h", ".jinja", ".pc", ".cmake", "py.typed")
 LEFT = (".c", ".cpp", ".pyx", ".pxi")
 TEMPLATES = {"fastlr/_kernels/storage_loop.pxi"}        # what rules from outside are built with
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -14,11 +15,21 @@ LINE = "Show versions, instruction set, threads, and the distributions that inst
 
 
 def declare(options: argparse.ArgumentParser) -> None:
-    """It has no arguments."""
+    """How to compile against fastlr, instead of all else."""
+    paths = options.add_mutually_exclusive_group()
+    paths.add_argument("--cflags", action="store_true", help="print the compiler flags for fastlr's C header")
+    paths.add_argument("--pkgconfig", action="store_true", help="print the folder of fastlr.pc, for PKG_CONFIG_PATH")
+    paths.add_argument("--cmake", action="store_true", help="print the folder of fastlrConfig.cmake, for fastlr_DIR")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print `fastlr.show_config()` and the distributions that have files of the package `fastlr`."""
+    """Print `fastlr.show_config()` and the distributions that have files of the package `fastlr`, or what is asked for.
+    """
+    if arguments.cflags or arguments.pkgconfig or arguments.cmake:
+        share = Path(fastlr.__file__).parent / "share"
+        print(shlex.join([f"-I{fastlr.get_include()}"]) if arguments.cflags else
+              share / ("pkgconfig" if arguments.pkgconfig else "cmake"))
+        return 0
     owners = sorted(set(packages_distributions().get("fastlr", ())))
     if arguments.json:
         print_json({"config": fastlr.show_config(mode="dicts"), "distributions": owners})
