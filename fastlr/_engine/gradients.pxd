@@ -20,6 +20,7 @@ cdef class Gradients:
     cdef StridedLayout* measured_layouts       # ... and in the order of the gradient's own axes
     cdef char** checked                # per tensor: a gradient's address that was found to overlap nothing
     cdef MemoryRange* zeroed           # the gradients that a step sets to zero, by address
+    cdef bint read_elsewhere           # whether `views` are of tensors that another module reads and checks
 
     cdef int read(self, list arrays, bint writable) except -1
     cdef int read_strided(self, Py_ssize_t i, const ArrayView* array_view) except -1

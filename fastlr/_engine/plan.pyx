@@ -176,7 +176,7 @@ cdef class Plan:
                             f"constructor")
         else:
             source = self.bound
-            if zero_grads:
+            if zero_grads and not source.read_elsewhere:
                 source.read(source.arrays, True)
         if zero_grads and source.torch_tensors is not None:
             mark_written(source.torch_tensors)

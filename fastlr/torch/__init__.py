@@ -1,0 +1,31 @@
+"""fastlr for PyTorch: a `torch.optim.Optimizer` for every optimizer of fastlr, `fastlr.torch.AdamW` and so on.
+
+Torch's own signature, messages, state and dictionaries where torch has the class; fastlr's keywords otherwise. See
+docs/torch.md. Torch is imported by this module alone, and fastlr is not compiled against it.
+"""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from .._engine.torch_tensors import use_torch
+
+use_torch(torch.Tensor, torch.nn.Parameter)
+
+from .classes import class_of, names  # noqa: E402
+from .optimizer import Optimizer as Optimizer  # noqa: E402
+
+if TYPE_CHECKING:
+    from .optimizer import Optimizer as Adam
+    from .optimizer import Optimizer as AdamW
+
+
+def __getattr__(name: str) -> Any:
+    if name.startswith("_"):
+        raise AttributeError(f"module 'fastlr.torch' has no attribute {name!r}")
+    return class_of(name)
+
+
+def __dir__() -> list[str]:
+    return sorted({"Optimizer", *names()})

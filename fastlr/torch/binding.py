@@ -1,0 +1,250 @@
+"""How the parameters of a torch optimizer become those of fastlr's: one plan for all groups that the same rule moves."""
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+
+from .._engine.tensors import Tensor
+from .._engine.torch_tensors import GroupWatch, TorchTensors, array_over
+from ..optimizers.binding import BoundParameters
+from .arguments import Rule, rule_of, values_of
+from .products import TorchProducts
+from .state import adopt, completed, exposed
+
+FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+COMPLEX = (torch.complex64, torch.complex128)
+BOUND_CLASSES: dict[type[Any], type[Any]] = {}
+
+
+class AdoptsState(BoundParameters, family=True):
+    """A class of fastlr's that can begin with memory of torch's as its state."""
+
+    _given: Sequence[Mapping[str, Any]]
+    _used: list[list[str]]
+
+    def _allocate(self, tensors: list[Tensor]) -> None:
+        super()._allocate(tensors)
+        owner = type(self).__name__
+        self._used = [adopt(self, owner, tensor, given, f"{owner}: state of parameter {tensor.name}")
+                      for tensor, given in zip(tensors, self._given, strict=True)]
+
+
+def bound_class(cls: type[Any]) -> type[Any]:
+    """The class of fastlr's with `AdoptsState`; it stands for no rule of its own."""
+    if cls not in BOUND_CLASSES:
+        bases = (AdoptsState, TorchProducts, cls) if cls.__name__ == "Muon" else (AdoptsState, cls)
+        BOUND_CLASSES[cls] = type(cls.__name__, bases, {"__module__": __name__}, family=True)
+    return BOUND_CLASSES[cls]
+
+
+# Parameters and gradients of other types
+
+def local_of(param: torch.Tensor) -> torch.Tensor:
+    """The strided tensor over a parameter's memory: of a DTensor the local part, of complex numbers their parts."""
+    local = getattr(param, "_local_tensor", param)
+    if local.is_complex():
+        return torch.view_as_real(local.detach())
+    return local
+
+
+def local_gradient(owner: str, takes_rows: bool, param: torch.Tensor, gradient: torch.Tensor,
+                   name: str) -> torch.Tensor:
+    """A gradient as a strided tensor of real numbers, or a sparse one of rows.
+
+    RuntimeError if it is on another device, or sparse where the rule moves an element by more than its own gradient.
+    """
+    gradient = getattr(gradient, "_local_tensor", gradient)
+    if hasattr(gradient, "wait"):      # (a collective that is under way)
+        gradient = gradient.wait()
+    gradient = gradient.detach()
+    if gradient.layout == torch.sparse_coo:
+        if not takes_rows or gradient.is_complex():
+            raise RuntimeError(f"{owner} does not support sparse gradients")
+        return gradient
+    if gradient.layout != torch.strided:
+        gradient = gradient.to_dense()
+    if gradient.device.type != "cpu":
+        raise RuntimeError(f"{owner}: the gradient of parameter {name} is on {gradient.device}, fastlr.torch steps on "
+                           f"the CPU")
+    if type(gradient) is not torch.Tensor and type(gradient) is not torch.nn.Parameter:
+        gradient = gradient.as_subclass(torch.Tensor)
+    if gradient.is_complex():
+        return torch.view_as_real(gradient.resolve_conj().resolve_neg())
+    return gradient
+
+
+def is_movable(param: torch.Tensor) -> bool:
+    """Whether this is a strided tensor of floating-point numbers on the CPU."""
+    local = getattr(param, "_local_tensor", param)
+    return local.device.type == "cpu" and local.layout == torch.strided and local.dtype in (*FLOATS, *COMPLEX)
+
+
+def why_not(param: torch.Tensor, owner: str, name: str) -> Exception:
+    """What is wrong with a parameter that has a gradient but cannot be moved."""
+    local = getattr(param, "_local_tensor", param)
+    if local.device.type == "meta":
+        return RuntimeError(f"{owner}: parameter {name} is on the meta device and has no memory; materialise it, with "
+                            f"model.to_empty(device='cpu'), before the first step")
+    if local.device.type != "cpu":
+        return RuntimeError(f"{owner}: parameter {name} is on {local.device}, fastlr.torch steps parameters on the CPU; "
+                            f"move the model there, or use torch.optim")
+    if local.layout != torch.strided:
+        return RuntimeError(f"{owner}: parameter {name} has layout {local.layout}, a dense one is needed")
+    return TypeError(f"{owner}: parameter {name}: expected float16, bfloat16, float32, float64 or complex, got "
+                     f"{local.dtype}")
+
+
+# Units
+
+class Unit:
+    """The groups that one rule moves, as one plan: the parameters in it, and fastlr's optimizer of them."""
+
+    __slots__ = ("counts", "groups", "inner", "params", "rule", "steps", "tensors", "without_state")
+
+    def __init__(self, opt: Any, rule: Rule, groups: list[int], members: list[list[tuple[str, torch.Tensor]]],
+                 common: Mapping[str, Any], before: Mapping[int, float]) -> None:
+        self.rule, self.groups = rule, groups
+        self.params = [param for group in members for _, param in group]
+        owner = type(opt).__name__
+        for group in members:
+            for name, param in group:
+                local = local_of(param)
+                if local.numel() and any(n > 1 and step == 0 for n, step in zip(local.shape, local.stride(),
+                                                                                strict=True)):
+                    raise ValueError(f"{owner}: elements of parameter {name} share memory (shape {tuple(local.shape)}, "
+                                     f"strides {local.stride()}); let your model use a copy of it, and pass that")
+        if rule.cls.kind == "matrix" and any(param.is_complex() for param in self.params):
+            raise RuntimeError(f"{owner} does not support complex parameters")
+        locals_ = [local_of(param) for param in self.params]
+        given = [completed(rule.cls.__name__, opt.state.get(param) or {}, group)
+                 for index, group in ((index, opt.param_groups[index]) for index in groups)
+                 for _, param in members[groups.index(index)]]
+        cls = bound_class(rule.cls)
+        inner = self.inner = cls.__new__(cls)
+        inner._given = given
+        arrays = iter([array_over(local) for local in locals_])
+        inner.__init__([{"params": {name: next(arrays) for name, _ in group},
+                         **values_of(opt._peer, rule.cls, opt.param_groups[index])}
+                        for index, group in zip(groups, members, strict=True)], **rule.keywords, **common)
+        if inner.kind == "matrix":
+            for tensor, state in zip(inner._plan.tensors, given, strict=True):
+                adopt(inner, rule.cls.__name__, tensor, state, f"{owner}: state of parameter {tensor.name}")
+        self.counts = opt._peer is None or opt._peer.counts_steps or inner._stages.rounding == "stochastic"
+        self.steps = torch.tensor([self._steps_of(param, state, before)
+                                   for param, state in zip(self.params, given, strict=True)],
+                                  dtype=torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32)
+        plan = inner._plan
+        plan.t = int(self.steps.max()) if len(self.params) else 0
+        takes_rows = inner.kind == "elementwise" and not inner.depends_on_param and not inner.needs_curvature
+        self.tensors = TorchTensors(plan, self.params, locals_, self.steps, local_of,
+                                    partial(local_gradient, owner, takes_rows))
+        self.without_state: set[int] = set()
+        for i, state in enumerate(given):
+            if state:
+                self.expose(opt, i)
+            else:
+                self.without_state.add(i)
+
+    def _steps_of(self, param: torch.Tensor, state: Mapping[str, Any], before: Mapping[int, float]) -> float:
+        """How many updates a parameter has had."""
+        if "step" in state:
+            return float(state["step"])
+        if not self.inner._kept:
+            return before.get(id(param), 0.0)
+        present = any(value is not None for value in state.values())
+        return max(1.0, before.get(id(param), 1.0)) if present else 0.0
+
+    def expose(self, opt: Any, i: int) -> None:
+        """Show a parameter's state in `opt.state`, as tensors over the memory that steps write."""
+        param, tensor = self.params[i], self.inner._plan.tensors[i]
+        shown = exposed(self.inner, self.rule.cls.__name__, tensor, param)
+        if self.counts:
+            shown = {"step": self.steps[i], **shown}
+        if shown:
+            present = opt.state[param]
+            used = set(self.inner._used[i])
+            present.update({name: value for name, value in shown.items()
+                            if name not in used or name not in present})
+            self.tensors.watch([value for name, value in present.items()
+                                if name in shown and isinstance(value, torch.Tensor)])
+        self.without_state.discard(i)
+
+
+class Binding:
+    """The parameters of a torch optimizer, bound: the units, what is not moved, and what to watch for changes."""
+
+    __slots__ = ("rules", "unbound", "units", "watch")
+
+    def __init__(self, opt: Any, before: Mapping[int, float]) -> None:
+        groups = opt.param_groups
+        names = names_of(groups)
+        self.rules = [rule_of(opt._peer, opt._rule_class, group) for group in groups]
+        self.unbound: list[torch.Tensor] = []
+        together: list[tuple[Rule, list[int]]] = []
+        for index, rule in enumerate(self.rules):
+            same = next((indices for other, indices in together if other == rule), None)
+            if same is None:
+                together.append((rule, [index]))
+            else:
+                same.append(index)
+        self.units = []
+        common = opt._common_keywords(len(together))
+        seen: set[int] = set()
+        for rule, indices in together:
+            members = []
+            for index in indices:
+                movable = []
+                for name, param in zip(names[index], groups[index]["params"], strict=True):
+                    if id(param) in seen:
+                        continue
+                    seen.add(id(param))
+                    idle = not param.requires_grad and param.grad is None and not opt.state.get(param)
+                    if is_movable(param) and not idle:
+                        movable.append((name, param))
+                    elif param.grad is not None:
+                        raise why_not(param, type(opt).__name__, name)
+                    else:
+                        self.unbound.append(param)
+                members.append(movable)
+            if any(members):
+                self.units.append(Unit(opt, rule, indices, members, common, before))
+        self.watch = GroupWatch(groups, opt.state)
+
+    def set_values(self, opt: Any, changed: list[int]) -> bool:
+        """Take on the values of these groups; False if one is now moved by another rule."""
+        for index in changed:
+            group = opt.param_groups[index]
+            if rule_of(opt._peer, opt._rule_class, group) != self.rules[index]:
+                return False
+        for index in changed:
+            group = opt.param_groups[index]
+            for unit in self.units:
+                if index in unit.groups:
+                    own = unit.inner.groups[unit.groups.index(index)]
+                    for name, value in values_of(opt._peer, unit.rule.cls, group).items():
+                        if own._values[name] != value:
+                            unit.inner._set_hyper([own], name, value)
+            self.watch.take(index)
+        return True
+
+    def steps(self) -> dict[int, float]:
+        """How many updates each parameter has had."""
+        return {id(param): count for unit in self.units
+                for param, count in zip(unit.params, unit.steps.tolist(), strict=True)}
+
+
+def names_of(groups: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """The name of each parameter: as it was given, or its number."""
+    given = [list(map(str, group["param_names"])) if "param_names" in group else None for group in groups]
+    flat = [name for names in given if names is not None for name in names]
+    if all(names is not None and len(names) == len(group["params"])
+           for names, group in zip(given, groups, strict=True)) and len(set(flat)) == len(flat):
+        return [names or [] for names in given]
+    first, numbered = 0, []
+    for group in groups:
+        numbered.append([str(first + k) for k in range(len(group["params"]))])
+        first += len(group["params"])
+    return numbered
