@@ -29,6 +29,7 @@ FOLDERS = {
               "class before the first step and of its plan after it.",
     "monitor": "The numbers of a run, and what they say about its learning rate.",
     "tuning": "Search for a learning rate.",
+    "torch": "Torch optimizers over fastlr's. The only folder that imports torch; nothing outside imports it.",
     "study": "`fastlr study`: experiments on small networks. It uses public names alone.",
     "commands": "The command line, one module a command.",
     "": "Modules outside the folders: the build, the curves of schedules, checkpoints and interfaces (for C: "

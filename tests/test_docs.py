@@ -15,8 +15,10 @@ from registry import OPTIMIZERS
 
 import fastlr
 
+TORCH = importlib.util.find_spec("torch") is not None
 MODULES = sorted(module.name for module in pkgutil.walk_packages(fastlr.__path__, "fastlr.")
-                 if "._" not in module.name and not module.name.endswith("__main__"))
+                 if "._" not in module.name and not module.name.endswith("__main__")
+                 and (TORCH or module.name.split(".")[1] != "torch"))
 ROOT = Path(__file__).parent.parent
 PROGRAMS = sorted(path for path in (ROOT / "benchmarks").glob("*.py") if "__main__" in path.read_text())
 
@@ -35,7 +37,10 @@ def test_readme_examples_run():
     text = (ROOT / "README.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     assert blocks
+    assert any("fastlr.torch" in block for block in blocks)
     for block in blocks:
+        if "fastlr.torch" in block and not TORCH:
+            continue                   # (they run where torch is: tests/pytorch)
         if ">>>" in block:
             test = doctest.DocTestParser().get_doctest(block, {}, "README.md", "README.md", 0)
             assert doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(test).failed == 0
@@ -82,7 +87,7 @@ def test_every_optimizer_is_benchmarked():
 def test_every_benchmark_says_how_it_is_called(path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [str(path), "--help"])
     monkeypatch.syspath_prepend(path.parent)
-    if path.stem == "muon":
+    if path.stem in ("muon", "torch_steps"):
         pytest.importorskip("torch")
     with pytest.raises(SystemExit) as done:
         runpy.run_path(str(path), run_name="__main__")

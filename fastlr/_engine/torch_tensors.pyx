@@ -1,21 +1,22 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """Tensors of torch, read without NumPy and without being compiled against torch.
 
-Where torch has `__dlpack_c_exchange_api__`, a function of it fills a C struct with a tensor's address, shape and strides
-(0.01 us); otherwise they come from the tensor's Python methods. What is read is checked here, as gradients.pyx does for
-arrays: all of it before the first write.
+Where torch has `__dlpack_c_exchange_api__`, a function of it fills a C struct with a tensor's address, shape and
+strides (0.02 us); otherwise they come from the tensor's Python methods. What is read is checked here, as gradients.pyx
+does for arrays: all of it before the first write.
 """
 import numpy as np
 
 from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.pycapsule cimport PyCapsule_GetPointer
-from libc.math cimport NAN
+from libc.float cimport DBL_MAX
+from libc.math cimport NAN, sqrt
 from libc.stdint cimport int64_t, uintptr_t
 from fastlr._engine.arrays cimport ArrayView, memory_range
 from fastlr._engine.dlpack cimport (
     DL_BFLOAT, DL_COMPLEX, DL_CPU, DL_FLOAT, DLPACK_MAJOR, DLPackExchangeAPI, DLTensor, DLTensorFromPyObject,
 )
-from fastlr._engine.gradients cimport Gradients, overlap_error
+from fastlr._engine.gradients cimport Gradients
 from fastlr._engine.layout cimport Layout, MemoryRange, same_precision, same_shape, sort_by_address
 from fastlr._engine.memory cimport Memory
 from fastlr._engine.plan cimport Plan
@@ -120,6 +121,108 @@ def forget_gradients(list params):
             set_grad(grad_attribute, param, Py_None)
         else:
             PyObject_SetAttr(param, <PyObject*>grad_name, Py_None)
+
+
+cdef double sum_of_squares32(const float* x, Py_ssize_t size) noexcept nogil:
+    cdef double[8] sums
+    cdef double rest = 0
+    cdef Py_ssize_t i, k
+    for k in range(8):
+        sums[k] = 0
+    for i in range(size // 8):
+        for k in range(8):
+            sums[k] += <double>x[8 * i + k] * <double>x[8 * i + k]
+    for i in range(size // 8 * 8, size):
+        rest += <double>x[i] * <double>x[i]
+    for k in range(8):
+        rest += sums[k]
+    return rest
+
+
+cdef double sum_of_squares64(const double* x, Py_ssize_t size) noexcept nogil:
+    cdef double[8] sums
+    cdef double rest = 0
+    cdef Py_ssize_t i, k
+    for k in range(8):
+        sums[k] = 0
+    for i in range(size // 8):
+        for k in range(8):
+            sums[k] += x[8 * i + k] * x[8 * i + k]
+    for i in range(size // 8 * 8, size):
+        rest += x[i] * x[i]
+    for k in range(8):
+        rest += sums[k]
+    return rest
+
+
+cdef struct ContiguousGradient:
+    void* data
+    Py_ssize_t size
+    bint is_double
+
+
+def clip_gradients(list params, double max_norm, Py_ssize_t most):
+    """Scale gradients to a norm of at most `max_norm`: (norm, gradients that were written, whether all are float64).
+
+    None, with nothing done, where one is not contiguous, of another type or device, or all have more than `most`
+    elements: for torch's own function.
+    """
+    cdef Memory memory = Memory()
+    cdef Py_ssize_t k, i, count = 0, total = 0, length, given = PyList_Size(params)
+    cdef ContiguousGradient* found = <ContiguousGradient*>memory.take(given + 1, sizeof(ContiguousGradient))
+    cdef DLTensor tensor
+    cdef Storage stored
+    cdef int axis
+    cdef double squares = 0, norm, factor
+    cdef float factor32
+    cdef list gradients = []
+    cdef bint doubles = False, singles = False
+    for k in range(given):
+        gradient = grad_of(PyList_GetItem(params, k))
+        if gradient is None:
+            continue
+        if Py_TYPE(<PyObject*>gradient) != tensor_type:
+            return None
+        try:
+            describe(<PyObject*>gradient, &tensor)
+        except (BufferError, RuntimeError):
+            return None
+        stored, length = storage_of(&tensor), 1
+        if tensor.device.device_type != DL_CPU or stored not in (FLOAT32, FLOAT64):
+            return None
+        for axis in range(tensor.ndim - 1, -1, -1):
+            if tensor.shape[axis] != 1 and tensor.strides[axis] != length:
+                return None
+            length *= tensor.shape[axis]
+        if length == 1 and gradient.is_neg():
+            return None
+        found[count].data, found[count].size = <char*>tensor.data + tensor.byte_offset, length
+        found[count].is_double = stored == FLOAT64
+        doubles, singles = doubles or stored == FLOAT64, singles or stored == FLOAT32
+        total += length
+        if total > most or (length and tensor.data == NULL):
+            return None
+        gradients.append(gradient)
+        count += 1
+    for k in range(count):
+        if found[k].is_double:
+            squares += sum_of_squares64(<double*>found[k].data, found[k].size)
+        else:
+            squares += sum_of_squares32(<float*>found[k].data, found[k].size)
+    norm = sqrt(squares)
+    if not norm <= DBL_MAX:
+        return None
+    if norm + 1e-6 <= max_norm:
+        return norm, [], doubles and not singles
+    factor = max_norm / (norm + 1e-6)
+    factor32 = <float>factor
+    for k in range(count):
+        for i in range(found[k].size):
+            if found[k].is_double:
+                (<double*>found[k].data)[i] *= factor
+            else:
+                (<float*>found[k].data)[i] *= factor32
+    return norm, gradients, doubles and not singles
 
 
 cdef class Described:
@@ -234,7 +337,8 @@ cdef class TorchTensors:
 
     `owners` are the parameters, as groups have them; `locals` the strided tensors over the same memory that the plan
     was made with; `steps` has the count of updates of each, as torch keeps it; `of_special` gives, for an owner that is
-    complex or of a type of its own, its local tensor, and for its gradient the local one.
+    complex or of a type of its own, its local tensor; `convert_gradient` makes a strided tensor on the CPU, or a sparse
+    one, of a gradient that is neither. `step_elements` moves some elements of a parameter.
     """
 
     cdef readonly Plan plan
@@ -242,6 +346,7 @@ cdef class TorchTensors:
     cdef list locals
     cdef object of_special
     cdef object convert_gradient
+    cdef object step_elements
     cdef Gradients source
     cdef Memory memory
     cdef SeenTensor* seen
@@ -253,17 +358,21 @@ cdef class TorchTensors:
     cdef KnownAddress* known
     cdef list gradients                # of the step in progress
     cdef readonly list sparse          # ... of those, (index, gradient) of sparse ones
-    cdef list watched                  # tensors of state, whose memory the plan writes
-    cdef list watched_addresses
+    cdef list kept_watched             # tensors of state, whose memory the plan writes
+    cdef PyObject** watched
+    cdef char** watched_data
+    cdef Py_ssize_t watched_count
+    cdef Memory watched_memory
 
-    def __init__(self, Plan plan, list owners, list local_tensors, steps, of_special, convert_gradient):
+    def __init__(self, Plan plan, list owners, list local_tensors, steps, of_special, convert_gradient,
+                 step_elements):
         cdef Py_ssize_t i
         cdef int k
         cdef DLTensor found
         cdef SeenTensor* seen
         cdef int64_t length
         self.plan, self.owners, self.locals = plan, owners, local_tensors
-        self.of_special, self.convert_gradient = of_special, convert_gradient
+        self.of_special, self.convert_gradient, self.step_elements = of_special, convert_gradient, step_elements
         self.memory, self.count = Memory(), len(owners)
         self.seen = <SeenTensor*>self.memory.take(self.count, sizeof(SeenTensor))
         self.owner = <PyObject**>self.memory.take(self.count, sizeof(PyObject*))
@@ -271,7 +380,7 @@ cdef class TorchTensors:
         self.source = Gradients(plan.layout)
         self.source.read_elsewhere = True
         self.gradients, self.sparse = [None] * self.count, []
-        self.watched, self.watched_addresses = [], []
+        self.kept_watched = []
         self.take_steps(steps)
         for i in range(self.count):
             seen = &self.seen[i]
@@ -306,8 +415,22 @@ cdef class TorchTensors:
 
     def watch(self, list tensors):
         """Notice, from now on, if the memory of these tensors is another than it is now."""
-        self.watched += tensors
-        self.watched_addresses += [address_of(tensor) for tensor in tensors]
+        self.kept_watched += tensors
+        self.watched_count = -1
+
+    cdef int note_watched(self) except -1:
+        """Remember where the watched tensors are, once all of them are known."""
+        cdef DLTensor found
+        cdef Py_ssize_t k, count = len(self.kept_watched)
+        self.watched_memory = Memory()
+        self.watched = <PyObject**>self.watched_memory.take(count + 1, sizeof(PyObject*))
+        self.watched_data = <char**>self.watched_memory.take(count + 1, sizeof(char*))
+        for k in range(count):
+            self.watched[k] = <PyObject*>self.kept_watched[k]
+            describe(self.watched[k], &found)
+            self.watched_data[k] = <char*>found.data + found.byte_offset
+        self.watched_count = count
+        return 0
 
     # Reading
 
@@ -322,23 +445,23 @@ cdef class TorchTensors:
                 return False
         return True
 
-    def moved(self):
-        """Whether a parameter or a state is in other memory, or of another shape, than when the plan was made."""
+    cdef bint is_moved(self, Py_ssize_t i) except -1:
+        """Whether a parameter is in other memory, or of another shape, than when the plan was made."""
         cdef DLTensor found
-        cdef Py_ssize_t i
-        cdef object address
-        for i in range(self.count):
-            if self.seen[i].special:
-                if self.of_special(<object>self.owner[i]) is not self.locals[i] \
-                        and not self.same_memory(i, self.of_special(<object>self.owner[i])):
-                    return True
-                continue
-            describe(self.owner[i], &found)
-            if <char*>found.data + found.byte_offset != self.seen[i].data or not self.is_as_seen(i, &found):
-                return True
-        for tensor, address in zip(self.watched, self.watched_addresses):
-            describe(<PyObject*>tensor, &found)
-            if <uintptr_t>found.data + found.byte_offset != <uintptr_t>address:
+        cdef object tensor
+        if self.seen[i].special:
+            tensor = self.of_special(<object>self.owner[i])
+            return tensor is not self.locals[i] and not self.same_memory(i, tensor)
+        describe(self.owner[i], &found)
+        return <char*>found.data + found.byte_offset != self.seen[i].data or not self.is_as_seen(i, &found)
+
+    def state_moved(self):
+        """Whether a tensor of state is in other memory than when the plan was made."""
+        cdef DLTensor found
+        cdef Py_ssize_t k
+        for k in range(self.watched_count):
+            describe(self.watched[k], &found)
+            if <char*>found.data + found.byte_offset != self.watched_data[k]:
                 return True
         return False
 
@@ -350,7 +473,8 @@ cdef class TorchTensors:
     def read(self):
         """Read where the gradients are; TypeError or ValueError unless all of them can be used as they are.
 
-        Returns how many there are. Sparse ones are put aside, in `sparse`.
+        Returns how many there are, -1 where a parameter is in other memory than the plan's. Sparse ones are put aside,
+        in `sparse`.
         """
         cdef DLTensor found
         cdef GradientView* view
@@ -363,9 +487,14 @@ cdef class TorchTensors:
         self.gradients = gradients
         if self.sparse:
             self.sparse = []
+        if self.watched_count < 0:
+            self.note_watched()
         for i in range(self.count):
             view, seen = &self.source.views[i], &self.seen[i]
             view.g = NULL
+            if self.is_moved(i):
+                self.forget()
+                return -1
             gradient = grad_of(self.owner[i])
             if gradient is None:
                 continue
@@ -496,20 +625,29 @@ cdef class TorchTensors:
         else:
             self.steps64[i] += 1
 
-    def step(self, grad_scale=1.0, bint zero_grads=False, double loss=NAN):
-        """Move what has a gradient, as `read` found it. Returns the parameters that moved; None if none did."""
+    def step(self, grad_scale=1.0, bint zero_grads=False, double loss=NAN, dict curvature=None, keeps=None):
+        """Move what has a gradient, as `read` found it. Returns the parameters that moved; None if none did.
+
+        For a rule with `keeps` (see `Plan.step`), `curvature` has an array for some owners, by their id.
+        """
         cdef Plan plan = self.plan
         cdef Py_ssize_t i, moved = 0
         cdef int64_t skipped = plan.skipped
         self.match_steps()
-        for i, rows, values in self.sparse_rows():
-            step_rows(plan, i, rows, values, grad_scale, False)
+        for i, gradient in self.sparse:
+            if gradient.sparse_dim() == 1:
+                rows, values = gradient._indices()[0].contiguous(), gradient._values()
+                step_rows(plan, i, array_over(rows), array_over(values), grad_scale, False)
+            else:
+                self.step_elements(i, gradient, grad_scale)
+                plan.scalars.skip(i, -1)           # (the step that ends below counts it as skipped)
         self.source.arrays = self.gradients
         plan.bound = self.source
         if zero_grads:
             self.refuse_shared_gradients()
         try:
-            plan.step(None, grad_scale, zero_grads, loss)
+            plan.step(None, grad_scale, zero_grads, loss, None if curvature is None else
+                      [curvature.get(id(owner)) for owner in self.owners], keeps)
         finally:
             self.source.arrays = None
             self.gradients = None
@@ -525,13 +663,6 @@ cdef class TorchTensors:
             return self.owners
         sparse = {i for i, _ in self.sparse}
         return [owner for i, owner in enumerate(self.owners) if self.source.views[i].g != NULL or i in sparse]
-
-    cdef list sparse_rows(self):
-        cdef list found = []
-        for i, gradient in self.sparse:
-            gradient = gradient.coalesce()
-            found.append((i, array_over(gradient.indices()[0].contiguous()), array_over(gradient.values())))
-        return found
 
     def forget(self):
         """Keep no gradient that was read for a step which was not done."""
@@ -603,16 +734,14 @@ cdef class GroupWatch:
         for k in range(len(self.kept_entries)):
             self.entries[k] = <PyObject*>self.kept_entries[k]
 
-    def same_structure(self, groups, state):
-        """Whether groups hold the same parameters, and `state` the same dictionaries."""
-        cdef Py_ssize_t i, k, position = 0, within, count
+    def same_state(self, state):
+        """Whether `state` has the same dictionaries, and those the same tensors."""
+        cdef Py_ssize_t k = 0, position = 0, within
         cdef PyObject* key
         cdef PyObject* value
         cdef PyObject* item
-        cdef list params, known
         if state is not self.state or PyDict_Size(state) != self.entry_count:
             return False
-        k = 0
         while PyDict_Next(state, &position, &key, &value):
             if value != self.entries[k]:
                 return False
@@ -627,8 +756,12 @@ cdef class GroupWatch:
             if self.entries[k] != Py_None:
                 return False
             k += 1
-        if groups is not self.groups and type(groups) is not list:
-            return False
+        return True
+
+    def same_params(self, groups):
+        """Whether groups are the same and hold the same parameters."""
+        cdef Py_ssize_t i, k, count
+        cdef list params, known
         if len(groups) != len(self.kept):
             return False
         for i in range(len(self.kept)):

@@ -5,20 +5,22 @@ docs/torch.md. Torch is imported by this module alone, and fastlr is not compile
 """
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import torch
+try:
+    import torch
+except ModuleNotFoundError as error:
+    if error.name != "torch":
+        raise
+    raise ImportError("fastlr.torch needs PyTorch: pip install torch") from None
 
 from .._engine.torch_tensors import use_torch
 
 use_torch(torch.Tensor, torch.nn.Parameter)
 
 from .classes import class_of, names  # noqa: E402
+from .clipping import clip_grad_norm_ as clip_grad_norm_  # noqa: E402
 from .optimizer import Optimizer as Optimizer  # noqa: E402
-
-if TYPE_CHECKING:
-    from .optimizer import Optimizer as Adam
-    from .optimizer import Optimizer as AdamW
 
 
 def __getattr__(name: str) -> Any:
@@ -28,4 +30,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({"Optimizer", *names()})
+    return sorted({"Optimizer", "clip_grad_norm_", *names()})

@@ -44,6 +44,7 @@ class Peer(NamedTuple):
     values: Mapping[str, Callable[[Group], Any]] = {}
     convention: str | None = "torch"
     counts_steps: bool = True          # whether torch's state has a `step`
+    only_sparse: bool = False          # whether it refuses dense gradients
 
 
 def name_of_sgd(group: Group) -> str:
@@ -53,7 +54,7 @@ def name_of_sgd(group: Group) -> str:
 
 
 def name_of_rmsprop(group: Group) -> str:
-    return "RMSprop" + "Centered" * bool(group["centered"]) + "Momentum" * (group["momentum"] > 0)
+    return "RMSprop" + "Centered" * bool(group["centered"]) + "Momentum" * bool(group["momentum"] > 0)
 
 
 def name_of_adam(group: Group) -> str:
@@ -87,7 +88,7 @@ PEERS = {
     "RAdam": Peer(named("RAdam"), decay_of_group),
     "ASGD": Peer(named("ASGD"), convention=None),
     "Rprop": Peer(named("Rprop")),
-    "SparseAdam": Peer(named("Adam")),
+    "SparseAdam": Peer(named("Adam"), only_sparse=True),
     "Adafactor": Peer(named("Adafactor"), values={
         "beta2_decay": lambda group: -group["beta2_decay"], "eps1": lambda group: group["eps"][0] or 0.0,
         "eps2": lambda group: group["eps"][1], "clip": lambda group: group["d"]}),

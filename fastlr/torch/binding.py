@@ -1,8 +1,9 @@
-"""How the parameters of a torch optimizer become those of fastlr's: one plan for all groups that the same rule moves."""
+"""How the parameters of a torch optimizer become those of fastlr's: a plan for all groups that the same rule moves."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from math import isfinite
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from .._engine.torch_tensors import GroupWatch, TorchTensors, array_over
 from ..optimizers.binding import BoundParameters
 from .arguments import Rule, rule_of, values_of
 from .products import TorchProducts
-from .state import adopt, completed, exposed
+from .state import adopt, completed, exposed, tensor_over
 
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 COMPLEX = (torch.complex64, torch.complex128)
@@ -38,6 +39,11 @@ def bound_class(cls: type[Any]) -> type[Any]:
         bases = (AdoptsState, TorchProducts, cls) if cls.__name__ == "Muon" else (AdoptsState, cls)
         BOUND_CLASSES[cls] = type(cls.__name__, bases, {"__module__": __name__}, family=True)
     return BOUND_CLASSES[cls]
+
+
+def new(cls: type[Any]) -> Any:
+    """An object of this class, to be given what it begins with before its constructor is called."""
+    return object.__new__(cls)
 
 
 # Parameters and gradients of other types
@@ -89,8 +95,8 @@ def why_not(param: torch.Tensor, owner: str, name: str) -> Exception:
         return RuntimeError(f"{owner}: parameter {name} is on the meta device and has no memory; materialise it, with "
                             f"model.to_empty(device='cpu'), before the first step")
     if local.device.type != "cpu":
-        return RuntimeError(f"{owner}: parameter {name} is on {local.device}, fastlr.torch steps parameters on the CPU; "
-                            f"move the model there, or use torch.optim")
+        return RuntimeError(f"{owner}: parameter {name} is on {local.device}, fastlr.torch steps on the CPU; move the "
+                            f"model there, or use torch.optim")
     if local.layout != torch.strided:
         return RuntimeError(f"{owner}: parameter {name} has layout {local.layout}, a dense one is needed")
     return TypeError(f"{owner}: parameter {name}: expected float16, bfloat16, float32, float64 or complex, got "
@@ -102,11 +108,11 @@ def why_not(param: torch.Tensor, owner: str, name: str) -> Exception:
 class Unit:
     """The groups that one rule moves, as one plan: the parameters in it, and fastlr's optimizer of them."""
 
-    __slots__ = ("counts", "groups", "inner", "params", "rule", "steps", "tensors", "without_state")
+    __slots__ = ("common", "counts", "groups", "inner", "params", "rule", "steps", "tensors", "without_state")
 
     def __init__(self, opt: Any, rule: Rule, groups: list[int], members: list[list[tuple[str, torch.Tensor]]],
                  common: Mapping[str, Any], before: Mapping[int, float]) -> None:
-        self.rule, self.groups = rule, groups
+        self.rule, self.groups, self.common = rule, groups, common
         self.params = [param for group in members for _, param in group]
         owner = type(opt).__name__
         for group in members:
@@ -119,11 +125,10 @@ class Unit:
         if rule.cls.kind == "matrix" and any(param.is_complex() for param in self.params):
             raise RuntimeError(f"{owner} does not support complex parameters")
         locals_ = [local_of(param) for param in self.params]
-        given = [completed(rule.cls.__name__, opt.state.get(param) or {}, group)
+        given = [completed(rule.cls.__name__, opt.__dict__["state"].get(param) or {}, group)
                  for index, group in ((index, opt.param_groups[index]) for index in groups)
                  for _, param in members[groups.index(index)]]
-        cls = bound_class(rule.cls)
-        inner = self.inner = cls.__new__(cls)
+        inner = self.inner = new(bound_class(rule.cls))
         inner._given = given
         arrays = iter([array_over(local) for local in locals_])
         inner.__init__([{"params": {name: next(arrays) for name, _ in group},
@@ -140,7 +145,7 @@ class Unit:
         plan.t = int(self.steps.max()) if len(self.params) else 0
         takes_rows = inner.kind == "elementwise" and not inner.depends_on_param and not inner.needs_curvature
         self.tensors = TorchTensors(plan, self.params, locals_, self.steps, local_of,
-                                    partial(local_gradient, owner, takes_rows))
+                                    partial(local_gradient, owner, takes_rows), self.step_elements)
         self.without_state: set[int] = set()
         for i, state in enumerate(given):
             if state:
@@ -164,7 +169,7 @@ class Unit:
         if self.counts:
             shown = {"step": self.steps[i], **shown}
         if shown:
-            present = opt.state[param]
+            present = opt.__dict__["state"][param]
             used = set(self.inner._used[i])
             present.update({name: value for name, value in shown.items()
                             if name not in used or name not in present})
@@ -172,11 +177,74 @@ class Unit:
                                 if name in shown and isinstance(value, torch.Tensor)])
         self.without_state.discard(i)
 
+    def step_elements(self, i: int, gradient: torch.Tensor, grad_scale: float) -> None:
+        """Move those elements of a parameter whose gradient a sparse tensor of several sparse axes has.
+
+        They are gathered with their state, moved as a tensor of their own, and put back.
+        """
+        tensor, own = self.inner._plan.tensors[i], self.inner.groups[self.inner._plan.tensors[i].group]
+        gradient = gradient.coalesce()
+        lead = gradient.shape[:gradient.sparse_dim()]
+        where = tuple(gradient.indices())
+        arrays = [tensor_over(array) for array in (tensor.array, *tensor.state)]
+        if any(scale is not None for scale in tensor.state_scales) or tensor.low_bits is not None:
+            raise RuntimeError(f"{self.inner._plan.caller}: a sparse gradient of {len(lead)} sparse axes needs a state "
+                               f"that is neither in 8 bits nor split; choose another state_dtype for this parameter")
+        gathered = [array[where].contiguous() for array in arrays]
+        part = new(bound_class(self.rule.cls))
+        part._given = [{}]
+        part.__init__([{"params": {tensor.name: array_over(gathered[0])}, **own._values}], **self.rule.keywords,
+                      **self.common)
+        small = part._plan.tensors[0]
+        for array, values in zip(small.state, gathered[1:], strict=True):
+            tensor_over(array).copy_(values)
+        small.memory[...] = tensor.memory
+        part._plan.t = int(self.steps[i])
+        part._plan.step([array_over(gradient.values().contiguous())], grad_scale, False)
+        for array, values in zip(arrays, (gathered[0], *map(tensor_over, small.state)), strict=True):
+            array[where] = values
+        tensor.memory[...] = small.memory
+
+
+#: Options that are over all gradients of a step, and so need more than one plan.
+JOINT = {"clip_norm", "nonfinite", "clip_zscore"}
+
+
+class Joint:
+    """What is over all gradients of a step where several plans move them: their norm, and whether they are finite."""
+
+    def __init__(self, owner: str, common: dict[str, Any]) -> None:
+        if common.get("clip_zscore") is not None:
+            raise ValueError(f"{owner}: clip_zscore needs groups that one rule moves; make an optimizer for each")
+        self.owner, self.clip_norm = owner, common.pop("clip_norm", None)
+        self.nonfinite, self.clip_value = common.pop("nonfinite", "propagate"), common.get("clip_value")
+        self.norm: float | None = None
+        self.skipped = 0
+
+    def scale(self, groups: Sequence[Mapping[str, Any]], grad_scale: float) -> float | None:
+        """By what gradients are to be divided, so that their norm is clipped; None if the step is to be skipped."""
+        gradients = [param.grad for group in groups for param in group["params"] if param.grad is not None]
+        bound = None if self.clip_value is None else self.clip_value * grad_scale
+        with torch.no_grad():
+            norms = [torch.linalg.vector_norm(gradient if bound is None else gradient.clamp(-bound, bound),
+                                              dtype=torch.promote_types(gradient.dtype, torch.float32)).double()
+                     for gradient in (g.coalesce().values() if g.layout == torch.sparse_coo else g for g in gradients)]
+            norm = float(torch.linalg.vector_norm(torch.stack(norms))) / grad_scale if norms else 0.0
+        self.norm = norm
+        if not isfinite(norm) and self.nonfinite == "skip":
+            self.skipped += 1
+            return None
+        if not isfinite(norm) and self.nonfinite == "raise":
+            raise FloatingPointError(f"{self.owner}: a gradient holds NaN or infinity; nothing was changed")
+        if self.clip_norm is None or norm + 1e-6 <= self.clip_norm:
+            return grad_scale
+        return float(grad_scale * (norm + 1e-6) / self.clip_norm)
+
 
 class Binding:
     """The parameters of a torch optimizer, bound: the units, what is not moved, and what to watch for changes."""
 
-    __slots__ = ("rules", "unbound", "units", "watch")
+    __slots__ = ("joint", "rules", "unbound", "unit_of", "units", "watch")
 
     def __init__(self, opt: Any, before: Mapping[int, float]) -> None:
         groups = opt.param_groups
@@ -191,7 +259,8 @@ class Binding:
             else:
                 same.append(index)
         self.units = []
-        common = opt._common_keywords(len(together))
+        common = {name: value for name, value in opt._common.items() if value is not None}
+        self.joint = Joint(type(opt).__name__, common) if len(together) > 1 and JOINT & common.keys() else None
         seen: set[int] = set()
         for rule, indices in together:
             members = []
@@ -201,7 +270,7 @@ class Binding:
                     if id(param) in seen:
                         continue
                     seen.add(id(param))
-                    idle = not param.requires_grad and param.grad is None and not opt.state.get(param)
+                    idle = not param.requires_grad and param.grad is None and not opt.__dict__["state"].get(param)
                     if is_movable(param) and not idle:
                         movable.append((name, param))
                     elif param.grad is not None:
@@ -209,9 +278,22 @@ class Binding:
                     else:
                         self.unbound.append(param)
                 members.append(movable)
-            if any(members):
+            if opt.in_backward:
+                self.units += [Unit(opt, rule, [index], [[member]], common, before)
+                               for index, group in zip(indices, members, strict=True) for member in group]
+            elif any(members):
                 self.units.append(Unit(opt, rule, indices, members, common, before))
-        self.watch = GroupWatch(groups, opt.state)
+        self.unit_of = {id(param): unit for unit in self.units for param in unit.params} if opt.in_backward else {}
+        self.watch = GroupWatch(groups, opt.__dict__["state"])
+
+    def go_on_from(self, other: Binding) -> None:
+        """Count on from another binding of the same parameters: skipped steps, and norms that are remembered."""
+        if self.joint is not None and other.joint is not None:
+            self.joint.skipped, self.joint.norm = other.joint.skipped, other.joint.norm
+        for unit, before in zip(self.units, other.units, strict=False):
+            if unit.rule == before.rule:
+                plan, old = unit.inner._plan, before.inner._plan
+                plan.skipped, plan.norms, plan.grad_norm = old.skipped, old.norms, old.grad_norm
 
     def set_values(self, opt: Any, changed: list[int]) -> bool:
         """Take on the values of these groups; False if one is now moved by another rule."""
@@ -229,6 +311,11 @@ class Binding:
                             unit.inner._set_hyper([own], name, value)
             self.watch.take(index)
         return True
+
+    def forget_gradients(self) -> None:
+        """Keep no gradient of a step that was not done."""
+        for unit in self.units:
+            unit.tensors.forget()
 
     def steps(self) -> dict[int, float]:
         """How many updates each parameter has had."""

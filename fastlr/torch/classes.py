@@ -2,16 +2,69 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable, Sequence
+from math import isfinite
 from typing import Any
 
 import torch
 
+from .._engine.torch_tensors import array_over
+from ..optimizers.curvature import decays
 from ..optimizers.declaration import nearest
 from ..optimizers.rule_class import REGISTRY, RuleClass
 from .arguments import PEERS, TORCH_SPELLING, WITHOUT_EFFECT
-from .optimizer import COMMON, Optimizer
+from .optimizer import COMMON, Optimizer, hooked_step, plain_step
 
 MADE: dict[Any, type[Optimizer]] = {}
+
+
+class WithLoss(Optimizer):
+    """What is given the loss of each step: `step(closure)` takes what the closure returns, or ``step(loss=loss)``."""
+
+    _needs_more = True
+
+    def step(self, closure: Callable[[], Any] | None = None, *, loss: Any = None) -> Any:
+        """As `Optimizer.step`; the loss comes from the closure, or as `loss`, where the gradients were taken."""
+        return step_with(self, closure, loss=loss)
+
+    step.hooked = True                 # type: ignore[attr-defined]
+
+    def _given(self, returned: Any, loss: Any = None) -> dict[str, Any]:      # type: ignore[override]
+        who, loss = type(self).__name__, returned if loss is None else loss
+        if loss is None:
+            raise TypeError(f"{who}: step needs the loss: step(closure), or step(loss=loss)")
+        value = float(loss)
+        if not isfinite(value):
+            raise ValueError(f"{who}: loss must be finite, got {value}; leave such a step out")
+        return {"loss": -value if self.param_groups[0]["maximize"] else value}
+
+
+class WithCurvature(Optimizer):
+    """What is given estimates of the curvature in some steps."""
+
+    _needs_more = True
+
+    def step(self, closure: Callable[[], Any] | None = None, *,
+             curvature: Sequence[Any] | None = None) -> Any:
+        """As `Optimizer.step`; `curvature` has a tensor, or None, for each parameter in the order of the groups."""
+        return step_with(self, closure, curvature=curvature)
+
+    step.hooked = True                 # type: ignore[attr-defined]
+
+    def _given(self, returned: Any, curvature: Sequence[Any] | None = None) -> dict[str, Any]:  # type: ignore[override]
+        params = [param for group in self.param_groups for param in group["params"]]
+        if curvature is not None and len(curvature) != len(params):
+            raise ValueError(f"{type(self).__name__}: expected {len(params)} estimates of curvature, one for each "
+                             f"parameter, got {len(curvature)}")
+        return {"keeps": decays, "curvature": None if curvature is None else
+                {id(param): None if estimate is None else array_over(estimate.detach())
+                 for param, estimate in zip(params, curvature, strict=True)}}
+
+
+def step_with(opt: Optimizer, closure: Any, **more: Any) -> Any:
+    """A step with more than gradients, with hooks where there are any."""
+    arguments = (opt,) if closure is None else (opt, closure)
+    return hooked_step(*arguments, **more) if opt._has_hooks() else plain_step(*arguments, **more)
 
 
 def class_of(name: str) -> type[Optimizer]:
@@ -40,10 +93,11 @@ def common_parameters() -> list[inspect.Parameter]:
     """fastlr's own keywords."""
     import fastlr
 
-    known = fastlr.SGD.__signature__.parameters        # type: ignore[attr-defined]
+    known = fastlr.SGD.__signature__.parameters
     kind = inspect.Parameter.KEYWORD_ONLY
     return [known[name].replace(kind=kind) if name in known else inspect.Parameter(name, kind, default=None)
-            for name in COMMON] + [inspect.Parameter(name, kind, default=False) for name in ("zero_grads", "in_backward")]
+            for name in COMMON] + [inspect.Parameter(name, kind, default=False)
+                                   for name in ("zero_grads", "in_backward")]
 
 
 def refuse_differentiable(owner: str, given: dict[str, Any]) -> None:
@@ -67,6 +121,8 @@ def of_torch(name: str) -> type[Optimizer]:
             bound = inspect.signature(theirs.__init__).bind(self, params, *arguments, **keywords)
             refuse_differentiable(name, bound.arguments)
             theirs.__init__(self, params, *arguments, **keywords)
+            if "state_dtype" in self._common:              # (Adagrad's has state from the start, in the parameters' type)
+                self.state.clear()
             self._begin()
 
     signature = inspect.signature(theirs.__init__)
@@ -76,10 +132,10 @@ def of_torch(name: str) -> type[Optimizer]:
 
 def of_fastlr(cls: type[RuleClass]) -> type[Optimizer]:
     """A class with the arguments of fastlr's own."""
-    declared = {**cls.hypers, **cls.initial_states, **cls.options}
+    declared: dict[str, Any] = {**cls.hypers, **cls.initial_states, **cls.options}
     lr = cls.hypers["lr"]
 
-    class Made(Optimizer):
+    class Made(WithLoss if cls.needs_loss else WithCurvature if cls.needs_curvature else Optimizer):   # type: ignore
         _rule_class = cls
 
         def __init__(self, params: Any, lr: Any = lr.default, **keywords: Any) -> None:
@@ -122,5 +178,5 @@ def finished(made: type[Optimizer], name: str, own: list[inspect.Parameter], doc
     made.__doc__ = doc
     taken = {p.name for p in own}
     more = [p for p in common_parameters() if p.name not in taken]
-    made.__signature__ = inspect.Signature([*own, *more])      # type: ignore[attr-defined]
+    made.__signature__ = inspect.Signature([*own, *more])
     return made

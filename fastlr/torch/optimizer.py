@@ -1,7 +1,7 @@
 """What every optimizer of `fastlr.torch` is: a `torch.optim.Optimizer` whose step is one of fastlr's plans."""
 from __future__ import annotations
 
-from collections import OrderedDict, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from itertools import chain
@@ -12,8 +12,9 @@ from torch.optim import optimizer as base
 
 from .._engine.torch_tensors import any_gradient, forget_gradients
 from ..optimizers.rule_class import RuleClass
-from ..optimizers.stages import SETTABLE, STAGES
+from ..optimizers.stages import SETTABLE, STAGES, Stages
 from .arguments import Peer
+from .backward import step_in_backward
 from .binding import Binding, is_movable, why_not
 from .state import as_in_torch
 
@@ -29,29 +30,32 @@ before_all, after_all = base._global_optimizer_pre_hooks, base._global_optimizer
 class Optimizer(torch.optim.Optimizer):
     """A torch optimizer whose steps are fastlr's.
 
-    `param_groups` and `state` are read at every step, as in torch: hyper-parameters, parameters and tensors of state may
-    be set between steps. Tensors of `state` are the memory that steps write.
+    `param_groups` and `state` are read at every step, as in torch: hyper-parameters, parameters and tensors of state
+    may be set between steps. Tensors of `state` are the memory that steps write.
     """
 
     _step_supports_amp_scaling = True
     _rule_class: ClassVar[type[RuleClass] | None] = None       # of fastlr's; None where `_peer` has several
     _peer: ClassVar[Peer | None] = None                        # how torch's class is fastlr's rules; None: it has none
+    _needs_more: ClassVar[bool] = False        # whether a step is given more than gradients
     _binding: Binding | None
     _common: dict[str, Any]
+    _state_shown = False
+    _checked = False                   # in_backward: whether groups and state were looked at in this backward pass
 
     def _take_common(self, given: dict[str, Any]) -> None:
         """Take fastlr's own keywords out of those that were given."""
-        object.__setattr__(self, "_common", {name: given.pop(name) for name in COMMON if name in given})
+        self._common = {name: given.pop(name) for name in COMMON if name in given}
         self.zero_grads = bool(given.pop("zero_grads", False))
         self.in_backward = bool(given.pop("in_backward", False))
         self._binding = None
 
     def _begin(self) -> None:
-        """What is left to do when groups are there: refuse what fastlr's class refuses."""
-
-    def _common_keywords(self, units: int) -> dict[str, Any]:
-        """fastlr's keywords for each of so many plans."""
-        return {name: value for name, value in self._common.items() if value is not None}
+        """What is left to do when the groups are there."""
+        self._state_shown = False
+        Stages(**{name: value for name, value in self._common.items() if name in STAGES}).check(type(self).__name__)
+        if self.in_backward:
+            step_in_backward(self)
 
     # Stepping
 
@@ -63,16 +67,22 @@ class Optimizer(torch.optim.Optimizer):
         closure
             Computes the loss again, and its gradients; called once, before the update. Its value is returned.
         """
-        if before_all or after_all or self._optimizer_step_pre_hooks or self._optimizer_step_post_hooks \
-                or profiler_is_on():
+        if self._has_hooks():
             return hooked_step(self) if closure is None else hooked_step(self, closure)
         return plain_step(self, closure)
 
     step.hooked = True                 # type: ignore[attr-defined]  # (or torch wraps it in a profiler's context)
 
-    def _move(self, loss: float | None = None) -> None:
-        """One update of everything, by the gradients that there are."""
+    def _has_hooks(self) -> bool:
+        """Whether somebody wants to know of a step. (Where a subclass has a `step`, torch's wrapper of that calls them.)
+        """
+        return bool(before_all or after_all or self._optimizer_step_pre_hooks or self._optimizer_step_post_hooks
+                    or profiler_is_on()) and not hasattr(type(self).step, "__wrapped__")
+
+    def _move(self, **more: Any) -> None:
+        """One update of everything, by the gradients that there are; `more`: what else the rule is given."""
         own = self.__dict__
+        own["_checked"] = False
         scale = own.get("grad_scale")
         scale = 1.0 if scale is None else float(scale)
         found_inf = own.get("found_inf")
@@ -81,36 +91,74 @@ class Optimizer(torch.optim.Optimizer):
                 self.zero_grad(set_to_none=False)
             return
         binding = own["_binding"]
-        if binding is None or not binding.watch.same_structure(self.param_groups, self.state):
+        if binding is None or not binding.watch.same_params(self.param_groups) \
+                or (self._state_shown and self._state_changed(binding)):
             binding = self._bind()
         changed = binding.watch.changed_groups()
         if changed is not None and not binding.set_values(self, changed):
             binding = self._bind()
-        for unit in binding.units:
-            if unit.tensors.moved():
-                binding = self._bind()
-                break
         if binding.unbound and any_gradient(binding.unbound):
             binding = self._bind()
-        self._step_units(binding, scale, loss)
+        if self._peer is not None and self._peer.only_sparse:
+            refuse_dense(self)
+        while True:
+            try:
+                present = [unit.tensors.read() for unit in binding.units]
+            except BaseException:
+                binding.forget_gradients()
+                raise
+            if -1 not in present:
+                break
+            binding = self._bind()     # (a parameter's `data` is another)
+        if binding.joint is not None:
+            scale = binding.joint.scale(self.param_groups, scale)
+            if scale is None:          # (a gradient is not finite)
+                binding.forget_gradients()
+                if self.zero_grads:
+                    self.zero_grad(set_to_none=False)
+                return
+        for unit, gradients in zip(binding.units, present, strict=True):
+            if gradients:
+                moved = unit.tensors.step(scale, self.zero_grads, **more)
+                if moved:
+                    increment_version(moved)
+                    if unit.without_state:
+                        self._show_new_state(binding, unit)
 
-    def _step_units(self, binding: Binding, scale: float, loss: float | None) -> None:
-        units = binding.units
-        try:
-            present = [unit.tensors.read() for unit in units]
-        except BaseException:
-            for unit in units:
-                unit.tensors.forget()
-            raise
-        for unit, gradients in zip(units, present, strict=True):
-            if not gradients:
-                continue
-            moved = unit.tensors.step(scale, self.zero_grads) if loss is None else \
-                unit.tensors.step(scale, self.zero_grads, loss)
-            if moved:
-                increment_version(moved)
-                if unit.without_state:
-                    self._show_new_state(binding, unit)
+    def _move_one(self, param: torch.Tensor) -> None:
+        """One update of one parameter, whose gradient is complete, inside the backward pass."""
+        if self.__dict__.get("grad_scale") is not None:
+            raise RuntimeError(f"{type(self).__name__}: in_backward=True moves parameters before a GradScaler knows "
+                               f"whether gradients are finite; use one of them")
+        binding = self._binding
+        if binding is None or not self._checked:           # (once in each backward pass)
+            if binding is None or not binding.watch.same_params(self.param_groups) \
+                    or (self._state_shown and self._state_changed(binding)):
+                binding = self._bind()
+            self._checked = True
+        changed = binding.watch.changed_groups()
+        if (changed is not None and not binding.set_values(self, changed)) or id(param) not in binding.unit_of:
+            binding = self._bind()
+        unit = binding.unit_of[id(param)]
+        if unit.tensors.read() < 0:
+            binding = self._bind()
+            unit = binding.unit_of[id(param)]
+            unit.tensors.read()
+        moved = unit.tensors.step()
+        if moved:
+            increment_version(moved)
+            if unit.without_state:
+                self._show_new_state(binding, unit)
+        param.grad = None
+
+    def _given(self, loss: Any, **more: Any) -> dict[str, Any]:
+        """What else a plan is given."""
+        raise TypeError(f"{type(self).__name__}: step() takes a closure, got {', '.join(more)}")
+
+    def _state_changed(self, binding: Binding) -> bool:
+        """Whether somebody entered another tensor into `state`, or gave one other memory."""
+        return not binding.watch.same_state(self.__dict__["state"]) \
+            or any(unit.tensors.state_moved() for unit in binding.units)
 
     def _show_new_state(self, binding: Binding, unit: Any) -> None:
         """Enter the state of parameters that were moved for the first time into `state`."""
@@ -118,14 +166,52 @@ class Optimizer(torch.optim.Optimizer):
         for i in new:
             unit.expose(self, i)
         if new:
-            binding.watch.take_state(self.state)
+            binding.watch.take_state(self.__dict__["state"])
 
     def _bind(self) -> Binding:
         """Plan the steps of what `param_groups` and `state` have now."""
         before = {} if self._binding is None else self._binding.steps()
         with torch.no_grad():
-            self._binding = Binding(self, before)
-        return self._binding
+            new = Binding(self, before)
+        if self._binding is not None:
+            new.go_on_from(self._binding)
+        self._binding = new
+        return new
+
+    # What a step leaves
+
+    @property
+    def grad_norm(self) -> float | None:
+        """The norm of the latest step's gradients, where `clip_norm` or `nonfinite` measured it."""
+        if self._binding is None:
+            return None
+        if self._binding.joint is not None:
+            return self._binding.joint.norm
+        norm: float | None = self._binding.units[0].inner.grad_norm if self._binding.units else None
+        return norm
+
+    @property
+    def skipped(self) -> int:
+        """Steps that ``nonfinite="skip"`` did not take."""
+        if self._binding is None:
+            return 0
+        return self._binding.joint.skipped if self._binding.joint is not None else \
+            sum(unit.inner.skipped for unit in self._binding.units)
+
+    # State
+
+    @property
+    def state(self) -> Any:
+        """The state of each parameter, by torch's names: tensors over the memory that steps write.
+
+        Once somebody has read it, each step looks whether a tensor in it is another.
+        """
+        self._state_shown = True
+        return self.__dict__["state"]
+
+    @state.setter
+    def state(self, state: Any) -> None:
+        self.__dict__["state"], self._binding = state, None
 
     # Gradients
 
@@ -152,24 +238,36 @@ class Optimizer(torch.optim.Optimizer):
         except BaseException:
             self.param_groups.pop()
             raise
-
-    # State
+        if self.__dict__.get("_handles") is not None:
+            step_in_backward(self, added["params"])
 
     @torch._disable_dynamo
     def state_dict(self) -> dict[str, Any]:
         """The state as a dictionary that torch's class of this name loads, too: see `torch.optim.Optimizer.state_dict`.
         """
-        hooks, self._optimizer_state_dict_post_hooks = self._optimizer_state_dict_post_hooks, OrderedDict()
-        try:
-            d = super().state_dict()
-        finally:
-            self._optimizer_state_dict_post_hooks = hooks
-        params = list(chain.from_iterable(group["params"] for group in self.param_groups))
-        for packed, group in zip(d["param_groups"], self.param_groups, strict=True):
-            for key in packed["params"]:
-                if key in d["state"]:
-                    d["state"][key] = as_in_torch(type(self).__name__, d["state"][key], params[key], group)
-        for hook in hooks.values():
+        for hook in self._optimizer_state_dict_pre_hooks.values():
+            hook(self)
+        numbers: dict[int, int] = {}
+        groups = []
+        first = 0
+        for group in self.param_groups:
+            for number, param in enumerate(group["params"], first):
+                numbers.setdefault(id(param), number)
+            first += len(group["params"])
+            packed = {name: value for name, value in group.items() if name != "params"}
+            groups.append({**packed, "params": [numbers[id(param)] for param in group["params"]]})
+        group_of = {id(param): group for group in self.param_groups for param in group["params"]}
+        state = {}
+        for key, value in self.__dict__["state"].items():
+            if isinstance(key, torch.Tensor):
+                # (other tensors over the same memory: whoever has them cannot give those of `state` another)
+                state[numbers[id(key)]] = as_in_torch(type(self).__name__, {
+                    name: item.detach() if isinstance(item, torch.Tensor) else item for name, item in value.items()},
+                    key, group_of[id(key)])
+            else:
+                state[key] = value
+        d: dict[str, Any] = {"state": state, "param_groups": groups}
+        for hook in self._optimizer_state_dict_post_hooks.values():
             replaced = hook(self, d)
             if replaced is not None:
                 d = replaced
@@ -204,26 +302,31 @@ class Optimizer(torch.optim.Optimizer):
             saved["params"] = group["params"]
             if "param_names" in group and "param_names" not in saved:
                 saved["param_names"] = group["param_names"]
-        present = {"state": self.state, "param_groups": self.param_groups}
+        present, binding = {"state": self.__dict__["state"], "param_groups": self.param_groups}, self._binding
         self.__setstate__({"state": state, "param_groups": saved_groups})
-        binding, self._binding = self._binding, None
         try:
             self._bind()               # (what cannot be loaded is refused here, with nothing changed)
         except Exception:
             self.__dict__.update(present)
             self._binding = binding
             raise
+        self._state_shown = False
         for post_hook in self._optimizer_load_state_dict_post_hooks.values():
             post_hook(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_common": self._common, "zero_grads": self.zero_grads,
-                "in_backward": self.in_backward}
+        return {"defaults": self.defaults, "state": self.__dict__["state"], "param_groups": self.param_groups,
+                "_common": self._common, "zero_grads": self.zero_grads, "in_backward": self.in_backward}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        if "_common" in state:
-            self._binding = None
+        super().__setstate__(state)    # (torch's classes enter what older dictionaries lack)
+        if self._peer is None:
+            for group in self.param_groups:
+                for name, value in self.defaults.items():
+                    group.setdefault(name, value)
+        self._binding = None
+        if "_common" in state:         # (a copy: nobody has seen its state, and its parameters have no hooks)
+            self._begin()
 
 
 def copied(value: Any) -> Any:
@@ -237,13 +340,22 @@ def copied(value: Any) -> Any:
     return value
 
 
-def plain_step(opt: Optimizer, closure: Callable[[], Any] | None = None) -> Any:
+def refuse_dense(opt: Optimizer) -> None:
+    """RuntimeError, torch's, if a gradient is dense."""
+    for group in opt.param_groups:
+        for param in group["params"]:
+            if param.grad is not None and not param.grad.is_sparse:
+                raise RuntimeError(f"{type(opt).__name__} does not support dense gradients, please consider Adam "
+                                   f"instead")
+
+
+def plain_step(opt: Optimizer, closure: Callable[[], Any] | None = None, **more: Any) -> Any:
     """A step without hooks."""
     loss = None
     if closure is not None:
         with torch.enable_grad():
             loss = closure()
-    opt._move()
+    opt._move(**(opt._given(loss, **more) if more or opt._needs_more else more))
     return loss
 
 

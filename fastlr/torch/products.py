@@ -6,7 +6,6 @@ from typing import Any
 import torch
 
 
-
 class TorchProducts:
     """A Muon whose iteration runs in bfloat16, and in torch."""
 

@@ -106,8 +106,8 @@ def fits(source: torch.Tensor, array: Any) -> bool:
     if source.layout != torch.strided or source.device.type != "cpu" or source.numel() == 0:
         return False
     into = tensor_over(array)
-    return source.dtype == into.dtype and source.shape == into.shape and source.stride() == into.stride() \
-        and source.data_ptr() % source.element_size() == 0
+    alike = source.dtype == into.dtype and source.shape == into.shape and source.stride() == into.stride()
+    return bool(alike and source.data_ptr() % source.element_size() == 0)
 
 
 # What torch keeps of ASGD and this does not

@@ -15,8 +15,7 @@ def ours(info):
 
 def fresh(info, dtype=torch.float64):
     torch.manual_seed(3)
-    params = [torch.nn.Parameter(torch.randn(3, 2, dtype=dtype)), torch.nn.Parameter(torch.randn(2, 4, dtype=dtype))]
-    return params
+    return [torch.nn.Parameter(torch.randn(shape, dtype=dtype)) for shape in ((3, 2), (2, 4))]
 
 
 def give_gradients(info, params, seed):
