@@ -49,13 +49,6 @@ cdef extern from "Python.h":
     void Py_DECREF(PyObject*)
     PyObject* Py_None
 
-cdef enum:
-    KNOWN_ADDRESSES = 4096     # gradients' addresses that were found to overlap nothing
-
-cdef struct KnownAddress:
-    char* data
-    Py_ssize_t bytes
-
 cdef DLTensorFromPyObject export = NULL        # fills a DLTensor of a tensor of torch; NULL: torch has none
 cdef descrgetfunc get_grad = NULL              # the getter of `Tensor.grad`, or NULL
 cdef descrsetfunc set_grad = NULL              # the setter, or NULL
@@ -355,10 +348,13 @@ cdef class TorchTensors:
     cdef object steps_array
     cdef float* steps32
     cdef double* steps64
-    cdef KnownAddress* known
+    cdef char** low                    # what a step writes, by address
+    cdef char** high
+    cdef Py_ssize_t ranges
     cdef list gradients                # of the step in progress
     cdef readonly list sparse          # ... of those, (index, gradient) of sparse ones
     cdef list kept_watched             # tensors of state, whose memory the plan writes
+    cdef list kept_addresses
     cdef PyObject** watched
     cdef char** watched_data
     cdef Py_ssize_t watched_count
@@ -376,12 +372,12 @@ cdef class TorchTensors:
         self.memory, self.count = Memory(), len(owners)
         self.seen = <SeenTensor*>self.memory.take(self.count, sizeof(SeenTensor))
         self.owner = <PyObject**>self.memory.take(self.count, sizeof(PyObject*))
-        self.known = <KnownAddress*>self.memory.take(KNOWN_ADDRESSES, sizeof(KnownAddress))
         self.source = Gradients(plan.layout)
         self.source.read_elsewhere = True
         self.gradients, self.sparse = [None] * self.count, []
-        self.kept_watched = []
+        self.kept_watched, self.kept_addresses = [], []
         self.take_steps(steps)
+        self.merge_written()
         for i in range(self.count):
             seen = &self.seen[i]
             self.owner[i] = <PyObject*>owners[i]
@@ -416,19 +412,18 @@ cdef class TorchTensors:
     def watch(self, list tensors):
         """Notice, from now on, if the memory of these tensors is another than it is now."""
         self.kept_watched += tensors
+        self.kept_addresses += [address_of(tensor) for tensor in tensors]
         self.watched_count = -1
 
     cdef int note_watched(self) except -1:
-        """Remember where the watched tensors are, once all of them are known."""
-        cdef DLTensor found
+        """Make arrays of the watched tensors and their addresses, once all of them are known."""
         cdef Py_ssize_t k, count = len(self.kept_watched)
         self.watched_memory = Memory()
         self.watched = <PyObject**>self.watched_memory.take(count + 1, sizeof(PyObject*))
         self.watched_data = <char**>self.watched_memory.take(count + 1, sizeof(char*))
         for k in range(count):
             self.watched[k] = <PyObject*>self.kept_watched[k]
-            describe(self.watched[k], &found)
-            self.watched_data[k] = <char*>found.data + found.byte_offset
+            self.watched_data[k] = <char*><uintptr_t>self.kept_addresses[k]
         self.watched_count = count
         return 0
 
@@ -459,6 +454,8 @@ cdef class TorchTensors:
         """Whether a tensor of state is in other memory than when the plan was made."""
         cdef DLTensor found
         cdef Py_ssize_t k
+        if self.watched_count < 0:
+            self.note_watched()
         for k in range(self.watched_count):
             describe(self.watched[k], &found)
             if <char*>found.data + found.byte_offset != self.watched_data[k]:
@@ -487,8 +484,6 @@ cdef class TorchTensors:
         self.gradients = gradients
         if self.sparse:
             self.sparse = []
-        if self.watched_count < 0:
-            self.note_watched()
         for i in range(self.count):
             view, seen = &self.source.views[i], &self.seen[i]
             view.g = NULL
@@ -516,8 +511,8 @@ cdef class TorchTensors:
                     and self.is_as_seen(i, &found) and same_precision(&layout.views[i], stored):
                 view.g, view.stored = <char*>found.data + found.byte_offset, stored
                 view.layout = view.measured_layout = NULL
-                if not self.is_known(view.g, seen.bytes):
-                    self.refuse_overlap(i, gradient, view.g, seen.bytes)
+                if self.may_be_written(view.g, view.g + seen.bytes):
+                    self.refuse_overlap(i, gradient, view.g, view.g + seen.bytes)
             else:
                 self.read_other(i, gradient)
         return present
@@ -561,38 +556,49 @@ cdef class TorchTensors:
                              f"parameter, got {str(gradient.dtype).removeprefix('torch.')} {tuple(gradient.shape)}")
         view.stored, view.layout, view.measured_layout = array_view.stored, NULL, NULL
         # (an empty tensor has no address, and NULL would skip it)
-        view.g = array_view.data if array_view.data != NULL else <char*>self.known
+        view.g = array_view.data if array_view.data != NULL else <char*>self.seen
         if not (contiguous and layout.in_order[i] and <uintptr_t>array_view.data % array_view.itemsize == 0):
             self.source.read_strided(i, &array_view)
         memory_range(&array_view, &low, &high)
-        self.refuse_overlap(i, gradient, low, high - low)
+        if low < high and self.may_be_written(low, high):
+            self.refuse_overlap(i, gradient, low, high)
         return 0
 
-    cdef inline bint is_known(self, const char* data, Py_ssize_t size) noexcept:
-        """Whether it is known that a step writes nothing in this range."""
-        cdef const KnownAddress* known = &self.known[(<uintptr_t>data >> 4) % KNOWN_ADDRESSES]
-        return known.data == data and size <= known.bytes
+    cdef int merge_written(self) except -1:
+        """What a step writes, by address, as few ranges: those that nearly touch are one."""
+        cdef const MemoryRange* written = self.plan.layout.written
+        cdef Py_ssize_t k, count = self.plan.layout.written_count
+        self.low = <char**>self.memory.take(count + 1, sizeof(char*))
+        self.high = <char**>self.memory.take(count + 1, sizeof(char*))
+        for k in range(count):
+            if self.ranges > 0 and written[k].low <= self.high[self.ranges - 1] + 64:
+                if written[k].high > self.high[self.ranges - 1]:
+                    self.high[self.ranges - 1] = written[k].high
+            else:
+                self.low[self.ranges], self.high[self.ranges] = written[k].low, written[k].high
+                self.ranges += 1
+        return 0
 
-    cdef int refuse_overlap(self, Py_ssize_t i, object gradient, const char* low, Py_ssize_t size) except -1:
+    cdef inline bint may_be_written(self, const char* begin, const char* end) noexcept:
+        """Whether a step may write in this range."""
+        cdef Py_ssize_t half, n = self.ranges
+        cdef char** low = self.low
+        if n == 0:
+            return False
+        while n > 1:                   # (without a branch that depends on addresses, which are hard to predict)
+            half = n >> 1
+            low = low + half if low[half] < end else low
+            n -= half
+        return low[0] < end and self.high[low - self.low] > begin
+
+    cdef int refuse_overlap(self, Py_ssize_t i, object gradient, const char* begin, const char* end) except -1:
         """ValueError if a step writes where a gradient is."""
         cdef Layout layout = self.plan.layout
-        cdef KnownAddress* known = &self.known[(<uintptr_t>low >> 4) % KNOWN_ADDRESSES]
         cdef const MemoryRange* written = layout.written
-        cdef Py_ssize_t first = 0, end = layout.written_count, k
-        if size == 0:
-            return 0
-        while first < end:             # the first range that does not begin before this one ends
-            k = (first + end) // 2
-            if written[k].low < low + size:
-                first = k + 1
-            else:
-                end = k
-        if layout.written_disjoint and (first == 0 or written[first - 1].high <= low):
-            known.data, known.bytes = <char*>low, size
-            return 0
+        cdef Py_ssize_t k
         array = array_over(gradient)
-        for k in range(first):
-            if written[k].high > low:
+        for k in range(layout.written_count):
+            if written[k].low < end and written[k].high > begin:
                 tensor = layout.tensors[written[k].tensor]
                 for other in tensor.written():
                     if np.shares_memory(other, array):
@@ -698,6 +704,8 @@ cdef class GroupWatch:
     """`param_groups` and `state` of an optimizer as they were when they were last read, to notice what has changed."""
     cdef list groups, params, values, kept
     cdef list mutable
+    cdef PyObject** members            # the parameters of all groups
+    cdef Memory members_memory
     cdef object state
     cdef PyObject** entries            # of state: the dictionary of each parameter, and behind it what that has
     cdef Memory memory
@@ -705,10 +713,16 @@ cdef class GroupWatch:
     cdef list kept_entries
 
     def __init__(self, list groups, state):
+        cdef Py_ssize_t k
         self.groups, self.kept = groups, list(groups)
         self.params = [list(group["params"]) for group in groups]
         self.values = [None] * len(groups)
         self.mutable = [False] * len(groups)
+        members = [param for params in self.params for param in params]
+        self.members_memory = Memory()
+        self.members = <PyObject**>self.members_memory.take(len(members) + 1, sizeof(PyObject*))
+        for k in range(len(members)):
+            self.members[k] = <PyObject*>members[k]
         for i in range(len(groups)):
             self.take(i)
         self.take_state(state)
@@ -760,8 +774,8 @@ cdef class GroupWatch:
 
     def same_params(self, groups):
         """Whether groups are the same and hold the same parameters."""
-        cdef Py_ssize_t i, k, count
-        cdef list params, known
+        cdef Py_ssize_t i, k, count, first = 0
+        cdef list params
         if len(groups) != len(self.kept):
             return False
         for i in range(len(self.kept)):
@@ -771,13 +785,14 @@ cdef class GroupWatch:
             found = group["params"]
             if type(found) is not list:
                 return False
-            params, known = found, self.params[i]
+            params = found
             count = PyList_Size(params)
-            if count != PyList_Size(known):
+            if count != PyList_Size(self.params[i]):
                 return False
             for k in range(count):
-                if PyList_GetItem(params, k) != PyList_GetItem(known, k):
+                if PyList_GetItem(params, k) != self.members[first + k]:
                     return False
+            first += count
         return True
 
     def changed_groups(self):

@@ -33,7 +33,7 @@ class WithLoss(Optimizer):
         who, loss = type(self).__name__, returned if loss is None else loss
         if loss is None:
             raise TypeError(f"{who}: step needs the loss: step(closure), or step(loss=loss)")
-        value = float(loss)
+        value = float(loss.detach() if isinstance(loss, torch.Tensor) else loss)
         if not isfinite(value):
             raise ValueError(f"{who}: loss must be finite, got {value}; leave such a step out")
         return {"loss": -value if self.param_groups[0]["maximize"] else value}

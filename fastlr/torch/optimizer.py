@@ -315,7 +315,11 @@ class Optimizer(torch.optim.Optimizer):
             post_hook(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"defaults": self.defaults, "state": self.__dict__["state"], "param_groups": self.param_groups,
+        name, state = type(self).__name__, self.__dict__["state"]
+        if name == "ASGD":             # (torch's constructor of a copy looks for all of it)
+            state = defaultdict(dict, {param: as_in_torch(name, state[param], param, group)
+                                       for group in self.param_groups for param in group["params"] if param in state})
+        return {"defaults": self.defaults, "state": state, "param_groups": self.param_groups,
                 "_common": self._common, "zero_grads": self.zero_grads, "in_backward": self.in_backward}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -73,10 +73,10 @@ def test_what_torch_spells_otherwise_has_torchs_spelling(spelling, torchs):
 
 
 def test_an_unknown_name_says_which_is_near():
-    with pytest.raises(AttributeError, match="did you mean 'AdamW'"):
-        _ = fastlr.torch.AdanW
-    with pytest.raises(TypeError, match="Lion: unknown keyword 'beta'; did you mean 'beta1'"):
-        fastlr.torch.Lion([vector(1.0)], beta=0.5)
+    with pytest.raises(AttributeError, match="'fastlr.torch' has no attribute 'Lyon'; did you mean 'Lion'"):
+        _ = fastlr.torch.Lyon
+    with pytest.raises(TypeError, match="Lion: unknown keyword 'beta_1'; did you mean 'beta1'"):
+        fastlr.torch.Lion([vector(1.0)], beta_1=0.5)
     with pytest.raises(ValueError, match=r"Lion: beta1 must be in \[0, 1\), got 1.5"):
         fastlr.torch.Lion([vector(1.0)], beta1=1.5)
 
@@ -170,7 +170,7 @@ def test_groups_and_parameters_may_be_added_and_taken_away():
                 opt.param_groups[0]["params"].append(params[3])
             if t == 3:
                 opt.param_groups.extend([{**opt.param_groups[1], "params": [params[1]], "lr": 0.3}])
-                opt.param_groups[0]["params"].remove(params[1])
+                del opt.param_groups[0]["params"][1]
             give(params, t)
             opt.step()
     same(ours, theirs)
@@ -225,7 +225,7 @@ def test_shapes_of_all_kinds(shape, name):
         for params, opt in ((ours, a), (theirs, b)):
             give(params, t)
             opt.step()
-    same(ours, theirs)
+    same(ours, theirs, 1e-7 if name == "NAdam" else 1e-12)         # (torch's product of momenta is in float32)
 
 
 @pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW", "Adagrad", "Adadelta", "RMSprop", "Adamax", "NAdam", "RAdam",
@@ -238,6 +238,8 @@ def test_complex_parameters(name):
             give(params, t)
             if t == 2:
                 params[0].grad = params[0].grad.conj()
+                if opt is b:           # (torch refuses what is not resolved yet)
+                    params[0].grad = params[0].grad.resolve_conj()
             opt.step()
     same(ours, theirs, 1e-7 if name in ("ASGD", "NAdam") else 1e-12)
     for key, value in b.state[theirs[0]].items():
@@ -843,7 +845,7 @@ def test_a_rule_that_needs_the_curvature_is_given_it():
 # Sparse gradients
 
 def table_grad(rows, values, size):
-    return torch.sparse_coo_tensor(torch.tensor([rows]), torch.tensor(values), size)
+    return torch.sparse_coo_tensor(torch.tensor([rows]), torch.tensor(values), size, check_invariants=True)
 
 
 @pytest.mark.parametrize("name, peer", [("SparseAdam", "SparseAdam"), ("SGD", "SGD"), ("Adagrad", "Adagrad")])
@@ -945,6 +947,7 @@ def test_a_torch_without_the_exchange_interface():
     assert train(net, fastlr.torch.AdamW(net.parameters()), 5) == slow
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 def test_a_compiled_training_step_breaks_the_graph_at_the_optimizer():
     net = torch.nn.Linear(3, 1)
     opt = fastlr.torch.SGD(net.parameters(), lr=0.1)
@@ -954,7 +957,7 @@ def test_a_compiled_training_step_breaks_the_graph_at_the_optimizer():
         loss = net(x).square().mean()
         loss.backward()
         opt.step()
-        return loss
+        return loss.detach()
 
     compiled = torch.compile(step, backend="eager")
     x = torch.ones(4, 3)
