@@ -59,14 +59,125 @@ cdef object grad_name = "grad"
 cdef list kept_alive = []
 
 
+# Gradients without Python objects. Each backward pass makes new gradients, and a Python object for each costs 0.15 to
+# 0.5 us, as much as all else of a step of 64 elements. libtorch's C interface (torch/csrc/inductor/aoti_torch/c/shim.h,
+# kept stable by torch) describes and holds a tensor; that of a parameter's gradient is found by one function of its C++
+# interface, `const Tensor& c10::TensorImpl::grad() const`. A handle is the address of a `Tensor`, which holds a
+# `TensorImpl*`; where that is in torch's Python object is found by comparing it with `_cdata`. All of this is compared
+# with what Python says of some tensors first, and left alone if anything differs.
+
+cdef struct NativeFunctions:
+    void** (*grad)(void* impl) noexcept
+    int (*new_handle)(void** tensor, void*** handle) noexcept
+    int (*delete_handle)(void** handle) noexcept
+    int (*dim)(void** tensor, int64_t*) noexcept
+    int (*sizes)(void** tensor, int64_t**) noexcept
+    int (*strides)(void** tensor, int64_t**) noexcept
+    int (*dtype)(void** tensor, int*) noexcept
+    int (*device)(void** tensor, int*) noexcept
+    int (*layout)(void** tensor, int*) noexcept
+    int (*data)(void** tensor, void**) noexcept
+
+cdef NativeFunctions native
+cdef bint has_native = False
+cdef Py_ssize_t impl_offset = 0        # in bytes, of the `Tensor` in torch's Python object
+cdef void* no_tensor = NULL            # the `TensorImpl*` of a parameter's gradient where it has none
+cdef int cpu_device, strided_layout_code
+cdef int[4] native_dtypes              # torch's codes of float32, float64, float16, bfloat16
+
+
+cdef inline void** native_tensor(PyObject* tensor) noexcept:
+    return <void**>(<char*>tensor + impl_offset)
+
+
+cdef bint describe_native(void** tensor, DLTensor* out) noexcept:
+    """Where a tensor is; False if it is no strided tensor of floating-point numbers on the CPU."""
+    cdef int code = -1, kind
+    cdef int64_t ndim
+    if native.layout(tensor, &code) != 0 or code != strided_layout_code:
+        return False
+    if native.device(tensor, &code) != 0 or code != cpu_device or native.dtype(tensor, &code) != 0:
+        return False
+    for kind in range(4):
+        if code == native_dtypes[kind]:
+            break
+    else:
+        return False
+    if native.dim(tensor, &ndim) != 0 or native.sizes(tensor, &out.shape) != 0 \
+            or native.strides(tensor, &out.strides) != 0 or native.data(tensor, &out.data) != 0:
+        return False
+    out.ndim, out.byte_offset = <int>ndim, 0
+    out.device.device_type, out.dtype.lanes = DL_CPU, 1
+    out.dtype.code = DL_BFLOAT if kind == 3 else DL_FLOAT
+    out.dtype.bits = 64 if kind == 1 else 32 if kind == 0 else 16
+    return True
+
+
+def use_native(dict addresses, dict codes, samples, Py_ssize_t object_size):
+    """Read gradients by libtorch's own functions from now on, if what they say of samples is what Python says.
+
+    `addresses` has the functions, `codes` torch's numbers; `samples` are parameters, some with gradients.
+    """
+    global has_native, impl_offset, no_tensor, cpu_device, strided_layout_code
+    cdef Py_ssize_t offset
+    cdef DLTensor found
+    cdef void** gradient
+    cdef int k
+    has_native = False
+    native.grad = <void** (*)(void*) noexcept><uintptr_t>addresses["grad"]
+    native.new_handle = <int (*)(void**, void***) noexcept><uintptr_t>addresses["new_handle"]
+    native.delete_handle = <int (*)(void**) noexcept><uintptr_t>addresses["delete_handle"]
+    native.dim = <int (*)(void**, int64_t*) noexcept><uintptr_t>addresses["dim"]
+    native.sizes = <int (*)(void**, int64_t**) noexcept><uintptr_t>addresses["sizes"]
+    native.strides = <int (*)(void**, int64_t**) noexcept><uintptr_t>addresses["strides"]
+    native.dtype = <int (*)(void**, int*) noexcept><uintptr_t>addresses["dtype"]
+    native.device = <int (*)(void**, int*) noexcept><uintptr_t>addresses["device"]
+    native.layout = <int (*)(void**, int*) noexcept><uintptr_t>addresses["layout"]
+    native.data = <int (*)(void**, void**) noexcept><uintptr_t>addresses["data"]
+    cpu_device, strided_layout_code = codes["cpu"], codes["strided"]
+    for k, name in enumerate(("float32", "float64", "float16", "bfloat16")):
+        native_dtypes[k] = codes[name]
+    for offset in range(16, object_size - 7, 8):
+        if all([(<uintptr_t*>(<char*><PyObject*>sample + offset))[0] == <uintptr_t>sample._cdata
+                for sample in samples]):
+            break
+    else:
+        return False
+    impl_offset, no_tensor = offset, NULL
+    for sample in samples:             # (those without a gradient have the same)
+        if sample.grad is None:
+            gradient = native.grad(native_tensor(<PyObject*>sample)[0])
+            if no_tensor != NULL and no_tensor != gradient[0]:
+                return False
+            no_tensor = gradient[0]
+    for sample in samples:
+        if not describe_native(native_tensor(<PyObject*>sample), &found) or not says_the_same(&found, sample):
+            return False
+        if sample.grad is not None:
+            gradient = native.grad(native_tensor(<PyObject*>sample)[0])
+            if gradient[0] == no_tensor or gradient[0] != <void*><uintptr_t>sample.grad._cdata \
+                    or not describe_native(gradient, &found) or not says_the_same(&found, sample.grad):
+                return False
+    has_native = no_tensor != NULL
+    return has_native
+
+
+cdef bint says_the_same(const DLTensor* found, object tensor) except -1:
+    """Whether this is what a tensor's own methods say."""
+    return <uintptr_t>found.data == tensor.data_ptr() and found.ndim == tensor.ndim \
+        and [found.shape[k] for k in range(found.ndim)] == list(tensor.shape) \
+        and [found.strides[k] for k in range(found.ndim)] == list(tensor.stride()) \
+        and DTYPES.get(str(tensor.dtype)) == (found.dtype.code, found.dtype.bits)
+
+
 def use_torch(tensor, parameter, bint exchange=True):
     """Learn torch's types, `torch.Tensor` and `torch.nn.Parameter`; without `exchange`, as with a torch that has none.
     """
-    global export, get_grad, set_grad, grad_attribute, tensor_type, parameter_type
+    global export, get_grad, set_grad, grad_attribute, tensor_type, parameter_type, has_native
     cdef const DLPackExchangeAPI* interface
     kept_alive[:] = [tensor, parameter]
     tensor_type, parameter_type = <PyTypeObject*>tensor, <PyTypeObject*>parameter
-    export, get_grad, set_grad = NULL, NULL, NULL
+    export, get_grad, set_grad, has_native = NULL, NULL, NULL, False
     capsule = getattr(tensor, "__dlpack_c_exchange_api__", None)
     if exchange and capsule is not None:
         interface = <const DLPackExchangeAPI*>PyCapsule_GetPointer(capsule, "dlpack_exchange_api")
@@ -320,6 +431,7 @@ cdef struct SeenTensor:
     int ndim
     bint special               # its gradient and memory are found by Python: complex, or of a type of its own
     bint plain                 # contiguous in C order
+    bint native                # its gradient may be read without a Python object
     Py_ssize_t size, bytes
     int64_t* shape
     int64_t* strides
@@ -351,6 +463,8 @@ cdef class TorchTensors:
     cdef char** low                    # what a step writes, by address
     cdef char** high
     cdef Py_ssize_t ranges
+    cdef bint native                   # whether gradients may be read without Python objects
+    cdef void*** held                  # ... those of the step in progress
     cdef list gradients                # of the step in progress
     cdef readonly list sparse          # ... of those, (index, gradient) of sparse ones
     cdef list kept_watched             # tensors of state, whose memory the plan writes
@@ -361,7 +475,7 @@ cdef class TorchTensors:
     cdef Memory watched_memory
 
     def __init__(self, Plan plan, list owners, list local_tensors, steps, of_special, convert_gradient,
-                 step_elements):
+                 step_elements, bint native):
         cdef Py_ssize_t i
         cdef int k
         cdef DLTensor found
@@ -369,7 +483,8 @@ cdef class TorchTensors:
         cdef int64_t length
         self.plan, self.owners, self.locals = plan, owners, local_tensors
         self.of_special, self.convert_gradient, self.step_elements = of_special, convert_gradient, step_elements
-        self.memory, self.count = Memory(), len(owners)
+        self.memory, self.count, self.native = Memory(), len(owners), native
+        self.held = <void***>self.memory.take(self.count, sizeof(void**))
         self.seen = <SeenTensor*>self.memory.take(self.count, sizeof(SeenTensor))
         self.owner = <PyObject**>self.memory.take(self.count, sizeof(PyObject*))
         self.source = Gradients(plan.layout)
@@ -384,6 +499,7 @@ cdef class TorchTensors:
             describe(<PyObject*>local_tensors[i], &found)
             seen.data, seen.ndim = <char*>found.data + found.byte_offset, found.ndim
             seen.special = owners[i] is not local_tensors[i]
+            seen.native = native and not seen.special and Py_TYPE(self.owner[i]) in (tensor_type, parameter_type)
             seen.shape = <int64_t*>self.memory.take(max(2 * found.ndim, 1), sizeof(int64_t))
             seen.strides = seen.shape + found.ndim
             seen.size, seen.plain, length = 1, True, 1
@@ -447,7 +563,8 @@ cdef class TorchTensors:
         if self.seen[i].special:
             tensor = self.of_special(<object>self.owner[i])
             return tensor is not self.locals[i] and not self.same_memory(i, tensor)
-        describe(self.owner[i], &found)
+        if not (has_native and self.seen[i].native and describe_native(native_tensor(self.owner[i]), &found)):
+            describe(self.owner[i], &found)
         return <char*>found.data + found.byte_offset != self.seen[i].data or not self.is_as_seen(i, &found)
 
     def state_moved(self):
@@ -467,29 +584,37 @@ cdef class TorchTensors:
         describe(<PyObject*>tensor, &found)
         return <char*>found.data + found.byte_offset == self.seen[i].data and self.is_as_seen(i, &found)
 
-    def read(self):
+    def read(self, bint as_objects=False):
         """Read where the gradients are; TypeError or ValueError unless all of them can be used as they are.
 
         Returns how many there are, -1 where a parameter is in other memory than the plan's. Sparse ones are put aside,
-        in `sparse`.
+        in `sparse`. `as_objects`: as Python objects, as is needed to set all of them to zero.
         """
         cdef DLTensor found
         cdef GradientView* view
         cdef const SeenTensor* seen
         cdef Layout layout = self.plan.layout
         cdef Py_ssize_t i, present = 0
+        cdef int found_native
         cdef Storage stored
         cdef object gradient
         cdef list gradients = [None] * self.count
         self.gradients = gradients
         if self.sparse:
             self.sparse = []
+        if self.native:
+            self.release_held()
         for i in range(self.count):
             view, seen = &self.source.views[i], &self.seen[i]
             view.g = NULL
             if self.is_moved(i):
                 self.forget()
                 return -1
+            if has_native and seen.native and not as_objects:
+                found_native = self.read_native(i)
+                if found_native >= 0:
+                    present += found_native
+                    continue
             gradient = grad_of(self.owner[i])
             if gradient is None:
                 continue
@@ -516,6 +641,37 @@ cdef class TorchTensors:
             else:
                 self.read_other(i, gradient)
         return present
+
+    cdef int read_native(self, Py_ssize_t i) noexcept:
+        """Read a gradient of the parameter's own layout: 1, 0 if there is none, -1 if it has to be read otherwise."""
+        cdef DLTensor found
+        cdef GradientView* view = &self.source.views[i]
+        cdef const SeenTensor* seen = &self.seen[i]
+        cdef void** gradient = native.grad(native_tensor(self.owner[i])[0])
+        cdef Storage stored
+        if gradient[0] == no_tensor:
+            return 0
+        if not seen.plain or seen.size <= 1 or not describe_native(gradient, &found) or found.data == NULL \
+                or not self.is_as_seen(i, &found):
+            return -1
+        stored = storage_of(&found)
+        if not same_precision(&self.plan.layout.views[i], stored) \
+                or self.may_be_written(<char*>found.data, <char*>found.data + seen.bytes) \
+                or native.new_handle(gradient, &self.held[i]) != 0:
+            return -1
+        view.g, view.stored, view.layout, view.measured_layout = <char*>found.data, stored, NULL, NULL
+        return 1
+
+    cdef void release_held(self) noexcept:
+        cdef Py_ssize_t i
+        for i in range(self.count):
+            if self.held[i] != NULL:
+                native.delete_handle(self.held[i])
+                self.held[i] = NULL
+
+    def __dealloc__(self):
+        if self.held != NULL and self.memory is not None:
+            self.release_held()
 
     cdef object converted(self, Py_ssize_t i, object gradient):
         """A gradient of another type, layout or device as a strided tensor on the CPU; None if it is sparse."""
@@ -657,6 +813,8 @@ cdef class TorchTensors:
         finally:
             self.source.arrays = None
             self.gradients = None
+            if self.native:
+                self.release_held()
         if plan.skipped != skipped:
             return None
         for i in range(self.count):
@@ -673,6 +831,8 @@ cdef class TorchTensors:
     def forget(self):
         """Keep no gradient that was read for a step which was not done."""
         self.gradients, self.sparse = None, []
+        if self.native:
+            self.release_held()
 
     cdef int refuse_shared_gradients(self) except -1:
         """ValueError if gradients that are set to zero share memory: one would be zero before it is read."""

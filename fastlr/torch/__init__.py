@@ -8,15 +8,15 @@ from __future__ import annotations
 from typing import Any
 
 try:
-    import torch
+    import torch  # noqa: F401
 except ModuleNotFoundError as error:
     if error.name != "torch":
         raise
     raise ImportError("fastlr.torch needs PyTorch: pip install torch") from None
 
-from .._engine.torch_tensors import use_torch
+from .interface import begin  # noqa: E402
 
-use_torch(torch.Tensor, torch.nn.Parameter)
+begin()
 
 from .classes import class_of, names  # noqa: E402
 from .clipping import clip_grad_norm_ as clip_grad_norm_  # noqa: E402

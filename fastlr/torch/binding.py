@@ -145,7 +145,8 @@ class Unit:
         plan.t = int(self.steps.max()) if len(self.params) else 0
         takes_rows = inner.kind == "elementwise" and not inner.depends_on_param and not inner.needs_curvature
         self.tensors = TorchTensors(plan, self.params, locals_, self.steps, local_of,
-                                    partial(local_gradient, owner, takes_rows), self.step_elements)
+                                    partial(local_gradient, owner, takes_rows), self.step_elements,
+                                    inner.kind == "elementwise" and not inner.needs_curvature)
         self.without_state: set[int] = set()
         for i, state in enumerate(given):
             if state:

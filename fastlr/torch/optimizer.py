@@ -103,7 +103,7 @@ class Optimizer(torch.optim.Optimizer):
             refuse_dense(self)
         while True:
             try:
-                present = [unit.tensors.read() for unit in binding.units]
+                present = [unit.tensors.read(self.zero_grads) for unit in binding.units]
             except BaseException:
                 binding.forget_gradients()
                 raise

@@ -932,19 +932,55 @@ def test_what_needs_all_gradients_is_refused_in_the_backward_pass(keywords, name
         getattr(fastlr.torch, name)([vector(1.0)], in_backward=True, **keywords)
 
 
-# Without the exchange interface
+# Ways to read tensors
 
-def test_a_torch_without_the_exchange_interface():
-    from fastlr._engine.torch_tensors import use_torch
+@pytest.mark.parametrize("ways", [{"exchange": True, "native": False}, {"exchange": False, "native": False},
+                                  {"exchange": False, "native": True}], ids=str)
+def test_tensors_are_read_alike_in_every_way(ways):
+    from fastlr.torch.interface import begin
 
-    use_torch(torch.Tensor, torch.nn.Parameter, exchange=False)
+    losses = []
+    for given in ({}, ways):
+        try:
+            begin(**given)
+            net = network()
+            losses.append(train(net, fastlr.torch.AdamW(net.parameters()), 5))
+        finally:
+            begin()
+    assert losses[0] == losses[1]
+
+
+def test_this_torch_has_all_ways():
+    from fastlr.torch.interface import begin
+
+    assert begin() and torch.Tensor.__dlpack_c_exchange_api__
+
+
+def test_functions_that_say_something_else_are_not_used():
+    from fastlr._engine.torch_tensors import use_native
+    from fastlr.torch.interface import begin, found, samples
+
+    addresses, codes = found()
     try:
-        net = network()
-        slow = train(net, fastlr.torch.AdamW(net.parameters()), 5)
+        assert not use_native({**addresses, "sizes": addresses["strides"]}, codes, samples(), torch.Tensor.__basicsize__)
+        assert not use_native(addresses, {**codes, "float16": codes["bfloat16"], "bfloat16": codes["float16"]}, samples(),
+                              torch.Tensor.__basicsize__)
+        assert not use_native(addresses, codes, samples(), 16)
     finally:
-        use_torch(torch.Tensor, torch.nn.Parameter)
-    net = network()
-    assert train(net, fastlr.torch.AdamW(net.parameters()), 5) == slow
+        assert begin()
+
+
+def test_tensors_that_are_swapped_are_noticed():
+    params = [torch.nn.Parameter(torch.ones(4)), torch.nn.Parameter(torch.zeros(4))]
+    opt = fastlr.torch.SGD(params[:1], lr=0.5)
+    for param in params:
+        param.grad = torch.ones(4)
+    opt.step()
+    torch.utils.swap_tensors(*params)
+    for param in params:
+        param.grad = torch.ones(4)
+    opt.step()
+    assert params[0].tolist() == [-0.5] * 4 and params[1].tolist() == [0.5] * 4
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
