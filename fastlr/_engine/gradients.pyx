@@ -9,7 +9,7 @@ from fastlr._engine.memory cimport Memory
 from fastlr._kernels.structs cimport BFLOAT16, GradientView
 
 from fastlr._engine.arrays import BFloat16, as_array, overlaps_itself, stored_as
-from fastlr._engine.torch_tensors import is_torch_tensor
+from fastlr._engine.tensor_versions import is_torch_tensor
 
 build_id = FASTLR_LAYOUT.decode()
 

@@ -3,7 +3,7 @@ from typing import Any
 
 from .._matrix.matrix_step import MatrixStep
 from .tensors import Tensor
-from .torch_tensors import TorchParameters
+from .tensor_versions import TorchParameters
 
 class Plan:
     t: int

@@ -20,7 +20,7 @@ from fastlr._kernels.rule_table cimport RuleTable, StorageLoop
 from fastlr._kernels.structs cimport StepJob, TaskFunction
 from fastlr._matrix.matrix_step cimport MatrixStep
 
-from fastlr._engine.torch_tensors import mark_written
+from fastlr._engine.tensor_versions import mark_written
 
 build_id = FASTLR_LAYOUT.decode()
 

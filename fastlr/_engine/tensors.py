@@ -11,7 +11,7 @@ import numpy as np
 from .arena import Arena
 from .arrays import BFloat16, as_array, overlaps_itself, stored_as
 from .shared_memory import find_shared
-from .torch_tensors import is_torch_tensor, mark_written
+from .tensor_versions import is_torch_tensor, mark_written
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -21,7 +21,7 @@ from .._engine.tensors import (
     set_shadow,
     split,
 )
-from .._engine.torch_tensors import TorchParameters
+from .._engine.tensor_versions import TorchParameters
 from .._matrix.matrix_step import MatrixStep
 from .declaration import ConstructorOnly, Convention, Hyper, nearest
 from .groups import Group, are_groups, bound, checked_lr_max

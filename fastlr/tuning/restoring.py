@@ -12,7 +12,7 @@ import numpy as np
 
 from .._engine.arrays import as_array
 from .._engine.tensors import is_array
-from .._engine.torch_tensors import is_torch_tensor, mark_written
+from .._engine.tensor_versions import is_torch_tensor, mark_written
 
 Restore = Callable[[], None]
 
