@@ -2,8 +2,8 @@ from collections.abc import Callable
 from typing import Any
 
 from .._matrix.matrix_step import MatrixStep
-from .tensors import Tensor
 from .tensor_versions import TorchParameters
+from .tensors import Tensor
 
 class Plan:
     t: int

@@ -8,6 +8,7 @@ import numpy as np
 
 from .._engine.instruction_set import kernels
 from .._engine.plan import Plan
+from .._engine.tensor_versions import TorchParameters
 from .._engine.tensors import (
     STORAGES,
     SlotKinds,
@@ -21,7 +22,6 @@ from .._engine.tensors import (
     set_shadow,
     split,
 )
-from .._engine.tensor_versions import TorchParameters
 from .._matrix.matrix_step import MatrixStep
 from .declaration import ConstructorOnly, Convention, Hyper, nearest
 from .groups import Group, are_groups, bound, checked_lr_max

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from .._engine.arrays import BFloat16, as_array, stored_as
-from .._engine.tensors import FLOAT32, FLOAT64, STORAGES, Array, Tensor, bfloat16_bits, refuse_shared, values
 from .._engine.tensor_versions import mark_written
+from .._engine.tensors import FLOAT32, FLOAT64, STORAGES, Array, Tensor, bfloat16_bits, refuse_shared, values
 from .base import Optimizer
 from .declaration import nearest
 from .groups import are_groups, bound

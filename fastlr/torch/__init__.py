@@ -14,7 +14,7 @@ except ModuleNotFoundError as error:
         raise
     raise ImportError("fastlr.torch needs PyTorch: pip install torch") from None
 
-from .interface import begin  # noqa: E402
+from .interface import begin
 
 begin()
 

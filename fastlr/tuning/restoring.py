@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from .._engine.arrays import as_array
-from .._engine.tensors import is_array
 from .._engine.tensor_versions import is_torch_tensor, mark_written
+from .._engine.tensors import is_array
 
 Restore = Callable[[], None]
 
