@@ -11,10 +11,9 @@ from libc.string cimport memset
 from fastlr._kernels.build_id cimport FASTLR_LAYOUT
 from fastlr.rules.element cimport real
 from fastlr.rules.moments cimport AdamScalars, adam_scalars
-from fastlr._matrix.factors cimport sum_squares
+from fastlr._matrix.factors cimport move_row_means, sum_squares
 from fastlr._matrix.rule_table cimport (
-    PER_ELEMENT, PER_ROW, MatrixBlock, MatrixOperation, MatrixRuleTable, MatrixTensor, declared, put_row_factor,
-    total_of_row,
+    PER_ELEMENT, PER_ROW, MatrixBlock, MatrixOperation, MatrixRuleTable, MatrixTensor, declared,
 )
 from fastlr._matrix.updates cimport MakeRow, apply_rows
 
@@ -25,17 +24,24 @@ cdef enum:
     M, V                   # slots
 
 
+cdef void row_factors_of(real* restrict factor, const double* restrict v, AdamScalars now, double eps,
+                         Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t i
+    cdef double denominator
+    for i in range(n):
+        denominator = sqrt(v[i]) * now.debias2 + eps
+        factor[i] = <real>(now.debias1 / denominator if denominator != 0 else <double>0)    # (0 / 0 is no update)
+
 cdef void finish_squares(MatrixTensor* tensor) noexcept nogil:
     cdef const AdamMiniSettings* h = <const AdamMiniSettings*>tensor.settings
     cdef AdamScalars now
     cdef double* v = <double*>tensor.slot[V]
-    cdef double denominator
-    cdef Py_ssize_t i
     adam_scalars(h.beta1, h.beta2, &tensor.given.now, &now)
-    for i in range(tensor.rows):
-        v[i] = h.beta2 * v[i] + (1 - h.beta2) * (total_of_row(tensor, i) / <double>tensor.cols)
-        denominator = sqrt(v[i]) * now.debias2 + h.eps
-        put_row_factor(tensor, i, now.debias1 / denominator if denominator != 0 else 0)    # (0 / 0 is no update)
+    move_row_means(tensor, v, 0, h.beta2, 1 - h.beta2, 0)
+    if tensor.is_double:
+        row_factors_of(<double*>tensor.row_factors, v, now, h.eps, tensor.rows)
+    else:
+        row_factors_of(<float*>tensor.row_factors, v, now, h.eps, tensor.rows)
 
 cdef void begin(MatrixTensor* tensor) noexcept nogil:
     tensor.scalars[0] = (<const AdamMiniSettings*>tensor.settings).beta1

@@ -141,12 +141,6 @@ cdef inline void put_row_factor(MatrixTensor* tensor, Py_ssize_t row, double x) 
     else:
         (<float*>tensor.row_factors)[row] = <float>x
 
-cdef inline void put_col_factor(MatrixTensor* tensor, Py_ssize_t col, double x) noexcept nogil:
-    if tensor.is_double:
-        (<double*>tensor.col_factors)[col] = x
-    else:
-        (<float*>tensor.col_factors)[col] = <float>x
-
 cdef inline double total_of_blocks(const MatrixTensor* tensor, int which) noexcept nogil:
     """A sum over the tensor, in the order of its blocks."""
     cdef double total = 0
