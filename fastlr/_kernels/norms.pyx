@@ -7,7 +7,7 @@ from fastlr._kernels.build_id cimport FASTLR_LAYOUT
 from fastlr._kernels.floating_point_mode cimport enter_kernel_mode, leave_kernel_mode
 from fastlr._kernels.norms cimport NormLanes, clear_lanes, finish_lanes, measure_tile, measure_units
 from fastlr._kernels.structs cimport (
-    TILE, Chunk, ChunkSum, GradientView, ScalarGroup, StepJob, TensorView, UnitRange, UnitSums,
+    TILE, ChunkOperands, ChunkSum, GradientView, ScalarGroup, StepJob, TensorView, UnitRange, UnitSums, find_operands,
 )
 from fastlr._kernels.tiles cimport load_tile
 from fastlr.rules.element cimport real
@@ -35,20 +35,14 @@ cdef void measure_chunks(void* context, Py_ssize_t task) noexcept nogil:
     cdef const StepJob* job = <const StepJob*>context
     cdef unsigned int mode = enter_kernel_mode()
     cdef Py_ssize_t k
-    cdef const Chunk* chunk
-    cdef const TensorView* view
+    cdef ChunkOperands x
     for k in range(job.task_starts[task], job.task_starts[task + 1]):
-        chunk = &job.chunks[k]
-        view = &job.views[chunk.view]
-        job.sums[k].squares, job.sums[k].nonfinite = 0, 0
-        if job.gradients[chunk.view].g == NULL:
-            continue
-        if view.is_double:
-            measure_chunk(&job.sums[k], &job.gradients[chunk.view], &job.scalar_groups[view.scalar_group], chunk.start,
-                          chunk.size, <double*>NULL)
+        if not find_operands(&x, job, k):
+            job.sums[k].squares, job.sums[k].nonfinite = 0, 0
+        elif x.view.is_double:
+            measure_chunk(&job.sums[k], x.gradient, x.group, x.chunk.start, x.chunk.size, <double*>NULL)
         else:
-            measure_chunk(&job.sums[k], &job.gradients[chunk.view], &job.scalar_groups[view.scalar_group], chunk.start,
-                          chunk.size, <float*>NULL)
+            measure_chunk(&job.sums[k], x.gradient, x.group, x.chunk.start, x.chunk.size, <float*>NULL)
     leave_kernel_mode(mode)
 
 

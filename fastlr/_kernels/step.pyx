@@ -14,11 +14,13 @@ from fastlr._kernels.norms cimport measure_units_of_chunk
 from fastlr._kernels.random_bits cimport BITS_BLOCK, fill_random_table
 from fastlr._kernels.strided cimport zero_strided
 from fastlr._kernels.structs cimport (
-    BFLOAT16, FLOAT32, FLOAT64, GROUP, MAX_SLOTS, MAX_SUMS, SIGNED8, TILE, UNSIGNED8, Chunk, GradientView, ScalarGroup,
-    StepJob, Storage, TensorOps, TensorView,
+    BFLOAT16, FLOAT32, FLOAT64, GROUP, MAX_SLOTS, MAX_SUMS, SIGNED8, TILE, UNSIGNED8, Chunk, ChunkOperands,
+    GradientView, ScalarGroup, StepJob, Storage, TensorOps, TensorView, find_operands,
 )
-from fastlr._kernels.tiles cimport (apply_lr_factors, is_native, load_param, load_tile, preprocess, preprocess_units,
-                                    store_param, store_shadow, store_tile, update_ema,)
+from fastlr._kernels.tiles cimport (
+    apply_lr_factors, is_native, load_param, load_tile, preprocess, preprocess_units, store_param, store_shadow,
+    store_tile, update_ema,
+)
 from fastlr.rules.element cimport real
 
 fill_random_table()
@@ -148,26 +150,19 @@ cdef void step_chunks(void* context, Py_ssize_t task) noexcept nogil:
     cdef const StepJob* job = <const StepJob*>context
     cdef unsigned int mode = enter_kernel_mode()
     cdef Py_ssize_t k
-    cdef const Chunk* chunk
-    cdef const TensorView* view
-    cdef const GradientView* gradient
-    cdef const ScalarGroup* group
+    cdef ChunkOperands x
     for k in range(job.task_starts[task], job.task_starts[task + 1]):
-        chunk = &job.chunks[k]
-        view = &job.views[chunk.view]
-        gradient = &job.gradients[chunk.view]
-        if gradient.g == NULL:
+        if not find_operands(&x, job, k):
             continue
-        group = &job.scalar_groups[view.scalar_group]
-        if job.unit_squares != NULL and chunk.size == view.size:
-            measure_units_of_chunk(job, chunk, group)
-        if is_direct(view, gradient, group):       # (here, and not in a call, which would cost small tensors 1.3 ns)
-            step_direct(job, view, gradient, group, chunk.start, chunk.size)
+        if job.unit_squares != NULL and x.chunk.size == x.view.size:
+            measure_units_of_chunk(job, x.chunk, x.group)
+        if is_direct(x.view, x.gradient, x.group):     # (here, not in a call, which would cost small tensors 1.3 ns)
+            step_direct(job, x.view, x.gradient, x.group, x.chunk.start, x.chunk.size)
         else:
-            step_range(job, view, gradient, group, chunk.start, chunk.size)
+            step_range(job, x.view, x.gradient, x.group, x.chunk.start, x.chunk.size)
         # (gradients are zeroed here, while their lines are in cache)
         if job.zero_grads:
-            zero_gradient(gradient, chunk)
+            zero_gradient(x.gradient, x.chunk)
     leave_kernel_mode(mode)
 
 
@@ -200,14 +195,10 @@ cdef void reduce_chunks(void* context, Py_ssize_t task) noexcept nogil:
     cdef const StepJob* job = <const StepJob*>context
     cdef unsigned int mode = enter_kernel_mode()
     cdef Py_ssize_t k
-    cdef const Chunk* chunk
-    cdef const TensorView* view
+    cdef ChunkOperands x
     for k in range(job.task_starts[task], job.task_starts[task + 1]):
-        chunk = &job.chunks[k]
-        view = &job.views[chunk.view]
-        if job.gradients[chunk.view].g != NULL:
-            reduce_chunk(job, view, &job.gradients[chunk.view], &job.scalar_groups[view.scalar_group], chunk,
-                         job.terms + k * MAX_SUMS)
+        if find_operands(&x, job, k):
+            reduce_chunk(job, x.view, x.gradient, x.group, x.chunk, job.terms + k * MAX_SUMS)
     leave_kernel_mode(mode)
 
 
@@ -255,23 +246,16 @@ cdef void accumulate_chunks(void* context, Py_ssize_t task) noexcept nogil:
     cdef const StepJob* job = <const StepJob*>context
     cdef unsigned int mode = enter_kernel_mode()
     cdef Py_ssize_t k
-    cdef const Chunk* chunk
-    cdef const TensorView* view
-    cdef const GradientView* gradient
+    cdef ChunkOperands x
     for k in range(job.task_starts[task], job.task_starts[task + 1]):
-        chunk = &job.chunks[k]
-        view = &job.views[chunk.view]
-        gradient = &job.gradients[chunk.view]
-        if gradient.g == NULL:
+        if not find_operands(&x, job, k):
             continue
-        if view.is_double:
-            accumulate_tiles(job, view, gradient, &job.scalar_groups[view.scalar_group], chunk.start, chunk.size,
-                             <double*>NULL)
+        if x.view.is_double:
+            accumulate_tiles(job, x.view, x.gradient, x.group, x.chunk.start, x.chunk.size, <double*>NULL)
         else:
-            accumulate_tiles(job, view, gradient, &job.scalar_groups[view.scalar_group], chunk.start, chunk.size,
-                             <float*>NULL)
+            accumulate_tiles(job, x.view, x.gradient, x.group, x.chunk.start, x.chunk.size, <float*>NULL)
         if job.zero_grads:
-            zero_gradient(gradient, chunk)
+            zero_gradient(x.gradient, x.chunk)
     leave_kernel_mode(mode)
 
 

@@ -112,6 +112,21 @@ cdef struct StepJob:
     double* unit_squares               # where units are measured as they move: clipped squares per tensor; or NULL
     double unit_clip, unit_eps         # clip_adaptive and its epsilon, there
 
+cdef struct ChunkOperands:
+    # A chunk, and what a pass over it reads and writes.
+    const Chunk* chunk
+    const TensorView* view
+    const GradientView* gradient
+    const ScalarGroup* group
+
+cdef inline bint find_operands(ChunkOperands* x, const StepJob* job, Py_ssize_t k) noexcept nogil:
+    """The operands of the k-th chunk; False if its tensor is skipped."""
+    x.chunk = &job.chunks[k]
+    x.view = &job.views[x.chunk.view]
+    x.gradient = &job.gradients[x.chunk.view]
+    x.group = &job.scalar_groups[x.view.scalar_group]
+    return x.gradient.g != NULL
+
 cdef struct TensorOps:
     # The operations on a tensor that matrix rules use, for any layout, storage and stages.
     # The preprocessed gradient (unscaled, clipped, without l2) of elements start .. start + size, into contiguous
