@@ -28,12 +28,16 @@ cdef class Curvature:
         """Read where estimates are, if there are any. All is checked here but whether they are finite."""
         cdef Layout layout = self.layout
         cdef Py_ssize_t i
+        cdef const int64_t* skipped = self.scalars.skipped_steps
+        cdef bint first = False
         if estimates is not None:
             self.estimates.read(estimates, False)
-        if gradients is None or len(gradients) != layout.count:
-            return 0                   # (refused when the gradients are read)
         for i in range(layout.count):
-            if self.scalars.skipped_steps[i] >= t and gradients[i] is not None \
+            first |= skipped[i] >= t
+        if not first or gradients is None or len(gradients) != layout.count:
+            return 0                   # (a wrong number is refused when the gradients are read)
+        for i in range(layout.count):
+            if skipped[i] >= t and gradients[i] is not None \
                     and (estimates is None or self.estimates.arrays[i] is None):
                 raise ValueError(f"{layout.caller}: {layout.tensors[i].name!r} has its first gradient in this step, "
                                  f"and its curvature was never estimated; give step(grads, curvature=...)")

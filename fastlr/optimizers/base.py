@@ -224,7 +224,8 @@ class Optimizer(BoundParameters, family=True):
 
     def _step_with(self, grads: Any, grad_scale: float | LossScale, zero_grads: bool, *more: Any) -> None:
         """A step of gradients in the order of the tensors, with what more this rule is given."""
-        self._check_replaced()
+        if self._watched:
+            self._check_replaced()
         if not isinstance(grad_scale, LossScale):
             self._plan.step(grads, grad_scale, zero_grads, *more)
             return
