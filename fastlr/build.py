@@ -43,6 +43,8 @@ def compile_flags() -> list[str]:
     -fno-math-errno lets square roots vectorise (7.6 times as fast), -ffp-contract=off keeps the same bits on every
     instruction set. Never -ffast-math (it changes the host's floating-point mode) nor -march=native (it changes bits).
 
+    For gcc and clang. What is returned for MSVC has not been compiled: see docs/rules.md.
+
     >>> from fastlr.build import compile_flags
     >>> "-ffp-contract=off" in compile_flags() or "/fp:precise" in compile_flags()
     True
