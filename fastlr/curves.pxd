@@ -13,7 +13,7 @@ Cycle that the calls of one array share.
 `t` is finite and >= 0, and the rate must be a number for every such t, however large. No memory, no Python and no
 arrays here. Sums have terms of one sign, so that a rate keeps its last digits where it has almost vanished.
 """
-from libc.math cimport ceil, exp, expm1, fma, fmod, log as ln, log1p, pow, sqrt
+from libc.math cimport exp, expm1, fma, fmod, log as ln, log1p, pow, sqrt
 
 from fastlr.powers cimport (
     Power, floor_of, power_of, power_of_two, scaled_power, sin_half_pi, sin_half_pi_low,
@@ -201,20 +201,21 @@ cdef struct Polynomial:
     double lr, steps, power, final, cycle
 
 cdef inline double polynomial(Polynomial h, double t) noexcept nogil:
-    cdef double n = h.steps, w
+    cdef double n = h.steps, left = n - t, cycle, w
     if t >= n:
         if not h.cycle:
             return h.final
-        n *= ceil(t / n)
-        if not t < n <= 1e300:             # at the end of a cycle; or where doubles end
+        left = n - time_in_cycle(t, n, &cycle)     # (the end of a cycle, less t, would be rounded for t near 2**53)
+        n *= cycle + 1
+        if left == h.steps or not n <= 1e300:      # at the end of a cycle; or where doubles end
             return h.final
-    w = power_of((n - t) / n, h.power)
+    w = power_of(left / n, h.power)
     if h.final == 0:
         return h.lr * w
     # where w is almost 1, 1 - w cancels, which matters only where the curve rises
     if w < 0.5 or h.final <= h.lr:
         return h.lr * w + h.final * (1 - w)
-    return h.lr * w - h.final * expm1(h.power * (log1p(-t / n) if t < n / 2 else ln((n - t) / n)))
+    return h.lr * w - h.final * expm1(h.power * (log1p(-t / n) if t < n / 2 else ln(left / n)))
 
 
 # one_minus_sqrt: lr at 0 to final at steps as 1 - sqrt(p) = (1 - p) / (1 + sqrt(p))

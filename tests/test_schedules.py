@@ -68,6 +68,12 @@ class TestValues:
         for t in (27493, 27516, 27549):
             assert ulps(curve(t), exact(curve, t)) <= reference.CURVES["polynomial"].ulps
 
+    @pytest.mark.parametrize(("lr", "final"), [(0.0, 0.001), (0.1, 0.0)])
+    def test_a_polynomial_keeps_its_digits_where_the_end_of_a_cycle_is_no_double(self, lr, final):
+        curve = schedules.polynomial(lr, steps=362881, power=0.5, final=final, cycle=True)
+        for t in (2**53 - 248795, 2**53 - 3, 3 * 2**53 - 4):
+            assert ulps(curve(t), exact(curve, t)) <= reference.CURVES["polynomial"].ulps
+
     @each_curve
     def test_every_argument_matters(self, name):
         curve = EXAMPLES[name]
