@@ -115,7 +115,7 @@ def table_of(curves: list[Curve], source: str) -> str:
     fields = "".join(f"    {curve.name!r}: {curve.fields!r},\n" for curve in curves)
     return (
         f"# Written by build_schedules.py from {source}: change that file instead.\n\n"
-        "from fastlr cimport curves\nfrom fastlr.powers cimport Power\n\n"
+        "cimport fastlr.curves as curves\nfrom fastlr.powers cimport Power\n\n"
         f"cdef CurveEntry[{len(curves)}] CURVES\n\n"
         + "\n".join(functions_for(curve) for curve in curves)
         + entries + f"\nCURVE_FIELDS = {{\n{fields}}}\n"

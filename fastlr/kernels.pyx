@@ -22,7 +22,7 @@ from inspect import Parameter, Signature
 
 from libc.stdint cimport int64_t
 from fastlr._kernels.structs cimport FLOAT64, MAX_SLOTS
-from fastlr._engine cimport thread_pool
+cimport fastlr._engine.thread_pool as thread_pool
 from fastlr._engine.arrays cimport ALIGNED, C_CONTIGUOUS, WRITEABLE, ArrayView, memory_range, read_array
 from fastlr._kernels.build_id cimport FASTLR_LAYOUT
 from fastlr._engine.functional_step cimport RuleCall, read_rule, update_tensor

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import fastlr
-from fastlr import build, build_loops, build_rules
+from fastlr import build, build_loops, build_rules, build_schedules
 from fastlr.rules.signatures import SIGNATURES
 
 STRANGERS = (Path(__file__).with_name("stranger_rules") / "mypkg" / "rules.pxd").read_text()
@@ -147,6 +147,18 @@ def test_the_checksum_of_declarations_changes_with_them_and_with_nothing_else():
     assert re.fullmatch("[0-9a-f]{8}", known)
     assert {build.declarations_id([each]) for each in same} == {known}
     assert known not in {build.declarations_id([each]) for each in other}
+
+
+def test_cython_sees_what_a_module_depends_on():
+    """Of `from package cimport module` it does not see the module, and would not build again when that changes."""
+    root = Path(fastlr.__file__).parent
+    texts = {path: path.read_text() for path in root.rglob("*.p[xy][dxi]")}
+    texts["curve_table.pxi"] = build_schedules.table_of(
+        build_schedules.curves_of(texts[root / "curves.pxd"]), "curves.pxd")
+    assert len(texts) > 20 and "cimport fastlr.curves as curves" in texts["curve_table.pxi"]
+    for path, text in texts.items():
+        for package, name in re.findall(r"^from ([\w.]+) cimport (\w+)$", text, re.M):
+            assert not (root.parent / package.replace(".", "/") / f"{name}.pxd").exists(), (path, package, name)
 
 
 def test_a_file_that_is_as_it_should_be_is_left_untouched(tmp_path):

@@ -13,7 +13,7 @@ from fastlr._c_api.handles cimport MESSAGE_SIZE
 from fastlr._c_api.pointer_gradients cimport (
     MISALIGNED, NO_FAULT, OVERLAPS, SHARED, Fault, PointerGradients,
 )
-from fastlr._engine cimport thread_pool
+cimport fastlr._engine.thread_pool as thread_pool
 from fastlr._engine.arrays cimport ALIGNED, C_CONTIGUOUS, ArrayView, read_array
 from fastlr._engine.clipping cimport NO_MEMORY, REFUSED, SKIPPED, Verdict, not_measured
 from fastlr._engine.compiled_schedule cimport CompiledSchedule

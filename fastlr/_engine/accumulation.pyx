@@ -2,7 +2,7 @@
 """Gradients of micro-batches, added to the moments: parameters stay, and no buffer is needed."""
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.math cimport NAN
-from fastlr._engine cimport thread_pool
+cimport fastlr._engine.thread_pool as thread_pool
 from fastlr._kernels.build_id cimport FASTLR_LAYOUT
 from fastlr._engine.plan cimport Plan
 from fastlr._engine.step_scalars cimport ScalarGroupKey, ScalarGroups

@@ -5,7 +5,7 @@ from cpython.pycapsule cimport PyCapsule_New
 from libc.stdint cimport int64_t, uintptr_t
 from libc.string cimport strcmp
 from fastlr._kernels.structs cimport MAX_SLOTS
-from fastlr._engine cimport thread_pool
+cimport fastlr._engine.thread_pool as thread_pool
 from fastlr._kernels.build_id cimport FASTLR_LAYOUT
 from fastlr._engine.functional_step cimport RuleCall, read_rule, update_tensor
 from fastlr._engine.memory cimport Memory

@@ -3,7 +3,7 @@
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.math cimport INFINITY, ilogb, ldexp, sqrt
 from libc.stdint cimport int64_t
-from fastlr._engine cimport thread_pool
+cimport fastlr._engine.thread_pool as thread_pool
 from fastlr._kernels.build_id cimport FASTLR_LAYOUT
 from fastlr._engine.layout cimport Layout
 from fastlr._engine.memory cimport Memory, Workspace

@@ -3,7 +3,7 @@
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.math cimport INFINITY
 from libc.stdint cimport int64_t, uint64_t
-from fastlr._engine cimport thread_pool
+cimport fastlr._engine.thread_pool as thread_pool
 from fastlr._kernels.build_id cimport FASTLR_LAYOUT
 from fastlr._engine.clipping cimport Clipping
 from fastlr._engine.gradients cimport Gradients

@@ -9,7 +9,7 @@ from libc.math cimport fabs
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
-from fastlr._engine cimport thread_pool
+cimport fastlr._engine.thread_pool as thread_pool
 from fastlr._engine.arrays cimport ArrayView, read_array
 from fastlr._kernels.structs cimport FLOAT32, FLOAT64
 

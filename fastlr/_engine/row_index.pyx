@@ -5,7 +5,7 @@ import numpy as np
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport int32_t, int64_t, uint64_t
 from libc.string cimport memcpy, memset
-from fastlr._engine cimport thread_pool
+cimport fastlr._engine.thread_pool as thread_pool
 from fastlr._kernels.build_id cimport FASTLR_LAYOUT
 from fastlr._engine.layout cimport Layout
 from fastlr._engine.memory cimport Workspace

@@ -7,7 +7,7 @@ from libc.math cimport INFINITY, ldexp, sqrt
 from libc.stdint cimport int64_t
 from libc.stdio cimport snprintf
 from libc.string cimport memset
-from fastlr._engine cimport thread_pool
+cimport fastlr._engine.thread_pool as thread_pool
 from fastlr._engine.arrays cimport ALIGNED, ArrayView, read_array, strided_layout
 from fastlr._kernels.build_id cimport FASTLR_LAYOUT
 from fastlr._engine.clipping cimport (

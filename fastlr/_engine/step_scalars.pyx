@@ -4,7 +4,7 @@ from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.math cimport INFINITY
 from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
-from fastlr._engine cimport thread_pool
+cimport fastlr._engine.thread_pool as thread_pool
 from fastlr._engine.arrays cimport ArrayView, read_array
 from fastlr._kernels.build_id cimport FASTLR_LAYOUT
 from fastlr._engine.layout cimport Layout

@@ -2,7 +2,7 @@
 """Adaptive clipping: the units of each tensor (the weights of one output), and the factors of their gradients."""
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.math cimport sqrt
-from fastlr._engine cimport thread_pool
+cimport fastlr._engine.thread_pool as thread_pool
 from fastlr._kernels.build_id cimport FASTLR_LAYOUT
 from fastlr._engine.layout cimport CHUNK, Layout
 from fastlr._engine.memory cimport Memory

@@ -15,7 +15,7 @@ from cpython.memoryview cimport PyMemoryView_FromMemory
 from libc.math cimport INFINITY
 from libc.stdint cimport int64_t
 from libc.string cimport memcpy, memset
-from fastlr._engine cimport thread_pool
+cimport fastlr._engine.thread_pool as thread_pool
 from fastlr._engine.arrays cimport ArrayView, read_array
 from fastlr._engine.memory cimport Memory, Workspace
 from fastlr._kernels.build_id cimport FASTLR_LAYOUT
