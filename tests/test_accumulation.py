@@ -9,7 +9,8 @@ from registry import OPTIMIZERS, arrays, bits, every_dtype, snapshot
 import fastlr
 from fastlr import schedules
 
-SHAPES = [(3, 4), (), (0,), (700,), (40_000,)]
+LARGE = 40_000
+SHAPES = [(3, 4), (), (0,), (700,), (LARGE,)]
 FOLDING = [cls for cls in OPTIMIZERS if cls.accumulation is not None]
 every_folding = pytest.mark.parametrize("cls", FOLDING, ids=lambda cls: cls.__name__)
 
@@ -61,6 +62,34 @@ def test_momentum_accumulates_the_gradient_itself():
         opt.step(parts[2])
         other.step([sum(part[0] for part in parts)])
     np.testing.assert_allclose(p, q, rtol=1e-12, atol=1e-14)
+
+
+@every_folding
+def test_coupled_decay_is_added_once_by_the_step(cls):
+    """The first moment is that of a step with the sum, which adds weight_decay * p once."""
+    start, *parts = arrays(np.float64, [(500,)] * 4)
+    moments = []
+    for given in (parts, [sum(parts)]):
+        opt = cls([start.copy()], weight_decay=0.5, decay="coupled")
+        for g in given[:-1]:
+            opt.accumulate([g])
+        opt.step([given[-1]])
+        moments.append(opt.state["0"]["m"])
+    np.testing.assert_allclose(*moments, rtol=1e-12, atol=1e-14)
+
+
+def test_each_part_is_rounded_by_random_bits_of_its_own():
+    opt = fastlr.Momentum([np.zeros(LARGE, np.float32)], momentum=0.5, state_dtype="bfloat16", rounding="stochastic")
+    g = np.full(LARGE, 0.5 + 2.0**-10, np.float32)
+    found = []
+    for _ in range(2):                 # (each adds g / momentum)
+        opt.accumulate([g])
+        found.append((np.asarray(opt.state["0"]["m"]).astype(np.uint32) << 16).view(np.float32))
+    # 1 + 2**-9 is a quarter of the way to the next bfloat16; then, of those rounded down, 2 + 2**-9 an eighth of it
+    down = found[0] == 1
+    assert np.unique(found[0]).tolist() == [1, 1 + 2.0**-7] and np.unique(found[1][down]).tolist() == [2, 2 + 2.0**-6]
+    for share, exact in (((~down).mean(), 1 / 4), ((found[1][down] > 2).mean(), 1 / 8)):
+        assert share == pytest.approx(exact, abs=6 * np.sqrt(exact * (1 - exact) / LARGE))
 
 
 @every_folding

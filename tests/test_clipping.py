@@ -388,6 +388,19 @@ def test_values_are_clipped_before_units(dtype, axis):
 
 @every_dtype
 @pytest.mark.parametrize("axis", [0, -1])
+def test_the_norm_is_clipped_after_units(dtype, axis):
+    p, g = arrays(dtype, [(40, 30)] * 2)
+    q = p.copy()
+    opt = fastlr.SGD([p], lr=1.0, clip_adaptive=0.4, clip_adaptive_axis=axis, clip_norm=1.0)
+    opt.step([g])
+    left = agc(q, g, 0.4, 1e-3, axis)
+    norm = math.sqrt(float(np.sum(np.square(left, dtype=np.float64))))
+    assert norm > 5 and not np.array_equal(left, g) and opt.grad_norm == pytest.approx(norm, rel=1e-6)
+    np.testing.assert_allclose(p, q - left / dtype(norm + 1e-6), rtol=1e-5 if dtype == np.float32 else 1e-13, atol=1e-6)
+
+
+@every_dtype
+@pytest.mark.parametrize("axis", [0, -1])
 def test_adaptive_clipping_has_the_same_bits_for_any_threads_layout_and_copy(dtype, axis):
     def steps(threads, laid, given, copy):
         fastlr.set_num_threads(threads)

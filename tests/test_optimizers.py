@@ -177,6 +177,26 @@ def test_a_tensor_without_a_gradient_is_skipped_and_keeps_its_own_count():
     assert opt.t == 6
 
 
+@every_separate
+def test_tensors_that_skipped_other_steps_move_as_alone(cls):
+    """Each remembers its own past, also where both have had as many updates."""
+    def made(params):
+        vary = {name: lambda t, value=bound.default: value * (1 - t % 3 / 4)
+                for name, bound in cls.hypers.items() if name in ("lr", "beta1", "momentum")}
+        return cls(params, **vary)
+    together, alone = ({"a": a, "b": b} for a, b in (arrays(np.float64, [(3, 4)] * 2) for _ in range(2)))
+    opt, own = made(together), {name: made({name: p}) for name, p in alone.items()}
+    for t in range(6):
+        given = dict(zip("ab", arrays(np.float64, [(3, 4)] * 2, seed=1 + t), strict=True))
+        given |= {1: {"a": None}, 3: {"b": None}}.get(t, {})
+        opt.step(given)
+        for name in own:
+            own[name].step({name: given[name]})
+    assert bits(together.values()) == bits(alone.values())
+    for name, slots in opt.state.items():
+        assert bits(slots.values()) == bits(own[name].state[name].values())
+
+
 def test_gradients_are_only_read():
     p, g = arrays(np.float32, [(50,)] * 2)
     g.flags.writeable = False

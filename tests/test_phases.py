@@ -66,6 +66,14 @@ class TestOneCycle:
         assert (np.diff(rates[: top + 1]) >= 0).all() and (np.diff(rates[top:]) <= 0).all()
         assert abs(np.diff(rates)).max() < 0.5 * 10 / min(pct * steps, steps * (1 - 2 * pct))      # continuous
 
+    @pytest.mark.parametrize(("convention", "three", "ends"), [
+        ("torch", False, [14, 49]), ("torch", True, [14, 28, 49]),
+        ("optax", False, [15, 50]), ("optax", True, [15, 30, 50])])
+    def test_its_pieces_end_where_the_convention_says(self, convention, three, ends):
+        rate = s.one_cycle(1.0, 50, 0.3, 10.0, 100.0, "linear", three, convention)
+        want = np.interp(np.arange(60), [0, *ends], [0.1, 1.0, *[0.1] * three, 0.001])
+        assert rate(range(60)) == pytest.approx(want, rel=1e-12)
+
     @pytest.mark.parametrize("three", [False, True])
     @pytest.mark.parametrize("shape", ["cosine", "linear"])
     def test_the_momentum_is_low_where_the_rate_is_high(self, three, shape):

@@ -70,7 +70,7 @@ def stored_by(opt, p):
     return [np.array(x, np.longdouble) for x in (p, *opt.state["0"].values(), *opt._shared)]
 
 
-def follows(cls, dtype, hyper, steps=24, **keywords):
+def follows(cls, dtype, hyper, steps=24, start=1, **keywords):
     """Step kernel and reference from the same state; the largest error of any expression, in ulps of its largest term.
 
     A stored value is one expression of the stored values before it, so each is compared given what the kernel
@@ -78,6 +78,7 @@ def follows(cls, dtype, hyper, steps=24, **keywords):
     place of what was stored before, it gives the second term alone.
     """
     p, = arrays(dtype, [SIZE])
+    p *= start
     opt = cls([p], **hyper, **keywords)
     if cls in GIVEN:                   # (of both signs)
         opt.state["0"][GIVEN[cls]][...] = 100 * arrays(dtype, [SIZE], seed=99)[0]
@@ -139,6 +140,14 @@ def follows(cls, dtype, hyper, steps=24, **keywords):
 @every_dtype
 def test_follows_its_paper_within_4_ulp(cls, hyper, dtype):
     assert follows(cls, dtype, hyper, steps=12 if hyper else 24) <= allowed(cls)
+
+
+@every_dtype
+@pytest.mark.parametrize(("cls", "convention"), [
+    (fastlr.Fromage, None), (fastlr.LARS, None), (fastlr.LARC, None), (fastlr.LAMB, None),
+    *((fastlr.LAMB, name) for name in list(fastlr.LAMB.conventions)[1:])])
+def test_the_trust_ratio_of_a_parameter_of_zeros_is_1(cls, convention, dtype):
+    assert follows(cls, dtype, {}, steps=2, start=0, convention=convention) <= allowed(cls)
 
 
 @every_rule

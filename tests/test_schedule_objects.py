@@ -253,7 +253,7 @@ class TestComposition:
 
     def test_a_time_after_the_end_is_an_error_only_with_end_error(self):
         strict = cosine(0.1, steps=10, end="error")
-        assert strict(10) == 0
+        assert strict(10) == 0 and strict([9, 10]).tolist() == [strict(9), 0]
         where = r"t=11 is past the end of a schedule with end=\"error\""
         with pytest.raises(ValueError, match="^cosine: " + where):
             strict(11)

@@ -74,6 +74,12 @@ class TestValues:
         for t in (2**53 - 248795, 2**53 - 3, 3 * 2**53 - 4):
             assert ulps(curve(t), exact(curve, t)) <= reference.CURVES["polynomial"].ulps
 
+    @pytest.mark.parametrize(("steps", "cycle"), [(17, 562949953421313), (1001, 17592186044417)])
+    def test_a_quotient_that_is_rounded_up_begins_no_cycle(self, steps, cycle):
+        curve, t = schedules.saw(1.0, steps=steps), cycle * steps - 1
+        assert t / steps == cycle and float(t) == t
+        assert curve(t) == curve(steps - 1) == 1 / steps
+
     @each_curve
     def test_every_argument_matters(self, name):
         curve = EXAMPLES[name]
@@ -208,6 +214,7 @@ class TestTimeBased:
     @example(exponent=-12.0, part=1.0)
     @example(exponent=-300.0, part=1.0)
     @example(exponent=math.log10(1 / 16), part=1.0)
+    @example(exponent=math.log10(1 / 3), part=1.0)
     @example(exponent=6.0, part=1.0)
     def test_is_good_to_one_part_in_1e12(self, exponent, part):
         decay = 10.0**exponent
