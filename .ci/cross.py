@@ -27,7 +27,7 @@ def windows(zig, machine, folder):
         sys.exit("cross.py: Windows needs PC/pyconfig.h and python3.lib, which no Python on Linux has: set "
                  "FASTLR_PYTHON_SOURCE to a folder of Python's sources")
     include = folder / "include"
-    include.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(Path(source, "Include"), include, dirs_exist_ok=True)
     shutil.copy(Path(source, "PC", "pyconfig.h"), include)
     names = re.findall(r"^EXPORT_(FUNC|DATA)\((\w+)\)", Path(source, "PC", "python3dll.c").read_text(), re.M)
     definition = folder / "python3.def"

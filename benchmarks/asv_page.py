@@ -5,6 +5,7 @@ benchmarks/html) and lets the page load those. The exit status is 1 if something
 """
 from __future__ import annotations
 
+import argparse
 import re
 import shutil
 import sys
@@ -36,7 +37,9 @@ def local(page: str) -> str:
 
 
 def main() -> int:
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).with_name("html")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("folder", nargs="?", metavar="FOLDER", default=str(Path(__file__).with_name("html")))
+    folder = Path(parser.parse_args().folder)
     index = folder / "index.html"
     if not index.is_file():
         raise SystemExit(f"asv_page.py: there is no {index}; run `asv publish` in benchmarks/ first")

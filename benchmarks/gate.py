@@ -47,13 +47,13 @@ def write(path: Path, version: str, commit: str, counts: dict[str, float]) -> No
 def last_release() -> dict[str, Any]:
     """The counts of the last release, as this machine's tools give them."""
     commit = release.released()[-1]
-    version = release.version_of(commit)
-    path = path_of(version)
-    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"tools": {}}
+    kept = [json.loads(path.read_text()) for path in release.HISTORY.glob("counts-*.json")]
+    found: dict[str, Any] = next((each for each in kept if each["hash"] == commit), {"tools": {}})
     differing = [f"{what} {found['tools'].get(what, 'none')} -> {now}" for what, now in release.tools().items()
                  if found["tools"].get(what) != now]
     if not differing:
         return found
+    version = release.version_of(commit)
     print(f"the counts of {version} were made with other tools ({', '.join(differing)}): it is built and counted here",
           file=sys.stderr)
     local = release.BUILT / commit / "counts.json"

@@ -7,10 +7,10 @@ only within the run. Verdicts are those of `ab_verdict.py`, at a threshold of 3 
 """
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import statistics
-import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from html import escape
@@ -389,6 +389,8 @@ def write_page(source: Path, target: Path) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
-        raise SystemExit(f"usage: {Path(__file__).name} RUN.json PAGE.html\n\n{__doc__}")
-    write_page(Path(sys.argv[1]), Path(sys.argv[2]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("run", metavar="RUN.json", help="what release.py wrote")
+    parser.add_argument("page", metavar="PAGE.html")
+    chosen = parser.parse_args()
+    write_page(Path(chosen.run), Path(chosen.page))
