@@ -121,7 +121,7 @@ def of_torch(name: str) -> type[Optimizer]:
             bound = inspect.signature(theirs.__init__).bind(self, params, *arguments, **keywords)
             refuse_differentiable(name, bound.arguments)
             theirs.__init__(self, params, *arguments, **keywords)
-            if "state_dtype" in self._common:              # (Adagrad's has state from the start, in the parameters' type)
+            if "state_dtype" in self._common:              # (Adagrad makes it at once, in the parameters' type)
                 self.state.clear()
             self._begin()
 

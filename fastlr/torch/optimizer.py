@@ -74,8 +74,7 @@ class Optimizer(torch.optim.Optimizer):
     step.hooked = True                 # type: ignore[attr-defined]  # (or torch wraps it in a profiler's context)
 
     def _has_hooks(self) -> bool:
-        """Whether somebody wants to know of a step. (Where a subclass has a `step`, torch's wrapper of that calls them.)
-        """
+        """Whether somebody wants to know of a step. (Of a subclass's `step`, torch's wrapper of that tells them.)"""
         return bool(before_all or after_all or self._optimizer_step_pre_hooks or self._optimizer_step_post_hooks
                     or profiler_is_on()) and not hasattr(type(self).step, "__wrapped__")
 
