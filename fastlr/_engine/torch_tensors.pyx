@@ -21,6 +21,7 @@ from fastlr._engine.layout cimport Layout, MemoryRange, same_precision, same_sha
 from fastlr._engine.memory cimport Memory
 from fastlr._engine.plan cimport Plan
 from fastlr._kernels.build_id cimport FASTLR_LAYOUT
+from fastlr._kernels.prefetch cimport prefetch_read
 from fastlr._kernels.structs cimport (
     BFLOAT16, FLOAT16, FLOAT32, FLOAT64, MAX_DIMENSIONS, UNKNOWN, GradientView, Storage,
 )
@@ -84,6 +85,16 @@ cdef Py_ssize_t impl_offset = 0        # in bytes, of the `Tensor` in torch's Py
 cdef void* no_tensor = NULL            # the `TensorImpl*` of a parameter's gradient where it has none
 cdef int cpu_device, strided_layout_code
 cdef int[4] native_dtypes              # torch's codes of float32, float64, float16, bfloat16
+
+
+cdef enum:
+    AHEAD = 12                 # parameters from which on memory is requested
+
+
+cdef inline void prefetch_lines(const void* x) noexcept:
+    prefetch_read(x)
+    prefetch_read(<const char*>x + 64)
+    prefetch_read(<const char*>x + 128)
 
 
 cdef inline void** native_tensor(PyObject* tensor) noexcept:
@@ -432,6 +443,8 @@ cdef struct SeenTensor:
     bint special               # its gradient and memory are found by Python: complex, or of a type of its own
     bint plain                 # contiguous in C order
     bint native                # its gradient may be read without a Python object
+    void* impl                 # where its `TensorImpl` and its gradient's `Tensor` were: a hint
+    void* slot
     Py_ssize_t size, bytes
     int64_t* shape
     int64_t* strides
@@ -607,6 +620,8 @@ cdef class TorchTensors:
         for i in range(self.count):
             view, seen = &self.source.views[i], &self.seen[i]
             view.g = NULL
+            if has_native and self.native and not as_objects:
+                self.prefetch_ahead(i)
             if self.is_moved(i):
                 self.forget()
                 return -1
@@ -641,6 +656,23 @@ cdef class TorchTensors:
             else:
                 self.read_other(i, gradient)
         return present
+
+    cdef void prefetch_ahead(self, Py_ssize_t i) noexcept:
+        """Request what the next parameters and their gradients are read from: some ten lines of the cache each.
+
+        Where those were is remembered, as a hint; nothing is read there but by torch's own functions.
+        """
+        cdef Py_ssize_t k = i + AHEAD
+        cdef void** gradient
+        if k < self.count and self.seen[k].native:
+            prefetch_read(self.owner[k])
+            prefetch_lines(self.seen[k].impl)
+            prefetch_read(self.seen[k].slot)
+        k = i + AHEAD // 2
+        if k < self.count and self.seen[k].native:
+            gradient = native.grad(native_tensor(self.owner[k])[0])
+            self.seen[k].impl, self.seen[k].slot = native_tensor(self.owner[k])[0], <void*>gradient
+            prefetch_lines(gradient[0])
 
     cdef int read_native(self, Py_ssize_t i) noexcept:
         """Read a gradient of the parameter's own layout: 1, 0 if there is none, -1 if it has to be read otherwise."""

@@ -1,23 +1,23 @@
 """The classes that torch has too, with the arguments that make each of them another rule."""
 import torch
 
-#: Class, arguments. Rates are such that rounding does not grow: Adadelta and RMSprop with torch's own leave any basin.
+#: Class, arguments. Rates are small enough that differences in rounding do not grow.
 CASES = [
-    ("SGD", {"lr": 0.05}),
-    ("SGD", {"lr": 0.05, "momentum": 0.9, "dampening": 0.1, "weight_decay": 1e-3}),
-    ("SGD", {"lr": 0.02, "momentum": 0.9, "nesterov": True}),
+    ("SGD", {"lr": 0.01}),
+    ("SGD", {"lr": 0.01, "momentum": 0.9, "dampening": 0.1, "weight_decay": 1e-3}),
+    ("SGD", {"lr": 0.005, "momentum": 0.9, "nesterov": True}),
     ("Adam", {"lr": 1e-3}),
     ("Adam", {"lr": 1e-3, "amsgrad": True, "weight_decay": 1e-2}),
     ("Adam", {"lr": 1e-3, "weight_decay": 1e-2, "decoupled_weight_decay": True}),
     ("AdamW", {"lr": 1e-3}),
     ("AdamW", {"lr": 1e-3, "amsgrad": True, "betas": (0.8, 0.95), "eps": 1e-6}),
     ("Adamax", {"lr": 1e-3, "weight_decay": 1e-3}),
-    ("NAdam", {"lr": 1e-3}),
-    ("NAdam", {"lr": 1e-3, "weight_decay": 1e-2, "decoupled_weight_decay": True, "momentum_decay": 1e-2}),
+    ("NAdam", {"lr": 1e-4}),
+    ("NAdam", {"lr": 1e-4, "weight_decay": 1e-2, "decoupled_weight_decay": True, "momentum_decay": 1e-2}),
     ("RAdam", {"lr": 1e-3}),
     ("RAdam", {"lr": 1e-3, "weight_decay": 1e-2, "decoupled_weight_decay": True}),
     ("RMSprop", {"lr": 1e-4}),
-    ("RMSprop", {"lr": 1e-4, "momentum": 0.9, "alpha": 0.9}),
+    ("RMSprop", {"lr": 1e-5, "momentum": 0.9, "alpha": 0.9, "eps": 1e-4}),
     ("RMSprop", {"lr": 1e-5, "centered": True, "eps": 1e-2}),
     ("RMSprop", {"lr": 1e-5, "centered": True, "momentum": 0.5, "weight_decay": 1e-3, "eps": 1e-2}),
     ("Adagrad", {"lr": 1e-2, "lr_decay": 1e-2, "initial_accumulator_value": 0.1, "weight_decay": 1e-3}),
@@ -59,9 +59,11 @@ def network(dtype=torch.float32, seed=0, only_matrices=False):
 
 
 def data(dtype=torch.float32):
+    """More than the network can learn by heart: where a loss comes to nothing, rounding alone says where to go."""
     generator = torch.Generator().manual_seed(7)
-    x = torch.randn(32, 1, 8, 8, generator=generator, dtype=torch.float64)
-    return x.to(dtype), x.mean(dim=(1, 2, 3), keepdim=False)[:, None].to(dtype) * 3
+    x = torch.randn(128, 1, 8, 8, generator=generator, dtype=torch.float64)
+    y = x.mean(dim=(1, 2, 3))[:, None] * 3 + torch.randn(128, 1, generator=generator, dtype=torch.float64)
+    return x.to(dtype), y.to(dtype)
 
 
 def train(net, opt, steps, dtype=torch.float32, each=None):
