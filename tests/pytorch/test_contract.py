@@ -295,6 +295,62 @@ def test_a_tensor_subclass_moves():
     assert param.tolist() == [0.5] * 3
 
 
+def test_frozen_parameters_cost_no_state_until_they_move():
+    params = [vector(1.0, 2.0) for _ in range(4)]
+    for param in params[:3]:
+        param.requires_grad_(False)
+    opt = fastlr.torch.AdamW([{"params": params[:2]}, {"params": params[2:]}], lr=0.1, ema_decay=0.5)
+    params[3].grad = torch.ones(2)
+    opt.step()
+    assert [len(unit.params) for unit in opt._binding.units] == [1]
+    params[0].requires_grad_(True)
+    params[0].grad = torch.ones(2)
+    opt.step()
+    assert [float(opt.state[param]["step"]) for param in (params[0], params[3])] == [1.0, 2.0]
+    assert params[1] not in opt.state and params[1].tolist() == [1.0, 2.0]
+
+
+def test_counts_follow_the_default_dtype():
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(torch.float64)
+        (ours, a), (theirs, b) = pair()
+        for params, opt in ((ours, a), (theirs, b)):
+            for t in range(3):
+                give(params, t)
+                opt.step()
+        assert a.state[ours[0]]["step"].dtype == b.state[theirs[0]]["step"].dtype == torch.float64
+        same(ours, theirs)
+    finally:
+        torch.set_default_dtype(before)
+
+
+def test_a_subclass_with_a_step_of_its_own_calls_hooks_once():
+    class Noisy(fastlr.torch.SGD):
+        def step(self, closure=None):
+            return super().step(closure)
+
+    param = vector(1.0, grad=[1.0])
+    opt = Noisy([param], lr=0.5)
+    called = []
+    opt.register_step_post_hook(lambda *_: called.append(1))
+    opt.step()
+    assert called == [1] and param.item() == 0.5
+
+
+def test_a_class_from_outside_has_a_torch_optimizer():
+    class Outsider(fastlr.Adam, rule="Adam"):
+        """Adam under another name."""
+
+    try:
+        param, other = vector(1.0, grad=[1.0]), vector(1.0, grad=[1.0])
+        fastlr.torch.Outsider([param], lr=0.1).step()
+        fastlr.torch.Adam([other], lr=0.1).step()
+        assert param.item() == other.item()
+    finally:
+        REGISTRY.pop("outsider")
+
+
 # No gradient
 
 @pytest.mark.parametrize("case", DENSE, ids=label)
