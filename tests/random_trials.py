@@ -67,7 +67,7 @@ def forms(trial):
             and str(trial["wrapper"])[2:5] != "SAM" and rng.random() < 0.5:
         found.append("alone")
     if CAN[cls]["rows"] and cls != "Sophia" and not (
-            {"clip_norm", "clip_zscore", "clip_adaptive", "clip_tensor_norm"} & set(options)) and \
+            {"clip_norm", "clip_zscore", "clip_adaptive"} & set(options)) and \
             trial["wrapper"] is None and not ({"shadow", "master"} & set(options)) and kinds <= {"step", "set", "refuse"} and not (odd and "nonfinite" in options) \
             and all(tensor["shape"] and tensor["shape"][0] and by_whole_groups(tensor, options)
                     for tensor in trial["tensors"]) and not any((event.get("none") and options.get("rounding") == "stochastic") or event.get("zero")

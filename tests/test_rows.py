@@ -242,6 +242,33 @@ def test_the_norm_is_of_all_elements(dtype, clip_value, width):
     assert opt.grad_norm == pytest.approx(np.linalg.norm(total), rel=1e-12 if clip_value is None else 1e-7)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
+@pytest.mark.parametrize("width", [1, 3, 15, 16, 17, 64, 1000, 33_000, 70_001])
+@pytest.mark.parametrize("options", [{}, {"clip_value": 0.5}], ids=["plain", "clip_value"])
+def test_the_norm_of_rows_has_the_bits_of_the_norm_of_a_step(dtype, width, options):
+    """All rows or some, in any order, once or twice: as a step whose other rows are zeros."""
+    rng = np.random.default_rng(width)
+    count = max(5, min(40_000, 200_000 // width))
+    dense = rng.normal(size=(count, width)).astype(dtype)
+    for rows in (np.arange(count), rng.permutation(count), rng.choice(count, count // 3, replace=False),
+                 np.sort(rng.choice(count, count // 2, replace=False)), np.array([count - 1])):
+        grads, whole = dense[rows], np.zeros_like(dense)
+        whole[rows] = grads
+        if len(rows) == 1:                         # (a row that comes twice is added first)
+            rows, grads = np.repeat(rows, 2), np.concatenate([grads, grads])
+            whole *= dtype(2)
+        found = []
+        for by_rows in (False, True):
+            table = np.ones((count, width), dtype)
+            opt = fastlr.SGD({"table": table}, lr=1.0, clip_tensor_norm=2.0, **options)
+            if by_rows:
+                opt.step_rows("table", rows, grads, grad_scale=3.0)
+            else:
+                opt.step({"table": whole}, grad_scale=3.0)
+            found.append((opt.grad_norm, bits([table])))
+        assert found[0] == found[1]
+
+
 def test_the_norm_has_the_same_bits_for_any_threads():
     (rows, grads), = batches(np.float32, 1, 2000, (64,), 5000)
     norms = set()

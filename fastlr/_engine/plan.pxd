@@ -37,7 +37,7 @@ cdef class Plan:
     cdef Gradients current             # those that the step in progress uses
     cdef MatrixStep matrix_step        # makes the updates of a rule that is not elementwise, or None
     cdef RowIndex row_index            # the rows of the latest step over rows
-    cdef Workspace row_sums            # ... and what its gradients add up to
+    cdef Workspace row_sums            # ... and what its gradients add up to, chunk by chunk
     cdef public object torch_parameters    # a TorchParameters, or None
     cdef object kernels
     cdef const RuleTable* rule

@@ -15,7 +15,7 @@ cdef object rows_error(Layout layout, Py_ssize_t i, str what)
 @cython.final
 cdef class RowIndex:
     cdef readonly Py_ssize_t given, count, length
-    cdef Workspace lists, hash_table
+    cdef Workspace lists, hash_table, order
     cdef int64_t* indices              # as given
     cdef int64_t* row                  # the different ones, in the order in which they first come
     cdef int64_t* begin                # where the sources of each begin
@@ -29,3 +29,4 @@ cdef class RowIndex:
                                  Py_ssize_t width) noexcept nogil
     cdef bint reserve(self, Py_ssize_t n) noexcept nogil
     cdef Py_ssize_t sort(self) noexcept nogil
+    cdef const int64_t* sort_ascending(self) noexcept nogil

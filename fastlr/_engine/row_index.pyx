@@ -4,6 +4,7 @@ import numpy as np
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport int32_t, int64_t, uint64_t
+from libc.stdlib cimport qsort
 from libc.string cimport memcpy, memset
 cimport fastlr._engine.thread_pool as thread_pool
 from fastlr._kernels.build_id cimport FASTLR_LAYOUT
@@ -50,11 +51,20 @@ cdef int check_indices(object array, Py_ssize_t length, Layout layout, Py_ssize_
     return 0
 
 
+cdef struct RowPlace:
+    int64_t row, place
+
+
+cdef int compare_rows(const void* a, const void* b) noexcept nogil:
+    cdef int64_t first = (<const RowPlace*>a).row, second = (<const RowPlace*>b).row
+    return (first > second) - (first < second)
+
+
 cdef class RowIndex:
     """Different rows, in the order in which they first come. Memory is kept from step to step, as steps are alike."""
 
     def __cinit__(self):
-        self.lists, self.hash_table = Workspace(), Workspace()
+        self.lists, self.hash_table, self.order = Workspace(), Workspace(), Workspace()
 
     cdef int read(self, object rows, Layout layout, Py_ssize_t i, Py_ssize_t width) except -1:
         """Sort the indices of rows of tensor i, of `width` elements each; ValueError or TypeError if one is wrong.
@@ -157,3 +167,17 @@ cdef class RowIndex:
             self.source[begin[u]] = k
             begin[u] += 1
         return -1
+
+    cdef const int64_t* sort_ascending(self) noexcept nogil:
+        """Which of the different rows is the k-th in ascending order; NULL without memory."""
+        cdef RowPlace* places = <RowPlace*>self.order.grown(self.count * sizeof(RowPlace))
+        cdef int64_t* order = <int64_t*>places
+        cdef Py_ssize_t k
+        if places == NULL:
+            return NULL
+        for k in range(self.count):
+            places[k].row, places[k].place = self.row[k], k
+        qsort(places, self.count, sizeof(RowPlace), compare_rows)
+        for k in range(self.count):                # (over those that are read already)
+            order[k] = places[k].place
+        return order

@@ -15,11 +15,11 @@ from fastlr._engine.clipping cimport (
     smallest_factor,
 )
 from fastlr._engine.gradients cimport overlap_error
-from fastlr._engine.layout cimport Layout, same_precision, same_shape
+from fastlr._engine.layout cimport CHUNK, Layout, same_precision, same_shape
 from fastlr._engine.memory cimport Workspace
 from fastlr._engine.plan cimport Plan
 from fastlr._engine.row_index cimport RowIndex, rows_caller, rows_error
-from fastlr._kernels.rows cimport RowsJob, RowStream
+from fastlr._kernels.rows cimport MeasuredChunk, RowsJob, RowStream
 from fastlr._kernels.structs cimport (
     BFLOAT16, GROUP, MAX_DIMENSIONS, UNKNOWN, ChunkSum, ScalarGroup, Storage, StridedLayout, TaskFunction, TensorView,
 )
@@ -95,7 +95,7 @@ cdef Verdict move_rows(Plan plan, Py_ssize_t i, RowsJob* job, double grad_scale,
     job.key = plan.random_key()
     tasks = (job.count + job.together - 1) // job.together if job.width else 0
     if plan.clipping.measures:
-        verdict = measure(plan, i, job, &now, tasks)
+        verdict = measure(plan, i, job, &now)
         if verdict == SKIPPED:
             plan.skipped += 1
         if verdict != GOES:
@@ -235,25 +235,64 @@ cdef object read_gradient(Plan plan, Py_ssize_t i, RowStream* stream, StridedLay
     return gradient
 
 
-cdef void add_squares(RowsJob* job, Py_ssize_t tasks, double* squares, double* nonfinite) noexcept nogil:
+cdef Py_ssize_t find_chunks(const RowsJob* job, MeasuredChunk* chunks) noexcept nogil:
+    """The chunks of a whole step in which this has rows, or (`chunks` NULL) how many there are."""
+    cdef Py_ssize_t n, count = 0
+    cdef int64_t row, chunk, last, latest = -1
+    for n in range(job.count if job.width else 0):
+        row = job.row[job.ascending[n] if job.ascending != NULL else n]
+        chunk, last = row * job.width // CHUNK, ((row + 1) * job.width - 1) // CHUNK
+        chunk = latest + 1 if chunk == latest else chunk
+        while chunk <= last:
+            if chunks != NULL:
+                chunks[count].start, chunks[count].first_row = chunk * CHUNK, n
+            latest = chunk
+            count += 1
+            chunk += 1
+    return count
+
+
+cdef bint cut_chunks(Plan plan, RowsJob* job) noexcept nogil:
+    """Find the chunks to be measured, and memory for their sums; False without memory."""
+    cdef MeasuredChunk* chunks
+    cdef Py_ssize_t n
+    job.ascending = NULL
+    for n in range(1, job.count):
+        if job.row[n] < job.row[n - 1]:
+            job.ascending = plan.row_index.sort_ascending()
+            if job.ascending == NULL:
+                return False
+            break
+    job.measured_count, job.chunk_size = find_chunks(job, NULL), CHUNK
+    job.measured_together = max(1, TASK_ELEMENTS * job.measured_count // max(1, job.count * job.width))
+    job.sums = <ChunkSum*>plan.row_sums.grown(job.measured_count * (sizeof(ChunkSum) + sizeof(MeasuredChunk)))
+    if job.sums == NULL:
+        return False
+    chunks = <MeasuredChunk*>(job.sums + job.measured_count)
+    find_chunks(job, chunks)
+    job.measured = chunks
+    return True
+
+
+cdef void add_squares(RowsJob* job, double* squares, double* nonfinite) noexcept nogil:
     """Measure the gradients of a step over rows."""
     cdef Py_ssize_t k
+    cdef Py_ssize_t tasks = (job.measured_count + job.measured_together - 1) // job.measured_together
     squares[0] = nonfinite[0] = 0
     thread_pool.do_all(measure_task, job, tasks, job.count * job.width)
-    for k in range(tasks):
+    for k in range(job.measured_count):
         squares[0] += job.sums[k].squares
         nonfinite[0] += job.sums[k].nonfinite
 
 
-cdef Verdict measure(Plan plan, Py_ssize_t i, RowsJob* job, ScalarGroup* now, Py_ssize_t tasks) noexcept nogil:
+cdef Verdict measure(Plan plan, Py_ssize_t i, RowsJob* job, ScalarGroup* now) noexcept nogil:
     """Find the factor of the gradients of a step over rows."""
     cdef ScalarGroup scaled
     cdef double squares, nonfinite, ignored, norm
     cdef int lost, exponent = 0
-    job.sums = <ChunkSum*>plan.row_sums.grown(tasks * sizeof(ChunkSum))
-    if job.sums == NULL:
+    if not cut_chunks(plan, job):
         return NO_MEMORY
-    add_squares(job, tasks, &squares, &nonfinite)
+    add_squares(job, &squares, &nonfinite)
     if nonfinite != 0 and plan.clipping.refuses:
         return REFUSED
     lost = lost_squares(squares, nonfinite, job.is_double)
@@ -261,7 +300,7 @@ cdef Verdict measure(Plan plan, Py_ssize_t i, RowsJob* job, ScalarGroup* now, Py
         scaled, exponent = now[0], scale_exponent(lost, now.grad_factor)
         scale_group(&scaled, exponent)
         job.scalar_group = &scaled
-        add_squares(job, tasks, &squares, &ignored)
+        add_squares(job, &squares, &ignored)
         job.scalar_group = now
     norm = sqrt(squares)
     plan.clipping.grad_norm = ldexp(norm, -exponent)

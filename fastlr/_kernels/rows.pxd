@@ -11,6 +11,11 @@ cdef struct RowStream:
     Py_ssize_t pitch       # bytes from one row to the next
     StridedLayout* layout             # the order of a row's elements; NULL: contiguous, in order
 
+cdef struct MeasuredChunk:
+    # Consecutive elements of the whole table, which a whole step measures at a time: so norms have the same bits.
+    int64_t start
+    Py_ssize_t first_row   # the first of the job's rows, in ascending order, that reaches into it
+
 cdef struct RowsJob:
     # Update `count` different rows, the k-th of them by the sum of the gradients source[begin[k]:begin[k + 1]].
     RowStream p, g, scale, ema
@@ -23,7 +28,12 @@ cdef struct RowsJob:
     Py_ssize_t together                # rows of a chunk
     const ScalarGroup* scalar_group
     StepFunction step
-    ChunkSum* sums                          # of each chunk, where gradients are measured
+    # Where gradients are measured: the chunks with rows in them, by `measured_together` a task, and the sums of each.
+    const MeasuredChunk* measured
+    const int64_t* ascending           # which row is the k-th in ascending order; NULL: the k-th
+    ChunkSum* sums
+    Py_ssize_t measured_count, measured_together
+    Py_ssize_t chunk_size
     double clip_factor                      # by which clipping by norm multiplies the gradient
     int slots, is_double
     # A rule with a number per row, or NULL: those numbers, in its precision; what adds a row's gradient to one of them

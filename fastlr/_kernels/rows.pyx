@@ -13,11 +13,11 @@ from libc.string cimport memcpy, memset
 from fastlr._kernels.build_id cimport FASTLR_LAYOUT
 from fastlr._kernels.codecs cimport bytes_of, encode
 from fastlr._kernels.floating_point_mode cimport enter_kernel_mode, leave_kernel_mode
-from fastlr._kernels.lanes cimport sum_of_squares
+from fastlr._kernels.lanes cimport LANES, sum_of_squares
 from fastlr._kernels.norms cimport NormLanes, clear_lanes, finish_lanes, measure_tile
 from fastlr._kernels.prefetch cimport prefetch_row
 from fastlr._kernels.random_bits cimport fill_random_table
-from fastlr._kernels.rows cimport RowsJob, RowStream
+from fastlr._kernels.rows cimport MeasuredChunk, RowsJob, RowStream
 from fastlr._kernels.strided cimport copy_strided_any
 from fastlr._kernels.structs cimport FLOAT32, FLOAT64, GROUP, MAX_SLOTS, TILE, ScalarGroup
 from fastlr._kernels.tiles cimport apply_lr_factors, is_native, load_tile, preprocess, update_ema
@@ -246,33 +246,55 @@ cdef void step_rows(void* context, Py_ssize_t task) noexcept nogil:
             step_row_tiles(job, k, <float*>NULL)
     leave_kernel_mode(mode)
 
-cdef void measure_row(const RowsJob* job, Py_ssize_t k, NormLanes* lanes, real* also_typed) noexcept nogil:
+cdef void measure_row(const RowsJob* job, Py_ssize_t k, Py_ssize_t begin, Py_ssize_t end, Py_ssize_t lane,
+                      NormLanes* lanes, real* also_typed) noexcept nogil:
+    """Measure elements begin .. end of the k-th row, of which the first is added to this lane."""
     cdef uint64_t[TILE] raw
     cdef real[TILE] total
     cdef real[TILE] scratch
-    cdef Py_ssize_t i = 0, n
-    while i < job.width:
-        n = job.width - i
-        if n > TILE:
-            n = TILE
-        measure_tile(summed_gradient(total, scratch, raw, job, k, i, n), lanes, job.scalar_group, n)
+    cdef real[LANES] padded            # with zeros, up to where a row begins among the lanes
+    cdef const real* g
+    cdef Py_ssize_t i = begin, n
+    while i < end:
+        n = end - i
+        if n > (LANES - lane if lane else TILE):
+            n = LANES - lane if lane else TILE
+        g = summed_gradient(total, scratch, raw, job, k, i, n)
+        if lane:
+            memset(padded, 0, LANES * sizeof(real))
+            memcpy(padded + lane, g, n * sizeof(real))
+            measure_tile(<const real*>padded, lanes, job.scalar_group, lane + n)
+        else:
+            measure_tile(g, lanes, job.scalar_group, n)
+        lane = 0
         i += n
 
+cdef void measure_chunk(const RowsJob* job, const MeasuredChunk* chunk, NormLanes* lanes) noexcept nogil:
+    """Measure the rows, and parts of rows, that are in this chunk, in the lanes of a whole step."""
+    cdef Py_ssize_t k, n, begin, end
+    cdef int64_t first                 # where a row begins, from the begin of the chunk
+    for n in range(chunk.first_row, job.count):
+        k = job.ascending[n] if job.ascending != NULL else n
+        first = job.row[k] * job.width - chunk.start
+        if first >= job.chunk_size:
+            return
+        begin = -first if first < 0 else 0
+        end = job.chunk_size - first if job.chunk_size - first < job.width else job.width
+        if job.is_double:
+            measure_row(job, k, begin, end, (first + begin) % LANES, lanes, <double*>NULL)
+        else:
+            measure_row(job, k, begin, end, (first + begin) % LANES, lanes, <float*>NULL)
+
 cdef void measure_rows(void* context, Py_ssize_t task) noexcept nogil:
-    """Measure the gradients of one chunk of rows."""
+    """Measure the gradients of some chunks."""
     cdef const RowsJob* job = <const RowsJob*>context
     cdef unsigned int mode = enter_kernel_mode()
-    cdef Py_ssize_t k, start = task * job.together, behind = start + job.together
+    cdef Py_ssize_t k, start = task * job.measured_together, behind = start + job.measured_together
     cdef NormLanes lanes
-    clear_lanes(&lanes)
-    if behind > job.count:
-        behind = job.count
-    for k in range(start, behind):
-        if job.is_double:
-            measure_row(job, k, &lanes, <double*>NULL)
-        else:
-            measure_row(job, k, &lanes, <float*>NULL)
-    finish_lanes(&job.sums[task], &lanes)
+    for k in range(start, behind if behind < job.measured_count else job.measured_count):
+        clear_lanes(&lanes)
+        measure_chunk(job, &job.measured[k], &lanes)
+        finish_lanes(&job.sums[k], &lanes)
     leave_kernel_mode(mode)
 
 
