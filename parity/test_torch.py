@@ -468,9 +468,9 @@ class OnAnotherDevice:
 
 
 REFUSED = {
-    "meta": (lambda: torch.zeros(3, device="meta"), "gives no CPU memory to write to"),
-    "cuda": (OnAnotherDevice, "gives no CPU memory to write to"),
-    "sparse": (lambda: torch.zeros(3).to_sparse(), "gives no CPU memory to write to"),
+    "meta": (lambda: torch.zeros(3, device="meta"), "gives no CPU memory"),
+    "cuda": (OnAnotherDevice, "gives no CPU memory"),
+    "sparse": (lambda: torch.zeros(3).to_sparse(), "gives no CPU memory"),
     "integer": (lambda: torch.zeros(3, dtype=torch.int32), "expected float32, float64, float16 or bfloat16, got int32"),
     "complex": (lambda: torch.zeros(3, dtype=torch.complex64), "expected float32, float64, float16 or bfloat16, got complex64"),
 }

@@ -12,6 +12,7 @@ import pytest
 from registry import ELEMENTWISE, arrays, bits, every_dtype, every_elementwise, full, operands, other_value, snapshot
 
 import fastlr
+from fastlr._engine.arrays import dlpack_array
 
 SIZE = 60
 TYPECODE = {np.float32: "f", np.float64: "d"}
@@ -186,12 +187,59 @@ def test_other_dtypes_are_refused_by_name(dtype):
     assert (p == 0).all()
 
 
+class Versioned:
+    """A tensor whose capsule says whether it may be written, as those of DLPack 1.0 do."""
+
+    def __init__(self, array, **less):
+        self.array, self.less = array, less
+
+    def __dlpack__(self, **how):
+        return self.array.__dlpack__(**how, **self.less)
+
+    def __dlpack_device__(self):
+        return self.array.__dlpack_device__()
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("view", [lambda x: x, lambda x: x[::-1, 1::2], lambda x: x.T, lambda x: x[:0], lambda x: x[1, 1:2].reshape(())])
+def test_a_capsule_is_read_without_numpy_as_with_it(dtype, view):
+    """Before NumPy 2.2.5, whose own reader gives read-only arrays."""
+    x = view(np.arange(30, dtype=dtype).reshape(5, 6))
+    mine = dlpack_array(Versioned(x))
+    assert (mine.dtype, mine.shape, mine.tolist()) == (x.dtype, x.shape, x.tolist())
+    assert mine.flags.writeable
+    if not x.size:
+        return
+    mine[...] = -1
+    assert (x == -1).all()
+    frozen = x.copy()
+    frozen.flags.writeable = False
+    assert not dlpack_array(Versioned(frozen)).flags.writeable
+    assert not dlpack_array(OldDLPack(x)).flags.writeable             # (which does not say)
+
+
+def test_a_parameter_is_read_without_numpy_where_numpy_gives_it_read_only(monkeypatch):
+    x = np.zeros((2, 3), np.float32)
+
+    def as_before(tensor):
+        array = np.asarray(tensor.array).view()
+        array.flags.writeable = False
+        return array
+
+    monkeypatch.setattr(np, "from_dlpack", as_before)
+    fastlr.SGD([Versioned(x)], lr=1.0).step([Versioned(np.ones((2, 3), np.float32))])
+    assert (x == -1).all()
+    g = Versioned(np.ones((2, 3), np.float32))
+    fastlr.SGD([Versioned(x)], lr=1.0).step([g], zero_grads=True)
+    assert (g.array == 0).all()
+
+
 @pytest.mark.parametrize(("given", "error", "says"), [
     (memoryview(bytes(16)).cast("f"), ValueError, "must be writable, got a read-only array"),
     (np.frombuffer(bytes(16), np.float32), ValueError, "must be writable, got a read-only array"),
     (OldDLPack(np.zeros(4)), ValueError, "must be writable, got a read-only array"),
     (Elsewhere(np.zeros(4)), TypeError,
-     "this Elsewhere gives no CPU memory to write to (it is on another device); move it to the CPU"),
+     "this Elsewhere gives no CPU memory (it is on another device); it must be dense, on the CPU, and float16"),
     (memoryview(bytearray(16)), TypeError, "expected float32, float64, float16 or bfloat16, got uint8"),
     ("text", TypeError, "expected an array (NumPy, buffer protocol or DLPack), got str"),
     ({1.0}, TypeError, "expected an array (NumPy, buffer protocol or DLPack), got set"),

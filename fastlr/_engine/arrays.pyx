@@ -8,10 +8,12 @@ what NumPy says of the same array: if they differ, fastlr refuses to start.
 import numpy as np
 
 from cpython.buffer cimport PyBuffer_FillInfo
-from cpython.pycapsule cimport PyCapsule_GetPointer
+from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_IsValid
 from libc.stdint cimport int32_t, int64_t, uint64_t, uintptr_t
 from fastlr._kernels.build_id cimport FASTLR_LAYOUT
 from fastlr._kernels.structs cimport BFLOAT16, FLOAT16, FLOAT32, FLOAT64, REST16, UNSIGNED8, SIGNED8, UNKNOWN, Storage
+
+from fastlr._engine.tensor_versions import is_torch_tensor
 
 build_id = FASTLR_LAYOUT.decode()
 
@@ -150,7 +152,7 @@ def dimensions(array):
 
 cdef extern from *:
     """
-    /* DLPack's own declaration (github.com/dmlc/dlpack, version 0.8, unversioned capsules), as far as it is read. */
+    /* DLPack's own declarations (github.com/dmlc/dlpack, version 1.0), as far as they are read. */
     typedef struct {
         void *data;
         struct { int32_t type, id; } device;
@@ -159,9 +161,23 @@ cdef extern from *:
         int64_t *shape, *strides;
         uint64_t byte_offset;
     } fastlr_dltensor;
-    static int fastlr_is_bfloat16(const fastlr_dltensor *t) {
-        return t->device.type == 1 && t->dtype.code == 4 && t->dtype.bits == 16 && t->dtype.lanes == 1;
+    typedef struct {
+        struct { uint32_t major, minor; } version;
+        void *manager_ctx;
+        void (*deleter)(void *);
+        uint64_t flags;
+        fastlr_dltensor tensor;
+    } fastlr_versioned_dltensor;
+    /* The size of an element on the CPU: of a float, or (negative) of a bfloat16; 0 of anything else. */
+    static inline int fastlr_element_size(const fastlr_dltensor *t) {
+        int bits = t->dtype.bits;
+        if (t->device.type != 1 || t->dtype.lanes != 1)
+            return 0;
+        if (t->dtype.code == 4)
+            return bits == 16 ? -2 : 0;
+        return t->dtype.code == 2 && (bits == 16 || bits == 32 || bits == 64) ? bits / 8 : 0;
     }
+    static inline unsigned fastlr_major(const fastlr_versioned_dltensor *t) { return t->version.major; }
     """
     ctypedef struct fastlr_dltensor:
         void* data
@@ -169,7 +185,11 @@ cdef extern from *:
         int64_t* shape
         int64_t* strides               # in elements; NULL: C order
         uint64_t byte_offset
-    bint is_bfloat16 "fastlr_is_bfloat16"(const fastlr_dltensor* tensor)
+    ctypedef struct fastlr_versioned_dltensor:
+        uint64_t flags                 # bit 0: only to be read
+        fastlr_dltensor tensor
+    int element_size "fastlr_element_size"(const fastlr_dltensor* tensor)
+    unsigned int major_version "fastlr_major"(const fastlr_versioned_dltensor* tensor)
 
 
 cdef class DLPackBuffer:
@@ -177,37 +197,59 @@ cdef class DLPackBuffer:
     cdef object capsule
     cdef char* low
     cdef Py_ssize_t size
+    cdef bint read_only
 
     def __getbuffer__(self, Py_buffer* view, int flags):
-        PyBuffer_FillInfo(view, self, self.low, self.size, 0, flags)
+        PyBuffer_FillInfo(view, self, self.low, self.size, self.read_only, flags)
 
 
-def bfloat16_of(x):
-    """A bfloat16 tensor on the CPU, which NumPy cannot import, over its own memory."""
+def dlpack_array(x):
+    """A tensor of floats on the CPU over its own memory: also of bfloat16, and writable before NumPy 2.2.5.
+
+    It can be written where its maker says so, or is PyTorch (a capsule without a version does not say).
+    """
     cdef fastlr_dltensor* tensor
+    cdef fastlr_versioned_dltensor* versioned
     cdef DLPackBuffer buffer = DLPackBuffer()
-    cdef int k
+    cdef int k, size
     if tuple(x.__dlpack_device__())[0] != 1:
         raise BufferError("not on the CPU")
-    buffer.capsule = x.__dlpack__()
-    tensor = <fastlr_dltensor*>PyCapsule_GetPointer(buffer.capsule, "dltensor")
-    if not is_bfloat16(tensor):
-        raise TypeError("not bfloat16")
+    try:
+        buffer.capsule = x.__dlpack__(max_version=(1, 0))
+    except TypeError:
+        buffer.capsule = x.__dlpack__()
+    if PyCapsule_IsValid(buffer.capsule, "dltensor_versioned"):
+        versioned = <fastlr_versioned_dltensor*>PyCapsule_GetPointer(buffer.capsule, "dltensor_versioned")
+        if major_version(versioned) != 1:
+            raise BufferError(f"DLPack of version {major_version(versioned)}")
+        tensor, buffer.read_only = &versioned.tensor, versioned.flags & 1
+    else:
+        tensor = <fastlr_dltensor*>PyCapsule_GetPointer(buffer.capsule, "dltensor")
+        buffer.read_only = not is_torch_tensor(x)
+    size = element_size(tensor)
+    if size == 0:
+        raise TypeError("not float16, bfloat16, float32 or float64")
+    dtype = np.dtype(np.uint16) if size < 0 else np.dtype(f"f{size}")
     shape = [tensor.shape[k] for k in range(tensor.ndim)]
     if tensor.strides != NULL:
-        strides = [2 * tensor.strides[k] for k in range(tensor.ndim)]
+        strides = [dtype.itemsize * tensor.strides[k] for k in range(tensor.ndim)]
     else:
-        strides = list(np.empty(shape, np.uint16).strides)
+        strides = list(np.empty(shape, dtype).strides)
     if 0 in shape:
-        return np.empty(shape, np.uint16).view(BFloat16)
-    below = sum([step * (n - 1) for n, step in zip(shape, strides, strict=True) if step < 0])
-    buffer.low = <char*>tensor.data + tensor.byte_offset + <Py_ssize_t>below
-    buffer.size = 2 + sum([abs(step) * (n - 1) for n, step in zip(shape, strides, strict=True)])
-    return np.ndarray(shape, np.uint16, buffer, -below, strides).view(BFloat16)
+        array = np.empty(shape, dtype)
+    else:
+        below = sum([step * (n - 1) for n, step in zip(shape, strides, strict=True) if step < 0])
+        buffer.low = <char*>tensor.data + tensor.byte_offset + <Py_ssize_t>below
+        buffer.size = dtype.itemsize + sum([abs(step) * (n - 1) for n, step in zip(shape, strides, strict=True)])
+        array = np.ndarray(shape, dtype, buffer, -below, strides)
+    return array.view(BFloat16) if size < 0 else array
 
 
-def as_array(x, caller):
-    """Any CPU array, tensor or buffer as a NumPy array over the same memory; never a copy."""
+def as_array(x, caller, bint writable=False):
+    """Any CPU array, tensor or buffer as a NumPy array over the same memory; never a copy.
+
+    `writable`: one that can be written, if there is any.
+    """
     if isinstance(x, ndarray):
         return x
     try:
@@ -219,14 +261,20 @@ def as_array(x, caller):
     if hasattr(x, "__dlpack__"):
         if getattr(x, "requires_grad", False):
             x = x.detach()
-        reason = ""
-        for take in (np.from_dlpack, bfloat16_of):
+        reason, array = "", None
+        for take in (np.from_dlpack, dlpack_array):
             try:
-                return take(x)
+                array = take(x)
             except (BufferError, RuntimeError, TypeError, ValueError) as error:
                 reason = reason or str(error)
-        raise TypeError(f"{caller}: this {type(x).__name__} gives no CPU memory to write to ({reason}); "
-                        f"move it to the CPU, as float16, bfloat16, float32 or float64")
+                continue
+            if not writable or array.flags.writeable:      # (before NumPy 2.2.5 its own cannot be written)
+                break
+        if array is not None:
+            return array
+        raise TypeError(f"{caller}: this {type(x).__name__} gives no CPU memory ({reason}); it must be dense, on the "
+                        f"CPU, and float16, bfloat16, float32 or float64 (of a parameter the model's own tensor, not "
+                        f"a copy)")
     raise TypeError(f"{caller}: expected an array (NumPy, buffer protocol or DLPack), got {type(x).__name__}")
 
 

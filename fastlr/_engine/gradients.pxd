@@ -25,7 +25,7 @@ cdef class Gradients:
     cdef int read(self, list arrays, bint writable) except -1
     cdef int read_strided(self, Py_ssize_t i, const ArrayView* array_view) except -1
     cdef int refuse_shared(self, list arrays) except -1
-    cdef object converted(self, Py_ssize_t i, object array)
+    cdef object converted(self, Py_ssize_t i, object array, bint writable)
     cdef object mismatch(self, Py_ssize_t i, object array)
     cdef str label(self, Py_ssize_t i)
     cdef int set_to_zero(self) except -1

@@ -46,7 +46,7 @@ cdef class Gradients:
                 gradient.g = NULL
                 continue
             if not read_array(array, &array_view):
-                arrays[i] = array = self.converted(i, array)
+                arrays[i] = array = self.converted(i, array, writable)
                 read_array(array, &array_view)
             if not same_precision(&layout.views[i], array_view.stored) or not same_shape(layout, i, &array_view):
                 raise self.mismatch(i, array)
@@ -110,14 +110,14 @@ cdef class Gradients:
             end = max(end, zeroed[i].high)
         return 0
 
-    cdef object converted(self, Py_ssize_t i, object array):
+    cdef object converted(self, Py_ssize_t i, object array, bint writable):
         """A gradient that is not a NumPy array of a known type, as one over the same memory."""
         cdef ArrayView array_view
         if is_torch_tensor(array):
             if self.torch_tensors is None:
                 self.torch_tensors = []
             self.torch_tensors.append(array)
-        array = as_array(array, self.label(i))
+        array = as_array(array, self.label(i), writable)
         if array.dtype == np.uint16 and self.layout.views[i].stored == BFLOAT16:
             array = array.view(BFloat16)
         if not read_array(array, &array_view):

@@ -264,7 +264,7 @@ def bind(name: str, x: Any, *, group: int, owner: str, prefix: str, path: tuple[
         if flags.c_contiguous and flags.writeable:
             return Tensor(name, x, group, prefix, path, AS_THEY_ARE[x.ndim])
     label = f"{owner}: params[{name!r}]" if not name.isdecimal() else f"{owner}: params[{name}]"
-    array = as_array(x, label)
+    array = as_array(x, label, True)
     if dtype == "bfloat16" and array.dtype == np.uint16:
         array = array.view(BFloat16)
     if stored_as(array) not in STORAGES:
@@ -348,7 +348,7 @@ def set_shadow(tensor: Tensor, value: Any, owner: str) -> None:
         tensor.shadow = tensor.zeros_like(value)
         return
     label = f"{owner}: shadow of {tensor.name!r}"
-    array = as_array(value, label)
+    array = as_array(value, label, True)
     if array.dtype == np.uint16:
         array = array.view(BFloat16)
     if stored_as(array) not in ("bfloat16", "float16"):

@@ -1,4 +1,4 @@
-"""Tensors of PyTorch as parameters, here in the form of a stand-in: `parity/test_torch_tensors.py` has the real ones.
+"""Tensors of PyTorch as parameters, here in the form of a stand-in: `parity/test_tensor_versions.py` has the real ones.
 
 Whatever writes a tensor moves its version first; a tensor that was given other memory is noticed.
 """
