@@ -18,6 +18,7 @@ from fastlr._kernels.codecs_avx512 cimport (
     AVX512, Avx512Constants, Packing, avx512_constants, avx512_decode8, avx512_largest, avx512_load, avx512_pack,
     avx512_packed, avx512_scale, avx512_store, avx512_store_stochastic,
 )
+from fastlr._kernels.inlining cimport rare
 from fastlr._kernels.prefetch cimport prefetch_write
 from fastlr._kernels.random_bits cimport BITS_BLOCK, RandomBits, advance, fill_random_table, random_bits_at
 from fastlr._kernels.structs cimport GROUP, ScalarGroup, StepJob, TensorView
@@ -101,18 +102,6 @@ cdef void unpair(float* restrict out, const float* restrict x) noexcept nogil:
     for k in range(BITS_BLOCK // 32):
         for i in range(16):
             out[32 * k + 2 * i], out[32 * k + 2 * i + 1] = x[32 * k + i], x[32 * k + 16 + i]
-
-cdef extern from *:
-    """
-    #if defined(__GNUC__) || defined(__clang__)
-    #define FASTLR_RARE __attribute__((noinline, cold)) void
-    #elif defined(_MSC_VER)
-    #define FASTLR_RARE __declspec(noinline) void
-    #else
-    #define FASTLR_RARE void
-    #endif
-    """
-    ctypedef void rare "FASTLR_RARE"
 
 # (Inlined, it takes registers from the loop: AdamW of bfloat16 with 8-bit states took 22 % longer.)
 cdef rare encode_again(moment* out, float* scale, const Blocks* x, bint negative, bint pairs) noexcept nogil:
