@@ -231,7 +231,7 @@ def test_the_functional_and_the_c_interface_have_the_rule(theirs, ours, name):
         hyper = (ctypes.c_double * rule.contents.hypers)()
         for k in range(rule.contents.hypers):
             hyper[k] = 0.0
-        hyper[[*theirs._fields].index("momentum") - 1] = 0.5
+        hyper[[field for field in theirs.hypers if field != "lr"].index("momentum")] = 0.5
         for t in (1, 2):
             opt.step([g])
             kernel(p, g, m, t=t, lr=0.1, momentum=0.5)

@@ -3,7 +3,7 @@
 from cpython.object cimport PyObject
 from libc.stdint cimport int64_t
 from libc.stdio cimport snprintf
-from fastlr._c_api cimport handles
+cimport fastlr._c_api.handles as handles
 from fastlr._c_api.c_plan cimport CPlan
 from fastlr._c_api.handles cimport MESSAGE_SIZE, Place
 from fastlr._kernels.build_id cimport FASTLR_LAYOUT
