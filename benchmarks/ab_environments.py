@@ -24,12 +24,16 @@ class Build:
         return pinned(threads) | ({"PYTHONPATH": self.folder} if self.folder else {})
 
 
+def fixed(threads: int) -> dict[str, str]:
+    """The variables that must be the same: threads and hash seeds; nothing is imported from a script's folder."""
+    return {"PYTHONHASHSEED": "0", "PYTHONSAFEPATH": "1", "FASTLR_NUM_THREADS": str(threads)} | dict.fromkeys(
+        ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
+
+
 def pinned(threads: int) -> dict[str, str]:
-    """The variables of both processes: one NumPy, the same threads and hash seeds, nothing imported from elsewhere."""
-    fixed = {"PYTHONHASHSEED": "0", "PYTHONSAFEPATH": "1", "FASTLR_NUM_THREADS": str(threads)}
-    fixed |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
+    """The variables of both processes: those that must be the same, and the caller's that import nothing."""
     dropped = ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "PYTHONSTARTUP")
-    return {name: value for name, value in os.environ.items() if name not in dropped} | fixed
+    return {name: value for name, value in os.environ.items() if name not in dropped} | fixed(threads)
 
 
 def prepared(given: str, label: str, folder: Path) -> Build:

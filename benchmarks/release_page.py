@@ -28,7 +28,7 @@ GROUPS = {
     "small": "Small tensors: 500 of 8 x 8 float32",
     "matrix": "Rules for matrices: one of 128 x 96, and a small transformer's layer of 1.3 million elements",
     "storage": "AdamW and NAdam stored in fewer bytes: 65,536 elements in cache, 16 million in memory",
-    "rows": "Rows: 1,000 rows of a table of 20,000 x 32 float32",
+    "rows": "Rows: 2,000 rows of a table of 20,000 x 32 float32",
     "stage": "Stages: AdamW over 64 tensors of 32 x 32 float32, with an option",
     "schedule": "Schedules: one value, and 10,000 values at once",
     "construct": "Constructors",

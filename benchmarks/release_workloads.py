@@ -37,7 +37,7 @@ Call = Callable[[], object]
 CACHED = 16_384
 MEMORY = 64_000_000                   # bytes of a tensor
 MANY, TENSOR = 500, (8, 8)
-TABLE, GIVEN = (20_000, 32), 1_000
+TABLE, GIVEN = (20_000, 32), 2_000      # (gradients of 256 kB: as large arrays, they begin at the same place in a page)
 # A layer of width 256, with an embedding: 1.3 million elements.
 LAYER = [(2000, 256), (768, 256), (768,), (256, 256), (256,), (1024, 256), (1024,), (256, 1024), (256,), (256,), (256,)]
 MATRICES = {"one matrix": [(128, 96)], "a layer": LAYER}
