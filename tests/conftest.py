@@ -131,3 +131,20 @@ def stranger(builds):
 def stranger_rules(builds):
     """The folder of tests/stranger_rules, whose package `mypkg` is compiled."""
     return built(builds, "stranger_rules")
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """A real Chromium without a window. CI has one; elsewhere it may be missing."""
+    programs = [shutil.which(name) for name in ("chromium", "chromedriver")]
+    if None in programs and not os.environ.get("FASTLR_STRICT"):
+        pytest.skip("needs chromium and chromedriver (Debian: chromium chromium-driver)")
+    webdriver = pytest.importorskip("selenium.webdriver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = programs[0]
+    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options, webdriver.ChromeService(programs[1]))
+    yield driver
+    driver.quit()

@@ -6,7 +6,6 @@ import math
 import multiprocessing
 import os
 import re
-import shutil
 import signal
 import stat
 import subprocess
@@ -425,23 +424,6 @@ def test_ticks_are_round_few_and_on_the_axis(low, high, log):
     places = [scale(tick) for tick in ticks]
     assert places == sorted(places) and places[0] >= 10 and places[-1] <= 300
     assert [scale(scale.low), scale(scale.high)] == pytest.approx([10, 300])
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """A real Chromium without a window. CI has one; elsewhere it may be missing."""
-    programs = [shutil.which(name) for name in ("chromium", "chromedriver")]
-    if None in programs and not os.environ.get("FASTLR_STRICT"):
-        pytest.skip("needs chromium and chromedriver (Debian: chromium chromium-driver)")
-    webdriver = pytest.importorskip("selenium.webdriver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = programs[0]
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options, webdriver.ChromeService(programs[1]))
-    yield driver
-    driver.quit()
 
 
 @pytest.mark.parametrize("width", [1280, 390])

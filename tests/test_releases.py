@@ -234,3 +234,36 @@ def test_amounts(value, text):
     from release_page import amount
 
     assert amount(value) == text
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_in_a_browser(browser, tmp_path, scheme, width):
+    """No request, no message, nothing wider than the screen, the reader's colours, and a search that finds."""
+    from release_page import page
+
+    path = tmp_path / "releases.html"
+    path.write_text(page(run()), encoding="utf-8")
+    media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride",
+                            {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500})
+    for kind in ("performance", "browser"):
+        browser.get_log(kind)
+    browser.get(path.as_uri())
+    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    requests = [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
+    assert [url for url in requests if not url.startswith("data:")] == [path.as_uri()]
+    assert browser.get_log("browser") == []
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    back = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
+    assert back == {"light": "rgb(255, 255, 255)", "dark": "rgb(13, 17, 23)"}[scheme]
+
+    def found(words):
+        find = browser.find_element("id", "find")
+        find.clear()
+        find.send_keys(words)
+        return browser.find_element("id", "said").text
+
+    assert [found(words) for words in ("adam", "float32 adam", "state adams", "nothing")] == [
+        f"{count} of 3 rows" for count in (3, 1, 1, 0)]
