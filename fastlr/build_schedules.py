@@ -12,7 +12,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-MAX_NUMBERS, MAX_POWERS = 8, 3        # as Node in _engine/compiled_schedule.pxd has room for
+#: How many numbers and powers a node of a schedule has room for: its struct says.
+NODE = Path(__file__).with_name("_engine").joinpath("compiled_schedule.pxd").read_text(encoding="utf-8")
+MAX_NUMBERS, MAX_POWERS = (int(re.findall(rf"{kind}\[(\d+)\] {name} ", NODE)[0])
+                           for kind, name in (("double", "h"), ("Power", "powers")))
 
 STRUCT = re.compile(r"^cdef struct (\w+):\n((?:    .*\n)+)", re.MULTILINE)
 FUNCTION = re.compile(r"^cdef inline (\w+) (\w+)\(([^)]*)\) noexcept nogil:", re.MULTILINE)

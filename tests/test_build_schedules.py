@@ -29,6 +29,13 @@ def test_the_compiled_table_is_that_of_the_file():
     assert [curve.name for curve in curves if curve.cached] == ["cosine_restarts"]
 
 
+def test_a_curve_has_as_many_numbers_and_powers_as_a_node_has_room_for():
+    curves = build.curves_of(CURVES.read_text())
+    assert {len(numbers) for *_, numbers in fastlr.schedules.cosine(0.1, steps=9).warmup(3)._nodes()} == \
+        {build.MAX_NUMBERS}
+    assert max(len(curve.bases) for curve in curves) <= build.MAX_POWERS < build.MAX_NUMBERS
+
+
 def test_a_signature_says_the_powers_and_where_their_bases_are():
     text = SCALED.format(arguments="Scaled h, const Power* ratio,\n    const Power* final, Cycle* cache, double t")
     text += "\ncdef inline double scaled_ratio(Scaled h) noexcept nogil:\n    return h.final / h.lr\n"

@@ -192,18 +192,22 @@ cdef void evaluate_chunk(void* context, Py_ssize_t chunk) noexcept nogil:
     cdef double[BLOCK] times
     cdef const double* t
     cdef double* y
+    cdef double x
     cdef int i, n
-    cdef bint refused
+    cdef int64_t refused
     while begin < last:
         n = <int>min(last - begin, BLOCK)
-        t, y, refused = batch.t + begin, batch.y + begin, False
+        t, y, refused = batch.t + begin, batch.y + begin, 0
         for i in range(n):
-            refused |= not t[i] >= 0
-            times[i] = t[i] if 0 <= t[i] <= DBL_MAX else DBL_MAX
+            x = t[i]
+            refused |= not x >= 0
+            times[i] = x if 0 <= x <= DBL_MAX else DBL_MAX
         evaluate_block(batch.nodes, 0, times, y, n)
+        if refused:                        # (a loop of its own: few blocks need it)
+            for i in range(n):
+                if not t[i] >= 0:
+                    y[i] = NAN
         for i in range(n):
-            if refused and not t[i] >= 0:
-                y[i] = NAN
             refused |= not y[i] <= DBL_MAX
         if refused:
             batch.refused = True
@@ -279,10 +283,11 @@ cdef class CompiledSchedule:
     def _nodes(self):
         """The nodes, for evaluation elsewhere: (kind, left, right, name of a curve or "", numbers)."""
         names = list(CURVE_FIELDS)
+        cdef Py_ssize_t i, k, numbers = sizeof(self.nodes.h) // sizeof(double)
         return [
             (KIND_NAMES[self.nodes[i].kind], self.nodes[i].left, self.nodes[i].right,
              names[self.nodes[i].which] if self.nodes[i].kind == CURVE else "",
-             [self.nodes[i].h[k] for k in range(8)])
+             [self.nodes[i].h[k] for k in range(numbers)])
             for i in range(self.size)
         ]
 
