@@ -82,8 +82,10 @@ def loops_of(rule: Rule) -> Iterator[str]:
         yield from (f"        slot_{slot.name}[i] = slot_{slot.name}_i" for slot in r.slots if slot.pointer)
         yield ""
         yield from step_function(r, stem, c)
-        if "terms" in r.pieces:
+        if "terms" in r.structs:
             yield from terms_function(r, stem, c)
+    if "normed" in r.pieces:
+        yield from normed_function(r, stem)
     yield from scalar_functions(r, stem)
     yield from table(r, stem)
 
@@ -139,8 +141,9 @@ def step_function(r: Rule, stem: str, c: str) -> Iterator[str]:
 
 def terms_function(r: Rule, stem: str, c: str) -> Iterator[str]:
     """The pass of a reducing rule that sums, over at most TILE elements: sixteen lanes, folded in one order."""
-    function, taken = r.pieces["terms"]
+    function, taken = r.pieces.get("terms") or r.pieces["normed"]
     sums = r.structs["terms"]
+    term = "terms.{0}" if "terms" in r.pieces else "terms.{0} * terms.{0}"
     mine = [p for p in taken if p.kind == "slot"]
     moves = any(p.pointer for p in mine)
     yield (f"cdef void {stem}_terms_{c}(const double* hyper, const StepScalars* now, const {c}* restrict p, "
@@ -166,7 +169,7 @@ def terms_function(r: Rule, stem: str, c: str) -> Iterator[str]:
              "terms": "&terms",
              **{f"slot {p.name}": f"&slot_{p.name}_i" if p.pointer else f"slot_{p.name}[i]" for p in mine}}
     yield "        " + call(function, taken, given)
-    yield from (f"        term{k}[i] = terms.{name}" for k, name in enumerate(sums))
+    yield from (f"        term{k}[i] = {term.format(name)}" for k, name in enumerate(sums))
     yield from (f"        slot_{p.name}[i] = slot_{p.name}_i" for p in mine if p.pointer)
     for k in range(len(sums)):
         yield "    for i in range(size, whole):"
@@ -177,6 +180,24 @@ def terms_function(r: Rule, stem: str, c: str) -> Iterator[str]:
         yield "        for j in range(LANES):"
         yield f"            lane[j] = lane[j] + term{k}[i * LANES + j]"
         yield f"    totals[{k}] += fold_lanes(lane)"
+    yield ""
+
+
+def normed_function(r: Rule, stem: str) -> Iterator[str]:
+    """The elements whose norms a reducing rule needs, of at most TILE doubles: for sums whose squares were lost."""
+    function, taken = r.pieces["normed"]
+    names = [slot.name for slot in r.slots]
+    yield (f"cdef void {stem}_normed_of(const double* hyper, const StepScalars* now, const double* p, "
+           f"const double* g, void** slots, double* out, Py_ssize_t size) noexcept nogil:")
+    yield from read_scalars(r)
+    yield f"    cdef {r.types['terms']} terms"
+    yield "    cdef Py_ssize_t i"
+    yield "    for i in range(size):"
+    given = {"hypers": f"(<const {r.name}*>hyper)[0]", "now": "at", "scalars": "s", "p": "at.decay_factor * p[i]",
+             "g": "g[i]", "terms": "&terms",
+             **{f"slot {name}": f"(<const double*>slots[{k}])[i]" for k, name in enumerate(names)}}
+    yield "        " + call(function, taken, given)
+    yield from (f"        out[{k} * TILE + i] = terms.{name}" for k, name in enumerate(r.structs["terms"]))
     yield ""
 
 
@@ -214,8 +235,10 @@ def table(r: Rule, stem: str) -> Iterator[str]:
     yield f"{t}.version, {t}.size = TABLE_VERSION, sizeof(RuleTable)"
     for k, c in enumerate(C_TYPES):
         yield f"{t}.step[{k}] = <StepFunction>&{stem}_step_{c}"
-        if "terms" in r.pieces:
+        if "terms" in r.structs:
             yield f"{t}.terms[{k}] = <TermsFunction>&{stem}_terms_{c}"
+    if "normed" in r.pieces:
+        yield f"{t}.normed = <TermsFunction>&{stem}_normed_of"
     for piece in ("scalars", "begin", "finish_all", "finish"):
         if piece in r.pieces:
             yield f"{t}.{piece} = &{stem}_{piece}_of"

@@ -16,6 +16,9 @@ their first parameter has:
 `name_begin`        changes them by what is remembered: `NameMemory* memory` of each tensor, `const NameShared* shared`
                     of all tensors; once per tensor, before any element
 `name_terms`        what an element adds to each sum: `NameTerms* terms`; slots as pointers move here, not in `name`
+`name_normed`       in its place, or beside it where slots move there: `NameTerms* x` takes the elements whose norms the
+                    rule needs. The sums are of their squares, and `name_finish` is given the roots of those: the norms,
+                    also where squares of float64 overflow or vanish. Slots are only read
 `name_finish_all`   what the sums over all tensors do to `NameShared* shared`
 `name_finish`       what the sums over a tensor do to its scalars and its memory
 `name_skips_state`  1 where a step neither reads nor writes any slot
@@ -46,13 +49,14 @@ TRAITS = re.compile(r"^# traits of ([\w, ]+): (.*)$", re.M)
 MISPLACED = re.compile(r"^(?!# traits of [\w, ]+: ).*#.*\btraits of \w.*:.*$", re.M)
 #: What the names of structs end in that are no rules but belong to one.
 PARTS = ("Scalars", "Memory", "Shared", "Terms")
-PIECES = ("scalars", "begin", "terms", "finish_all", "finish", "skips_state")
+PIECES = ("scalars", "begin", "terms", "normed", "finish_all", "finish", "skips_state")
 #: The kinds of parameters that a rule's functions may have, by piece ("": the function of an element).
 TAKES = {
     "": {"hypers", "now", "scalars", "p", "g", "slot"},
     "scalars": {"hypers", "value", "now", "scalars"},
     "begin": {"hypers", "value", "now", "scalars", "memory", "shared"},
     "terms": {"hypers", "now", "scalars", "p", "g", "slot", "terms"},
+    "normed": {"hypers", "now", "scalars", "p", "g", "slot", "terms"},
     "finish_all": {"hypers", "value", "now", "scalars", "shared", "terms", "size"},
     "finish": {"hypers", "value", "now", "scalars", "memory", "shared", "terms", "size"},
     "skips_state": {"hypers", "now", "scalars"},
@@ -230,7 +234,7 @@ def check_parameters(function: str, parameters: list[Parameter], piece: str) -> 
                             f"{parameter.name}`; it may take {', '.join(sorted(TAKES[piece]))}")
         if parameter.name in [other.name for other in parameters[:k]]:
             raise RuleError(f"{function}: has two parameters named {parameter.name}")
-        if piece == "terms" and parameter.kind in ("p", "g") and parameter.pointer:
+        if parameter.pointer and parameter.kind in {"terms": ("p", "g"), "normed": ("p", "g", "slot")}.get(piece, ()):
             raise RuleError(f"{function}: must take `real {parameter.name}`, which does not move there")
 
 
@@ -244,9 +248,13 @@ def check(rule: Rule) -> None:
             raise RuleError(f"{rule.name}: has {len(have)} {what} ({', '.join(have)}), at most {most} are possible")
     if "lr" in rule.hypers:
         raise RuleError(f"{rule.name}: lr is of every rule; leave it out of the struct and take now.lr")
-    if ("terms" in rule.pieces) != ("terms" in rule.structs) or (
-            "terms" in rule.pieces and not any(p.kind == "terms" and p.pointer for p in rule.pieces["terms"][1])):
+    sums = [rule.pieces[piece] for piece in ("terms", "normed") if piece in rule.pieces]
+    if bool(sums) != ("terms" in rule.structs) or not all(any(p.kind == "terms" and p.pointer for p in taken)
+                                                          for _, taken in sums):
         raise RuleError(f"{rule.name}: needs both {rule.function}_terms and the struct of its sums, or neither")
+    if "normed" in rule.pieces and "finish_all" in rule.pieces:
+        raise RuleError(f"{rule.name}: {rule.pieces['finish_all'][0]} is given sums, not norms; leave out "
+                        f"{rule.pieces['normed'][0]}")
     if "scalars" in rule.structs and not any(p.kind == "scalars" and p.pointer
                                              for _, taken in rule.pieces.values() for p in taken):
         raise RuleError(f"{rule.name}: nothing fills {rule.types['scalars']}; write {rule.function}_scalars")
@@ -255,15 +263,13 @@ def check(rule: Rule) -> None:
             if slot not in names:
                 raise RuleError(f"{rule.name}: {kind}({slot}): has no slot {slot!r}; "
                                 f"it has {', '.join(names) or 'none'}")
-    if "terms" in rule.pieces:
-        taken = [p for p in rule.pieces["terms"][1] if p.kind == "slot"]
+    for function, parameters in sums:
+        taken = [p for p in parameters if p.kind == "slot"]
         for parameter in taken:
             if parameter.name not in names:
-                raise RuleError(f"{rule.pieces['terms'][0]}: takes the slot {parameter.name!r}, "
-                                f"which {rule.function} has not")
+                raise RuleError(f"{function}: takes the slot {parameter.name!r}, which {rule.function} has not")
         if any(each.pointer for each in taken) and any(each.pointer for each in rule.slots):
-            raise RuleError(f"{rule.name}: slots move either in {rule.pieces['terms'][0]} or in {rule.function}, "
-                            f"not in both")
+            raise RuleError(f"{rule.name}: slots move either in {function} or in {rule.function}, not in both")
 
 
 def updates_state_while_reducing(rule: Rule) -> bool:

@@ -9,6 +9,7 @@ from fastlr._engine.layout cimport Layout
 from fastlr._engine.memory cimport Memory, Workspace
 from fastlr._engine.step_scalars cimport ScalarGroups
 from fastlr._engine.unit_norms cimport UnitNorms
+from fastlr._kernels.scaled_sum cimport smallest_squares
 from fastlr._kernels.structs cimport ChunkSum, GradientView, ScalarGroup, StepJob, TaskFunction, TensorView
 
 build_id = FASTLR_LAYOUT.decode()
@@ -17,7 +18,6 @@ build_id = FASTLR_LAYOUT.decode()
 # Squares of float64 may overflow, or vanish, where the numbers are ordinary ones. Then they are measured again, times a
 # power of two, as BLAS does in `nrm2`; no bit of a norm depends on that, as such products are exact.
 
-cdef double SMALLEST_SQUARES = ldexp(1, -900)      # below, a sum may have lost terms that matter
 cdef double LARGEST_NORM = ldexp(1, 511)           # whose square is finite
 
 
@@ -27,7 +27,7 @@ cdef int lost_squares(double squares, double nonfinite, bint any_double) noexcep
         return 0
     if squares == INFINITY:
         return OVERFLOWED
-    return VANISHED if any_double and squares < SMALLEST_SQUARES else 0
+    return VANISHED if any_double and squares < smallest_squares() else 0
 
 
 cdef int scale_exponent(int lost, double grad_factor) noexcept nogil:
@@ -144,11 +144,16 @@ cdef class Clipping:
             if self.refuses and nonfinite != 0:
                 self.refused = i
                 return REFUSED
-        if not by_unit:
+        if by_unit:
+            exponent = self.units.exponent()
+            lost = exponent != 0
+            for i in range(count):
+                self.exponents[i] = self.units.exponents[i]
+        else:
             lost = lost or lost_squares(total, nonfinite, self.any_double)
-        if lost:
-            if not self.measure_again(job, scalars, lost, &exponent):
+            if lost and not self.measure_again(job, scalars, lost, &exponent):
                 return NO_MEMORY
+        if lost:
             scale, total = ldexp(1, exponent), 0
             for i in range(count):
                 total += ldexp(squares[i], 2 * (exponent - self.exponents[i]))

@@ -5,7 +5,7 @@ from fastlr._engine.compiled_schedule cimport Node
 from fastlr._engine.layout cimport Layout
 from fastlr._engine.memory cimport Memory
 from fastlr._kernels.rule_table cimport RuleTable
-from fastlr._kernels.structs cimport MAX_HYPERS, GradientView, ScalarGroup, StepJob, TaskFunction
+from fastlr._kernels.structs cimport MAX_HYPERS, GradientView, NormsFunction, ScalarGroup, StepJob, TaskFunction
 
 cdef enum:
     MAX_VALUES = MAX_HYPERS + 2       # of a group: lr and weight decay, which a rule's own hyper-parameters may lack
@@ -77,6 +77,7 @@ cdef class ScalarGroups:
     cdef double* memory_before         # ... and what was remembered of it
     cdef double* chunk_terms           # MAX_SUMS per chunk: what a reducing rule sums
     cdef TaskFunction terms_task
+    cdef NormsFunction norms           # of a rule that needs norms, where squares were lost
 
     cpdef assign(self, int group, int index, value)
     cdef double bounded(self, int index, value) except? -1
@@ -100,5 +101,6 @@ cdef class ScalarGroups:
     cdef void begin(self, double loss) noexcept nogil
     cdef void begin_tensors(self, const GradientView* gradients) noexcept nogil
     cdef void reduce_terms(self, StepJob* job) noexcept nogil
+    cdef void take_roots(self, const StepJob* job, Py_ssize_t i, double* sums) noexcept nogil
     cdef void count_step(self, const GradientView* gradients) noexcept nogil
     cdef void skip(self, Py_ssize_t i, int64_t steps) noexcept nogil

@@ -1,7 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """The scalars of one step: all that does not depend on an element, computed once, in double."""
 from cpython.pycapsule cimport PyCapsule_GetPointer
-from libc.math cimport INFINITY
+from libc.math cimport INFINITY, sqrt
 from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 cimport fastlr._engine.thread_pool as thread_pool
@@ -11,7 +11,8 @@ from fastlr._engine.layout cimport Layout
 from fastlr._engine.memory cimport Memory
 from fastlr._engine.compiled_schedule cimport CompiledSchedule, rate
 from fastlr._kernels.rule_table cimport MAX_SUMS, RuleTable
-from fastlr._kernels.structs cimport Chunk, GradientView, ScalarGroup, StepJob, TaskFunction, TensorView
+from fastlr._kernels.scaled_sum cimport is_lost_sum
+from fastlr._kernels.structs cimport Chunk, GradientView, NormsFunction, ScalarGroup, StepJob, TaskFunction, TensorView
 from fastlr.rules.scalars cimport step_scalars
 
 build_id = FASTLR_LAYOUT.decode()
@@ -89,6 +90,7 @@ cdef class ScalarGroups:
         if self.per_tensor:
             self.chunk_terms = <double*>memory.take(layout.chunk_count, MAX_SUMS * sizeof(double))
             self.terms_task = <TaskFunction>PyCapsule_GetPointer(kernels.terms_task, "fastlr.task")
+            self.norms = <NormsFunction>PyCapsule_GetPointer(kernels.norms, "fastlr.norms")
         read_array(shared, &array_view)
         self.shared_array, self.shared = shared, <double*>array_view.data
         self.stale = True
@@ -360,9 +362,23 @@ cdef class ScalarGroups:
                 for j in range(rule.sums):
                     sums[j] += terms[k * MAX_SUMS + j]
                 k += 1
+            if job.gradients[i].g != NULL and rule.normed != NULL:
+                self.take_roots(job, i, sums)
             if job.gradients[i].g != NULL and rule.finish != NULL:
                 rule.finish(self.groups[i].hyper, &self.groups[i].now, self.layout.memories[i], self.shared, sums,
                             <double>self.layout.views[i].size)
+
+    cdef void take_roots(self, const StepJob* job, Py_ssize_t i, double* sums) noexcept nogil:
+        """Turn a tensor's sums of squares into norms; they are computed again where squares were lost."""
+        cdef int j
+        cdef bint lost = False
+        for j in range(self.constants.rule.sums):
+            lost = lost or is_lost_sum(sums[j])
+        if lost and self.layout.views[i].is_double:
+            self.norms(job, self.constants.rule.normed, self.constants.rule.sums, i, sums)
+            return
+        for j in range(self.constants.rule.sums):
+            sums[j] = sqrt(sums[j])
 
     # Skipped steps
 

@@ -1,12 +1,16 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """Adaptive clipping: the units of each tensor (the weights of one output), and the factors of their gradients."""
 from cpython.pycapsule cimport PyCapsule_GetPointer
-from libc.math cimport sqrt
+from libc.math cimport INFINITY, ldexp, sqrt
 cimport fastlr._engine.thread_pool as thread_pool
 from fastlr._kernels.build_id cimport FASTLR_LAYOUT
 from fastlr._engine.layout cimport CHUNK, Layout
 from fastlr._engine.memory cimport Memory
-from fastlr._kernels.structs cimport TILE, StepJob, TaskFunction, TensorView, UnitRange, UnitSums, unit_clip_factor
+from fastlr._kernels.scaled_sum cimport smallest_squares
+from fastlr._kernels.structs cimport (
+    TILE, StepJob, TaskFunction, TensorView, UnitFactorFunction, UnitRange, UnitSquaresFunction, UnitSums,
+    is_unit_lost, unit_clip_factor,
+)
 
 build_id = FASTLR_LAYOUT.decode()
 
@@ -49,7 +53,10 @@ cdef class UnitNorms:
     def __cinit__(self, Layout layout, kernels, int axis, double clip, double eps, bint alone):
         self.memory, self.layout, self.clip, self.eps, self.alone = Memory(), layout, clip, eps, alone
         self.task = <TaskFunction>PyCapsule_GetPointer(kernels.unit_norms_task, "fastlr.task")
+        self.scaled_factor = <UnitFactorFunction>PyCapsule_GetPointer(kernels.unit_factor, "fastlr.unit_factor")
+        self.scaled_squares = <UnitSquaresFunction>PyCapsule_GetPointer(kernels.unit_squares, "fastlr.unit_squares")
         self.squares = <double*>self.memory.take(layout.count, sizeof(double))
+        self.exponents = <int*>self.memory.take(layout.count, sizeof(int))
         self.nonfinite = <double*>self.memory.take(layout.count, sizeof(double))
         self.cut(axis)
 
@@ -95,40 +102,61 @@ cdef class UnitNorms:
         (Call `prepare_for` of thread_pool before.)
         """
         cdef Py_ssize_t i, k, slices, unit, first = 0
-        cdef double gradient, parameter, factor
+        cdef double factor
         cdef const UnitSums* sums
+        cdef UnitSums whole
         cdef TensorView* view
         job.units, job.shares = self.ranges, self.sums
         if self.range_count:
             thread_pool.do_all(self.task, job, self.range_count, self.layout.elements)
         for i in range(self.layout.count):
             view = &self.layout.views[i]
-            self.squares[i] = self.nonfinite[i] = 0
+            self.squares[i], self.nonfinite[i], self.exponents[i] = 0, 0, 0
             if view.size == 0 or self.measured_in_step(view):
                 continue
             k = slice_length(view)
             slices = (view.size // view.unit_count + k - 1) // k
             for unit in range(view.unit_count):
-                gradient = parameter = 0
+                whole.gradient = whole.parameter = whole.nonfinite = 0
                 for k in range(slices):
                     sums = &self.sums[first + k * view.unit_count + unit]
-                    gradient += sums.gradient
-                    parameter += sums.parameter
-                    self.nonfinite[i] += sums.nonfinite
-                factor = unit_clip_factor(gradient, parameter, self.clip, self.eps)
+                    whole.gradient += sums.gradient
+                    whole.parameter += sums.parameter
+                    whole.nonfinite += sums.nonfinite
+                factor = unit_clip_factor(whole.gradient, whole.parameter, self.clip, self.eps)
+                if view.is_double and is_unit_lost(&whole, self.eps) and job.gradients[i].g != NULL:
+                    factor = self.scaled_factor(job, i, unit, self.clip, self.eps)
                 view.unit_factors[unit] = factor
-                self.squares[i] += factor * factor * gradient
+                self.squares[i] += factor * factor * whole.gradient
+                self.nonfinite[i] += whole.nonfinite
             first += slices * view.unit_count
+            if view.is_double and job.gradients[i].g != NULL and self.nonfinite[i] == 0:
+                if not self.squares[i] < INFINITY or self.squares[i] < smallest_squares():
+                    self.exponents[i] = self.scaled_squares(job, i, &self.squares[i])
 
     cdef void measure_alone(self, StepJob* job) noexcept nogil:
         """Measure where no other stage does; small tensors are still to be measured by the step."""
         self.measure(job)
-        job.unit_squares, job.unit_clip, job.unit_eps = self.squares, self.clip, self.eps
+        job.unit_squares, job.unit_exponents = self.squares, self.exponents
+        job.unit_clip, job.unit_eps = self.clip, self.eps
+
+    cdef int exponent(self) noexcept nogil:
+        """The power of two with which the squares of all tensors are added; 0 unless they overflow or vanish."""
+        cdef Py_ssize_t i
+        cdef int exponent = 0
+        cdef double total = 0
+        cdef bint found = False
+        for i in range(self.layout.count):
+            total += self.squares[i]
+            if self.squares[i] > 0 and (not found or self.exponents[i] < exponent):
+                exponent, found = self.exponents[i], True
+        return -540 if exponent == 0 and total == INFINITY else exponent
 
     cdef double norm(self) noexcept nogil:
         """The norm of all gradients, after a step that measured the small tensors."""
         cdef Py_ssize_t i
         cdef double total = 0
+        cdef int exponent = self.exponent()
         for i in range(self.layout.count):
-            total += self.squares[i]
-        return sqrt(total)
+            total += ldexp(self.squares[i], 2 * (exponent - self.exponents[i]))
+        return ldexp(sqrt(total), -exponent)

@@ -4,14 +4,16 @@
 Tiles are summed in their order; where they begin and end depends on shapes alone. Elements are in the array's
 own order, where element e is of unit (e // unit_length) % unit_count.
 """
-from libc.math cimport INFINITY
+from libc.math cimport INFINITY, ldexp
 from libc.stdint cimport uint64_t
 from libc.string cimport memset
 from fastlr._kernels.inlining cimport inlined
 from fastlr._kernels.lanes cimport LANES, fold_lanes
 from fastlr._kernels.prefetch cimport prefetch_read
+from fastlr._kernels.scaled_sum cimport ScaledSum, add_square, clear_sum, root_of_sum, smallest_squares
 from fastlr._kernels.structs cimport (
-    TILE, Chunk, ChunkSum, GradientView, ScalarGroup, StepJob, TensorView, UnitRange, UnitSums, unit_clip_factor,
+    TILE, Chunk, ChunkSum, GradientView, ScalarGroup, StepJob, TensorView, UnitRange, UnitSums, factor_of_norms,
+    is_unit_lost, unit_clip_factor,
 )
 from fastlr._kernels.tiles cimport load_param, load_tile
 from fastlr.rules.element cimport bounded, real
@@ -197,6 +199,59 @@ cdef inline void measure_units(UnitSums* out, const UnitRange* u, const TensorVi
         finish_lanes(&total_p, &of_p)
         out[k].gradient, out[k].parameter, out[k].nonfinite = total_g.squares, total_p.squares, total_g.nonfinite
 
+cdef inline double norm_of_unit(const TensorView* view, const GradientView* gradient, const ScalarGroup* group,
+                                Py_ssize_t unit) noexcept nogil:
+    """The norm of one unit of a float64 tensor, of its gradient or, where that is NULL, of its parameters."""
+    cdef uint64_t[TILE] raw
+    cdef double[TILE] scratch
+    cdef const double* x
+    cdef ScaledSum total
+    cdef Py_ssize_t length = view.size // view.unit_count, k = 0, i, n, start
+    clear_sum(&total)
+    while k < length:
+        n = length - k if length - k < TILE else TILE
+        start = unit * length + k
+        if view.unit_length == 1:
+            n, start = 1, k * view.unit_count + unit
+        if gradient == NULL:
+            x = load_param(scratch, raw, view, start, n)
+        else:
+            x = load_tile(scratch, raw, <char*>gradient.g, gradient.measured_layout, NULL, gradient.stored, start, n)
+        for i in range(n):
+            add_square(&total, x[i] if gradient == NULL else bounded(x[i] * group.grad_factor, group.clip_value))
+        k += n
+    return root_of_sum(&total)
+
+cdef inline double scaled_unit_factor(const StepJob* job, Py_ssize_t i, Py_ssize_t unit, double clip,
+                                      double eps) noexcept nogil:
+    """`unit_clip_factor` of one unit of tensor i, from elements that are scaled before they are squared."""
+    cdef const TensorView* view = &job.views[i]
+    return factor_of_norms(norm_of_unit(view, &job.gradients[i], &job.scalar_groups[view.scalar_group], unit),
+                           norm_of_unit(view, NULL, NULL, unit), clip, eps)
+
+cdef inline int scaled_unit_squares(const StepJob* job, Py_ssize_t i, double* squares) noexcept nogil:
+    """The squares of what clipping leaves of tensor i, times a power of two where they overflow or vanish.
+
+    That is 2**(2 * exponent); the exponent is returned.
+    """
+    cdef const TensorView* view = &job.views[i]
+    cdef const ScalarGroup* group = &job.scalar_groups[view.scalar_group]
+    cdef Py_ssize_t unit
+    cdef ScaledSum left
+    cdef double norm
+    cdef int exponent = 0
+    clear_sum(&left)
+    for unit in range(view.unit_count):
+        add_square(&left, view.unit_factors[unit] * norm_of_unit(view, &job.gradients[i], group, unit))
+    norm = root_of_sum(&left)
+    if left.exponent > 450:
+        exponent = -540
+    elif left.exponent < -450:
+        exponent = 600
+    norm = ldexp(norm, exponent)
+    squares[0] = norm * norm
+    return exponent
+
 cdef inline void measure_units_of_chunk(const StepJob* job, const Chunk* chunk,
                                         const ScalarGroup* group) noexcept nogil:
     """Measure the units of a tensor that is one chunk, just before its step, and set their clipping factors."""
@@ -204,7 +259,8 @@ cdef inline void measure_units_of_chunk(const StepJob* job, const Chunk* chunk,
     cdef UnitSums[TILE] shares
     cdef UnitRange u
     cdef Py_ssize_t k
-    cdef double squares = 0
+    cdef double squares = 0, nonfinite = 0
+    cdef double* factors = view.unit_factors
     u.view, u.first, u.begin, u.end = chunk.view, 0, 0, view.size // view.unit_count
     while u.first < view.unit_count:
         u.count = view.unit_count - u.first if view.unit_count - u.first < TILE else TILE
@@ -213,9 +269,16 @@ cdef inline void measure_units_of_chunk(const StepJob* job, const Chunk* chunk,
         else:
             measure_units(shares, &u, view, &job.gradients[chunk.view], group, <float*>NULL)
         for k in range(u.count):
-            view.unit_factors[u.first + k] = unit_clip_factor(shares[k].gradient, shares[k].parameter, job.unit_clip,
-                                                              job.unit_eps)
+            factors[u.first + k] = unit_clip_factor(shares[k].gradient, shares[k].parameter, job.unit_clip,
+                                                    job.unit_eps)
+        for k in range(u.count if view.is_double else 0):
+            nonfinite += shares[k].nonfinite
+            if is_unit_lost(&shares[k], job.unit_eps):
+                factors[u.first + k] = scaled_unit_factor(job, chunk.view, u.first + k, job.unit_clip, job.unit_eps)
         for k in range(u.count):
-            squares += view.unit_factors[u.first + k] * view.unit_factors[u.first + k] * shares[k].gradient
+            squares += factors[u.first + k] * factors[u.first + k] * shares[k].gradient
         u.first += u.count
+    job.unit_exponents[chunk.view] = 0
+    if view.is_double and nonfinite == 0 and (not squares < <double>INFINITY or squares < smallest_squares()):
+        job.unit_exponents[chunk.view] = scaled_unit_squares(job, chunk.view, &squares)
     job.unit_squares[chunk.view] = squares

@@ -5,7 +5,9 @@ from libc.stdint cimport uint64_t
 from libc.string cimport memset
 from fastlr._kernels.build_id cimport FASTLR_LAYOUT
 from fastlr._kernels.floating_point_mode cimport enter_kernel_mode, leave_kernel_mode
-from fastlr._kernels.norms cimport NormLanes, clear_lanes, finish_lanes, measure_tile, measure_units
+from fastlr._kernels.norms cimport (
+    NormLanes, clear_lanes, finish_lanes, measure_tile, measure_units, scaled_unit_factor, scaled_unit_squares,
+)
 from fastlr._kernels.structs cimport (
     TILE, ChunkOperands, ChunkSum, GradientView, ScalarGroup, StepJob, TensorView, UnitRange, UnitSums, find_operands,
 )
@@ -63,7 +65,22 @@ cdef void measure_unit_range(void* context, Py_ssize_t task) noexcept nogil:
     leave_kernel_mode(mode)
 
 
+cdef double unit_factor_of(const StepJob* job, Py_ssize_t i, Py_ssize_t unit, double clip, double eps) noexcept nogil:
+    cdef unsigned int mode = enter_kernel_mode()
+    cdef double factor = scaled_unit_factor(job, i, unit, clip, eps)
+    leave_kernel_mode(mode)
+    return factor
+
+cdef int unit_squares_of(const StepJob* job, Py_ssize_t i, double* squares) noexcept nogil:
+    cdef unsigned int mode = enter_kernel_mode()
+    cdef int exponent = scaled_unit_squares(job, i, squares)
+    leave_kernel_mode(mode)
+    return exponent
+
+
 measure_task = PyCapsule_New(<void*>&measure_chunks, "fastlr.task", NULL)
 unit_norms_task = PyCapsule_New(<void*>&measure_unit_range, "fastlr.task", NULL)
+unit_factor = PyCapsule_New(<void*>&unit_factor_of, "fastlr.unit_factor", NULL)
+unit_squares = PyCapsule_New(<void*>&unit_squares_of, "fastlr.unit_squares", NULL)
 
 build_id = FASTLR_LAYOUT.decode()

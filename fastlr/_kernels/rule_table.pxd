@@ -40,3 +40,6 @@ cdef struct RuleTable:
     int sums                   # terms of a reducing rule, or 0
     int updates_state_while_reducing   # whether slots are updated with the terms, and only read in the step
     int decay_inside_update    # whether decoupled weight decay is a term of the step
+    # Of doubles, the elements whose squares are summed, those of one sum TILE after those of another; or NULL. Where
+    # it is there, `finish` is given the roots of the sums.
+    TermsFunction normed

@@ -12,6 +12,8 @@ from fastlr._kernels.codecs cimport bytes_of
 from fastlr._kernels.floating_point_mode cimport enter_kernel_mode, leave_kernel_mode
 from fastlr._kernels.norms cimport measure_units_of_chunk
 from fastlr._kernels.random_bits cimport BITS_BLOCK, fill_random_table
+from fastlr._kernels.rule_table cimport TermsFunction
+from fastlr._kernels.scaled_sum cimport ScaledSum, add_square, clear_sum, root_of_sum
 from fastlr._kernels.strided cimport zero_strided
 from fastlr._kernels.structs cimport (
     BFLOAT16, FLOAT32, FLOAT64, GROUP, MAX_SLOTS, MAX_SUMS, SIGNED8, TILE, UNSIGNED8, Chunk, ChunkOperands,
@@ -202,6 +204,52 @@ cdef void reduce_chunks(void* context, Py_ssize_t task) noexcept nogil:
     leave_kernel_mode(mode)
 
 
+cdef void norms_of(const StepJob* job, TermsFunction normed, int sums, Py_ssize_t i, double* norms) noexcept nogil:
+    """The norms of what a reducing rule sums the squares of, from elements that are scaled before they are squared.
+
+    After the pass that sums, in which slots may have moved.
+    """
+    cdef unsigned int mode = enter_kernel_mode()
+    cdef const TensorView* view = &job.views[i]
+    cdef const GradientView* gradient = &job.gradients[i]
+    cdef const ScalarGroup* group = &job.scalar_groups[view.scalar_group]
+    cdef uint64_t[TILE] raw
+    cdef double[TILE] scratch_p
+    cdef double[TILE] scratch_g
+    cdef double[MAX_SLOTS][TILE] scratch
+    cdef double[MAX_SUMS][TILE] elements
+    cdef ScaledSum[MAX_SUMS] total
+    cdef void* slot[MAX_SLOTS]
+    cdef float* scale
+    cdef double* p
+    cdef const double* g
+    cdef Py_ssize_t start = 0, n, e
+    cdef int k
+    for k in range(sums):
+        clear_sum(&total[k])
+    while start < view.size:
+        n = view.size - start if view.size - start < TILE else TILE
+        p = load_param(scratch_p, raw, view, start, n)
+        g = load_tile(scratch_g, raw, <char*>gradient.g, gradient.layout, NULL, gradient.stored, start, n)
+        for k in range(job.slots):
+            scale = view.slot_scale[k] + start // GROUP if view.slot_scale[k] != NULL else NULL
+            slot[k] = load_tile(scratch[k], raw, view.slot[k], NULL, scale, view.slot_stored[k], start, n)
+        if view.unit_factors != NULL:
+            preprocess_units(scratch_g, g, p, group, view, start, n)
+            g = scratch_g
+        elif group.staged:
+            preprocess(scratch_g, g, p, group, view.clip_factor, n)
+            g = scratch_g
+        normed(group.hyper, &group.now, p, g, slot, &elements[0][0], n)
+        for k in range(sums):
+            for e in range(n):
+                add_square(&total[k], elements[k][e])
+        start += n
+    for k in range(sums):
+        norms[k] = root_of_sum(&total[k])
+    leave_kernel_mode(mode)
+
+
 cdef void add_to_slot(real* restrict slot, const real* restrict g, double keep, double share, int power,
                       Py_ssize_t size) noexcept nogil:
     cdef Py_ssize_t i
@@ -329,6 +377,7 @@ operations.enter, operations.leave = enter_kernel_mode, leave_kernel_mode
 
 step_task = PyCapsule_New(<void*>&step_chunks, "fastlr.task", NULL)
 terms_task = PyCapsule_New(<void*>&reduce_chunks, "fastlr.task", NULL)
+norms = PyCapsule_New(<void*>&norms_of, "fastlr.norms", NULL)
 accumulate_task = PyCapsule_New(<void*>&accumulate_chunks, "fastlr.task", NULL)
 tensor_ops = PyCapsule_New(&operations, "fastlr.tensor_ops", NULL)
 

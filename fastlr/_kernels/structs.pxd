@@ -1,8 +1,9 @@
 # cython: language_level=3
 """The structs that the engine (compiled once) and the kernels (compiled per instruction set) share: plain C."""
-from libc.math cimport sqrt
+from libc.math cimport INFINITY, sqrt
 from libc.stdint cimport int64_t, uint64_t
 from fastlr._kernels.rule_table cimport MAX_SUMS, StepFunction, StorageLoop, TermsFunction
+from fastlr._kernels.scaled_sum cimport smallest_squares
 from fastlr.rules.scalars cimport StepScalars
 
 cdef enum:
@@ -109,7 +110,8 @@ cdef struct StepJob:
     ChunkSum* sums                     # per chunk
     UnitRange* units                   # to be measured, one per task
     UnitSums* shares
-    double* unit_squares               # where units are measured as they move: clipped squares per tensor; or NULL
+    double* unit_squares               # where units are measured as they move: clipped squares per tensor, or NULL,
+    int* unit_exponents                # ... times 2**(2 * exponent), 0 unless they would overflow or vanish
     double unit_clip, unit_eps         # clip_adaptive and its epsilon, there
 
 cdef struct ChunkOperands:
@@ -147,5 +149,27 @@ cdef inline double unit_clip_factor(double gradient, double parameter, double cl
     parameter = eps * eps if eps * eps > parameter else parameter
     factor = clip * sqrt(parameter / (1e-12 if 1e-12 > gradient else gradient))
     return 1 if factor >= 1 else factor
+
+cdef inline bint is_unit_lost(const UnitSums* sums, double eps) noexcept nogil:
+    """Whether squares of a float64 unit overflowed, or of its parameters vanished, where that matters for its factor.
+    """
+    return sums.nonfinite == 0 and (
+        sums.gradient == <double>INFINITY or sums.parameter == <double>INFINITY
+        or (sums.parameter < smallest_squares() and eps * eps < smallest_squares()))
+
+cdef inline double factor_of_norms(double gradient, double parameter, double clip, double eps) noexcept nogil:
+    """The same, from the norms."""
+    cdef double factor
+    parameter = eps if eps > parameter else parameter
+    factor = clip * (parameter / (1e-6 if 1e-6 > gradient else gradient))
+    return 1 if factor >= 1 else factor
+
+# What adaptive clipping does where squares of a unit, or of all units of a tensor, overflow or vanish; see norms.pxd.
+ctypedef double (*UnitFactorFunction)(const StepJob* job, Py_ssize_t i, Py_ssize_t unit, double clip,
+                                      double eps) noexcept nogil
+ctypedef int (*UnitSquaresFunction)(const StepJob* job, Py_ssize_t i, double* squares) noexcept nogil
+# The norms of what a reducing rule sums the squares of, in tensor i, of float64.
+ctypedef void (*NormsFunction)(const StepJob* job, TermsFunction normed, int sums, Py_ssize_t i,
+                               double* norms) noexcept nogil
 
 ctypedef void (*TaskFunction)(void* job, Py_ssize_t task) noexcept nogil

@@ -5,6 +5,8 @@ Such a rule reads a tensor twice. First `<rule>_terms` computes the terms of eac
 takes slots as pointers, they are updated in that pass and only read in the second. Then `<rule>_finish` is given the
 sums over the tensor and fills the scalars of this step, in double. Last, the rule itself moves each element. Sums are
 doubles, added in an order that depends on sizes alone.
+
+A rule that needs norms gives in `<rule>_normed` the elements whose squares are summed, and is given the norms.
 """
 from libc.math cimport sqrt
 from fastlr.rules.element cimport larger, real, root, same_sign, sign, smaller, square
@@ -13,8 +15,8 @@ from fastlr.rules.scalars cimport StepScalars, debias
 
 # Rules that compare the norms of parameter and gradient: Fromage, LARS, LARC
 
-cdef struct NormTerms:
-    double param_squares, grad_squares
+cdef struct NormTerms:                 # norms
+    double param, grad
 
 # Fromage -- Bernstein et al. 2020, arXiv:2002.03432
 # traits of Fromage: depends_on_param
@@ -37,16 +39,15 @@ ctypedef fused ComparesNorms:
     LARS
     LARC
 
-cdef inline void fromage_terms(ComparesNorms h, real p, real g, NormTerms* terms) noexcept nogil:
-    terms.param_squares, terms.grad_squares = square(p), square(g)
+cdef inline void fromage_normed(ComparesNorms h, real p, real g, NormTerms* x) noexcept nogil:
+    x.param, x.grad = p, g
 
 cdef struct FromageScalars:
     double rate, factor                # a step of lr times the tensor's norm; keeps the norm
 
 cdef inline void fromage_finish(Fromage h, const StepScalars* now, FromageScalars* s,
-                                const NormTerms* sums) noexcept nogil:
-    s.rate = now.lr * (sqrt(sums.param_squares) / sqrt(sums.grad_squares)
-                       if sums.param_squares > 0 and sums.grad_squares > 0 else 1)
+                                const NormTerms* norms) noexcept nogil:
+    s.rate = now.lr * (norms.param / norms.grad if norms.param > 0 and norms.grad > 0 else 1)
     s.factor = 1 / sqrt(1 + now.lr * now.lr)
 
 cdef inline void fromage(Fromage h, FromageScalars s, real* p, real g) noexcept nogil:
@@ -55,20 +56,20 @@ cdef inline void fromage(Fromage h, FromageScalars s, real* p, real g) noexcept 
 cdef struct LARSScalars:
     double rate                        # of the gradient in the velocity
 
-cdef inline double trust(double coefficient, double eps, double decay, const NormTerms* sums) noexcept nogil:
-    """The tensor's own learning rate, from the squares of parameter and gradient; 1 where a norm is 0."""
-    cdef double size = sqrt(sums.param_squares), length = sqrt(sums.grad_squares) + decay * size
-    return coefficient * size / (length + eps) if size > 0 and length > 0 else 1
+cdef inline double trust(double coefficient, double eps, double decay, const NormTerms* norms) noexcept nogil:
+    """The tensor's own learning rate; 1 where a norm is 0."""
+    cdef double length = norms.grad + decay * norms.param
+    return coefficient * norms.param / (length + eps) if norms.param > 0 and length > 0 else 1
 
-cdef inline void lars_finish(LARS h, const StepScalars* now, LARSScalars* s, const NormTerms* sums) noexcept nogil:
-    s.rate = now.lr * trust(h.trust_coefficient, h.eps, now.weight_decay, sums)
+cdef inline void lars_finish(LARS h, const StepScalars* now, LARSScalars* s, const NormTerms* norms) noexcept nogil:
+    s.rate = now.lr * trust(h.trust_coefficient, h.eps, now.weight_decay, norms)
 
 cdef inline void lars(LARS h, StepScalars now, LARSScalars s, real* p, real g, real* m) noexcept nogil:
     m[0] = <real>h.momentum * m[0] + <real>s.rate * (g + <real>now.weight_decay * p[0])
     p[0] = p[0] - m[0]
 
-cdef inline void larc_finish(LARC h, const StepScalars* now, LARSScalars* s, const NormTerms* sums) noexcept nogil:
-    cdef double own = trust(h.trust_coefficient, h.eps, now.weight_decay, sums)
+cdef inline void larc_finish(LARC h, const StepScalars* now, LARSScalars* s, const NormTerms* norms) noexcept nogil:
+    cdef double own = trust(h.trust_coefficient, h.eps, now.weight_decay, norms)
     s.rate = own / now.lr if own < now.lr else 1
 
 cdef inline void larc(LARC h, StepScalars now, LARSScalars s, real* p, real g, real* m) noexcept nogil:
@@ -196,7 +197,7 @@ cdef struct MARSScalars:
     double norm_factor                 # by which the corrected gradient has a norm of at most 1
 
 cdef struct MARSTerms:
-    double corrected_squares
+    double corrected                   # the norm of the corrected gradient
 
 cdef inline void mars_scalars(AnyMARS h, const StepScalars* now, MARSScalars* s) noexcept nogil:
     s.debias1, s.debias2 = debias(h.beta1, now.t), sqrt(debias(h.beta2, now.t))
@@ -207,11 +208,11 @@ cdef inline void mars_scalars(AnyMARS h, const StepScalars* now, MARSScalars* s)
 cdef inline real mars_corrected(MARSScalars s, real g, real g_prev) noexcept nogil:
     return g + <real>s.difference * (g - g_prev)
 
-cdef inline void mars_terms(AnyMARS h, MARSScalars s, real g, real g_prev, MARSTerms* terms) noexcept nogil:
-    terms.corrected_squares = square(mars_corrected(s, g, g_prev))
+cdef inline void mars_normed(AnyMARS h, MARSScalars s, real g, real g_prev, MARSTerms* x) noexcept nogil:
+    x.corrected = mars_corrected(s, g, g_prev)
 
-cdef inline void mars_finish(AnyMARS h, MARSScalars* s, const MARSTerms* sums) noexcept nogil:
-    s.norm_factor = 1 / sqrt(sums.corrected_squares) if sums.corrected_squares > 1 else 1
+cdef inline void mars_finish(AnyMARS h, MARSScalars* s, const MARSTerms* norms) noexcept nogil:
+    s.norm_factor = 1 / norms.corrected if norms.corrected > 1 else 1
 
 cdef inline void mars(AnyMARS h, StepScalars now, MARSScalars s, real* p, real g, real* m, real* v,
                       real* g_prev) noexcept nogil:
@@ -277,8 +278,8 @@ cdef struct LAMBScalars:
     double ratio_factor                # of the trust ratio
     double rate
 
-cdef struct LAMBTerms:
-    double param_squares, step_squares
+cdef struct LAMBTerms:                 # norms
+    double param, step
 
 cdef inline void lamb_scalars(AnyLAMB h, const StepScalars* now, LAMBScalars* s) noexcept nogil:
     s.debias1, s.debias2, s.ratio_factor = debias(h.beta1, now.t), sqrt(debias(h.beta2, now.t)), 1
@@ -294,16 +295,20 @@ cdef inline void lamb_terms(AnyLAMB h, StepScalars now, LAMBScalars s, real p, r
     m[0] = <real>h.beta1 * m[0] + <real>(1 - h.beta1) * g
     v[0] = <real>h.beta2 * v[0] + <real>(1 - h.beta2) * (g * g)
     r = lamb_step(h, now, s, p, m[0], v[0])
-    terms.param_squares = square(p)
-    terms.step_squares = square(r)
+    terms.param = square(p)
+    terms.step = square(r)
 
-cdef inline void lamb_finish(AnyLAMB h, const StepScalars* now, LAMBScalars* s, const LAMBTerms* sums) noexcept nogil:
+cdef inline void lamb_normed(AnyLAMB h, StepScalars now, LAMBScalars s, real p, real m, real v,
+                             LAMBTerms* x) noexcept nogil:
+    x.param, x.step = p, lamb_step(h, now, s, p, m, v)
+
+cdef inline void lamb_finish(AnyLAMB h, const StepScalars* now, LAMBScalars* s, const LAMBTerms* norms) noexcept nogil:
     """The trust ratio; 1 where a norm is 0."""
-    cdef bint both = sums.param_squares > 0 and sums.step_squares > 0
-    cdef double ratio = sqrt(sums.param_squares) / sqrt(sums.step_squares) if both else 1
+    cdef bint both = norms.param > 0 and norms.step > 0
+    cdef double ratio = norms.param / norms.step if both else 1
     if AnyLAMB is LAMBUncorrected:
         if both:
-            ratio = smaller(sqrt(sums.param_squares), <double>10) / (sqrt(sums.step_squares) + h.eps)
+            ratio = smaller(norms.param, <double>10) / (norms.step + h.eps)
         ratio = ratio * s.ratio_factor
     s.rate = now.lr * ratio
 
