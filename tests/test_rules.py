@@ -6,8 +6,10 @@ from registry import (
     DTYPES,
     GIVEN,
     LOSS,
+    REGISTRY,
     RULES,
     arrays,
+    bits,
     every_decay,
     every_dtype,
     every_elementwise,
@@ -267,3 +269,67 @@ def test_other_values_are_within_bounds(cls):
     for bound in cls.hypers.values():
         assert bound.low <= other_value(bound) < bound.high
         assert other_value(bound) != bound.default
+
+
+RATIO_OF_NORMS = [(cls, convention) for cls in (fastlr.LAMB, fastlr.LARS, fastlr.LARC, fastlr.Fromage)
+                  for convention in (cls.conventions or [None])]
+
+
+@pytest.mark.parametrize(("cls", "convention"), RATIO_OF_NORMS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=["float32", "float64"])
+def test_a_trust_ratio_is_1_where_a_norm_is_0(cls, convention, dtype):
+    """A tensor of zeros moves as by the step itself; and where the step is zero, nothing moves and nothing is NaN."""
+    g, = arrays(dtype, [33])
+    p, zero = np.zeros(33, dtype), np.ones(33, dtype)
+    cls([p], lr=0.25, weight_decay=0.0, convention=convention).step([g])
+    if cls is fastlr.LAMB:
+        beta1, beta2 = (0.9, 0.999)
+        m, v = (1 - beta1) * g.astype(float), (1 - beta2) * g.astype(float) ** 2
+        # (of pytorch-optimizer the ratio alone is corrected for the start, and means are not)
+        step = m / (1 - beta1) / (np.sqrt(v) if convention == "pytorch-optimizer" else np.sqrt(v / (1 - beta2)))
+    else:
+        step = g if cls is not fastlr.Fromage else g / np.sqrt(1 + 0.25**2)
+    np.testing.assert_allclose(p, -0.25 * step, rtol=2e-3 if cls is fastlr.LAMB else 1e-6)
+    cls([zero], lr=0.25, weight_decay=0.0, convention=convention).step([np.zeros(33, dtype)])
+    np.testing.assert_allclose(zero, 1 / np.sqrt(1 + 0.25**2) if cls is fastlr.Fromage else 1, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=["float32", "float64"])
+@pytest.mark.parametrize(("cls", "convention"), [
+    (cls, convention) for cls in REGISTRY.values() if "eps" in cls.hypers for convention in (cls.conventions or [None])],
+    ids=lambda x: getattr(x, "__name__", str(x)))
+def test_with_an_eps_of_0_what_has_no_gradient_stays_or_is_nan_as_in_torch(cls, convention, dtype):
+    """0 / 0 moves nothing, in rows, elements and tensors without a gradient, and whatever stands beside it moves."""
+    params = [np.ones((4, 6), dtype), np.ones(5, dtype), np.ones((3, 3), dtype)]
+    assert "eps=0" in cls.__doc__ or cls.hypers["eps"].default == 0, cls.__doc__
+    opt = cls(params, eps=0.0, weight_decay=0.0, convention=convention)
+    half = arrays(dtype, [(4, 6), (5,)], 3)
+    half[0][2:] = 0
+    half[0][:, 4:] = 0
+    half[1][2:] = 0
+    for _ in range(8):
+        opt.step([*half, np.zeros((3, 3), dtype)])
+    where_torch = convention == "torch" and cls.kind == "elementwise"
+    if where_torch:
+        # (RAdam's first steps divide by nothing)
+        assert np.isnan(params[1][2:]).all()
+        assert np.isfinite(params[1][:2]).all()
+        return
+    for p in params:
+        assert np.isfinite(p).all(), p
+    if not cls.depends_on_param and cls.kind == "elementwise":
+        assert (params[2] == 1).all()
+        assert (params[1][2:] == 1).all()
+    assert opt.groups[0].eps == 0
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=["float32", "float64"])
+def test_an_eps_of_0_changes_no_other_element(dtype):
+    """The number in place of it is lost in every root of a mean square that is not 0."""
+    g = arrays(dtype, [4000])[0] * np.logspace(-12, 12, 4000).astype(dtype)
+    found = []
+    for convention in ("optax", "torch"):          # (the same formula, of which torch's takes 0 as it is)
+        p = np.zeros(4000, dtype)
+        fastlr.Adam([p], eps=0.0, convention=convention).step([g])
+        found.append(bits([p]))
+    assert found[0] == found[1]

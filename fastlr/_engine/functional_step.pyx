@@ -32,6 +32,9 @@ cdef int read_rule(RuleCall* call, object cls) except -1:
     call.constants.rule = <const RuleTable*>PyCapsule_GetPointer(cls._table(cls._default_rule), "fastlr.rule")
     call.constants.first_hyper = <int>len(fields) - call.constants.rule.hypers
     call.constants.weight_decay = fields.index("weight_decay")
+    call.constants.eps = -1
+    if "eps" in fields and not cls._takes_eps_exactly(next(iter(cls.conventions), None)):
+        call.constants.eps = <int>fields.index("eps") - call.constants.first_hyper
     call.constants.clip_value = INFINITY
     call.decay = DECOUPLED if cls.decay_mode == "decoupled" else COUPLED
     call.step_task = <TaskFunction>PyCapsule_GetPointer(kernels.step_task, "fastlr.task")
@@ -71,7 +74,7 @@ cdef void update_tensor(const RuleCall* call, const double* values, int64_t t, b
     for k in range(call.constants.rule.slots):
         view.slot[k], view.slot_stored[k] = <char*>slots[k], view.stored
     gradient.g = <const char*>g
-    fill_scalar_group(&now, &call.constants, values, 1, call.decay, 1, t, 1)
+    fill_scalar_group(&now, &call.constants, values, is_double, 1, call.decay, 1, t, 1)
     if call.constants.rule.memories and call.constants.rule.begin != NULL:
         call.constants.rule.begin(now.hyper, &now.now, <double*>slots[call.constants.rule.slots], NULL)
     step.job.views, step.job.gradients, step.job.scalar_groups = &view, &gradient, &now

@@ -38,14 +38,14 @@ cdef class Plan:
     """How the tensors of one optimizer are stepped (`tensors`: see tensors.py); values come by `assign`."""
 
     def __cinit__(self, str caller, rule, kernels, tuple names, list bounds, list tensors, int groups, shared, stages,
-                  MatrixStep matrix_step=None):
+                  MatrixStep matrix_step=None, bint exact_eps=False):
         self.rule = <const RuleTable*>PyCapsule_GetPointer(rule, "fastlr.rule")
         self.step_task = <TaskFunction>PyCapsule_GetPointer(kernels.step_task, "fastlr.task")
         self.kernels, self.matrix_step = kernels, matrix_step
         self.stochastic, self.seed = stages.rounding == "stochastic", stages.seed
         self.layout = Layout(caller, tensors, self.rule.slots)
         self.given = Gradients(self.layout)
-        self.scalars = ScalarGroups(self.layout, rule, kernels, names, bounds, groups, shared, stages)
+        self.scalars = ScalarGroups(self.layout, rule, kernels, names, bounds, groups, shared, stages, exact_eps)
         self.clipping = Clipping(self.layout, kernels, stages, self.rule.sums > 0 or matrix_step is not None)
         memset(&self.job, 0, sizeof(StepJob))
         self.job.views, self.job.scalar_groups = self.layout.views, self.scalars.groups

@@ -18,6 +18,7 @@ cdef struct StepConstants:
     const RuleTable* rule
     int first_hyper            # where the rule's own hyper-parameters begin among a group's values
     int weight_decay           # where weight decay is among them
+    int eps                    # where the rule has its eps, which is not taken as 0, or -1
     bint maximize
     double clip_value          # bounds each element of a gradient
     double ema_decay           # what a step leaves of the running mean of a parameter
@@ -27,11 +28,13 @@ cdef struct ScalarGroupKey:
     int group
     Decay decay
     bint decays                # whether weight decay applies to them
+    bint is_double
     double lr_factor
     int64_t skipped_steps      # steps without a gradient
 
-cdef void fill_scalar_group(ScalarGroup* now, const StepConstants* constants, const double* values, double lr_factor,
-                            Decay decay, double decay_share, int64_t t, double grad_scale) noexcept nogil
+cdef void fill_scalar_group(ScalarGroup* now, const StepConstants* constants, const double* values, bint is_double,
+                            double lr_factor, Decay decay, double decay_share, int64_t t,
+                            double grad_scale) noexcept nogil
 
 cdef inline uint64_t random_step() noexcept nogil:
     """By how much the keys of random bits of two successive updates differ."""

@@ -1,6 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """The scalars of one step: all that does not depend on an element, computed once, in double."""
 from cpython.pycapsule cimport PyCapsule_GetPointer
+from libc.float cimport DBL_MIN, FLT_MIN
 from libc.math cimport INFINITY, sqrt
 from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
@@ -20,14 +21,20 @@ build_id = FASTLR_LAYOUT.decode()
 DECAYS = {"coupled": COUPLED, "decoupled": DECOUPLED, "independent": INDEPENDENT, "corrected": CORRECTED}
 
 
-cdef void fill_scalar_group(ScalarGroup* now, const StepConstants* constants, const double* values, double lr_factor,
-                            Decay decay, double decay_share, int64_t t, double grad_scale) noexcept nogil:
-    """The scalars of update `t`: `values` are a group's, `decay_share` is the share of weight decay that applies."""
+cdef void fill_scalar_group(ScalarGroup* now, const StepConstants* constants, const double* values, bint is_double,
+                            double lr_factor, Decay decay, double decay_share, int64_t t,
+                            double grad_scale) noexcept nogil:
+    """The scalars of update `t`: `values` are a group's, `decay_share` is the share of weight decay that applies.
+
+    An eps of 0 is passed as a number so small that no root of a mean square changes by it: so 0 / 0 moves nothing.
+    """
     cdef int k
     cdef double lr = values[0] * lr_factor
     cdef double weight_decay = values[constants.weight_decay] * decay_share
     for k in range(constants.rule.hypers):
         now.hyper[k] = values[constants.first_hyper + k]
+    if constants.eps >= 0 and now.hyper[constants.eps] == 0:
+        now.hyper[constants.eps] = 1024 * (DBL_MIN if is_double else <double>FLT_MIN)
     now.now = step_scalars(lr, <double>t)
     now.decay_by_lr, now.l2 = 0, 0
     if decay == COUPLED:
@@ -49,7 +56,8 @@ cdef void fill_scalar_group(ScalarGroup* now, const StepConstants* constants, co
 cdef class ScalarGroups:
     """The scalars of an optimizer's tensors, one set for all tensors that share them; values come by `assign`."""
 
-    def __cinit__(self, Layout layout, rule, kernels, tuple names, list bounds, int groups, shared, stages):
+    def __cinit__(self, Layout layout, rule, kernels, tuple names, list bounds, int groups, shared, stages,
+                  bint exact_eps):
         cdef int k
         cdef Py_ssize_t i, n = layout.count
         cdef ArrayView array_view
@@ -63,6 +71,9 @@ cdef class ScalarGroups:
         self.constants.rule = <const RuleTable*>PyCapsule_GetPointer(rule, "fastlr.rule")
         self.constants.first_hyper = self.width - self.constants.rule.hypers
         self.constants.weight_decay = names.index("weight_decay")
+        self.constants.eps = -1
+        if "eps" in names and not exact_eps:
+            self.constants.eps = <int>names.index("eps") - self.constants.first_hyper
         self.constants.maximize, self.constants.ema_decay = stages.maximize, stages.ema_decay or 0
         self.constants.clip_value = INFINITY if stages.clip_value is None else stages.clip_value
         self.values = <double*>memory.take(groups * self.width, sizeof(double))
@@ -79,7 +90,7 @@ cdef class ScalarGroups:
         self.hash_mask -= 1
         for i, tensor in enumerate(layout.tensors):
             self.tensor_keys[i] = ScalarGroupKey(tensor.group, <Decay>DECAYS[tensor.decay], tensor.decays,
-                                                 tensor.lr_scale, 0)
+                                                 tensor.is_double, tensor.lr_scale, 0)
         self.groups = self.shared_groups = <ScalarGroup*>memory.take(n, sizeof(ScalarGroup))
         self.per_tensor = self.constants.rule.sums > 0
         self.remembers = self.constants.rule.memories + self.constants.rule.shared > 0
@@ -231,12 +242,14 @@ cdef class ScalarGroups:
         cdef const ScalarGroupKey* other
         memcpy(&hashed, &key.lr_factor, sizeof(double))
         hashed = (hashed ^ <uint64_t>key.skipped_steps * <uint64_t>0xbf58476d1ce4e5b9) * <uint64_t>0x9e3779b97f4a7c15
-        hashed = (hashed ^ <uint64_t>(key.group * 8 + key.decay * 2 + key.decays)) * <uint64_t>0x9e3779b97f4a7c15
+        hashed = (hashed ^ <uint64_t>(key.group * 16 + key.decay * 4 + key.decays * 2 + key.is_double)) \
+            * <uint64_t>0x9e3779b97f4a7c15
         at = <size_t>(hashed >> 32) & self.hash_mask
         while self.hash_table[at] >= 0:
             other = &self.keys[self.hash_table[at]]
             if other.group == key.group and other.decay == key.decay and other.decays == key.decays \
-                    and other.lr_factor == key.lr_factor and other.skipped_steps == key.skipped_steps:
+                    and other.is_double == key.is_double and other.lr_factor == key.lr_factor \
+                    and other.skipped_steps == key.skipped_steps:
                 break
             at = (at + 1) & self.hash_mask
         return <int>at
@@ -259,14 +272,15 @@ cdef class ScalarGroups:
         for k in range(self.key_count):
             key = &self.keys[k]
             fill_scalar_group(&self.shared_groups[k], &self.constants, self.values + key.group * self.width,
-                              key.lr_factor, key.decay, self.decay_share(key.group, key.decay, key.decays),
-                              t + 1 - key.skipped_steps, grad_scale)
+                              key.is_double, key.lr_factor, key.decay,
+                              self.decay_share(key.group, key.decay, key.decays), t + 1 - key.skipped_steps, grad_scale)
 
     cdef void fill_tensor(self, Py_ssize_t i, ScalarGroup* now, int64_t t, double grad_scale) noexcept nogil:
         """The scalars of tensor i alone."""
         cdef const ScalarGroupKey* key = &self.tensor_keys[i]
-        fill_scalar_group(now, &self.constants, self.values + key.group * self.width, key.lr_factor, key.decay,
-                          self.decay_share(key.group, key.decay, key.decays), t + 1 - self.skipped_steps[i], grad_scale)
+        fill_scalar_group(now, &self.constants, self.values + key.group * self.width, key.is_double,
+                          key.lr_factor, key.decay, self.decay_share(key.group, key.decay, key.decays),
+                          t + 1 - self.skipped_steps[i], grad_scale)
 
     cdef int count(self) noexcept nogil:
         """How many scalar groups a step begins with."""

@@ -21,6 +21,8 @@ class AdaGrad(Optimizer, conventions={
     ``convention="optax"`` and ``"keras"``: epsilon is inside the root, :math:`g / \sqrt{s + \epsilon}`, and 1e-7; `s`
     begins at 0.1. With Keras, lr is 0.001 and weight decay decoupled.
 
+    With ``eps=0``, 0 / 0 is NaN by ``convention="torch"``, as in torch; by the others it moves nothing.
+
     >>> import numpy as np, fastlr
     >>> p = np.array([1.0, 1.0])
     >>> fastlr.AdaGrad(p, lr=0.1).step(np.array([3.0, -0.5]))
@@ -47,6 +49,8 @@ class AdaDelta(Optimizer, conventions={
     State `v` (gradients) and `u` (steps). Zeiler 2012, https://arxiv.org/abs/1212.5701, where :math:`\eta = 1`. As
     ``torch.optim.Adadelta`` and ``optax.adadelta`` (which ascends if it is given no rate); ``convention="keras"`` has
     other defaults: lr 0.001, rho 0.95, eps 1e-7, and decoupled weight decay.
+
+    With ``eps=0``, 0 / 0 is NaN by ``convention="torch"``, as in torch; by the others it moves nothing.
 
     >>> import numpy as np, fastlr
     >>> p = np.array([1.0])
@@ -75,6 +79,8 @@ class RMSprop(Optimizer, conventions={
     ``optax.rmsprop`` unless ``eps_in_sqrt=False``. ``"keras"``: lr 0.001, eps 1e-7, and weight decay is decoupled.
     ``"timm"``: as its ``RMSpropTF``, TensorFlow 1's, where eps is 1e-10 and `v` begins at 1.
 
+    With ``eps=0``, 0 / 0 is NaN by ``convention="torch"``, as in torch; by the others it moves nothing.
+
     >>> import numpy as np, fastlr
     >>> p = np.array([1.0])
     >>> fastlr.RMSprop(p, lr=0.01, alpha=0.99).step(np.array([2.0]))
@@ -102,6 +108,8 @@ class RMSpropCentered(RMSprop, conventions={
     where rounding makes v - a^2 negative, torch gets NaN and this gets 0. Conventions as in `RMSprop`:
     :math:`g / \sqrt{\max(v - a^2, 0) + \epsilon}`.
 
+    With ``eps=0``, 0 / 0 is NaN by ``convention="torch"``, as in torch; by the others it moves nothing.
+
     >>> import numpy as np, fastlr
     >>> p = np.array([1.0])
     >>> fastlr.RMSpropCentered(p, lr=0.01, alpha=0.5).step(np.array([2.0]))
@@ -125,6 +133,8 @@ class RMSpropMomentum(RMSprop, conventions={
 
     Conventions as in `RMSprop`, each with the learning rate inside the velocity, too:
     :math:`m \leftarrow \mu m + \eta g / \sqrt{v + \epsilon}` and :math:`p \leftarrow p - m`.
+
+    With ``eps=0``, 0 / 0 is NaN by ``convention="torch"``, as in torch; by the others it moves nothing.
 
     >>> import numpy as np, fastlr
     >>> p = np.array([1.0])
@@ -151,6 +161,8 @@ class RMSpropCenteredMomentum(RMSpropMomentum, conventions={
     State `v`, `a` and `m`. Graves 2013, https://arxiv.org/abs/1308.0850, equations 38-45 without the learning rate
     in the velocity. As ``torch.optim.RMSprop(centered=True, momentum=)``. Conventions as in `RMSpropMomentum`,
     which have the learning rate in the velocity, as the paper.
+
+    With ``eps=0``, 0 / 0 is NaN by ``convention="torch"``, as in torch; by the others it moves nothing.
 
     >>> import numpy as np, fastlr
     >>> p = np.array([1.0])
@@ -200,6 +212,8 @@ class MADGRAD(Optimizer):
     State `s`, `v`, and where the parameter began, `x0`. It wants less weight decay than other rules, often none.
     Defazio & Jelassi 2021, https://arxiv.org/abs/2101.11075. As ``optax.contrib.madgrad`` and
     ``pytorch_optimizer.MADGRAD``; a learning rate of 0 adds nothing, there epsilon. The lr is timm's.
+
+    With ``eps=0``, 0 / 0 moves nothing.
 
     >>> import numpy as np, fastlr
     >>> p = np.array([1.0])

@@ -230,7 +230,8 @@ class BoundParameters(RuleClass, family=True):
         """A plan of the steps of these tensors, with their groups' values."""
         bounds = [(self.hypers[name].low, self.hypers[name].high) for name in self._fields]
         plan = Plan(type(self).__name__, self._table(self._peer.rule), kernels, self._fields, bounds, tensors,
-                    len(groups), self._shared, stages, self._matrix_step(tensors))
+                    len(groups), self._shared, stages, self._matrix_step(tensors),
+                    self._takes_eps_exactly(self._convention))
         for group in groups:
             for name, value in group._values.items():
                 plan.assign(group._index, self._fields.index(name), value)

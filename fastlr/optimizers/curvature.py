@@ -50,6 +50,8 @@ class Sophia(Optimizer, decay="decoupled", accumulation=share_of_mean,
     ``optax.contrib.sophia`` corrects m for its start, and moves h only after the step: give it the estimate of the
     step before. torch and Keras have none.
 
+    With ``eps=0``, 0 / 0 moves nothing.
+
     A quadratic whose curvatures are 1000 and 1, with Hutchinson's estimate:
 
     >>> import numpy as np, fastlr

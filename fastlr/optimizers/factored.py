@@ -110,6 +110,8 @@ class SM3(Matrix):
     epsilon is 1e-8, and as ``pytorch_optimizer.SM3`` with its default 0 for momentum. ``momentum=0`` as a number, in
     the constructor: no `m` is kept.
 
+    With ``eps=0``, 0 / 0 moves nothing.
+
     >>> import numpy as np, fastlr
     >>> p = np.ones((3, 2))
     >>> opt = fastlr.SM3(p, lr=0.1, momentum=0.0)

@@ -119,6 +119,8 @@ class MoMoAdam(WithLoss, decay="decoupled"):
     ``opt.step(grads, loss=f)``. State `m` and `v`, and the numbers `loss_mean` and `slope_mean`. Schaipp et al. 2024,
     https://arxiv.org/abs/2305.07583. As ``optax.contrib.momo_adam``, with its default lr. Groups as in `MoMo`.
 
+    With ``eps=0``, 0 / 0 moves nothing.
+
     >>> import numpy as np, fastlr
     >>> p = np.array([4.0])
     >>> opt = fastlr.MoMoAdam(p, lr=1.0)
@@ -146,6 +148,8 @@ class DoG(WithStepSize):
     who return a mean of the parameters: give ``ema_decay``. As ``optax.contrib.dog``. `lr` is a factor, best left 1.
     Groups of smaller learning rates count and move as if measured in units in which all are alike.
 
+    With ``eps=0``, 0 / 0 moves nothing.
+
     >>> import numpy as np, fastlr
     >>> p = np.array([1.0])
     >>> opt = fastlr.DoG(p)
@@ -170,6 +174,8 @@ class DoWG(WithStepSize):
     where norms are over all tensors together, and :math:`\bar r^2` is at least `initial_square_distance`. State: the
     start `x0`, and the numbers `square_distance` and `weighted_squares`. Khaled, Mishchenko & Jin 2023,
     https://arxiv.org/abs/2305.16284. As ``optax.contrib.dowg``. `lr` is a factor, best left 1; groups as in `DoG`.
+
+    With ``eps=0``, 0 / 0 moves nothing.
 
     >>> import numpy as np, fastlr
     >>> p = np.array([1.0])
@@ -236,6 +242,8 @@ class DAdaptAdaGrad(WithDistanceEstimate):
     the sums. Defazio & Mishchenko 2023, https://arxiv.org/abs/2301.07733. As ``dadaptation.DAdaptAdaGrad``. `lr` is a
     factor, best left 1; groups as in `DAdaptSGD`.
 
+    With ``eps=0``, 0 / 0 moves nothing.
+
     >>> import numpy as np, fastlr
     >>> p = np.array([1.0])
     >>> opt = fastlr.DAdaptAdaGrad(p)
@@ -269,6 +277,8 @@ class DAdaptAdam(WithDistanceEstimate, conventions={"dadaptation": "DAdaptAdam",
     ``optax.contrib.dadapt_adamw`` and ``use_bias_correction`` do. Decoupled weight decay shrinks p by
     :math:`d \eta \lambda`. `lr` is a factor, best left 1. Groups of smaller learning rates count and move as with
     dadaptation's ``layer_scale``; there different rates are refused.
+
+    With ``eps=0``, 0 / 0 moves nothing.
 
     >>> import numpy as np, fastlr
     >>> p = np.array([1.0])
@@ -333,6 +343,8 @@ class Prodigy(WithDistanceEstimate, decay="decoupled",
     ``convention="optax"`` multiplies lr by :math:`\sqrt{1 - \beta_2^t} / (1 - \beta_1^t)`, as ``optax.contrib.prodigy``
     and ``use_bias_correction`` do. `lr` is a factor, best left 1 or a schedule that ends at 0. Groups of smaller
     learning rates count and move as if measured in units in which all are alike; prodigyopt refuses them.
+
+    With ``eps=0``, 0 / 0 moves nothing.
 
     >>> import numpy as np, fastlr
     >>> p = np.array([1.0])

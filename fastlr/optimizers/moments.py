@@ -29,6 +29,8 @@ class Adam(Optimizer, accumulation=shares_of_moments, conventions={
     where it weighs :math:`1 / \sqrt{1 - \beta_2}` times as much at the first step; it is 1e-7, and weight decay is
     decoupled.
 
+    With ``eps=0``, 0 / 0 is NaN by ``convention="torch"``, as in torch; by the others it moves nothing.
+
     >>> import numpy as np, fastlr
     >>> p = np.array([1.0, 1.0])
     >>> fastlr.Adam(p, lr=0.1).step(np.array([5.0, -0.01]))
@@ -58,6 +60,8 @@ class AMSGrad(Adam, accumulation=shares_of_moments, conventions={
     decay as in Keras' `Adam`. ``"paper"``: neither moment is corrected, :math:`p \leftarrow p - \eta m /
     (\sqrt{v_{\max}} + \epsilon)`.
 
+    With ``eps=0``, 0 / 0 is NaN by ``convention="torch"``, as in torch; by the others it moves nothing.
+
     >>> import numpy as np, fastlr
     >>> p = np.array([1.0])
     >>> fastlr.AMSGrad(p, lr=0.1).step(np.array([5.0]))
@@ -79,6 +83,8 @@ class AdamW(Adam, decay="decoupled", accumulation=shares_of_moments, conventions
 
     ``convention="optax"``: the same up to rounding, with weight_decay 1e-4. ``"keras"``: epsilon beside the uncorrected
     root, as in Keras' `Adam`, and 1e-7; weight_decay 0.004.
+
+    With ``eps=0``, 0 / 0 is NaN by ``convention="torch"``, as in torch; by the others it moves nothing.
 
     >>> import numpy as np, fastlr
     >>> p = np.array([1.0])
@@ -106,6 +112,8 @@ class NAdam(Adam, conventions={
 
     ``convention="optax"``: there is no schedule, :math:`\mu_t = \beta_1` from the start, and momentum_decay has no say.
     ``"keras"``: momentum_decay is 1, lr 0.001, eps 1e-7, and weight decay decoupled.
+
+    With ``eps=0``, 0 / 0 is NaN by ``convention="torch"``, as in torch; by the others it moves nothing.
 
     >>> import numpy as np, fastlr
     >>> p = np.array([1.0])
@@ -137,6 +145,8 @@ class Adan(Optimizer, decay="decoupled",
     :math:`\sqrt{n / (1 - \beta_3^t) + \epsilon} + \epsilon` (optax' eps_root and eps, of the same default), and weight
     decay is as in `AdamW`.
 
+    With ``eps=0``, 0 / 0 moves nothing.
+
     >>> import numpy as np, fastlr
     >>> p = np.array([1.0])
     >>> fastlr.Adan(p, lr=0.1).step(np.array([5.0]))
@@ -159,6 +169,8 @@ class NAdamW(NAdam, decay="decoupled", rule="NAdam",
     State `m`, `v`, and of each tensor `mu_product`. Dozat 2016 with the decay of Loshchilov & Hutter 2019,
     https://arxiv.org/abs/1711.05101. As ``torch.optim.NAdam(decoupled_weight_decay=True)``. ``convention="optax"``: no
     schedule of mu, and weight_decay 1e-4.
+
+    With ``eps=0``, 0 / 0 is NaN by ``convention="torch"``, as in torch; by the others it moves nothing.
 
     >>> import numpy as np, fastlr
     >>> p = np.array([1.0])
@@ -184,6 +196,8 @@ class AdaMax(Adam, conventions={
     ``convention="keras"``: epsilon is no part of u, :math:`u \leftarrow \max(\beta_2 u, |g|)`, but is added to it where
     it divides; lr is 0.001, eps 1e-7 and weight decay decoupled.
 
+    With ``eps=0``, 0 / 0 is NaN by ``convention="torch"``, as in torch; by the others it moves nothing.
+
     >>> import numpy as np, fastlr
     >>> p = np.array([1.0, 1.0])
     >>> fastlr.AdaMax(p, lr=0.1).step(np.array([5.0, -0.01]))
@@ -206,6 +220,8 @@ class LaProp(Adam):
     ``pytorch_optimizer.LaProp`` while the learning rate stays: there it is inside `m`, and epsilon beside the
     uncorrected root.
 
+    With ``eps=0``, 0 / 0 moves nothing.
+
     >>> import numpy as np, fastlr
     >>> p = np.array([1.0, 1.0])
     >>> fastlr.LaProp(p, lr=0.1).step(np.array([5.0, -0.01]))
@@ -226,6 +242,8 @@ class QHAdam(Adam):
 
     with m and v as in Adam. State `m` and `v`. Ma & Yarats 2019, https://arxiv.org/abs/1810.06801, with the defaults
     that they recommend. As ``pytorch_optimizer.QHAdam``, whose own defaults (both nu 1) are Adam.
+
+    With ``eps=0``, 0 / 0 moves nothing.
 
     >>> import numpy as np, fastlr
     >>> p = np.array([1.0])
@@ -252,6 +270,8 @@ class RAdam(Adam, conventions={"torch": "RAdam", "optax": "RAdamCorrected"}):
     ``torch.optim.RAdam``, epsilon beside the uncorrected root. ``convention="optax"``: beside the corrected one,
     :math:`r / (\sqrt{v / (1 - \beta_2^t)} + \epsilon)`, with the same threshold.
 
+    With ``eps=0``, 0 / 0 is NaN by ``convention="torch"``, as in torch; by the others it moves nothing.
+
     >>> import numpy as np, fastlr
     >>> p = np.array([1.0])
     >>> fastlr.RAdam(p, lr=0.1).step(np.array([5.0]))
@@ -268,6 +288,8 @@ class RAdamW(RAdam, decay="decoupled", rule="RAdam",
 
     State `m` and `v`. Liu et al. 2020 with the decay of Loshchilov & Hutter 2019, https://arxiv.org/abs/1711.05101. As
     ``torch.optim.RAdam(decoupled_weight_decay=True)``. Conventions as in `RAdam`.
+
+    With ``eps=0``, 0 / 0 is NaN by ``convention="torch"``, as in torch; by the others it moves nothing.
 
     >>> import numpy as np, fastlr
     >>> p = np.array([1.0])
@@ -289,6 +311,8 @@ class AdaBelief(Adam, decay="decoupled"):
 
     State `m` and `s`. Zhuang et al. 2020, https://arxiv.org/abs/2010.07468, algorithm 2. As ``optax.adabelief`` and
     ``pytorch_optimizer.AdaBelief``; timm's and the authors' code rectify as RAdam does by default.
+
+    With ``eps=0``, 0 / 0 moves nothing.
 
     >>> import numpy as np, fastlr
     >>> p = np.array([1.0])
@@ -313,6 +337,8 @@ class Yogi(Adam):
     ``pytorch_optimizer.Yogi`` with initial_momentum=1e-6: there `m` begins at 1e-6 too, so that a parameter moves
     before it has had a gradient.
 
+    With ``eps=0``, 0 / 0 moves nothing.
+
     >>> import numpy as np, fastlr
     >>> p = np.array([1.0])
     >>> fastlr.Yogi(p, lr=0.1).step(np.array([5.0]))
@@ -335,6 +361,8 @@ class Grams(Adam, decay="decoupled"):
 
     with m and v as in Adam. State `m` and `v`. Cao, Li & Song 2024, https://arxiv.org/abs/2412.17107. As
     ``pytorch_optimizer.Grams``.
+
+    With ``eps=0``, 0 / 0 moves nothing.
 
     >>> import numpy as np, fastlr
     >>> p = np.array([1.0])
@@ -362,6 +390,8 @@ class AdaBound(Adam):
     ``pytorch_optimizer.AdaBound`` and the authors' code, where the rate in the end is given as final_lr = 0.1 and
     follows a schedule of lr; here it is in units of lr, so that it does so by itself.
 
+    With ``eps=0``, 0 / 0 moves nothing.
+
     >>> import numpy as np, fastlr
     >>> p = np.array([1.0])
     >>> fastlr.AdaBound(p, lr=0.1, final_scale=1.0).step(np.array([5.0]))
@@ -384,6 +414,8 @@ class DiffGrad(Adam):
     https://arxiv.org/abs/1909.11015. As ``pytorch_optimizer.DiffGrad`` and the authors' code, but epsilon
     beside the corrected root, as in Adam; there it is beside the uncorrected one.
 
+    With ``eps=0``, 0 / 0 moves nothing.
+
     >>> import numpy as np, fastlr
     >>> p = np.array([1.0])
     >>> fastlr.DiffGrad(p, lr=0.1).step(np.array([5.0]))
@@ -405,6 +437,8 @@ class ADOPT(Optimizer, conventions={
     al. 2024, https://arxiv.org/abs/2411.02853, algorithm 2. As ``optax.contrib.adopt`` and the authors' code.
 
     ``convention="pytorch-optimizer"``: clipped by :math:`t^c`. ``"timm"``: c is 0.333.
+
+    With ``eps=0``, 0 / 0 moves nothing.
 
     >>> import numpy as np, fastlr
     >>> p = np.array([1.0])
@@ -434,6 +468,8 @@ class AdEMAMix(Optimizer, decay="decoupled"):
     for both, and 0 is off. Pagliardini, Ablin & Grangier 2024, https://arxiv.org/abs/2409.03137. As
     ``optax.contrib.ademamix`` and ``pytorch_optimizer.AdEMAMix``.
 
+    With ``eps=0``, 0 / 0 moves nothing.
+
     >>> import numpy as np, fastlr
     >>> p = np.array([1.0])
     >>> fastlr.AdEMAMix(p, lr=0.1).step(np.array([5.0]))
@@ -460,6 +496,8 @@ class AdamS(Optimizer, decay="decoupled"):
     where s has the mean of the step before. State `m`, as much as Momentum's; no correction for the start. Zhang,
     Wang & Chen 2025, https://arxiv.org/abs/2505.16363. torch, optax and Keras have none; pytorch-optimizer's AdamS is
     another rule, Adam with another weight decay.
+
+    With ``eps=0``, 0 / 0 moves nothing.
 
     >>> import numpy as np, fastlr
     >>> p = np.array([1.0])

@@ -19,11 +19,17 @@ class SGDP(Matrix, decay="decoupled"):
     all its elements, of the whole; and then :math:`\rho` = `wd_ratio` / (1 - :math:`\mu`). Else, and for vectors,
     :math:`\Pi(u) = u` and :math:`\rho = 1 / (1 - \mu)`. g is the gradient as it is staged: clipped, with coupled decay.
 
+    :math:`\epsilon` is the authors' code's, not the paper's: a norm in the cosine counts as at least
+    :math:`\epsilon` (as in ``torch.nn.functional.cosine_similarity``), and it is added to the norm in :math:`\Pi`, so
+    little is taken along a row much shorter than that. Rows of weights far longer than `eps` do not depend on it.
+
     With `momentum` :math:`\mu`, `dampening` d, `delta` :math:`\delta`. State `m`. Heo et al. 2021,
     https://arxiv.org/abs/2006.08217. As ``timm.optim.SGDP``, which is the authors' code, and
     ``pytorch_optimizer.SGDP``; momentum is 0 there if not given. The latter does not decay at all where its decay is
     coupled. torch, optax and Keras have none. Cosines and projections are right for every finite g and p, also where
     squares of float64 overflow or vanish.
+
+    With ``eps=0``, 0 / 0 moves nothing.
 
     >>> import numpy as np, fastlr
     >>> p = np.array([[3.0, 4.0]])
@@ -55,7 +61,8 @@ class AdamP(Matrix, decay="decoupled", conventions=dict.fromkeys(("paper", "pyto
     with :math:`\hat m` and :math:`\hat v` of Adam (nesterov: :math:`\beta_1 \hat m + (1 - \beta_1) g / (1 - \beta_1^t)`
     in place of :math:`\hat m`), and with :math:`\Pi` of `SGDP`: what lies along the rows of the parameter, or along
     the whole of it, is taken from u where the gradient stands at right angles to those, :math:`|\cos(g, p)| < \delta /
-    \sqrt n`; there :math:`\rho` = `wd_ratio`, else 1.
+    \sqrt n`; there :math:`\rho` = `wd_ratio`, else 1. One `eps` is added to :math:`\sqrt{\hat v}` and to the norms of
+    :math:`\Pi`, as in the authors' code; in the paper the latter have none.
 
     With `delta` :math:`\delta`. State `m` and `v`. Heo et al. 2021, https://arxiv.org/abs/2006.08217, with the
     defaults of the authors' code. As ``timm.optim.AdamP``, which is that code. ``pytorch_optimizer.AdamP``, here

@@ -60,6 +60,8 @@ class LARC(Optimizer, decay="decoupled"):
     https://arxiv.org/abs/1708.03888. As ``timm.optim.Lars(trust_clip=True, always_adapt=True)``, whose default trust
     is 0.001.
 
+    With ``eps=0``, 0 / 0 moves nothing.
+
     >>> import numpy as np, fastlr
     >>> p = np.array([3.0, 4.0])
     >>> fastlr.LARC(p, lr=0.1, trust_coefficient=0.02).step(np.array([2.0, 0.0]))
@@ -83,6 +85,8 @@ class NovoGrad(Optimizer, decay="decoupled", conventions={
     where :math:`v = \|g\|^2` at the first step. State `m`, and of each tensor the number `v`. Ginsburg et al. 2019,
     https://arxiv.org/abs/1905.11286, with its betas. As ``pytorch_optimizer.NovoGrad`` and ``optax.novograd``; with
     ``convention="optax"`` beta1 is 0.9, beta2 0.25 and eps 1e-6.
+
+    With ``eps=0``, 0 / 0 moves nothing.
 
     >>> import numpy as np, fastlr
     >>> p = np.array([3.0, 4.0])
@@ -133,6 +137,8 @@ class CautiousAdamW(AdamW, decay="decoupled",
     ``convention="timm"`` the factor is 1 / max(k / n, 0.001), as in timm's ``cadamw`` and the authors' code. Where the
     product m g is too small for a float, the signs decide here.
 
+    With ``eps=0``, 0 / 0 moves nothing.
+
     >>> import numpy as np, fastlr
     >>> p = np.array([1.0, 1.0, 1.0])
     >>> fastlr.CautiousAdamW(p, lr=0.1, weight_decay=0.0).step(np.array([5.0, -0.01, 0.0]))
@@ -153,6 +159,8 @@ class MARS(AdamW, decay="decoupled",
     gradient before the first is 0. State `m`, `v` and the gradient before, `g_prev`. Yuan et al. 2024,
     https://arxiv.org/abs/2411.10438, in its approximate form. As ``timm.optim.Mars``, whose default beta1 is 0.9;
     ``pytorch_optimizer.MARS`` has epsilon beside the uncorrected root. Both leave vectors to AdamW unless told.
+
+    With ``eps=0``, 0 / 0 moves nothing.
 
     >>> import numpy as np, fastlr
     >>> p = np.array([1.0])
@@ -180,6 +188,8 @@ class StableAdamW(Adam, decay="decoupled"):
     2023, https://arxiv.org/abs/2304.13013, algorithm 2, which stores the corrected means. As
     ``pytorch_optimizer.StableAdamW``, with its defaults.
 
+    With ``eps=0``, 0 / 0 moves nothing.
+
     >>> import numpy as np, fastlr
     >>> p = np.array([1.0])
     >>> fastlr.StableAdamW(p, lr=0.1, weight_decay=0.5).step(np.array([2.0]))
@@ -206,6 +216,8 @@ class LAMB(Adam, decay="decoupled", conventions={
     ``"keras"``: weight decay is no part of r, but as in `AdamW`; eps is 1e-7. ``"pytorch-optimizer"``: the same decay,
     eps 1e-6, and r of uncorrected moments, whose ratio :math:`\min(\|p\|, 10) / (\|r\| + \epsilon)` is then divided by
     :math:`1 - \beta_1^t`, which makes the first step :math:`1 / (1 - \beta_1)` times as long.
+
+    With ``eps=0``, 0 / 0 moves nothing.
 
     >>> import numpy as np, fastlr
     >>> p = np.array([3.0, 4.0])

@@ -112,6 +112,11 @@ class RuleClass:
         return find_rule(rule, cls.__name__, beside)
 
     @classmethod
+    def _takes_eps_exactly(cls, convention: str | None) -> bool:
+        """Whether an eps of 0 is 0: in torch's rules, whose 0 / 0 is NaN, and in those whose eps is 0 by default."""
+        return convention == "torch" or ("eps" in cls.hypers and cls.hypers["eps"].default == 0)
+
+    @classmethod
     def _table(cls, rule: str) -> Any:
         """The compiled table of one of the class's rules."""
         return cls._rules[rule].loaded()

@@ -77,6 +77,8 @@ class ScheduleFreeAdamW(ScheduleFree, decay="decoupled"):
     https://arxiv.org/abs/2405.15682. As ``schedulefree.AdamWScheduleFree``, without its train() and eval(), and as
     ``optax.contrib.schedule_free_adamw``; Keras weighs all steps alike, and evaluates at y.
 
+    With ``eps=0``, 0 / 0 moves nothing.
+
     >>> import numpy as np, fastlr
     >>> p = np.array([1.0])
     >>> opt = fastlr.ScheduleFreeAdamW(p, lr=0.1)
@@ -106,6 +108,8 @@ class ScheduleFreeRAdam(ScheduleFree, decay="decoupled"):
     `weight_sum`, `lr_max` and the latest `beta`. Defazio et al. 2024, https://arxiv.org/abs/2405.15682, with Liu et al.
     2020, https://arxiv.org/abs/1908.03265. As ``schedulefree.RAdamScheduleFree``, whose silent_sgd_phase is on by
     default too, without its train() and eval().
+
+    With ``eps=0``, 0 / 0 moves nothing.
 
     >>> import numpy as np, fastlr
     >>> p = np.array([1.0])

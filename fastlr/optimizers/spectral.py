@@ -179,6 +179,8 @@ class Shampoo(WithFallback, decay="coupled"):
     converge, an interrupt) changes nothing, what it makes is held until all is made: for its time, as much memory again
     as state and matrices.
 
+    With ``eps=0``, 0 / 0 moves nothing.
+
     >>> import numpy as np, fastlr
     >>> p = np.zeros((2, 2))
     >>> fastlr.Shampoo(p, lr=0.1).step(np.array([[4.0, 0.0], [0.0, -0.25]]))

@@ -437,7 +437,7 @@ cdef inline void prodigy_finish_all(AnyProdigy h, const StepScalars* now, Prodig
         shared.d = larger(h.d_coef * shared.numerator / sums.sum_norm, d)
 
 cdef inline void prodigy_finish(AnyProdigy h, ProdigyScalars* scalars, const EstimateShared* shared) noexcept nogil:
-    scalars.eps = shared.d * h.eps
+    scalars.eps = larger(shared.d * h.eps, <double>1.2e-38)        # (above what is flushed to zero, for an eps of 0)
 
 cdef inline void prodigy(AnyProdigy h, StepScalars now, ProdigyScalars scalars, real* p, real g, real m, real v, real s,
                          real x0) noexcept nogil:
