@@ -268,3 +268,68 @@ def test_the_number_of_skipped_steps_is_saved(tmp_path):
     assert other.skipped == 0
     with pytest.raises(ValueError, match="skipped must be a count from 0 to"):
         other.load_state_dict(old | {"skipped": -1})
+
+
+def test_a_slot_that_is_set_is_written_and_the_state_keeps_its_arrays():
+    p, q = np.ones(3, np.float32), np.ones(3, np.float32)
+    opt, twin = fastlr.Adam([p]), fastlr.Adam([q])
+    for each in (opt, twin):
+        each.step([np.ones(3, np.float32)])
+    m = opt.state["0"]["m"]
+    opt.state["0"]["m"] = np.array([1.0, 2.0, 3.0])
+    twin.state["0"]["m"][...] = [1.0, 2.0, 3.0]
+    assert opt.state["0"]["m"] is m
+    opt.state["0"]["v"] = 0.5
+    twin.state["0"]["v"][...] = 0.5
+    for each in (opt, twin):
+        each.step([np.ones(3, np.float32)])
+    assert bits([p]) == bits([q])
+    with pytest.raises(KeyError, match="state\\['0'\\] has no 'mm'; did you mean 'm'"):
+        opt.state["0"]["mm"] = 1.0
+    for wrong in (np.ones(2), "text", np.ones((3, 1))):
+        with pytest.raises(ValueError, match=r"state\['0'\]\['m'\]: expected float32 \(3,\), got "):
+            opt.state["0"]["m"] = wrong
+    before = snapshot(opt, [p])
+    for change in (lambda: opt.state.update({"0": {}}), lambda: opt.state.pop("0"), lambda: opt.state["0"].clear(),
+                   lambda: opt.state["0"].update(m=1), lambda: opt.state["0"].__delitem__("m"),
+                   lambda: opt.state.__setitem__("0", 5), lambda: opt.state.setdefault("1", 5)):
+        with pytest.raises(TypeError, match="what there is cannot be changed; write into the arrays"):
+            change()
+    assert snapshot(opt, [p]) == before
+    assert type(pickle.loads(pickle.dumps(opt.state))["0"]) is dict
+    assert type(copy.deepcopy(opt.state)) is dict
+
+
+def test_a_slot_of_16_bits_takes_numbers_and_one_of_8_bits_its_codes():
+    opt = fastlr.Momentum([np.ones(4096, np.float32)], state_dtype="bfloat16")
+    opt.state["0"]["m"] = np.full(4096, 1.5)
+    assert (np.asarray(opt.state["0"]["m"]) == 0x3fc0).all()
+    opt = fastlr.Momentum([np.ones(4096, np.float32)], state_dtype="int8")
+    with pytest.raises(ValueError, match=r"expected int8 \(4096,\), got float64 \(4096,\)"):
+        opt.state["0"]["m"] = np.full(4096, 1.5)
+    opt.state["0"]["m"] = np.ones(4096, np.int8)
+    assert (opt.state["0"]["m"] == 1).all()
+
+
+def test_means_and_copies_are_written_where_they_are_set():
+    p = np.ones(3, np.float32)
+    opt = fastlr.SGD([p], lr=1.0, ema_decay=0.5, shadow="float16")
+    opt.ema["0"] = 3.0
+    opt.shadow["0"] = 7.0
+    assert (opt.state["0"]["ema"].tolist(), opt.shadow["0"].tolist()) == ([3, 3, 3], [7, 7, 7])
+    opt.step([np.ones(3, np.float32)])
+    assert opt.ema["0"].tolist() == [1.5, 1.5, 1.5]
+
+
+def test_results_have_no_attributes_but_their_own():
+    p = np.ones(2)
+    found = fastlr.find_lr(fastlr.SGD(p, lr=0.1), lambda batch: (float(p @ p), 2 * p), [1], steps=10, trial_steps=10)
+    tuned = fastlr.tune_lr(lambda lr, budget, seed: lr, 1e-3, 1.0, budget=2)
+    line = fastlr.line_search(lambda x: (float(x @ x), 2 * x), p, -p)
+    for result in (found, tuned):
+        with pytest.raises(AttributeError, match="has no 'brackets'; did you mean 'bracket'"):
+            result.brackets = 1.0
+        assert copy.deepcopy(result).lr == result.lr
+    for result in (line, fastlr.diagnose([1.0] * 99)[0]):
+        with pytest.raises(AttributeError):
+            result.step = 1.0

@@ -26,6 +26,7 @@ from .._matrix.matrix_step import MatrixStep
 from .declaration import ConstructorOnly, Convention, Hyper, nearest
 from .groups import Group, are_groups, bound, checked_lr_max
 from .rule_class import RuleClass
+from .slots import State
 from .stages import SETTABLE, STAGES, Stages
 from .structure import Container, Structure
 
@@ -47,7 +48,7 @@ class BoundParameters(RuleClass, family=True):
     _structure: Structure
     _watched: tuple[Container | TorchParameters, ...] | None       # what says whether parameters were replaced
     _groups: tuple[Group, ...]
-    _state: dict[str, dict[str, Any]]
+    _state: State
     _bound_fixed: list[Any]                # see `fixed_in_memory`
     _bound: list[Any] | None               # gradients that steps read when they are given none
 
@@ -132,8 +133,12 @@ class BoundParameters(RuleClass, family=True):
         return self._groups
 
     @property
-    def state(self) -> dict[str, dict[str, Any]]:
-        """The state of each parameter: ``opt.state[name][slot]``, an array of the parameter's shape."""
+    def state(self) -> State:
+        """The state of each parameter: ``opt.state[name][slot]``, an array of the parameter's shape.
+
+        Setting one, ``opt.state[name][slot] = x``, writes into that array. It has the layout of the parameter, and may
+        not be C-contiguous: see `fastlr.save`.
+        """
         return self._state
 
     @property
@@ -217,7 +222,7 @@ class BoundParameters(RuleClass, family=True):
         for group, lr_max in zip(groups, largest, strict=True):
             group._keep_lr_max(lr_max)
         self._watch()
-        self._state = {tensor.name: tensor.state_by_name(self._kept, self.memory) for tensor in tensors}
+        self._state = State((tensor.name, tensor.state_by_name(self._kept, self.memory)) for tensor in tensors)
         self.cast()
 
     def _watch(self) -> None:

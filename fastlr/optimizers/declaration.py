@@ -190,6 +190,16 @@ def one_of(*choices: Any, check: Callable[[Any], Any] | None = None, takes: Any 
     return Option(choices[0], choices, check, takes)
 
 
+class KnownAttributes:
+    """A result, whose attributes are those that its class declares: setting another would do nothing."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        known = type(self).__annotations__
+        if name not in known:
+            raise AttributeError(f"{type(self).__name__} has no {name!r}{nearest(name, known)}")
+        object.__setattr__(self, name, value)
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """A hint at the closest known name, or nothing."""
     from difflib import get_close_matches

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from ..optimizers.declaration import KnownAttributes
 from ..optimizers.resumable import parameters_written, tensors_of, unwrapped
 from ..optimizers.sharpness import SAM
 from ..optimizers.state import completed
@@ -31,7 +32,7 @@ VALIDATIONS = 10                       # in a trial
 BATCH_BYTES = 2**30
 
 
-class RangeTest:
+class RangeTest(KnownAttributes):
     """What `find_lr` found.
 
     Attributes
@@ -66,6 +67,24 @@ class RangeTest:
         Reasons to doubt the result; empty if there are none.
     """
 
+    lr: float
+    lrs: Floats
+    losses: Floats
+    smoothed: Floats
+    low: Floats
+    high: Floats
+    suggestions: dict[str, float]
+    spread: dict[str, tuple[float, float]]
+    bracket: tuple[float, float]
+    trials: list[dict[str, Any]]
+    diverged_at: float | None
+    ratios: list[float]
+    before: float
+    updates: int
+    notes: list[str]
+    runs: Floats                       # the losses of each repeat
+    smoothing: float
+
     def __init__(self, lrs: Floats, sweeps: Sequence[Sweep], smoothing: float, ratios: list[float]) -> None:
         self.lrs, self.ratios, self.smoothing = lrs, ratios, smoothing
         self.before = float(np.median([one.before for one in sweeps]))
@@ -82,8 +101,7 @@ class RangeTest:
         self.spread = {name: (min(one[name] for one in alone), max(one[name] for one in alone))
                        for name in self.suggestions}
         self.lr = self.suggestions["middle"]
-        self.trials: list[dict[str, Any]] = []
-        self.notes: list[str] = []
+        self.trials, self.notes = [], []
         finite = self.smoothed[np.isfinite(self.smoothed)]
         least = int(finite.argmin())
         fall = self.before - finite[least]

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from ..optimizers.declaration import KnownAttributes
+
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
@@ -47,7 +49,7 @@ class Trial:
 
 
 @dataclass
-class Tuned:
+class Tuned(KnownAttributes):
     """What `tune_lr` found.
 
     `lr` is the best rate at the full budget and `score` its mean over the seeds; `bracket` are the nearest rates on
