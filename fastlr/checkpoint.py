@@ -60,6 +60,10 @@ def save(path: str | os.PathLike[str], opt: Optimizer | Resumable, *, params: bo
 
     A hyper-parameter that is a plain function is not saved: `load` keeps the function that the optimizer has.
 
+    Arrays are written in C order, whatever their layout in memory. If you save parameters or states by other tools,
+    give them `np.ascontiguousarray` of each: ``safetensors.numpy`` writes the memory of other layouts as it is, with
+    the shape of the array and without an error.
+
     Parameters
     ----------
     path
@@ -99,7 +103,8 @@ def save(path: str | os.PathLike[str], opt: Optimizer | Resumable, *, params: bo
         file.write(header(described, listed, sums))
 
 
-def load(path: str | os.PathLike[str], opt: Optimizer | Resumable, *, params: bool | None = None) -> None:
+def load(path: str | os.PathLike[str], opt: Optimizer | Resumable, *, params: bool | None = None,
+         strict: bool = True) -> list[str] | None:
     """Load what was saved: the state, t and hyper-parameters, and the parameters in place.
 
     Everything is read and checked before the first write; then all of it is copied, or nothing.
@@ -112,6 +117,14 @@ def load(path: str | os.PathLike[str], opt: Optimizer | Resumable, *, params: bo
         An optimizer of the same class, over parameters of the same names, shapes, dtypes and groups.
     params
         None: load parameters if the file has them. True: it must. False: leave the parameters as they are.
+    strict
+        Refuse a state whose options differ from those of this optimizer, which would step otherwise. False: those of
+        this optimizer hold.
+
+    Returns
+    -------
+    list of str, or None
+        Where not `strict`: in which options the saved optimizer differs, empty if in none.
 
     Raises
     ------
@@ -144,8 +157,10 @@ def load(path: str | os.PathLike[str], opt: Optimizer | Resumable, *, params: bo
                 loaded[name] = array
     state = with_arrays(described, opt, loaded)
 
+    differences: list[str] = []
+
     def write() -> None:
-        opt.load_state_dict(state)
+        differences[:] = opt.load_state_dict(state, strict=strict) or ()
         for name, array in wanted.items():
             if name.startswith("param/"):
                 array[...] = loaded[name]
@@ -155,6 +170,7 @@ def load(path: str | os.PathLike[str], opt: Optimizer | Resumable, *, params: bo
         completed(write)
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{os.fspath(path)}: {error}") from error
+    return None if strict else differences
 
 
 def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -273,7 +273,8 @@ def bind(name: str, x: Any, *, group: int, owner: str, prefix: str, path: tuple[
             cure = "; say dtype='bfloat16' if they are its bits"
         raise TypeError(f"{label}: expected float32, float64, float16 or bfloat16, got {array.dtype}{cure}")
     if not array.flags.writeable:
-        raise ValueError(f"{label}: must be writable, got a read-only array")
+        raise ValueError(f"{label}: must be writable, got a read-only array; let your model use a writable copy of it, "
+                         f"and pass that")
     if array.size and overlaps_itself(array):
         raise ValueError(f"{label}: elements overlap in memory (shape {array.shape}, strides {array.strides}); "
                          f"let your model use a copy of it, and pass that")

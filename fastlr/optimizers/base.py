@@ -357,16 +357,16 @@ class Optimizer(BoundParameters, family=True):
         """`state_dict` without its arrays."""
         return state.described(self)
 
-    def load_state_dict(self, d: Mapping[str, Any], *, strict: bool = True) -> None:
+    def load_state_dict(self, d: Mapping[str, Any], *, strict: bool = True) -> list[str] | None:
         """Become what `state_dict` described. Everything is checked first; the arrays are copied.
 
         A hyper-parameter whose schedule is a plain function was not saved: it keeps the function it has here. One
         that is a callable with a `state_dict`, as `fastlr.Plateau`, takes on the state that was saved.
 
         Options that the coming steps depend on (clipping, `maximize`, `lr_scale`, `decay`, `seed` ...) must be here
-        what they were there; with ``strict=False`` those of this optimizer hold.
+        what they were there; with ``strict=False`` those of this optimizer hold, and a list of texts says what differs.
         """
-        state.load(self, d, strict)
+        return state.load(self, d, strict)
 
     def __reduce__(self) -> Any:
         raise TypeError(f"{type(self).__name__} cannot be pickled, as it points into its parameters' memory; "

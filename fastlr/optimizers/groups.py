@@ -104,7 +104,7 @@ def bound(params: Any, owner: str, index: int = 0, prefix: str = "grads", before
     """The structure of one group of parameters, its tensors, and the containers whose entries may be replaced."""
     taken = {tensor.name for tensor in before}
     first = len(taken)
-    container, arrays, watched = opened(params)
+    container, arrays, watched = opened(params, owner)
     counted = container is None or container.kind == "sequence"
     tensors = []
     for path, x in arrays:

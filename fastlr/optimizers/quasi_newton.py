@@ -120,7 +120,7 @@ class LBFGS(Resumable):
         self.c1, self.c2 = c1, c2
         self.lr = lr
         self._kind, self._bound = bound_parameters(params, who, ("float32", "float64"),
-                                                   cure="; pass a float32 copy of it")
+                                                   cure="; let your model use float32 parameters")
         #: Where each parameter's elements are in a vector of all, and its shape.
         self._places: list[tuple[slice, tuple[int, ...]]] = []
         size = 0

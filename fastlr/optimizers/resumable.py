@@ -68,8 +68,11 @@ class Resumable:
         d["state"] = copies(self._arrays())
         return d if self.inner is None else d | {"inner": self.inner.state_dict()}
 
-    def load_state_dict(self, d: Mapping[str, Any]) -> None:
-        """Load what `state_dict` returned. Everything is checked before the first write; the arrays are copied."""
+    def load_state_dict(self, d: Mapping[str, Any], *, strict: bool = True) -> list[str] | None:
+        """Load what `state_dict` returned. Everything is checked before the first write; the arrays are copied.
+
+        `strict` is for the optimizer inside, as is the list that is returned: see `Optimizer.load_state_dict`.
+        """
         self._require_ready("load_state_dict")
         who = f"{type(self).__name__}.load_state_dict"
         if not isinstance(d, Mapping):
@@ -85,13 +88,16 @@ class Resumable:
         refuse_others(arrays, d["state"], who)
         assign = self._parsed(d, who)
 
+        differences: list[str] = []
+
         def write() -> None:
-            if self.inner is not None:
-                self.inner.load_state_dict(d["inner"])       # (checks its own state before its first write)
+            if self.inner is not None:                       # (which checks its own state before its first write)
+                differences[:] = self.inner.load_state_dict(d["inner"], strict=strict) or ()
             fill(arrays, d["state"])
             assign()
 
         completed(write)
+        return None if strict else differences
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name[0] != "_" and not hasattr(type(self), name):

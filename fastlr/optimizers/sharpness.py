@@ -47,6 +47,8 @@ class SAM(Wrapper):
     """
 
     _outermost = _needs_gradients = True
+    _instead_of_rows = ("use sam.inner.step_rows, for a tensor whose gradient is None in ascend and in step (rows of a "
+                        "perturbed one would be lost)")
 
     def __init__(self, opt: Any, rho: float = 0.05, adaptive: bool = False, eta: float = 0.0) -> None:
         super().__init__(opt)

@@ -145,17 +145,18 @@ def lr_scale_of(tensor: Tensor) -> float | str:
     return f"array, crc32 {crc32(tensor.lr_scales.tobytes()):08x}"
 
 
-def refuse_other_options(opt: BoundParameters, saved: Any, owner: str) -> None:
-    """ValueError unless the options that were saved are those of this optimizer."""
+def other_options(opt: BoundParameters, saved: Any, owner: str) -> list[str]:
+    """In which options what was saved differs from this optimizer; ValueError if they are none."""
     if not isinstance(saved, Mapping):
         raise ValueError(f"{owner}: options must be a mapping, got {saved!r}")
     own = options_of(opt)
+    differences = []
     for name in {**saved, **own}:
         if saved.get(name) != own.get(name):
             usual = getattr(AS_USUAL, name, "as usual")
             there, here = (str(options.get(name, usual))[:200] for options in (saved, own))
-            raise ValueError(f"{owner}: saved with {name} = {there}, this optimizer has {here}, and would step "
-                             f"otherwise; make it with that, or give strict=False to go on with its own")
+            differences.append(f"saved with {name} = {there}, this optimizer has {here}")
+    return differences
 
 
 # An optimizer's state
@@ -188,12 +189,18 @@ def described(opt: BoundParameters) -> dict[str, Any]:
     return plain
 
 
-def load(opt: BoundParameters, d: Mapping[str, Any], strict: bool) -> None:
-    """Take on the state that `state_dict` described; all of it is checked before the first write."""
+def load(opt: BoundParameters, d: Mapping[str, Any], strict: bool) -> list[str] | None:
+    """Take on the state that `state_dict` described; all of it is checked before the first write.
+
+    Returns in which options the optimizer that was saved differs; where `strict`, that is refused.
+    """
     owner, plan = f"{type(opt).__name__}.load_state_dict", opt._plan
     refuse_foreign(opt, d, owner)
-    if strict and "options" in d:          # (files of version 0.1.0 have none)
-        refuse_other_options(opt, d["options"], owner)
+    # (files of version 0.1.0 have no options)
+    differences = other_options(opt, d["options"], owner) if "options" in d else []
+    if differences and strict:
+        raise ValueError(f"{owner}: {differences[0]}, and would step otherwise; make it with that, or give "
+                         f"strict=False to go on with its own")
     t, missed = read_clock(opt, d, owner)
     values = read_values(opt, d["groups"], owner)
     shared = d.get("shared", {})
@@ -221,6 +228,7 @@ def load(opt: BoundParameters, d: Mapping[str, Any], strict: bool) -> None:
         opt.cast()
 
     plan.exclusively(lambda: completed(write))
+    return None if strict else differences
 
 
 def refuse_foreign(opt: BoundParameters, d: Mapping[str, Any], owner: str) -> None:

@@ -123,7 +123,7 @@ class Container:
         return entries if self.kind == "sequence" else dict(zip(self.keys, entries, strict=True))
 
 
-def opened(params: Any) -> tuple[Container | None, list[tuple[Path, Any]], list[Container]]:
+def opened(params: Any, owner: str) -> tuple[Container | None, list[tuple[Path, Any]], list[Container]]:
     """The structure of some parameters, their arrays with the keys that lead to each, and the containers to watch.
 
     Those are mappings and dataclasses, where models keep their arrays; a list only passes them.
@@ -133,7 +133,7 @@ def opened(params: Any) -> tuple[Container | None, list[tuple[Path, Any]], list[
     container = read_container(params)
     if container is None:
         if not isinstance(params, Iterable) or isinstance(params, str):
-            raise TypeError(f"params: expected an array, a sequence or a mapping of arrays, or groups, "
+            raise TypeError(f"{owner}: params: expected an array, a sequence or a mapping of arrays, or groups, "
                             f"got {type(params).__name__}")
         container = sequence(tuple(params))
     arrays: list[tuple[Path, Any]] = []

@@ -38,6 +38,8 @@ class Wrapper(Resumable):
     _outermost = False             # whether no other wrapper can be around it
     _accumulates = False           # whether `add` takes the gradients, and `step` takes none
     _needs_gradients = False       # whether it can only wrap what steps with gradients
+    #: What can be done in place of `step_rows`, as its error says.
+    _instead_of_rows = "use opt.inner.step_rows before a step to which this tensor's gradient is None"
 
     def __init__(self, opt: Any) -> None:
         who = type(self).__name__
@@ -76,8 +78,7 @@ class Wrapper(Resumable):
 
     def step_rows(self, *_: Any, **__: Any) -> None:
         """Refused: a wrapper updates whole tensors."""
-        raise TypeError(f"{type(self).__name__}: updates whole tensors, not rows; use step_rows of the wrapped "
-                        f"optimizer, opt.inner.step_rows")
+        raise TypeError(f"{type(self).__name__}: updates whole tensors, not rows; {self._instead_of_rows}")
 
     def _gradients(self, grads: Any) -> list[Array | None]:
         if grads is None:
@@ -259,6 +260,9 @@ class GradientCentralization(Wrapper):
     >>> p.tolist()
     [[1.0, -1.0], [0.0, 0.0]]
     """
+
+    _instead_of_rows = ("subtract the rows' means yourself and use opt.inner.step_rows, before a step to which this "
+                        "tensor's gradient is None")
 
     def __init__(self, opt: Any, min_dims: int = 2, axis: int = 0) -> None:
         super().__init__(opt)

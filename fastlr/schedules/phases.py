@@ -10,7 +10,7 @@ from fastlr._engine.compiled_schedule import CompiledSchedule
 
 from .base import Schedule
 from .composition import join
-from .declaration import above, boundaries, flag, natural, one_of, positive, rate, several_rates, within
+from .declaration import above, boundaries, flag, natural, number, one_of, positive, rate, several_rates, within
 from .endless import constant, inverse_power
 from .finite import cosine, linear, log_linear, one_minus_sqrt, one_minus_square
 
@@ -184,7 +184,7 @@ class robbins_monro(Schedule, example="robbins_monro(1, power=0.75, timescale=4)
     """
 
     lr: float = rate()
-    power: float = within(0, 2, default=1.0)
+    power: float = number(default=1.0)
     timescale: float = above(0, default=1.0)
 
     def _compiled(self) -> CompiledSchedule:
