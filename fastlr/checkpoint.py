@@ -158,9 +158,10 @@ def load(path: str | os.PathLike[str], opt: Optimizer | Resumable, *, params: bo
     state = with_arrays(described, opt, loaded)
 
     differences: list[str] = []
+    keywords = {} if strict else {"strict": False}         # (which a class of one's own may not take)
 
     def write() -> None:
-        differences[:] = opt.load_state_dict(state, strict=strict) or ()
+        differences[:] = opt.load_state_dict(state, **keywords) or ()
         for name, array in wanted.items():
             if name.startswith("param/"):
                 array[...] = loaded[name]

@@ -38,6 +38,7 @@ class Tensor:
     source: Any = None                         # the tensor of PyTorch whose memory the array is
     shadow_source: Any = None
     allocated = False
+    in_8_bits = False                          # whether any slot is
     memory: Array = NOTHING                    # what the rule remembers of the tensor as a whole
     matrix_shape: tuple[int, int, int]         # for a matrix rule: how many matrices, their rows and columns
 
@@ -45,7 +46,7 @@ class Tensor:
                  axes: tuple[int, ...]) -> None:
         self.name, self.array, self.group, self.prefix, self.path = name, array, group, prefix, path
         self.axes = axes                           # in the order in which elements are read
-        self.fixed = fixed_in_memory(array)
+        self.fixed = ref(array) if array.base is None else fixed_in_memory(array)
         self.is_double = array.dtype == FLOAT64    # whether the rule computes in float64
         self.state: list[Array] = []               # one array for each slot, as it is stored
         self.state_scales: list[Array | None] = []     # of 8-bit slots
@@ -111,11 +112,14 @@ class Tensor:
 
     def state_by_name(self, slots: Sequence[str], memory: Sequence[str]) -> dict[str, Array]:
         """The state by slot, the scales of an 8-bit slot beside it; the numbers of the whole; what a split leaves."""
-        named: dict[str, Array] = {}
-        for slot, array, scale in zip(slots, self.state, self.state_scales, strict=True):
-            named[slot] = array
-            if scale is not None:
-                named[f"{slot}_scale"] = scale
+        if not self.in_8_bits:
+            named = dict(zip(slots, self.state, strict=True))
+        else:
+            named = {}
+            for slot, array, scale in zip(slots, self.state, self.state_scales, strict=True):
+                named[slot] = array
+                if scale is not None:
+                    named[f"{slot}_scale"] = scale
         for k, name in enumerate(memory):
             named[name] = self.memory[k:k + 1].reshape(())
         if self.low_bits is not None:
@@ -132,7 +136,9 @@ class Tensor:
 def fixed_in_memory(array: Array) -> ref[Array]:
     """A reference for the sake of which NumPy does not move the memory of an array (`ndarray.resize`)."""
     base = array.base
-    while base is not None and isinstance(base, np.ndarray):
+    if base is None:
+        return ref(array)
+    while isinstance(base, np.ndarray):
         array, base = base, base.base
     return ref(array)
 
@@ -212,6 +218,8 @@ def allocate(new: Sequence[tuple[Tensor, str]], slots: Sequence[str], memory: Se
             tensor.state.append(array)
             tensor.state_scales.append(None if scale is None else
                                        np.full(-(-size // SCALED_TOGETHER), scale, np.float32))
+            if scale is not None:
+                tensor.in_8_bits = True
 
 
 def companded(x: float, kind: str) -> tuple[int, float]:

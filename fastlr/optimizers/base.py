@@ -13,7 +13,7 @@ from .binding import BoundParameters
 from .declaration import SignatureOfClass, nearest
 from .loss_scale import LossScale
 from .rule_class import PACKAGE, REGISTRY, RuleClass
-from .slots import Slots
+from .slots import labelled
 from .stages import Stages, StageSetting
 
 __all__ = ["REGISTRY", "Optimizer"]
@@ -170,8 +170,8 @@ class Optimizer(BoundParameters, family=True):
     @property
     def shadow(self) -> dict[str, Any]:
         """The 16-bit copy of each parameter that has one, by name."""
-        return Slots("shadow", {tensor.name: tensor.shadow for tensor in self._plan.tensors
-                                if tensor.shadow is not None})
+        return labelled("shadow", {tensor.name: tensor.shadow for tensor in self._plan.tensors
+                                   if tensor.shadow is not None})
 
     @property
     def master(self) -> dict[str, Any]:
@@ -190,7 +190,7 @@ class Optimizer(BoundParameters, family=True):
         """The running mean of each parameter, by name: what `ema_decay` keeps."""
         if "ema" not in self._kept:
             raise AttributeError(f"{type(self).__name__}: no running mean is kept; give ema_decay")
-        return Slots("ema", {name: slots["ema"] for name, slots in self.state.items()})
+        return labelled("ema", {name: slots["ema"] for name, slots in self.state.items()})
 
     def step(self, grads: Any = None, grad_scale: float | LossScale = 1.0, zero_grads: bool = False) -> None:
         """Update every parameter in place.

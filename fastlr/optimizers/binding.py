@@ -1,6 +1,7 @@
 """How an optimizer takes hold of parameters: what its constructor is given, its groups, its state, and its plan."""
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -26,7 +27,7 @@ from .._matrix.matrix_step import MatrixStep
 from .declaration import ConstructorOnly, Convention, Hyper, nearest
 from .groups import Group, are_groups, bound, checked_lr_max
 from .rule_class import RuleClass
-from .slots import State
+from .slots import Slots, State
 from .stages import SETTABLE, STAGES, Stages
 from .structure import Container, Structure
 
@@ -222,7 +223,7 @@ class BoundParameters(RuleClass, family=True):
         for group, lr_max in zip(groups, largest, strict=True):
             group._keep_lr_max(lr_max)
         self._watch()
-        self._state = State((tensor.name, tensor.state_by_name(self._kept, self.memory)) for tensor in tensors)
+        self._state = State({tensor.name: Slots(tensor.state_by_name(self._kept, self.memory)) for tensor in tensors})
         self.cast()
 
     def _watch(self) -> None:
@@ -240,10 +241,9 @@ class BoundParameters(RuleClass, family=True):
         for group in groups:
             for name, value in group._values.items():
                 plan.assign(group._index, self._fields.index(name), value)
-        sources = [(tensor.name, source) for tensor in tensors if tensor.source is not None
-                   or tensor.shadow_source is not None for source in tensor.sources()]
-        if sources:
-            plan.torch_parameters = TorchParameters(sources)
+        if "torch" in sys.modules:
+            sources = [(tensor.name, source) for tensor in tensors for source in tensor.sources()]
+            plan.torch_parameters = TorchParameters(sources) if sources else None
         return plan
 
     def _matrix_step(self, tensors: list[Tensor]) -> MatrixStep | None:
@@ -341,8 +341,13 @@ class BoundParameters(RuleClass, family=True):
         """Read these gradient buffers in every `step()` that is given none: their memory must stay where it is."""
         arrays = self._arranged(grads)
         self._plan.bind(arrays)
+        try:
+            same = arrays == self._bound       # (lists compare the addresses of their entries first)
+        except Exception:                      # (two arrays were compared, or two tensors of another library)
+            same = False
+        if not same:
+            self._bound_fixed = [fixed_in_memory(array) for array in arrays if isinstance(array, np.ndarray)]
         self._bound = arrays
-        self._bound_fixed = [fixed_in_memory(array) for array in arrays if isinstance(array, np.ndarray)]
 
     def _arranged(self, grads: Any, label: str = "grads") -> list[Any]:
         """Gradients in the order of the tensors."""

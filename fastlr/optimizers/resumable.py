@@ -89,10 +89,11 @@ class Resumable:
         assign = self._parsed(d, who)
 
         differences: list[str] = []
+        keywords = {} if strict else {"strict": False}       # (which a class of one's own may not take)
 
         def write() -> None:
             if self.inner is not None:                       # (which checks its own state before its first write)
-                differences[:] = self.inner.load_state_dict(d["inner"], strict=strict) or ()
+                differences[:] = self.inner.load_state_dict(d["inner"], **keywords) or ()
             fill(arrays, d["state"])
             assign()
 

@@ -1,7 +1,6 @@
 """The state of an optimizer by name and slot: what is set there is written into the arrays that steps use."""
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -14,24 +13,22 @@ from .declaration import nearest
 class Slots(dict[str, Array]):
     """Arrays by name; setting one writes into it, as steps use that array alone."""
 
-    def __init__(self, label: str, arrays: dict[str, Array]) -> None:
-        super().__init__(arrays)
-        self._label = label
+    label = "state"                    # what errors call it
 
     def __setitem__(self, name: str, value: Any) -> None:
         if name not in self:
-            raise KeyError(f"{self._label} has no {name!r}{nearest(str(name), self)}")
+            raise KeyError(f"{self.label}: there is no {name!r}{nearest(str(name), self)}")
         array, new = self[name], np.asarray(value)
         if isinstance(array, BFloat16) and new.dtype.kind == "f":
             new = bfloat16_bits(new)
         fits = array.dtype.kind == "f" and new.dtype.kind in "fiu"
         if not (fits or new.dtype == array.dtype) or new.shape not in ((), array.shape):
-            raise ValueError(f"{self._label}[{name!r}]: expected {array.dtype} {array.shape}, "
+            raise ValueError(f"{self.label}: {name!r}: expected {array.dtype} {array.shape}, "
                              f"got {new.dtype} {new.shape}")
         array[...] = new
 
     def _refuse(self, *_: Any, **__: Any) -> Any:
-        raise TypeError(f"{self._label}: what there is cannot be changed; write into the arrays, [name][...] = x")
+        raise TypeError(f"{self.label}: what there is cannot be changed; write into the arrays, [name][...] = x")
 
     __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refuse
 
@@ -39,11 +36,15 @@ class Slots(dict[str, Array]):
         return dict, (dict(self),)
 
 
+def labelled(label: str, arrays: dict[str, Array]) -> Slots:
+    """Arrays that are not of a state."""
+    slots = Slots(arrays)
+    slots.label = label
+    return slots
+
+
 class State(dict[str, Slots]):
     """The slots of each parameter, by name."""
-
-    def __init__(self, states: Iterable[tuple[str, dict[str, Array]]]) -> None:
-        super().__init__([(name, Slots(f"state[{name!r}]", slots)) for name, slots in states])
 
     def __setitem__(self, name: str, value: Any) -> None:
         self._refuse()

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from .._engine.tensor_versions import mark_written
 from ..optimizers.declaration import KnownAttributes
-from ..optimizers.resumable import parameters_written, tensors_of, unwrapped
+from ..optimizers.resumable import tensors_of, unwrapped
 from ..optimizers.sharpness import SAM
 from ..optimizers.state import completed
 from ..optimizers.wrappers import accumulates
@@ -354,9 +355,9 @@ def restored(opt: Any, also_restore: Any) -> Iterator[Callable[[], None]]:
         set_hypers()                   # (functions, whose name alone is in a state_dict)
         opt.load_state_dict(state)
         set_hypers()                   # (the same objects, where loading made equal ones)
-        parameters_written(opt)        # (before the copies: it makes 16-bit copies, which are restored as they were)
         for array, copy in zip(arrays, copies, strict=True):
             array[...] = copy
+        mark_written([source for tensor in tensors for source in tensor.sources()])
         plan.skipped, plan.grad_norm = skipped, norm
         others()
 
