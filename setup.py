@@ -79,7 +79,7 @@ UNUSED = [] if build.MSVC else ["-Wno-unused-function"]
 
 def extension(name: str, source: str, flags: list[str]) -> Extension:
     """The extension of one source; what it cimports is found by Cython."""
-    own = name == C_API or name.startswith("fastlr._c_api.")       # (they include fastlr's own header)
+    own = name in (C_API, "fastlr.kernels") or name.startswith("fastlr._c_api.")       # (they include fastlr's header)
     return Extension(
         name,
         [source],

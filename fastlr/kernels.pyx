@@ -18,8 +18,10 @@ has its function here, too, from its class statement on (`fastlr.kernels.halving
 >>> p.round(6)
 array([0.9, 1.1, 1. ])
 """
+from importlib import import_module
 from inspect import Parameter, Signature
 
+from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.stdint cimport int64_t
 from fastlr._kernels.structs cimport FLOAT64, MAX_SLOTS
 cimport fastlr._engine.thread_pool as thread_pool
@@ -27,6 +29,7 @@ from fastlr._engine.arrays cimport ALIGNED, C_CONTIGUOUS, WRITEABLE, ArrayView, 
 from fastlr._kernels.build_id cimport FASTLR_LAYOUT
 from fastlr._engine.functional_step cimport RuleCall, read_rule, update_tensor
 from fastlr._engine.step_scalars cimport MAX_VALUES
+from fastlr.c_api cimport FASTLR_FLOAT32, FASTLR_FLOAT64, FASTLR_NO_RULE, fastlr_api, fastlr_rule
 
 from fastlr._engine.arrays import as_array
 from fastlr._engine.instruction_set import one_build
@@ -53,7 +56,7 @@ cdef class Kernel:
         fields = rule._fields
         read_rule(&self.call, rule)
         self.operands = ("p", "g", *rule.slots, *(("memory",) if rule.memory else ()))
-        self.position = {name: k for k, name in enumerate(fields)}
+        self.position = {name: fields.index(name) for name in rule.hypers}      # (in the order of the class)
         self.bounded = tuple([rule.hypers.get(name) for name in fields])
         self.__name__ = rule.__name__.lower()
         self.__doc__ = f"Update one tensor by the rule of `fastlr.{rule.__name__}`; see the module's text."
@@ -170,6 +173,44 @@ cdef class Kernel:
             raise ValueError(f"{caller}: must be contiguous and aligned; {copy}use an optimizer, which takes any "
                              f"strides")
         raise ValueError(f"{caller}: must be writable, got a read-only array")
+
+
+# What the functions of kernels.pxd call.
+
+cdef const fastlr_api* table = NULL
+cdef bint threads_started = False
+
+
+cdef int step_typed(const fastlr_rule** rule, const char* name, bint is_double, int64_t t, double lr,
+                    const double* hyper, int64_t n, void* p, const void* g, void** slots) noexcept nogil:
+    """The step of the C table, of a rule that is found by its name once."""
+    if rule[0] == NULL:
+        rule[0] = found_rule(name)
+        if rule[0] == NULL:
+            return FASTLR_NO_RULE
+    if n >= thread_pool.MIN_THREADED and not threads_started:
+        start_threads()
+    return table.step(rule[0], FASTLR_FLOAT64 if is_double else FASTLR_FLOAT32, t, lr, hyper, n, p, g, slots)
+
+
+cdef const fastlr_rule* found_rule(const char* name) noexcept with gil:
+    """A rule of the C table, or NULL."""
+    global table
+    try:
+        # (c_api imports this module: it comes when it is first needed)
+        table = <const fastlr_api*>PyCapsule_GetPointer(import_module("fastlr._engine.c_api")._C_API, "fastlr._C_API")
+        return table.rule(name)
+    except Exception:
+        return NULL
+
+
+cdef void start_threads() noexcept with gil:
+    global threads_started
+    try:
+        thread_pool.prepare()
+    except Exception:                  # (then fewer help)
+        pass
+    threads_started = True
 
 
 def is_elementwise(rule):

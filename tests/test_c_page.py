@@ -26,7 +26,7 @@ has_library = pytest.mark.skipif(not sysconfig.get_config_var("Py_ENABLE_SHARED"
 @pytest.fixture(scope="module")
 def files():
     found = files_of(PAGE)
-    assert set(found) == {"program.c", "CMakeLists.txt", "steps.pyx", "setup.py", None}
+    assert set(found) == {"program.c", "CMakeLists.txt", "steps.pyx", "train.pyx", "setup.py", None}
     return {name: texts[0] for name, texts in found.items() if name}
 
 
@@ -109,12 +109,13 @@ def test_entry_points_name_the_folders(group, folder):
 
 
 def test_the_cython_of_the_page_steps(files, run, tmp_path):
-    for name in ("steps.pyx", "setup.py"):
+    for name in ("steps.pyx", "train.pyx", "setup.py"):
         (tmp_path / name).write_text(files[name])
     run(f"env -u PYTHONHOME {shlex.quote(sys.executable)} setup.py -q build_ext -i")
     sys.path.insert(0, str(tmp_path))
     try:
         import steps
+        import train
     finally:
         sys.path.remove(str(tmp_path))
     gradients = np.random.default_rng(0).normal(size=(5, 7))
@@ -124,6 +125,14 @@ def test_the_cython_of_the_page_steps(files, run, tmp_path):
     for g in gradients:
         opt.step([g])
     assert bits([p]) == bits([q])
+    single = gradients.astype(np.float32)
+    p, q, m, v = (np.ones(7, np.float32), np.ones(7, np.float32), np.zeros(7, np.float32), np.zeros(7, np.float32))
+    assert train.train(p, single, m, v, 0.1) == 0
+    opt = fastlr.AdamW([q], lr=0.1)
+    for g in single:
+        opt.step([g])
+    assert bits([p, m, v]) == bits([q, opt.state["0"]["m"], opt.state["0"]["v"]])
+    p = np.ones(7)
     with pytest.raises(ValueError, match="shares memory with a parameter"):
         steps.steps(fastlr.AdamW([p], lr=0.1), p.reshape(1, 7))
     with pytest.raises(ValueError, match="expected an optimizer of fastlr"):

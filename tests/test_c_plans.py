@@ -491,8 +491,9 @@ def test_c_and_python_step_one_optimizer():
     plan.done(plan.step(steps[6]))
     opt.step(steps[6])
     assert bits(ours) == bits(theirs)
-    assert plan.add(np.zeros(3)) == ERRORS["FASTLR_REFUSED"]
-    assert "call its add_group" in plan.message
+    refused(plan, "REFUSED", "call its add_group", plan.add(np.zeros(3)))
+    refused(plan, "REFUSED", "_plan cannot be set", lr.plan_set(plan.handle, -1, b"_plan", 1.0))
+    refused(plan, "BAD_NAME", "has no group of this number", lr.plan_set(plan.handle, 1, b"lr", 1.0))
 
 
 @pytest.mark.parametrize("wrong", [3, None, "wrapped"])

@@ -1,6 +1,7 @@
 """fastlr inside other people's programs: Cython that cimports its rules, C through its header, ctypes."""
 import ctypes
 import gc
+import inspect
 import json
 import re
 import shutil
@@ -235,7 +236,7 @@ def test_a_package_without_a_table_is_not_mistaken_for_one(stranger, monkeypatch
 
 class Rule(ctypes.Structure):
     _fields_ = [("name", ctypes.c_char_p), ("slots", ctypes.c_int), ("hypers", ctypes.c_int),
-                ("slot_names", ctypes.POINTER(ctypes.c_char_p))]
+                ("slot_names", ctypes.POINTER(ctypes.c_char_p)), ("hyper_names", ctypes.POINTER(ctypes.c_char_p))]
 
 
 def function(result, *arguments):
@@ -320,6 +321,16 @@ def test_ctypes_evaluates_a_schedule():
 def test_every_elementwise_rule_is_in_the_table():
     table = reach()
     assert [cls for cls in ELEMENTWISE if not table.rule(cls.__name__.lower().encode())] == []
+
+
+@every_elementwise
+def test_hyper_parameters_have_one_order_everywhere(cls):
+    name = cls.__name__.lower()
+    rule = reach().rule(name.encode()).contents
+    in_c = [rule.hyper_names[k].decode() for k in range(rule.hypers)]
+    in_class = [key for key in inspect.signature(cls).parameters if key in cls.hypers]
+    in_kernels = [key for key in getattr(fastlr.kernels, name).__signature__.parameters if key in cls.hypers]
+    assert ["lr", *in_c] == in_kernels == in_class
 
 
 def test_importing_the_table_imports_fastlr(stranger, environment):

@@ -34,7 +34,9 @@ from fastlr.c_api cimport (
 )
 
 from fastlr import checkpoint
-from fastlr._c_api.description import Description, allows_rows, read_value, require_optimizer, slots_of
+from fastlr._c_api.description import (
+    Description, allows_rows, read_value, require_optimizer, set_option, slots_of,
+)
 from fastlr._engine.arrays import BFloat16, stored_as
 from fastlr._engine.instruction_set import one_build
 
@@ -96,7 +98,7 @@ cdef class CPlan:
         if self.description is not None:
             self.description.option(group, called, value)
         else:
-            setattr(self.optimizer if group < 0 else self.optimizer.groups[group], called, value)
+            set_option(self.optimizer, group, called, value)
         if self.built:
             self.refresh()             # (there is another plan where a stage was set)
         return FASTLR_OK

@@ -33,6 +33,7 @@ class Description:
         self.options: dict[str, Any] = {}
         self.group_options: dict[int, dict[str, Any]] = {}
         self.tensors: list[tuple[str, Array, int]] = []
+        self.names: set[str] = set()
         self.placed = 0                # how many of the tensors the optimizer has
 
     def option(self, group: int, name: str, value: Any) -> None:
@@ -41,10 +42,7 @@ class Description:
         if name in NOT_OPTIONS:
             raise ValueError(f"{owner}: {name} is no option of a plan; add tensors by plan_add")
         if self.optimizer is not None and group < len(self.optimizer.groups):
-            if name not in self.cls.hypers and name not in STAGES:
-                raise ValueError(f"{owner}: {name} cannot be set once the plan is built"
-                                 f"{nearest(name, (*self.cls.hypers, *STAGES))}")
-            setattr(self.optimizer if group < 0 else self.optimizer.groups[group], name, value)
+            set_option(self.optimizer, group, name, value)
         elif group < 0:
             self.options[name] = value
         else:
@@ -54,7 +52,7 @@ class Description:
         """Keep one more tensor."""
         name = str(len(self.tensors)) if name is None else name
         label = f"{self.cls.__name__}: params[{name!r}]"
-        if any(name == other for other, _, _ in self.tensors):
+        if name in self.names:
             raise ValueError(f"{label}: another tensor has this name")
         if array.size and overlaps_itself(array):
             raise ValueError(f"{label}: elements overlap in memory (shape {array.shape}, strides {array.strides})")
@@ -63,6 +61,7 @@ class Description:
             raise ValueError(f"{label}: group {group} is built; a tensor that is added later is of a new group, "
                              f"{present} or more")
         self.tensors.append((name, array, group))
+        self.names.add(name)
 
     def build(self) -> Optimizer:
         """The optimizer of all tensors."""
@@ -90,6 +89,14 @@ class Description:
                 self.placed += len(groups[number])
         self.group_options = {}
         return self.optimizer
+
+
+def set_option(optimizer: Optimizer, group: int, name: str, value: Any) -> None:
+    """Set what can be set on an optimizer, or (group >= 0) on one of its groups."""
+    if name not in optimizer.hypers and name not in STAGES:
+        raise ValueError(f"{type(optimizer).__name__}: {name} cannot be set once the plan is built"
+                         f"{nearest(name, (*optimizer.hypers, *STAGES))}")
+    setattr(optimizer if group < 0 else optimizer.groups[group], name, value)
 
 
 def read_value(text: str) -> Any:

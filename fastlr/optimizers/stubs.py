@@ -1,7 +1,7 @@
 """Typed constructors, made from the declarations: `python -m fastlr.optimizers.stubs` in the project's folder.
 
 It writes `fastlr/optimizers/__init__.pyi`, by which type checkers and editors know the keywords of every optimizer, and
-`fastlr/kernels.pyi`. A test holds both to the declarations.
+`fastlr/kernels.pyi`; and `fastlr/kernels.pxd`, functions that Cython cimports. A test holds them to the declarations.
 """
 from __future__ import annotations
 
@@ -32,6 +32,26 @@ class Kernel:
     def __call__(self, p: Any, g: Any, /, *slots: Any, t: int, lr: float, **hyper: float) -> None: ...
 
 '''
+TYPED = '''"""The functions of elementwise rules for Cython: one update of one tensor by typed memoryviews, no GIL.
+
+    from fastlr.kernels cimport adamw
+    error = adamw(p, g, m, v, t, lr, beta1, beta2, eps, weight_decay)
+
+First the parameter, its gradient and the state in the order of the class's slots: contiguous, of one length, all float
+or all double; a rule that remembers numbers of the tensor as a whole takes them last, as doubles. Then t (1 at first
+and all hyper-parameters, in the order of the class. What is returned is FASTLR_OK or another `fastlr_error` of
+c_api.pxd: then nothing was written. The bits are those of the optimizer of that name. The first call of a function, and
+the first one with a large tensor, take the GIL for a moment: to load the rule, and to start threads. Compile with the
+folder of `fastlr.get_include()`.
+"""
+from libc.stdint cimport int64_t
+from fastlr.c_api cimport FASTLR_BAD_SIZE, FASTLR_OK, fastlr_rule
+from fastlr.rules.element cimport real
+
+cdef int step_typed(const fastlr_rule** rule, const char* name, bint is_double, int64_t t, double lr,
+                    const double* hyper, int64_t n, void* p, const void* g, void** slots) noexcept nogil
+
+# What each function has found by its name.'''
 
 
 def written(annotation: Any) -> str:
@@ -119,7 +139,66 @@ def kernels_stub() -> str:
     return NOTE + KERNELS + "".join(f"{name}: Kernel\n" for name in kernels.__all__)
 
 
-STUBS = {"optimizers/__init__.pyi": optimizers_stub, "kernels.pyi": kernels_stub}
+def wrapped(begin: str, items: list[str], end: str, indent: str) -> Iterator[str]:
+    """A call or an argument list, over as many lines as it needs."""
+    line = begin
+    for k, item in enumerate(items):
+        item += end if k == len(items) - 1 else ","
+        if len(line) + len(item) + 1 > WIDTH:
+            yield line
+            line = indent + item
+        else:
+            line += item if line.endswith(("(", "[")) else f" {item}"
+    yield line
+
+
+def typed_function(name: str, cls: type[RuleClass]) -> Iterator[str]:
+    """The lines of the function that updates one tensor by typed memoryviews."""
+    hypers = [hyper for hyper in cls.hypers if hyper != "lr"]
+    arrays = [*cls.slots, "memory"] if cls.memory else list(cls.slots)
+    given = ["real[::1] p", "const real[::1] g", *(f"real[::1] {slot}" for slot in cls.slots)]
+    given += ["double[::1] memory"] * bool(cls.memory) + ["int64_t t", *(f"double {hyper}" for hyper in cls.hypers)]
+    begin = f"cdef inline int {name}("
+    yield from wrapped(begin, given, ") noexcept nogil:", " " * len(begin))
+    yield from wrapped(f"    cdef double[{max(len(hypers), 1)}] hyper = [", hypers or ["0"], "]", " " * 8)
+    yield f"    cdef void* slots[{max(len(arrays), 1)}]"
+    sizes = [f"{array}.shape[0] != p.shape[0]" for array in ("g", *cls.slots)]
+    sizes += [f"memory.shape[0] != {len(cls.memory)}"] * bool(cls.memory)
+    yield from alternatives(sizes)
+    yield "        return FASTLR_BAD_SIZE"
+    yield "    if p.shape[0] == 0:"
+    yield "        return FASTLR_OK"
+    if not arrays:
+        yield "    slots[0] = NULL"
+    for k, array in enumerate(arrays):
+        yield f"    slots[{k}] = &{array}[0]"
+    yield from wrapped(f"    return step_typed(&{name}_rule,", [
+        f'"{name}"', "sizeof(real) == sizeof(double)", "t", "lr", "hyper", "p.shape[0]", "&p[0]", "&g[0]", "slots"],
+        ")", " " * 22)
+
+
+def alternatives(conditions: list[str]) -> Iterator[str]:
+    """An `if` of one of some conditions, over as many lines as it needs."""
+    line = f"    if {conditions[0]}"
+    for condition in conditions[1:]:
+        if len(line) + len(condition) + 8 > WIDTH:
+            yield line + " \\"
+            line = f"            or {condition}"
+        else:
+            line += f" or {condition}"
+    yield line + ":"
+
+
+def kernels_declarations() -> str:
+    """`fastlr/kernels.pxd`."""
+    lines = ["# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False", NOTE + TYPED]
+    lines += [f"cdef const fastlr_rule* {name}_rule" for name in kernels.__all__]
+    for name in kernels.__all__:
+        lines += ["", *typed_function(name, REGISTRY[name])]
+    return "\n".join(lines) + "\n"
+
+
+STUBS = {"optimizers/__init__.pyi": optimizers_stub, "kernels.pyi": kernels_stub, "kernels.pxd": kernels_declarations}
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else "fastlr")
