@@ -9,7 +9,9 @@ from typing import Any
 import torch
 
 from .._engine.tensors import Tensor
-from .._engine.torch_tensors import GroupWatch, TorchTensors, array_over
+from .._engine.torch_plan import TorchTensors
+from .._engine.torch_tensors import array_over
+from .._engine.torch_watch import GroupWatch, StateWatch
 from ..optimizers.binding import BoundParameters
 from .arguments import Rule, rule_of, values_of
 from .products import TorchProducts
@@ -108,7 +110,8 @@ def why_not(param: torch.Tensor, owner: str, name: str) -> Exception:
 class Unit:
     """The groups that one rule moves, as one plan: the parameters in it, and fastlr's optimizer of them."""
 
-    __slots__ = ("common", "counts", "groups", "inner", "params", "rule", "steps", "tensors", "without_state")
+    __slots__ = ("common", "counts", "groups", "inner", "params", "rule", "state_watch", "steps", "tensors",
+                 "without_state")
 
     def __init__(self, opt: Any, rule: Rule, groups: list[int], members: list[list[tuple[str, torch.Tensor]]],
                  common: Mapping[str, Any], before: Mapping[int, float]) -> None:
@@ -147,6 +150,7 @@ class Unit:
         self.tensors = TorchTensors(plan, self.params, locals_, self.steps, local_of,
                                     partial(local_gradient, owner, takes_rows), self.step_elements,
                                     inner.kind == "elementwise" and not inner.needs_curvature)
+        self.state_watch = StateWatch()
         self.without_state: set[int] = set()
         for i, state in enumerate(given):
             if state:
@@ -174,8 +178,8 @@ class Unit:
             used = set(self.inner._used[i])
             present.update({name: value for name, value in shown.items()
                             if name not in used or name not in present})
-            self.tensors.watch([value for name, value in present.items()
-                                if name in shown and isinstance(value, torch.Tensor)])
+            self.state_watch.add([value for name, value in present.items()
+                                  if name in shown and isinstance(value, torch.Tensor)])
         self.without_state.discard(i)
 
     def step_elements(self, i: int, gradient: torch.Tensor, grad_scale: float) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from .._engine.torch_tensors import clip_gradients
+from .._engine.torch_clipping import clip_gradients
 
 #: Elements from which on torch's own is as fast: it uses threads.
 MANY = 1 << 18

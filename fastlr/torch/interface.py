@@ -10,7 +10,9 @@ from pathlib import Path
 
 import torch
 
-from .._engine.torch_tensors import use_native, use_torch
+from .._engine.torch_grad import use_grad
+from .._engine.torch_native import use_native
+from .._engine.torch_tensors import use_torch
 
 C = "aoti_torch_"
 FUNCTIONS = {
@@ -25,14 +27,14 @@ CODES = {"cpu": "device_type_cpu", "strided": "layout_strided", **{
 OTHER_NAMES = {"dtype_float16": "dtype_half"}
 
 
-def found() -> tuple[dict[str, int], dict[str, int]] | None:
-    """The addresses of the functions, and torch's numbers; None if one is missing."""
+def found() -> tuple[dict[str, int], dict[str, int]]:
+    """The addresses of the functions, and torch's numbers; empty if one is missing."""
     folder = Path(torch.__file__).parent / "lib"
     libraries = {}
     for name in ("c10", "torch_cpu"):
         path = next((path for path in (folder / f"lib{name}.so", folder / f"lib{name}.dylib") if path.exists()), None)
         if path is None:
-            return None
+            return {}, {}
         libraries[name] = ctypes.CDLL(str(path))
     try:
         addresses = {name: ctypes.cast(getattr(libraries[library], symbol), ctypes.c_void_p).value or 0
@@ -43,7 +45,7 @@ def found() -> tuple[dict[str, int], dict[str, int]] | None:
             function = getattr(library, C + symbol, None) or getattr(library, C + OTHER_NAMES.get(symbol, symbol))
             codes[name] = int(function())
     except (AttributeError, OSError):
-        return None
+        return {}, {}
     return addresses, codes
 
 
@@ -62,5 +64,6 @@ def samples() -> list[torch.nn.Parameter]:
 def begin(exchange: bool = True, native: bool = True) -> bool:
     """Learn how tensors of this torch are read; whether gradients are, without Python objects."""
     use_torch(torch.Tensor, torch.nn.Parameter, exchange)
-    there = found() if native else None
-    return there is not None and use_native(*there, samples(), torch.Tensor.__basicsize__)
+    use_grad(torch.Tensor)
+    addresses, codes = found() if native else ({}, {})
+    return use_native(addresses, codes, samples(), torch.Tensor.__basicsize__)

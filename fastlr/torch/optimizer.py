@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch.optim import optimizer as base
 
-from .._engine.torch_tensors import any_gradient, forget_gradients
+from .._engine.torch_grad import any_gradient, forget_gradients
 from ..optimizers.rule_class import RuleClass
 from ..optimizers.stages import SETTABLE, STAGES, Stages
 from .arguments import Peer
@@ -157,7 +157,7 @@ class Optimizer(torch.optim.Optimizer):
     def _state_changed(self, binding: Binding) -> bool:
         """Whether somebody entered another tensor into `state`, or gave one other memory."""
         return not binding.watch.same_state(self.__dict__["state"]) \
-            or any(unit.tensors.state_moved() for unit in binding.units)
+            or any(unit.state_watch.moved() for unit in binding.units)
 
     def _show_new_state(self, binding: Binding, unit: Any) -> None:
         """Enter the state of parameters that were moved for the first time into `state`."""

@@ -1014,7 +1014,7 @@ def test_this_torch_has_all_ways():
 
 
 def test_functions_that_say_something_else_are_not_used():
-    from fastlr._engine.torch_tensors import use_native
+    from fastlr._engine.torch_native import use_native
     from fastlr.torch.interface import begin, found, samples
 
     addresses, codes = found()

@@ -1,0 +1,3 @@
+from typing import Any
+
+def clip_gradients(params: list[Any], max_norm: float, most: int) -> tuple[float, list[Any], bool] | None: ...

@@ -1,0 +1,3 @@
+from typing import Any
+
+def use_native(addresses: dict[str, int], codes: dict[str, int], samples: list[Any], object_size: int) -> bool: ...

@@ -1,0 +1,406 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""The tensors of torch that one plan moves: their gradients, read and checked before the first write, and their steps.
+
+As gradients.pyx does for arrays. Gradients are new in each step: what is done for each of them counts.
+"""
+from libc.math cimport NAN
+from libc.stdint cimport int64_t, uintptr_t
+from fastlr._engine.arrays cimport ArrayView, memory_range
+from fastlr._engine.dlpack cimport DL_CPU, DLTensor
+from fastlr._engine.gradients cimport Gradients
+from fastlr._engine.layout cimport Layout, MemoryRange, same_precision, same_shape, sort_by_address
+from fastlr._engine.memory cimport Memory
+from fastlr._engine.plan cimport Plan
+from fastlr._engine.torch_grad cimport grad_of
+from fastlr._engine.torch_native cimport (
+    describe_native, has_native, native, native_tensor, no_tensor, prefetch_lines,
+)
+from fastlr._engine.torch_tensors cimport (
+    Py_TYPE, PyObject, array_over, describe, parameter_type, storage_of, tensor_type,
+)
+from fastlr._engine.written_ranges cimport WrittenRanges, may_be_written, merge_written, refuse_overlap
+from fastlr._kernels.build_id cimport FASTLR_LAYOUT
+from fastlr._kernels.prefetch cimport prefetch_read
+from fastlr._kernels.structs cimport MAX_DIMENSIONS, UNKNOWN, GradientView, Storage
+
+from fastlr._engine.arrays import stored_as
+from fastlr._engine.rows import step_rows
+
+build_id = FASTLR_LAYOUT.decode()
+
+cdef enum:
+    AHEAD = 12                 # parameters from which on memory is requested
+
+
+cdef struct SeenTensor:
+    # A parameter as it was when the plan was made.
+    char* data
+    int ndim
+    bint special               # its gradient and memory are found by Python: complex, or of a type of its own
+    bint plain                 # contiguous in C order
+    bint native                # its gradient may be read without a Python object
+    void* impl                 # where its `TensorImpl` and its gradient's `Tensor` were: a hint
+    void* slot
+    Py_ssize_t size, bytes
+    int64_t* shape
+    int64_t* strides
+
+
+cdef class TorchTensors:
+    """The tensors of torch that one plan moves, their gradients, and how many updates each has had.
+
+    `owners` are the parameters, as groups have them; `locals` the strided tensors over the same memory that the plan
+    was made with; `steps` has the count of updates of each, as torch keeps it; `of_special` gives, for an owner that is
+    complex or of a type of its own, its local tensor; `convert_gradient` makes a strided tensor on the CPU, or a sparse
+    one, of a gradient that is neither. `step_elements` moves some elements of a parameter.
+    """
+
+    cdef readonly Plan plan
+    cdef readonly list owners
+    cdef list locals
+    cdef object of_special
+    cdef object convert_gradient
+    cdef object step_elements
+    cdef Gradients source
+    cdef Memory memory
+    cdef SeenTensor* seen
+    cdef PyObject** owner
+    cdef Py_ssize_t count
+    cdef object steps_array
+    cdef float* steps32
+    cdef double* steps64
+    cdef WrittenRanges written
+    cdef bint native                   # whether gradients may be read without Python objects
+    cdef void*** held                  # ... those of the step in progress
+    cdef list gradients                # of the step in progress
+    cdef readonly list sparse          # ... of those, (index, gradient) of sparse ones
+
+    def __init__(self, Plan plan, list owners, list local_tensors, steps, of_special, convert_gradient,
+                 step_elements, bint may_be_native):
+        cdef Py_ssize_t i
+        cdef int k
+        cdef DLTensor found
+        cdef SeenTensor* seen
+        cdef int64_t length
+        self.plan, self.owners, self.locals = plan, owners, local_tensors
+        self.of_special, self.convert_gradient, self.step_elements = of_special, convert_gradient, step_elements
+        self.memory, self.count, self.native = Memory(), len(owners), may_be_native
+        self.held = <void***>self.memory.take(self.count, sizeof(void**))
+        self.seen = <SeenTensor*>self.memory.take(self.count, sizeof(SeenTensor))
+        self.owner = <PyObject**>self.memory.take(self.count, sizeof(PyObject*))
+        self.source = Gradients(plan.layout)
+        self.source.read_elsewhere = True
+        self.gradients, self.sparse = [None] * self.count, []
+        self.take_steps(steps)
+        merge_written(&self.written, plan.layout, self.memory)
+        for i in range(self.count):
+            seen = &self.seen[i]
+            self.owner[i] = <PyObject*>owners[i]
+            describe(<PyObject*>local_tensors[i], &found)
+            seen.data, seen.ndim = <char*>found.data + found.byte_offset, found.ndim
+            seen.special = owners[i] is not local_tensors[i]
+            seen.native = may_be_native and not seen.special and Py_TYPE(self.owner[i]) in (tensor_type, parameter_type)
+            seen.shape = <int64_t*>self.memory.take(max(2 * found.ndim, 1), sizeof(int64_t))
+            seen.strides = seen.shape + found.ndim
+            seen.size, seen.plain, length = 1, True, 1
+            for k in range(found.ndim):
+                seen.shape[k], seen.strides[k] = found.shape[k], found.strides[k]
+                seen.size *= found.shape[k]
+            for k in range(found.ndim - 1, -1, -1):
+                if found.shape[k] != 1 and found.strides[k] != length:
+                    seen.plain = False
+                length *= found.shape[k]
+            seen.plain = seen.plain or seen.size == 0
+            seen.bytes = seen.size * found.dtype.bits // 8
+
+    cdef int take_steps(self, steps) except -1:
+        """`steps`: a tensor of one float32 or float64 for each parameter."""
+        cdef DLTensor found
+        describe(<PyObject*>steps, &found)
+        self.steps_array = steps
+        self.steps32 = self.steps64 = NULL
+        if found.dtype.bits == 32:
+            self.steps32 = <float*>found.data
+        else:
+            self.steps64 = <double*>found.data
+        return 0
+
+    # Reading
+
+    cdef bint is_as_seen(self, Py_ssize_t i, const DLTensor* tensor) noexcept:
+        """Whether a tensor has the parameter's shape and strides."""
+        cdef const SeenTensor* seen = &self.seen[i]
+        cdef int k
+        if tensor.ndim != seen.ndim:
+            return False
+        for k in range(seen.ndim):
+            if tensor.shape[k] != seen.shape[k] or (tensor.strides[k] != seen.strides[k] and seen.shape[k] != 1):
+                return False
+        return True
+
+    cdef bint is_moved(self, Py_ssize_t i) except -1:
+        """Whether a parameter is in other memory, or of another shape, than when the plan was made."""
+        cdef DLTensor found
+        cdef object tensor
+        if self.seen[i].special:
+            tensor = self.of_special(<object>self.owner[i])
+            return tensor is not self.locals[i] and not self.same_memory(i, tensor)
+        if not (has_native and self.seen[i].native and describe_native(native_tensor(self.owner[i]), &found)):
+            describe(self.owner[i], &found)
+        return <char*>found.data + found.byte_offset != self.seen[i].data or not self.is_as_seen(i, &found)
+
+    cdef bint same_memory(self, Py_ssize_t i, object tensor) except -1:
+        cdef DLTensor found
+        describe(<PyObject*>tensor, &found)
+        return <char*>found.data + found.byte_offset == self.seen[i].data and self.is_as_seen(i, &found)
+
+    def read(self, bint as_objects=False):
+        """Read where the gradients are; TypeError or ValueError unless all of them can be used as they are.
+
+        Returns how many there are, -1 where a parameter is in other memory than the plan's. Sparse ones are put aside,
+        in `sparse`. `as_objects`: as Python objects, as is needed to set all of them to zero.
+        """
+        cdef DLTensor found
+        cdef GradientView* view
+        cdef const SeenTensor* seen
+        cdef Layout layout = self.plan.layout
+        cdef Py_ssize_t i, present = 0
+        cdef int found_native
+        cdef Storage stored
+        cdef object gradient
+        cdef list gradients = [None] * self.count
+        self.gradients = gradients
+        if self.sparse:
+            self.sparse = []
+        if self.native:
+            self.release_held()
+        for i in range(self.count):
+            view, seen = &self.source.views[i], &self.seen[i]
+            view.g = NULL
+            if has_native and self.native and not as_objects:
+                self.prefetch_ahead(i)
+            if self.is_moved(i):
+                self.forget()
+                return -1
+            if has_native and seen.native and not as_objects:
+                found_native = self.read_native(i)
+                if found_native >= 0:
+                    present += found_native
+                    continue
+            gradient = grad_of(self.owner[i])
+            if gradient is None:
+                continue
+            present += 1
+            if seen.special or Py_TYPE(<PyObject*>gradient) != tensor_type:
+                gradient = self.converted(i, gradient)
+                if gradient is None:
+                    continue
+            gradients[i] = gradient
+            try:
+                describe(<PyObject*>gradient, &found)
+            except (BufferError, RuntimeError):            # (no strides: sparse, or no memory: of another device)
+                gradients[i] = gradient = self.converted(i, gradient)
+                if gradient is None:
+                    continue
+                describe(<PyObject*>gradient, &found)
+            stored = storage_of(&found)
+            if found.device.device_type == DL_CPU and seen.plain and seen.size != 1 and found.data != NULL \
+                    and self.is_as_seen(i, &found) and same_precision(&layout.views[i], stored):
+                view.g, view.stored = <char*>found.data + found.byte_offset, stored
+                view.layout = view.measured_layout = NULL
+                if may_be_written(&self.written, view.g, view.g + seen.bytes):
+                    refuse_overlap(layout, i, array_over(gradient), view.g, view.g + seen.bytes)
+            else:
+                self.read_other(i, gradient)
+        return present
+
+    cdef void prefetch_ahead(self, Py_ssize_t i) noexcept:
+        """Request what the next parameters and their gradients are read from: some ten lines of the cache each.
+
+        Where those were is remembered, as a hint; nothing is read there but by torch's own functions.
+        """
+        cdef Py_ssize_t k = i + AHEAD
+        cdef void** gradient
+        if k < self.count and self.seen[k].native:
+            prefetch_read(self.owner[k])
+            prefetch_lines(self.seen[k].impl)
+            prefetch_read(self.seen[k].slot)
+        k = i + AHEAD // 2
+        if k < self.count and self.seen[k].native:
+            gradient = native.grad(native_tensor(self.owner[k])[0])
+            self.seen[k].impl, self.seen[k].slot = native_tensor(self.owner[k])[0], <void*>gradient
+            prefetch_lines(gradient[0])
+
+    cdef int read_native(self, Py_ssize_t i) noexcept:
+        """Read a gradient of the parameter's own layout: 1, 0 if there is none, -1 if it has to be read otherwise."""
+        cdef DLTensor found
+        cdef GradientView* view = &self.source.views[i]
+        cdef const SeenTensor* seen = &self.seen[i]
+        cdef void** gradient = native.grad(native_tensor(self.owner[i])[0])
+        cdef Storage stored
+        if gradient[0] == no_tensor:
+            return 0
+        if not seen.plain or seen.size <= 1 or not describe_native(gradient, &found) or found.data == NULL \
+                or not self.is_as_seen(i, &found):
+            return -1
+        stored = storage_of(&found)
+        if not same_precision(&self.plan.layout.views[i], stored) \
+                or may_be_written(&self.written, <char*>found.data, <char*>found.data + seen.bytes) \
+                or native.new_handle(gradient, &self.held[i]) != 0:
+            return -1
+        view.g, view.stored, view.layout, view.measured_layout = <char*>found.data, stored, NULL, NULL
+        return 1
+
+    cdef void release_held(self) noexcept:
+        cdef Py_ssize_t i
+        for i in range(self.count):
+            if self.held[i] != NULL:
+                native.delete_handle(self.held[i])
+                self.held[i] = NULL
+
+    def __dealloc__(self):
+        if self.held != NULL and self.memory is not None:
+            self.release_held()
+
+    cdef object converted(self, Py_ssize_t i, object gradient):
+        """A gradient of another type, layout or device as a strided tensor on the CPU; None if it is sparse."""
+        gradient = self.convert_gradient(<object>self.owner[i], gradient, self.plan.layout.tensors[i].name)
+        if gradient is not None and gradient.is_sparse:
+            self.sparse.append((i, gradient))
+            return None
+        return gradient
+
+    cdef int read_other(self, Py_ssize_t i, object gradient) except -1:
+        """Read a gradient whose layout is not the parameter's own."""
+        cdef DLTensor found
+        cdef ArrayView array_view
+        cdef Py_ssize_t[2 * MAX_DIMENSIONS] lengths
+        cdef Layout layout = self.plan.layout
+        cdef GradientView* view = &self.source.views[i]
+        cdef char* low
+        cdef char* high
+        cdef int k
+        cdef bint contiguous = True
+        cdef Py_ssize_t length
+        if gradient.is_neg() or (gradient.numel() and not gradient.data_ptr()):
+            self.gradients[i] = gradient = gradient.resolve_neg().clone()
+        describe(<PyObject*>gradient, &found)
+        array_view.stored, array_view.ndim = storage_of(&found), found.ndim
+        array_view.itemsize = found.dtype.bits // 8
+        array_view.data, array_view.flags = <char*>found.data + found.byte_offset, 0
+        array_view.shape, array_view.strides = lengths, lengths + MAX_DIMENSIONS
+        length = array_view.itemsize
+        for k in range(found.ndim - 1, -1, -1):
+            lengths[k], lengths[MAX_DIMENSIONS + k] = found.shape[k], found.strides[k] * array_view.itemsize
+            contiguous = contiguous and (found.shape[k] == 1 or lengths[MAX_DIMENSIONS + k] == length)
+            length *= found.shape[k]
+        if array_view.stored == UNKNOWN or not same_precision(&layout.views[i], array_view.stored) \
+                or not same_shape(layout, i, &array_view):
+            raise ValueError(f"{layout.caller}: the gradient of parameter {layout.tensors[i].name}: expected "
+                             f"{stored_as(layout.tensors[i].array)} {tuple(layout.tensors[i].array.shape)} like the "
+                             f"parameter, got {str(gradient.dtype).removeprefix('torch.')} {tuple(gradient.shape)}")
+        view.stored, view.layout, view.measured_layout = array_view.stored, NULL, NULL
+        # (an empty tensor has no address, and NULL would skip it)
+        view.g = array_view.data if array_view.data != NULL else <char*>self.seen
+        if not (contiguous and layout.in_order[i] and <uintptr_t>array_view.data % array_view.itemsize == 0):
+            self.source.read_strided(i, &array_view)
+        memory_range(&array_view, &low, &high)
+        if low < high and may_be_written(&self.written, low, high):
+            refuse_overlap(layout, i, array_over(gradient), low, high)
+        return 0
+
+    # Stepping
+
+    cdef void match_steps(self) noexcept:
+        """Take on the counts of updates, which may have been set."""
+        cdef Py_ssize_t i
+        cdef int64_t present, t = self.plan.t
+        cdef double counted
+        for i in range(self.count):
+            present = t - self.plan.scalars.skipped_steps[i]
+            if self.steps32 != NULL:
+                if self.steps32[i] == <float>present:
+                    continue
+                counted = self.steps32[i]
+            else:
+                counted = self.steps64[i]
+            if counted != <double>present and 0 <= counted < 2.0**53:
+                self.plan.scalars.skip(i, present - <int64_t>counted)
+
+    cdef inline void count_update(self, Py_ssize_t i) noexcept:
+        if self.steps32 != NULL:
+            self.steps32[i] += 1
+        else:
+            self.steps64[i] += 1
+
+    def step(self, grad_scale=1.0, bint zero_grads=False, double loss=NAN, dict curvature=None, keeps=None):
+        """Move what has a gradient, as `read` found it. Returns the parameters that moved; None if none did.
+
+        For a rule with `keeps` (see `Plan.step`), `curvature` has an array for some owners, by their id.
+        """
+        cdef Plan plan = self.plan
+        cdef Py_ssize_t i, moved = 0
+        cdef int64_t skipped = plan.skipped
+        self.match_steps()
+        for i, gradient in self.sparse:
+            if gradient.sparse_dim() == 1:
+                rows, values = gradient._indices()[0].contiguous(), gradient._values()
+                step_rows(plan, i, array_over(rows), array_over(values), grad_scale, False)
+            else:
+                self.step_elements(i, gradient, grad_scale)
+                plan.scalars.skip(i, -1)           # (the step that ends below counts it as skipped)
+        self.source.arrays = self.gradients
+        plan.bound = self.source
+        if zero_grads:
+            self.refuse_shared_gradients()
+        try:
+            plan.step(None, grad_scale, zero_grads, loss, None if curvature is None else
+                      [curvature.get(id(owner)) for owner in self.owners], keeps)
+        finally:
+            self.source.arrays = None
+            self.gradients = None
+            if self.native:
+                self.release_held()
+        if plan.skipped != skipped:
+            return None
+        for i in range(self.count):
+            if self.source.views[i].g != NULL:
+                self.count_update(i)
+                moved += 1
+        for i, _ in self.sparse:
+            self.count_update(i)
+        if moved == self.count:
+            return self.owners
+        sparse = {i for i, _ in self.sparse}
+        return [owner for i, owner in enumerate(self.owners) if self.source.views[i].g != NULL or i in sparse]
+
+    def forget(self):
+        """Keep no gradient that was read for a step which was not done."""
+        self.gradients, self.sparse = None, []
+        if self.native:
+            self.release_held()
+
+    cdef int refuse_shared_gradients(self) except -1:
+        """ValueError if gradients that are set to zero share memory: one would be zero before it is read."""
+        cdef Memory memory = Memory()
+        cdef MemoryRange* ranges = <MemoryRange*>memory.take(self.count, sizeof(MemoryRange))
+        cdef Py_ssize_t i, count = 0
+        for i in range(self.count):
+            if self.source.views[i].g != NULL:
+                if self.source.views[i].layout != NULL:
+                    gradient = self.gradients[i]
+                    if any([n > 1 and step == 0 for n, step in zip(gradient.shape, gradient.stride())]):
+                        raise ValueError(f"{self.plan.layout.caller}: zero_grads needs gradients whose elements do "
+                                         f"not share memory")
+                ranges[count].low = <char*>self.source.views[i].g
+                ranges[count].high = ranges[count].low + (self.seen[i].bytes if self.seen[i].plain else 1)
+                count += ranges[count].low < ranges[count].high
+        sort_by_address(ranges, count)
+        for i in range(count - 1):
+            if ranges[i].high > ranges[i + 1].low:
+                raise ValueError(f"{self.plan.layout.caller}: zero_grads needs gradients that do not share memory")
+        return 0
+
+    def has_gradient(self, Py_ssize_t i):
+        """Whether the latest `read` found a gradient of this parameter."""
+        return self.source.views[i].g != NULL or any([k == i for k, _ in self.sparse])
