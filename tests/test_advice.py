@@ -702,8 +702,9 @@ def test_every_advice_is_followed():
     here = Path(__file__).read_text(encoding="utf-8")
     # (texts that go over two lines are joined)
     followed = re.sub(r"[\"']\s*\n\s*[\"']", "", here[:here.index("# All advice there is")])
-    left_out = ("study", "commands", "build.py", "build_schedules.py", "gallery.py", "catalogue.py", "stubs.py", "c_api.pyx",
-                "c_plan.pyx", "foreach.pyx", "compiled_schedule.pyx")
+    # (what other tests, or other environments, do)
+    left_out = ("study", "commands", "torch", "_c_api", "build.py", "build_loops.py", "build_rules.py", "build_schedules.py",
+                "gallery.py", "catalogue.py", "stubs.py", "foreach.pyx", "compiled_schedule.pyx")
     found = 0
     for path in sorted([*FASTLR.rglob("*.py"), *FASTLR.rglob("*.pyx")]):
         if any(part in path.parts or path.name == part for part in left_out):
