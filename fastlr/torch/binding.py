@@ -291,14 +291,21 @@ class Binding:
         self.unit_of = {id(param): unit for unit in self.units for param in unit.params} if opt.in_backward else {}
         self.watch = GroupWatch(groups, opt.__dict__["state"])
 
-    def go_on_from(self, other: Binding) -> None:
-        """Count on from another binding of the same parameters: skipped steps, and norms that are remembered."""
-        if self.joint is not None and other.joint is not None:
-            self.joint.skipped, self.joint.norm = other.joint.skipped, other.joint.norm
-        for unit, before in zip(self.units, other.units, strict=False):
-            if unit.rule == before.rule:
-                plan, old = unit.inner._plan, before.inner._plan
-                plan.skipped, plan.norms, plan.grad_norm = old.skipped, old.norms, old.grad_norm
+    def remembered(self) -> tuple[Any, list[Any]]:
+        """What is kept from step to step beside state: skipped steps, and norms."""
+        joint = None if self.joint is None else (self.joint.skipped, self.joint.norm)
+        plans = [(unit.rule, unit.inner._plan) for unit in self.units]
+        return joint, [(rule, plan.skipped, plan.norms, plan.grad_norm) for rule, plan in plans]
+
+    def remember(self, remembered: tuple[Any, list[Any]]) -> None:
+        """Count on from another binding of the same parameters."""
+        joint, units = remembered
+        if self.joint is not None and joint is not None:
+            self.joint.skipped, self.joint.norm = joint
+        for unit, (rule, *values) in zip(self.units, units, strict=False):
+            if unit.rule == rule:
+                plan = unit.inner._plan
+                plan.skipped, plan.norms, plan.grad_norm = values
 
     def set_values(self, opt: Any, changed: list[int]) -> bool:
         """Take on the values of these groups; False if one is now moved by another rule."""

@@ -40,6 +40,7 @@ class Optimizer(torch.optim.Optimizer):
     _needs_more: ClassVar[bool] = False        # whether a step is given more than gradients
     _binding: Binding | None
     _common: dict[str, Any]
+    _norms: tuple[int, float, float] | None = None     # what clip_zscore remembers, where there is no binding
     _state_shown = False
     _checked = False                   # in_backward: whether groups and state were looked at in this backward pass
 
@@ -173,9 +174,20 @@ class Optimizer(torch.optim.Optimizer):
         with torch.no_grad():
             new = Binding(self, before)
         if self._binding is not None:
-            new.go_on_from(self._binding)
+            new.remember(self._binding.remembered())
+        elif self._norms is not None and new.units:
+            new.units[0].inner._plan.norms = self._norms
         self._binding = new
         return new
+
+    def _past_norms(self) -> tuple[int, float, float] | None:
+        """What clip_zscore remembers of past norms; None without it."""
+        if self._common.get("clip_zscore") is None:
+            return None
+        if self._binding is None or not self._binding.units:
+            return self._norms
+        norms: tuple[int, float, float] = self._binding.units[0].inner._plan.norms
+        return norms
 
     # What a step leaves
 
@@ -210,6 +222,7 @@ class Optimizer(torch.optim.Optimizer):
 
     @state.setter
     def state(self, state: Any) -> None:
+        self._norms = self._past_norms()
         self.__dict__["state"], self._binding = state, None
 
     # Gradients
@@ -243,6 +256,8 @@ class Optimizer(torch.optim.Optimizer):
     @torch._disable_dynamo
     def state_dict(self) -> dict[str, Any]:
         """The state as a dictionary that torch's class of this name loads, too: see `torch.optim.Optimizer.state_dict`.
+
+        With `clip_zscore` it has an entry more, `norms`: the count, mean and variance of the norms that were seen.
         """
         for hook in self._optimizer_state_dict_pre_hooks.values():
             hook(self)
@@ -266,6 +281,9 @@ class Optimizer(torch.optim.Optimizer):
             else:
                 state[key] = value
         d: dict[str, Any] = {"state": state, "param_groups": groups}
+        norms = self._past_norms()
+        if norms is not None:
+            d["norms"] = dict(zip(("count", "mean", "variance"), norms, strict=True))
         for hook in self._optimizer_state_dict_post_hooks.values():
             replaced = hook(self, d)
             if replaced is not None:
@@ -301,8 +319,11 @@ class Optimizer(torch.optim.Optimizer):
             saved["params"] = group["params"]
             if "param_names" in group and "param_names" not in saved:
                 saved["param_names"] = group["param_names"]
-        present, binding = {"state": self.__dict__["state"], "param_groups": self.param_groups}, self._binding
-        self.__setstate__({"state": state, "param_groups": saved_groups})
+        norms = state_dict.get("norms")
+        present, binding = {"state": self.__dict__["state"], "param_groups": self.param_groups,
+                            "_norms": self._norms}, self._binding
+        self.__setstate__({"state": state, "param_groups": saved_groups, "_norms": None if norms is None else
+                           (int(norms["count"]), float(norms["mean"]), float(norms["variance"]))})
         try:
             self._bind()               # (what cannot be loaded is refused here, with nothing changed)
         except Exception:
@@ -319,7 +340,8 @@ class Optimizer(torch.optim.Optimizer):
             state = defaultdict(dict, {param: as_in_torch(name, state[param], param, group)
                                        for group in self.param_groups for param in group["params"] if param in state})
         return {"defaults": self.defaults, "state": state, "param_groups": self.param_groups,
-                "_common": self._common, "zero_grads": self.zero_grads, "in_backward": self.in_backward}
+                "_common": self._common, "_norms": self._past_norms(), "zero_grads": self.zero_grads,
+                "in_backward": self.in_backward}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)    # (torch's classes enter what older dictionaries lack)
@@ -371,8 +393,9 @@ def stage_property(name: str) -> property:
         return self._common.get(name)
 
     def write(self: Optimizer, value: Any) -> None:
+        norms = self._past_norms()
         self._common[name] = value
-        self._binding = None
+        self._binding, self._norms = None, norms
 
     return property(read, write, doc=f"See `fastlr.Optimizer`: {name}.")
 

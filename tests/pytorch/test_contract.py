@@ -1061,3 +1061,41 @@ def test_a_compiled_training_step_breaks_the_graph_at_the_optimizer():
 def test_trained_parameters():
     net = network(only_matrices=True)
     assert {param.ndim for param in trained(net)} == {2}
+
+
+@pytest.mark.parametrize("copied", [
+    lambda opt: copy.deepcopy(opt), lambda opt: pickle.loads(pickle.dumps(opt)), lambda opt: loaded(opt),
+    lambda opt: loaded(loaded(opt)), lambda opt: assigned(opt)],
+    ids=["deepcopy", "pickle", "state_dict", "loaded twice", "an option that was set"])
+def test_a_copy_remembers_the_norms_that_clip_zscore_has_seen(copied):
+    generator = torch.Generator().manual_seed(0)
+    opt = fastlr.torch.SGD([torch.nn.Parameter(torch.zeros(4))], lr=0.5, clip_zscore=2.0)
+
+    def step(opt, gradient):
+        param = opt.param_groups[0]["params"][0]
+        before = param.detach().clone()
+        param.grad = gradient.clone()
+        opt.step()
+        return param.detach() - before
+
+    for _ in range(30):
+        step(opt, torch.randn(4, generator=generator))
+    other, spike = copied(opt), torch.full((4,), 1e3)
+    moved = step(other, spike)
+    assert moved.norm() < 10           # (it knows that this is no usual norm)
+    assert torch.equal(moved, step(opt, spike))
+
+
+def loaded(opt):
+    other = fastlr.torch.SGD([torch.nn.Parameter(opt.param_groups[0]["params"][0].detach().clone())], lr=1.0,
+                             clip_zscore=2.0)
+    saved = opt.state_dict()
+    assert set(saved) == {"state", "param_groups", "norms"} and set(saved["norms"]) == {"count", "mean", "variance"}
+    other.load_state_dict(saved)
+    return other
+
+
+def assigned(opt):
+    other = copy.deepcopy(opt)
+    other.clip_zscore = 2.0
+    return other
