@@ -125,7 +125,8 @@ thread.join()
 def test_parts_of_different_builds_are_refused():
     """They may disagree on the layout of a struct."""
     names = ("accumulation", "arrays", "c_api", "clipping", "curvature", "functional_step", "gradients", "layout",
-             "plan", "compiled_schedule", "row_index", "rows", "step_scalars", "unit_norms")
+             "plan", "compiled_schedule", "row_index", "rows", "step_scalars", "torch_clipping", "torch_grad",
+             "torch_native", "torch_plan", "torch_tensors", "torch_watch", "unit_norms", "written_ranges")
     modules = [fastlr.kernels, *(importlib.import_module(f"fastlr._engine.{name}") for name in names)]
     modules += [instruction_set.load(f"fastlr._kernels.{name}") for name in ("step", "norms", "rows")]
     rules = [module.name for module in pkgutil.iter_modules(fastlr._matrix.__path__) if module.name != "matrix_rule"]

@@ -6,13 +6,19 @@ gradients are read as Python objects, which costs more.
 from __future__ import annotations
 
 import ctypes
+import importlib
 from pathlib import Path
 
 import torch
 
+from .._engine.instruction_set import one_build
 from .._engine.torch_grad import use_grad
 from .._engine.torch_native import use_native
 from .._engine.torch_tensors import use_torch
+
+for part in ("torch_clipping", "torch_grad", "torch_native", "torch_plan", "torch_tensors", "torch_watch",
+             "written_ranges"):
+    one_build(f"fastlr._engine.{part}", importlib.import_module(f"fastlr._engine.{part}").build_id)
 
 C = "aoti_torch_"
 FUNCTIONS = {
