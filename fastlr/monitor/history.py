@@ -140,7 +140,9 @@ class History:
             it has none of these names yet, else the next one; the first is 1.
         opt
             The optimizer that made the update: its t, its ``lr`` (a schedule's at the update that is done; of further
-            groups ``lr.1``, ``lr.2``, ...) and, where it was measured, its ``grad_norm`` are recorded too.
+            groups ``lr.1``, ``lr.2``, ...) and, where it was measured, its ``grad_norm`` are recorded too. Of an
+            optimizer of torch, t is the ``step`` in its state, where that has one, and ``lr`` is what its groups have:
+            record before the scheduler's step.
 
         Raises
         ------
@@ -391,20 +393,32 @@ class History:
         return f"History({'; '.join(parts)})"
 
 
-def read_optimizer(opt: Any) -> tuple[int, Row]:
+def read_optimizer(opt: Any) -> tuple[int | None, Row]:
     """Updates done, the rates of the latest update, and the norm of its gradients if it was measured."""
+    t: int | None
     try:
-        t, groups = int(opt.t), opt.groups
-        rates = [group.lr for group in groups]
-    except (AttributeError, TypeError):
-        raise TypeError(f"History.record: opt must be a fastlr optimizer, got {type(opt).__name__}") from None
+        if hasattr(opt, "param_groups"):
+            t, rates = updates_in_torch(opt), [group["lr"] for group in opt.param_groups]
+        else:
+            t, rates = int(opt.t), [group.lr for group in opt.groups]
+    except (AttributeError, TypeError, KeyError):
+        raise TypeError(f"History.record: opt must be an optimizer of fastlr or torch, got "
+                        f"{type(opt).__name__}") from None
     row = {}
     for k, lr in enumerate(rates):
-        row["lr" if k == 0 else f"lr.{k}"] = float(lr(max(t - 1, 0)) if callable(lr) else lr)
+        row["lr" if k == 0 else f"lr.{k}"] = float(lr(max((t or 0) - 1, 0)) if callable(lr) else lr)
     norm = getattr(opt, "grad_norm", None)
     if norm is not None:
         row["grad_norm"] = float(norm)
     return t, row
+
+
+def updates_in_torch(opt: Any) -> int | None:
+    """Updates that a torch optimizer has done, as the first state that counts them says; None if none does."""
+    for state in vars(opt).get("state", {}).values():      # (of fastlr.torch's, without showing it to anybody)
+        if isinstance(state, dict) and "step" in state:
+            return int(state["step"])
+    return None
 
 
 def checked_name(name: object) -> str:

@@ -336,6 +336,23 @@ def rate_ratios(opt: Any) -> list[float]:
 def restored(opt: Any, also_restore: Any) -> Iterator[Callable[[], None]]:
     """Yields a function that restores the optimizer and all else; it is also called at the end in any case."""
     others = saved(also_restore, "find_lr: also_restore")
+    own = opt.saved() if hasattr(opt, "saved") else saved_optimizer(opt)
+
+    def write() -> None:
+        own()
+        others()
+
+    def restore() -> None:
+        completed(write)
+
+    try:
+        yield restore
+    finally:
+        restore()
+
+
+def saved_optimizer(opt: Any) -> Callable[[], None]:
+    """Save an optimizer of fastlr and its parameters; return the function that restores them."""
     state = opt.state_dict()
     plan = unwrapped(opt)._plan
     tensors = tensors_of(opt)
@@ -359,15 +376,8 @@ def restored(opt: Any, also_restore: Any) -> Iterator[Callable[[], None]]:
             array[...] = copy
         mark_written([source for tensor in tensors for source in tensor.sources()])
         plan.skipped, plan.grad_norm = skipped, norm
-        others()
 
-    def restore() -> None:
-        completed(write)
-
-    try:
-        yield restore
-    finally:
-        restore()
+    return write
 
 
 def set_rates(opt: Any, lr: float, ratios: list[float]) -> None:
