@@ -250,6 +250,14 @@ def test_memory_that_an_optimizer_uses_is_not_given_away(resize):
     del opt, view, ema
 
 
+def test_gradients_that_are_bound_in_place_of_equal_ones_are_not_given_away():
+    before, now = np.ones(1, np.float32), np.ones(1, np.float32)
+    opt = fastlr.SGD([np.ones(1, np.float32)], lr=1.0, grads=[before])
+    opt.bind([now])
+    with pytest.raises(ValueError, match="cannot resize"):
+        now.resize(100_000, refcheck=False)
+
+
 def test_the_number_of_skipped_steps_is_saved(tmp_path):
     def fresh(p):
         return fastlr.SGD([p], lr=1.0, nonfinite="skip")
