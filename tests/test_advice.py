@@ -193,6 +193,7 @@ def test_what_cannot_be_copied_or_pickled():
     assert opt.groups[0].lr == opt.state_dict()["groups"][0]["lr"]
 
 
+@pytest.mark.filterwarnings("ignore:Setting the shape:DeprecationWarning")      # (from NumPy 2.5 on)
 def test_rows():
     table = ones(4, 2)
     opt = fastlr.SGD({"table": table}, lr=1.0)

@@ -186,10 +186,13 @@ def test_groups_keep_the_ratios_of_their_rates():
     assert [group["lr"] for group in opt.param_groups] == [0.1, 0.4]
 
 
+ONES = torch.ones(4, 3, dtype=torch.float32)       # (another module may set the default while this is collected)
+
+
 @pytest.mark.parametrize("batch, loss_fn", [
-    ((torch.ones(4, 3), torch.ones(4, 3), torch.zeros(4, 1)), mse),
-    ({"a": torch.ones(4, 3), "b": torch.ones(4, 3)}, lambda output, batch: (output - batch["a"][:, :1]).square().mean()),
-    ({"a": torch.ones(4, 3), "b": torch.ones(4, 3), "as_loss": torch.tensor(True)}, None),
+    ((ONES, ONES, torch.zeros(4, 1, dtype=torch.float32)), mse),
+    ({"a": ONES, "b": ONES}, lambda output, batch: (output - batch["a"][:, :1]).square().mean()),
+    ({"a": ONES, "b": ONES, "as_loss": torch.tensor(True)}, None),
 ], ids=["inputs and a target", "mapping", "the model's loss"])
 def test_batches_of_several_kinds(batch, loss_fn):
     class Model(torch.nn.Linear):
