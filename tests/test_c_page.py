@@ -65,6 +65,7 @@ def test_the_program_has_the_bits_of_the_python_beside_it(files, run, tmp_path, 
 
 @has_library
 @pytest.mark.skipif(not shutil.which("cmake"), reason="needs CMake")
+@pytest.mark.skipif(sys.version_info >= (3, 13), reason="CMake 3.25 takes an older Python that is there for this one")
 def test_cmake_finds_the_header(files, run, tmp_path):
     for name in ("program.c", "CMakeLists.txt"):
         (tmp_path / name).write_text(files[name])
