@@ -27,6 +27,13 @@ cdef inline void** native_tensor(PyObject* tensor) noexcept:
     return <void**>(<char*>tensor + impl_offset)
 
 cdef inline void prefetch_lines(const void* x) noexcept:
+    """Request the four lines of the cache that a `TensorImpl` may be in."""
     prefetch_read(x)
     prefetch_read(<const char*>x + 64)
     prefetch_read(<const char*>x + 128)
+    prefetch_read(<const char*>x + 192)
+
+cdef inline void prefetch_storage(const void* x) noexcept:
+    """Request the two lines that the head of a `StorageImpl` may be in."""
+    prefetch_read(x)
+    prefetch_read(<const char*>x + 59)

@@ -13,7 +13,7 @@ from fastlr._engine.memory cimport Memory
 from fastlr._engine.plan cimport Plan
 from fastlr._engine.torch_grad cimport grad_of
 from fastlr._engine.torch_native cimport (
-    describe_native, has_native, native, native_tensor, no_tensor, prefetch_lines,
+    describe_native, has_native, native, native_tensor, no_tensor, prefetch_lines, prefetch_storage,
 )
 from fastlr._engine.torch_tensors cimport (
     Py_TYPE, PyObject, array_over, describe, parameter_type, storage_of, tensor_type,
@@ -29,7 +29,10 @@ from fastlr._engine.rows import step_rows
 build_id = FASTLR_LAYOUT.decode()
 
 cdef enum:
-    AHEAD = 12                 # parameters from which on memory is requested
+    AHEAD = 3                  # parameters between two turns of requesting memory
+    STORAGE = 2                # words of a `TensorImpl` that point at what else is read: only as hints
+    AUTOGRAD = 3
+    VERSION = 5
 
 
 cdef struct SeenTensor:
@@ -39,8 +42,11 @@ cdef struct SeenTensor:
     bint special               # its gradient and memory are found by Python: complex, or of a type of its own
     bint plain                 # contiguous in C order
     bint native                # its gradient may be read without a Python object
-    void* impl                 # where its `TensorImpl` and its gradient's `Tensor` were: a hint
-    void* slot
+    void* impl                 # hints: where its `TensorImpl` was in the last step, and what that pointed at
+    void* storage
+    void* autograd
+    void* version
+    void* slot                 # ... where its gradient's `Tensor` was
     Py_ssize_t size, bytes
     int64_t* shape
     int64_t* strides
@@ -82,6 +88,8 @@ cdef class TorchTensors:
         cdef DLTensor found
         cdef SeenTensor* seen
         cdef int64_t length
+        cdef int64_t* shapes
+        cdef Py_ssize_t lengths = 0
         self.plan, self.owners, self.locals = plan, owners, local_tensors
         self.of_special, self.convert_gradient, self.step_elements = of_special, convert_gradient, step_elements
         self.memory, self.count, self.native = Memory(), len(owners), may_be_native
@@ -94,14 +102,18 @@ cdef class TorchTensors:
         self.take_steps(steps)
         merge_written(&self.written, plan.layout, self.memory)
         for i in range(self.count):
+            describe(<PyObject*>local_tensors[i], &found)
+            lengths += 2 * found.ndim
+        shapes = <int64_t*>self.memory.take(lengths + 1, sizeof(int64_t))
+        for i in range(self.count):
             seen = &self.seen[i]
             self.owner[i] = <PyObject*>owners[i]
             describe(<PyObject*>local_tensors[i], &found)
             seen.data, seen.ndim = <char*>found.data + found.byte_offset, found.ndim
             seen.special = owners[i] is not local_tensors[i]
             seen.native = may_be_native and not seen.special and Py_TYPE(self.owner[i]) in (tensor_type, parameter_type)
-            seen.shape = <int64_t*>self.memory.take(max(2 * found.ndim, 1), sizeof(int64_t))
-            seen.strides = seen.shape + found.ndim
+            seen.shape, seen.strides = shapes, shapes + found.ndim
+            shapes += 2 * found.ndim
             seen.size, seen.plain, length = 1, True, 1
             for k in range(found.ndim):
                 seen.shape[k], seen.strides[k] = found.shape[k], found.strides[k]
@@ -215,21 +227,35 @@ cdef class TorchTensors:
         return present
 
     cdef void prefetch_ahead(self, Py_ssize_t i) noexcept:
-        """Request what the next parameters and their gradients are read from: some ten lines of the cache each.
+        """Request what the next parameters and their gradients are read from: some twenty lines of the cache each.
 
-        Where those were is remembered, as a hint; nothing is read there but by torch's own functions.
+        In three turns, as each address is found by what an earlier turn has loaded. Where a parameter's own parts were
+        in the last step is remembered, as a hint: nothing is read there but by torch's own functions.
         """
-        cdef Py_ssize_t k = i + AHEAD
+        cdef Py_ssize_t k = i + 3 * AHEAD
+        cdef SeenTensor* seen
         cdef void** gradient
         if k < self.count and self.seen[k].native:
+            seen = &self.seen[k]
             prefetch_read(self.owner[k])
-            prefetch_lines(self.seen[k].impl)
-            prefetch_read(self.seen[k].slot)
-        k = i + AHEAD // 2
+            prefetch_lines(seen.impl)
+            prefetch_storage(seen.storage)
+            prefetch_read(seen.autograd)
+            prefetch_read(seen.slot)
+            prefetch_read(seen.version)
+        k -= AHEAD
+        if k < self.count and self.seen[k].native:
+            seen = &self.seen[k]
+            seen.impl = native_tensor(self.owner[k])[0]
+            seen.storage, seen.autograd = (<void**>seen.impl)[STORAGE], (<void**>seen.impl)[AUTOGRAD]
+            seen.version = (<void**>seen.impl)[VERSION]
+            gradient = native.grad(seen.impl)
+            seen.slot = <void*>gradient
+            prefetch_lines(gradient[0])
+        k -= AHEAD
         if k < self.count and self.seen[k].native:
             gradient = native.grad(native_tensor(self.owner[k])[0])
-            self.seen[k].impl, self.seen[k].slot = native_tensor(self.owner[k])[0], <void*>gradient
-            prefetch_lines(gradient[0])
+            prefetch_storage((<void**>gradient[0])[STORAGE])
 
     cdef int read_native(self, Py_ssize_t i) noexcept:
         """Read a gradient of the parameter's own layout: 1, 0 if there is none, -1 if it has to be read otherwise."""
