@@ -19,6 +19,8 @@ cdef class Gradients:
     cdef StridedLayout* layouts        # per tensor: in the order in which the parameter is traversed
     cdef StridedLayout* measured_layouts       # ... and in the order of the gradient's own axes
     cdef char** checked                # per tensor: a gradient's address that was found to overlap nothing
+    cdef void** objects                # per tensor: the object that was given; NULL where nobody asks for that
+    cdef bint other_objects            # whether one of them is another than before
     cdef MemoryRange* zeroed           # the gradients that a step sets to zero, by address
     cdef bint read_elsewhere           # whether `views` are of tensors that another module reads and checks
 

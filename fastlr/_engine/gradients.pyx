@@ -42,6 +42,9 @@ cdef class Gradients:
         for i in range(layout.count):
             array = arrays[i]
             gradient = &self.views[i]
+            if self.objects != NULL:
+                self.other_objects |= self.objects[i] != <void*>array
+                self.objects[i] = <void*>array
             if array is None:
                 gradient.g = NULL
                 continue

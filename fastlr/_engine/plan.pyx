@@ -73,15 +73,19 @@ cdef class Plan:
         self.scalars.corrected |= max_lr > 0
 
     def bind(self, list arrays):
-        """Read these gradients in every step that is given none."""
+        """Read these gradients in every step that is given none. Returns whether one is another object than before."""
         cdef Gradients bound
         self.begin()
         try:
             bound = Gradients(self.layout)
+            bound.objects = <void**>bound.memory.take(self.layout.count, sizeof(void*))
             if self.bound is not None:         # (an address overlaps nothing, whoever bound it)
                 memcpy(bound.checked, self.bound.checked, self.layout.count * sizeof(char*))
+                if self.bound.objects != NULL:
+                    memcpy(bound.objects, self.bound.objects, self.layout.count * sizeof(void*))
             bound.read(arrays, False)
             self.bound = bound
+            return bound.other_objects
         finally:
             self.end()
 

@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from operator import is_
 from typing import Any, Literal
 
 import numpy as np
@@ -341,8 +340,7 @@ class BoundParameters(RuleClass, family=True):
     def bind(self, grads: Any) -> None:
         """Read these gradient buffers in every `step()` that is given none: their memory must stay where it is."""
         arrays = self._arranged(grads)
-        self._plan.bind(arrays)
-        if self._bound is None or len(arrays) != len(self._bound) or not all(map(is_, arrays, self._bound)):
+        if self._plan.bind(arrays):
             self._bound_fixed = [fixed_in_memory(array) for array in arrays if isinstance(array, np.ndarray)]
         self._bound = arrays
 
