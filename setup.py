@@ -41,7 +41,9 @@ ABI3 = not (
 )
 # (threads take tasks by C11's atomics, which Microsoft's compiler has where it is told so)
 FLAGS = build.compile_flags() + ["/std:c11", "/experimental:c11atomics"] * build.MSVC
-LINK: list[str] = []
+# (the symbols that profilers read are a twentieth of a wheel: a development build keeps them)
+PROFILED = SANITIZE or COVERAGE or "FASTLR_VARIANTS" in os.environ
+LINK = ["-s"] if sysconfig.get_platform().startswith("linux") and not PROFILED else []
 MACROS: list[tuple[str, str | None]] = [("Py_LIMITED_API", "0x030B0000")] if ABI3 else []
 if SANITIZE:
     FLAGS = [flag for flag in FLAGS if flag not in ("-O3", "-g0")]

@@ -12,7 +12,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-#: How many numbers and powers a node of a schedule has room for: its struct says.
+#: How many numbers and powers a node of a schedule holds at most: its struct says.
 NODE = Path(__file__).with_name("_engine").joinpath("compiled_schedule.pxd").read_text(encoding="utf-8")
 MAX_NUMBERS, MAX_POWERS = (int(re.findall(rf"{kind}\[(\d+)\] {name} ", NODE)[0])
                            for kind, name in (("double", "h"), ("Power", "powers")))

@@ -9,7 +9,10 @@ import numpy as np
 
 from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_IsValid
-from libc.stdint cimport int32_t, int64_t, uint64_t, uintptr_t
+from libc.stdint cimport uintptr_t
+from fastlr._engine.dlpack cimport (
+    DL_CPU, DL_READ_ONLY, DLPACK_MAJOR, DLManagedTensorVersioned, DLTensor, storage_of,
+)
 from fastlr._kernels.build_id cimport FASTLR_LAYOUT
 from fastlr._kernels.structs cimport BFLOAT16, FLOAT16, FLOAT32, FLOAT64, REST16, UNSIGNED8, SIGNED8, UNKNOWN, Storage
 
@@ -150,48 +153,6 @@ def dimensions(array):
     return <uintptr_t>array_view.data, shape, strides, array_view.stored == FLOAT64, bool(array_view.flags & WRITEABLE)
 
 
-cdef extern from *:
-    """
-    /* DLPack's own declarations (github.com/dmlc/dlpack, version 1.0), as far as they are read. */
-    typedef struct {
-        void *data;
-        struct { int32_t type, id; } device;
-        int32_t ndim;
-        struct { uint8_t code, bits; uint16_t lanes; } dtype;
-        int64_t *shape, *strides;
-        uint64_t byte_offset;
-    } fastlr_dltensor;
-    typedef struct {
-        struct { uint32_t major, minor; } version;
-        void *manager_ctx;
-        void (*deleter)(void *);
-        uint64_t flags;
-        fastlr_dltensor tensor;
-    } fastlr_versioned_dltensor;
-    /* The size of an element on the CPU: of a float, or (negative) of a bfloat16; 0 of anything else. */
-    static inline int fastlr_element_size(const fastlr_dltensor *t) {
-        int bits = t->dtype.bits;
-        if (t->device.type != 1 || t->dtype.lanes != 1)
-            return 0;
-        if (t->dtype.code == 4)
-            return bits == 16 ? -2 : 0;
-        return t->dtype.code == 2 && (bits == 16 || bits == 32 || bits == 64) ? bits / 8 : 0;
-    }
-    static inline unsigned fastlr_major(const fastlr_versioned_dltensor *t) { return t->version.major; }
-    """
-    ctypedef struct fastlr_dltensor:
-        void* data
-        int32_t ndim
-        int64_t* shape
-        int64_t* strides               # in elements; NULL: C order
-        uint64_t byte_offset
-    ctypedef struct fastlr_versioned_dltensor:
-        uint64_t flags                 # bit 0: only to be read
-        fastlr_dltensor tensor
-    int element_size "fastlr_element_size"(const fastlr_dltensor* tensor)
-    unsigned int major_version "fastlr_major"(const fastlr_versioned_dltensor* tensor)
-
-
 cdef class DLPackBuffer:
     """The memory of a DLPack capsule, as a buffer of bytes from its lowest element to its highest."""
     cdef object capsule
@@ -208,28 +169,29 @@ def dlpack_array(x):
 
     It can be written where its maker says so, or is PyTorch (a capsule without a version does not say).
     """
-    cdef fastlr_dltensor* tensor
-    cdef fastlr_versioned_dltensor* versioned
+    cdef DLTensor* tensor
+    cdef DLManagedTensorVersioned* versioned
+    cdef Storage stored
     cdef DLPackBuffer buffer = DLPackBuffer()
-    cdef int k, size
-    if tuple(x.__dlpack_device__())[0] != 1:
+    cdef int k
+    if tuple(x.__dlpack_device__())[0] != DL_CPU:
         raise BufferError("not on the CPU")
     try:
         buffer.capsule = x.__dlpack__(max_version=(1, 0))
     except TypeError:
         buffer.capsule = x.__dlpack__()
     if PyCapsule_IsValid(buffer.capsule, "dltensor_versioned"):
-        versioned = <fastlr_versioned_dltensor*>PyCapsule_GetPointer(buffer.capsule, "dltensor_versioned")
-        if major_version(versioned) != 1:
-            raise BufferError(f"DLPack of version {major_version(versioned)}")
-        tensor, buffer.read_only = &versioned.tensor, versioned.flags & 1
+        versioned = <DLManagedTensorVersioned*>PyCapsule_GetPointer(buffer.capsule, "dltensor_versioned")
+        if versioned.version.major != DLPACK_MAJOR:
+            raise BufferError(f"DLPack of version {versioned.version.major}")
+        tensor, buffer.read_only = &versioned.dl_tensor, versioned.flags & DL_READ_ONLY
     else:
-        tensor = <fastlr_dltensor*>PyCapsule_GetPointer(buffer.capsule, "dltensor")
+        tensor = <DLTensor*>PyCapsule_GetPointer(buffer.capsule, "dltensor")
         buffer.read_only = not is_torch_tensor(x)
-    size = element_size(tensor)
-    if size == 0:
+    stored = storage_of(tensor) if tensor.device.device_type == DL_CPU else UNKNOWN
+    if stored == UNKNOWN:
         raise TypeError("not float16, bfloat16, float32 or float64")
-    dtype = np.dtype(np.uint16) if size < 0 else np.dtype(f"f{size}")
+    dtype = np.dtype(np.uint16) if stored == BFLOAT16 else np.dtype(f"f{tensor.dtype.bits // 8}")
     shape = [tensor.shape[k] for k in range(tensor.ndim)]
     if tensor.strides != NULL:
         strides = [dtype.itemsize * tensor.strides[k] for k in range(tensor.ndim)]
@@ -242,7 +204,7 @@ def dlpack_array(x):
         buffer.low = <char*>tensor.data + tensor.byte_offset + <Py_ssize_t>below
         buffer.size = dtype.itemsize + sum([abs(step) * (n - 1) for n, step in zip(shape, strides, strict=True)])
         array = np.ndarray(shape, dtype, buffer, -below, strides)
-    return array.view(BFloat16) if size < 0 else array
+    return array.view(BFloat16) if stored == BFLOAT16 else array
 
 
 def as_array(x, caller, bint writable=False):

@@ -2,48 +2,17 @@
 """Clipping of gradients of torch by their norm, in place: `clip_grad_norm_` of many small ones."""
 from libc.float cimport DBL_MAX
 from libc.math cimport sqrt
-from fastlr._engine.dlpack cimport DL_CPU, DLTensor
+from fastlr._engine.dlpack cimport DL_CPU, DLTensor, storage_of
 from fastlr._engine.memory cimport Memory
 from fastlr._engine.torch_grad cimport grad_of
 from fastlr._engine.torch_tensors cimport (
-    Py_TYPE, PyList_GetItem, PyList_Size, PyObject, describe, storage_of, tensor_type,
+    Py_TYPE, PyList_GetItem, PyList_Size, PyObject, describe, tensor_type,
 )
 from fastlr._kernels.build_id cimport FASTLR_LAYOUT
+from fastlr._kernels.lanes cimport sum_of_squares
 from fastlr._kernels.structs cimport FLOAT32, FLOAT64, Storage
 
 build_id = FASTLR_LAYOUT.decode()
-
-
-cdef double sum_of_squares32(const float* x, Py_ssize_t size) noexcept nogil:
-    cdef double[8] sums
-    cdef double rest = 0
-    cdef Py_ssize_t i, k
-    for k in range(8):
-        sums[k] = 0
-    for i in range(size // 8):
-        for k in range(8):
-            sums[k] += <double>x[8 * i + k] * <double>x[8 * i + k]
-    for i in range(size // 8 * 8, size):
-        rest += <double>x[i] * <double>x[i]
-    for k in range(8):
-        rest += sums[k]
-    return rest
-
-
-cdef double sum_of_squares64(const double* x, Py_ssize_t size) noexcept nogil:
-    cdef double[8] sums
-    cdef double rest = 0
-    cdef Py_ssize_t i, k
-    for k in range(8):
-        sums[k] = 0
-    for i in range(size // 8):
-        for k in range(8):
-            sums[k] += x[8 * i + k] * x[8 * i + k]
-    for i in range(size // 8 * 8, size):
-        rest += x[i] * x[i]
-    for k in range(8):
-        rest += sums[k]
-    return rest
 
 
 cdef struct ContiguousGradient:
@@ -97,9 +66,9 @@ def clip_gradients(list params, double max_norm, Py_ssize_t most):
         count += 1
     for k in range(count):
         if found[k].is_double:
-            squares += sum_of_squares64(<double*>found[k].data, found[k].size)
+            squares += sum_of_squares(<double*>found[k].data, found[k].size)
         else:
-            squares += sum_of_squares32(<float*>found[k].data, found[k].size)
+            squares += sum_of_squares(<float*>found[k].data, found[k].size)
     norm = sqrt(squares)
     if not norm <= DBL_MAX:
         return None

@@ -6,7 +6,7 @@ As gradients.pyx does for arrays. Gradients are new in each step: what is done f
 from libc.math cimport NAN
 from libc.stdint cimport int64_t, uintptr_t
 from fastlr._engine.arrays cimport ArrayView, memory_range
-from fastlr._engine.dlpack cimport DL_CPU, DLTensor
+from fastlr._engine.dlpack cimport DL_CPU, DLTensor, storage_of
 from fastlr._engine.gradients cimport Gradients
 from fastlr._engine.layout cimport Layout, MemoryRange, same_precision, same_shape, sort_by_address
 from fastlr._engine.memory cimport Memory
@@ -16,7 +16,7 @@ from fastlr._engine.torch_native cimport (
     describe_native, has_native, native, native_tensor, no_tensor, prefetch_lines, prefetch_storage,
 )
 from fastlr._engine.torch_tensors cimport (
-    Py_TYPE, PyObject, array_over, describe, parameter_type, storage_of, tensor_type,
+    Py_TYPE, PyObject, array_over, describe, parameter_type, tensor_type,
 )
 from fastlr._engine.written_ranges cimport WrittenRanges, may_be_written, merge_written, refuse_overlap
 from fastlr._kernels.build_id cimport FASTLR_LAYOUT

@@ -1,6 +1,5 @@
 # cython: language_level=3
-from fastlr._engine.dlpack cimport DL_BFLOAT, DL_FLOAT, DLTensor, DLTensorFromPyObject
-from fastlr._kernels.structs cimport BFLOAT16, FLOAT16, FLOAT32, FLOAT64, UNKNOWN, Storage
+from fastlr._engine.dlpack cimport DLTensor, DLTensorFromPyObject
 
 cdef extern from "Python.h":
     # (with pointers: nothing here counts references to tensors that groups hold)
@@ -24,12 +23,3 @@ cdef inline int describe(PyObject* tensor, DLTensor* out) except -1:
     if export != NULL:
         return export(tensor, out)
     return describe_by_methods(tensor, out)
-
-cdef inline Storage storage_of(const DLTensor* tensor) noexcept:
-    """How the elements of a tensor are stored."""
-    if tensor.dtype.lanes != 1:
-        return UNKNOWN
-    if tensor.dtype.code == DL_FLOAT:
-        return FLOAT32 if tensor.dtype.bits == 32 else FLOAT64 if tensor.dtype.bits == 64 else \
-            FLOAT16 if tensor.dtype.bits == 16 else UNKNOWN
-    return BFLOAT16 if tensor.dtype.code == DL_BFLOAT and tensor.dtype.bits == 16 else UNKNOWN

@@ -11,6 +11,7 @@ from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.stdint cimport int64_t, uintptr_t
 from fastlr._engine.dlpack cimport (
     DL_BFLOAT, DL_COMPLEX, DL_CPU, DL_FLOAT, DLPACK_MAJOR, DLPackExchangeAPI, DLTensor, DLTensorFromPyObject,
+    storage_of,
 )
 from fastlr._kernels.build_id cimport FASTLR_LAYOUT
 from fastlr._kernels.structs cimport BFLOAT16, FLOAT16, FLOAT32, FLOAT64, MAX_DIMENSIONS, UNKNOWN, Storage
