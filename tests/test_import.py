@@ -84,3 +84,10 @@ class Own(fastlr.AdamW, decay="decoupled", rule="AdamW"):
     pass
 print("own" in fastlr.list_optimizers(), "own" in fastlr.kernels.__all__, "adamw" in fastlr.kernels.__all__)
 """).split() == ["True", "False", "True"]
+
+
+def test_a_numpy_that_is_too_old_is_named_with_the_cure():
+    run = "import numpy; numpy.__version__ = '2.0.2'; import fastlr"
+    done = subprocess.run([sys.executable, "-c", run], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "ImportError: fastlr needs NumPy 2.1 or newer, found 2.0.2: pip install 'numpy>=2.1'" in done.stderr

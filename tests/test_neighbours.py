@@ -5,6 +5,8 @@ The inputs themselves are in the tests of what they are about. A failure here pr
 import copy
 import os
 import resource
+import subprocess
+import sys
 from fractions import Fraction
 
 import numpy as np
@@ -15,6 +17,7 @@ from registry import bits
 
 import fastlr
 from fastlr import schedules
+from fastlr._engine.threads import group_limits
 
 few = settings(max_examples=40, deadline=None, derandomize=True,
                suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
@@ -445,3 +448,92 @@ def test_a_copy_follows_what_a_mean_loads(tmp_path, kind, seed, steps):
     before = np.array(opt.shadow["0"])
     opt.cast()
     assert bits([before]) == bits([np.array(opt.shadow["0"])])
+
+
+# A save that is killed at any line of it: in a process of its own, as a fork of one with threads may stop
+
+KILLED_SAVES = """
+import os, signal, sys
+import numpy as np, fastlr
+from fastlr._engine import file_replacement
+
+folder, named = sys.argv[1], sys.argv[2] == "named"
+if named:
+    file_replacement.UNNAMED = 0
+fastlr.set_num_threads(1)
+path = os.path.join(folder, "saved")
+opt = fastlr.Adam({"w": np.zeros((3, 500)).T, "b": np.zeros(7)}, ema_decay=0.9)
+for _ in range(2):
+    opt.step({"w": np.ones((500, 3)), "b": np.ones(7)})
+    if opt.t == 1:
+        fastlr.save(path, opt)
+
+def kill_at(line):
+    seen = 0
+    def trace(frame, event, arg):
+        nonlocal seen
+        if os.path.basename(frame.f_code.co_filename) not in ("checkpoint.py", "container.py", "file_replacement.py"):
+            return None
+        seen += event == "line"
+        if seen == line:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return trace
+    sys.settrace(trace)
+    fastlr.save(path, opt)
+    os._exit(0)
+
+line, renamed, killed, whole = 0, 0, True, fastlr.checkpoint.read_header(path)["t"]
+while killed:
+    line += 1
+    child = os.fork()
+    if not child:
+        kill_at(line)
+    killed = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    other = fastlr.Adam({"w": np.zeros((3, 500)).T, "b": np.zeros(7)}, ema_decay=0.9)
+    fastlr.load(path, other)
+    assert other.t >= whole, (line, other.t, whole)
+    whole = other.t
+    assert other.t == 1 or all(np.array_equal(other.state[n][s], opt.state[n][s]) for n in "wb" for s in ("m", "v"))
+    left = [name for name in os.listdir(folder) if name != "saved"]
+    assert len(left) <= killed, (line, left)
+    if left and not named:             # (it got its name when it was whole, and replaces the old one)
+        fastlr.load(os.path.join(folder, left[0]), other)
+        renamed += 1
+assert line > 40 and whole == 2 and renamed <= 5, (line, whole, renamed)
+fastlr.save(path, opt)
+assert os.listdir(folder) == ["saved"]
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("kind", ["unnamed", "named"])
+def test_a_save_that_is_killed_at_any_line_leaves_whole_files(tmp_path, kind):
+    done = subprocess.run([sys.executable, "-c", KILLED_SAVES, str(tmp_path), kind], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+# Limits of control groups
+
+limits = st.none() | st.tuples(st.integers(1_000, 10**7), st.sampled_from([50_000, 100_000, 250_000]))
+
+
+@few
+@given(st.lists(st.tuples(st.text("abcxyz.-_", min_size=1, max_size=5).filter(lambda name: set(name) != {"."}), limits),
+                max_size=4), limits, st.booleans())
+def test_every_group_that_contains_a_process_limits_its_cores(tmp_path, path, at_root, second_version):
+    home = tmp_path / f"{len(list(tmp_path.iterdir()))}"
+    folder = home / "mounted" / ("" if second_version else "cpu,cpuacct")
+    allowed = []
+    for name, limit in [("", at_root), *path]:
+        folder = folder / name
+        folder.mkdir(parents=True, exist_ok=True)
+        if second_version:
+            folder.joinpath("cpu.max").write_text(f"{limit[0]} {limit[1]}\n" if limit else "max 100000\n")
+        else:
+            folder.joinpath("cpu.cfs_quota_us").write_text(f"{limit[0] if limit else -1}\n")
+            folder.joinpath("cpu.cfs_period_us").write_text(f"{limit[1] if limit else 100_000}\n")
+        if limit:
+            allowed.append(max(1, int(Fraction(*limit))))
+    number, controllers = ("0", "") if second_version else ("7", "cpu,cpuacct")
+    home.joinpath("cgroup").write_text(f"3:memory:/else\n{number}:{controllers}:/{'/'.join(name for name, _ in path)}\n")
+    assert list(group_limits(str(home / "cgroup"), str(home / "mounted"))) == allowed[::-1]

@@ -251,6 +251,8 @@ def overlaps_itself(array):
     return False
 
 
+if tuple([int(number) for number in np.__version__.split(".")[:2]]) < (2, 1):      # (its DLPack cannot be written)
+    raise ImportError(f"fastlr needs NumPy 2.1 or newer, found {np.__version__}: pip install 'numpy>=2.1'")
 probe = np.zeros((3, 5), np.float32)[::-1, 1::2]
 if dimensions(probe) != (probe.__array_interface__["data"][0], probe.shape, probe.strides, False, True):
     raise ImportError("fastlr: NumPy's array object is not laid out as expected; "
