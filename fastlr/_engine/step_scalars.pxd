@@ -104,6 +104,5 @@ cdef class ScalarGroups:
     cdef void begin(self, double loss) noexcept nogil
     cdef void begin_tensors(self, const GradientView* gradients) noexcept nogil
     cdef void reduce_terms(self, StepJob* job) noexcept nogil
-    cdef void take_roots(self, const StepJob* job, Py_ssize_t i, double* sums) noexcept nogil
     cdef void count_step(self, const GradientView* gradients) noexcept nogil
     cdef void skip(self, Py_ssize_t i, int64_t steps) noexcept nogil

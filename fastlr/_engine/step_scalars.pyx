@@ -53,6 +53,15 @@ cdef void fill_scalar_group(ScalarGroup* now, const StepConstants* constants, co
     now.staged = now.grad_factor != 1 or now.clip_value < INFINITY or now.l2 != 0
 
 
+cdef inline bint any_lost(const double* sums, int count) noexcept nogil:
+    """Whether squares of one of these sums may have overflowed or vanished."""
+    cdef int j
+    for j in range(count):
+        if is_lost_sum(sums[j]):
+            return True
+    return False
+
+
 cdef class ScalarGroups:
     """The scalars of an optimizer's tensors, one set for all tensors that share them; values come by `assign`."""
 
@@ -345,9 +354,9 @@ cdef class ScalarGroups:
                 rule.begin(self.groups[k].hyper, &self.groups[k].now, memories[i], self.shared)
 
     cdef void reduce_terms(self, StepJob* job) noexcept nogil:
-        """The first pass of a reducing rule over the tensors, and what follows from its sums.
+        """The first pass of a reducing rule over the tensors, and what follows from its sums; of squares, its norms.
 
-        (Call `prepare_for` of thread_pool before.)
+        Norms are computed again where squares were lost. The threads have been made by `thread_pool.prepare_for`.
         """
         cdef const Chunk* chunks = self.layout.chunks
         cdef Py_ssize_t chunk_count = self.layout.chunk_count
@@ -376,23 +385,17 @@ cdef class ScalarGroups:
                 for j in range(rule.sums):
                     sums[j] += terms[k * MAX_SUMS + j]
                 k += 1
-            if job.gradients[i].g != NULL and rule.normed != NULL:
-                self.take_roots(job, i, sums)
-            if job.gradients[i].g != NULL and rule.finish != NULL:
+            if job.gradients[i].g == NULL:
+                continue
+            if rule.normed != NULL:
+                if self.layout.views[i].is_double and any_lost(sums, rule.sums):
+                    self.norms(job, rule.normed, rule.sums, i, sums)
+                else:
+                    for j in range(rule.sums):
+                        sums[j] = sqrt(sums[j])
+            if rule.finish != NULL:
                 rule.finish(self.groups[i].hyper, &self.groups[i].now, self.layout.memories[i], self.shared, sums,
                             <double>self.layout.views[i].size)
-
-    cdef void take_roots(self, const StepJob* job, Py_ssize_t i, double* sums) noexcept nogil:
-        """Turn a tensor's sums of squares into norms; they are computed again where squares were lost."""
-        cdef int j
-        cdef bint lost = False
-        for j in range(self.constants.rule.sums):
-            lost = lost or is_lost_sum(sums[j])
-        if lost and self.layout.views[i].is_double:
-            self.norms(job, self.constants.rule.normed, self.constants.rule.sums, i, sums)
-            return
-        for j in range(self.constants.rule.sums):
-            sums[j] = sqrt(sums[j])
 
     # Skipped steps
 
