@@ -39,6 +39,7 @@ cdef class Plan:
     cdef RowIndex row_index            # the rows of the latest step over rows
     cdef Workspace row_sums            # ... and what its gradients add up to, chunk by chunk
     cdef public object torch_parameters    # a TorchParameters, or None
+    cdef public tuple watched          # what says whether parameters were replaced, or None
     cdef object kernels
     cdef const RuleTable* rule
     cdef TaskFunction step_task
@@ -53,6 +54,7 @@ cdef class Plan:
 
     cpdef int begin(self) except -1
     cpdef int end(self) except -1
+    cpdef int refuse_replaced(self) except -1
     cdef int read_curvature(self, list gradients, list estimates) except -1
     cdef double checked_scale(self, grad_scale) except? -1
     cdef int read_gradients(self, StepJob* job, list gradients, bint zero_grads) except -1

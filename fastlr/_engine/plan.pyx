@@ -129,6 +129,8 @@ cdef class Plan:
         """
         cdef StepJob job = self.job
         cdef double scale
+        if self.watched is not None:
+            self.refuse_replaced()
         self.begin()
         try:
             if keeps is not None:
@@ -152,6 +154,14 @@ cdef class Plan:
             self.count_update(&job)
         finally:
             self.release()
+
+    cpdef int refuse_replaced(self) except -1:
+        """RuntimeError if a parameter is another array, or in other memory, than the one that this plan moves."""
+        for watched in self.watched or ():
+            key = watched.replaced()
+            if key is not None:
+                raise RuntimeError(f"{self.layout.caller}: {watched.replaced_by(key)}, or make a new optimizer")
+        return 0
 
     cdef int read_curvature(self, list gradients, list estimates) except -1:
         if gradients is None and self.bound is not None:

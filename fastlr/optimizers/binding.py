@@ -47,7 +47,6 @@ class BoundParameters(RuleClass, family=True):
     _stages: Stages
     _plan: Plan
     _structure: Structure
-    _watched: tuple[Container | TorchParameters, ...] | None       # what says whether parameters were replaced
     _groups: tuple[Group, ...]
     _state: State
     _bound_fixed: list[Any]                # see `fixed_in_memory`
@@ -230,7 +229,7 @@ class BoundParameters(RuleClass, family=True):
         """Find what has to be looked at before each step."""
         tensors = self._plan.torch_parameters
         self._nested = self._structure.nested
-        self._watched = (*self._structure.watched, *(() if tensors is None else (tensors,))) or None
+        self._plan.watched = (*self._structure.watched, *(() if tensors is None else (tensors,))) or None
 
     def _planned(self, tensors: list[Tensor], groups: Sequence[Group], stages: Stages) -> Plan:
         """A plan of the steps of these tensors, with their groups' values."""
@@ -330,7 +329,7 @@ class BoundParameters(RuleClass, family=True):
                 new.set_peak(group._index, group._lr_max or 0.0)
             if self._bound is not None:
                 new.bind(self._bound)
-            new.grad_norm = plan.grad_norm
+            new.grad_norm, new.watched = plan.grad_norm, plan.watched
             self._replan(new, stages=stages)
 
         plan.retire(change)
@@ -347,10 +346,3 @@ class BoundParameters(RuleClass, family=True):
     def _arranged(self, grads: Any, label: str = "grads") -> list[Any]:
         """Gradients in the order of the tensors."""
         return self._structure.arranged(grads, type(self).__name__, label)
-
-    def _check_replaced(self) -> None:
-        """RuntimeError if a parameter is another array, or in other memory, than the one that this optimizer moves."""
-        for watched in self._watched or ():
-            key = watched.replaced()
-            if key is not None:
-                raise RuntimeError(f"{type(self).__name__}: {watched.replaced_by(key)}, or make a new optimizer")
