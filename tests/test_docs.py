@@ -16,10 +16,12 @@ from registry import OPTIMIZERS
 import fastlr
 
 TORCH = importlib.util.find_spec("torch") is not None
+ABSENT = {name for name in ("torch", "thinc", "jax") if importlib.util.find_spec(name) is None}
 MODULES = sorted(module.name for module in pkgutil.walk_packages(fastlr.__path__, "fastlr.")
                  if "._" not in module.name and not module.name.endswith("__main__")
-                 and (TORCH or module.name.split(".")[1] != "torch"))
+                 and module.name.split(".")[1] not in ABSENT)
 ROOT = Path(__file__).parent.parent
+NEEDED = {"muon": ["torch"], "torch_steps": ["torch"], "spacy_training": ["spacy"]}
 PROGRAMS = sorted(path for path in (ROOT / "benchmarks").glob("*.py") if "__main__" in path.read_text())
 
 
@@ -71,6 +73,13 @@ def test_stubs_name_every_kernel():
     assert sorted(re.findall(r"^(\w+): Kernel$", stub, re.MULTILINE)) == fastlr.kernels.__all__
 
 
+def test_entry_points_for_thinc_are_current():
+    """python -m fastlr.optimizers.thinc_names"""
+    from fastlr.optimizers import thinc_names
+
+    assert thinc_names.entry_points() in (ROOT / "pyproject.toml").read_text()
+
+
 def test_every_optimizer_is_benchmarked():
     spec = importlib.util.spec_from_file_location("arrays", ROOT / "benchmarks" / "benchmarks" / "arrays.py")
     arrays = importlib.util.module_from_spec(spec)
@@ -87,8 +96,8 @@ def test_every_optimizer_is_benchmarked():
 def test_every_benchmark_says_how_it_is_called(path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [str(path), "--help"])
     monkeypatch.syspath_prepend(path.parent)
-    if path.stem in ("muon", "torch_steps"):
-        pytest.importorskip("torch")
+    for needed in NEEDED.get(path.stem, ()):
+        pytest.importorskip(needed)
     with pytest.raises(SystemExit) as done:
         runpy.run_path(str(path), run_name="__main__")
     assert done.value.code == 0 and capsys.readouterr().out.startswith(f"usage: {path.name}")

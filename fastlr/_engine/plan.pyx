@@ -72,6 +72,10 @@ cdef class Plan:
         self.scalars.max_lrs[group] = max_lr
         self.scalars.corrected |= max_lr > 0
 
+    def set_ema_decay(self, double decay):
+        """What the coming steps leave of the running mean of each parameter."""
+        self.scalars.constants.ema_decay = decay
+
     def bind(self, list arrays):
         """Read these gradients in every step that is given none. Returns whether one is another object than before."""
         cdef Gradients bound
