@@ -63,6 +63,7 @@ build.write_if_changed(BUILD_ID_FILE, BUILD_ID)
 MACROS += [("FASTLR_LAYOUT", f'"{BUILD_ID}"')]
 C_API = "fastlr._engine.c_api"         # says the version in C
 VERSION = tomllib.loads(Path("pyproject.toml").read_text())["project"]["version"]
+XLA_HANDLER = "fastlr.jax.handler"
 HEADER = "fastlr/include/fastlr/fastlr.h"
 
 NOT_RULES = {"__init__", "element", "scalars"}
@@ -81,7 +82,8 @@ UNUSED = [] if build.MSVC else ["-Wno-unused-function"]
 
 def extension(name: str, source: str, flags: list[str]) -> Extension:
     """The extension of one source; what it cimports is found by Cython."""
-    own = name in (C_API, "fastlr.kernels") or name.startswith("fastlr._c_api.")       # (they include fastlr's header)
+    # (whether it includes fastlr's header)
+    own = name in (C_API, XLA_HANDLER, "fastlr.kernels") or name.startswith("fastlr._c_api.")
     return Extension(
         name,
         [source],

@@ -1,8 +1,8 @@
 """spaCy trains with its own optimizer and with fastlr's: `python benchmarks/spacy_training.py`.
 
 Named entities and text classification with spaCy's default pipelines, on docstrings of Python's own library: entities
-are exceptions, built-in types and functions, classes are groups of modules. Shown for each optimizer are the seconds in it,
-its share of training, the microseconds of a call (medians of the rounds), and the score on documents that were not
+are exceptions, built-in types and functions, classes are groups of modules. Shown for each optimizer are the seconds in
+it, its share of training, the microseconds of a call (medians of the rounds), and the score on documents that were not
 trained on: its mean over the rounds, each of which has another seed.
 """
 import argparse

@@ -31,6 +31,7 @@ FOLDERS = {
     "tuning": "Search for a learning rate.",
     "torch": "Torch optimizers over fastlr's. The only folder that imports torch; nothing outside imports it.",
     "thinc": "Thinc optimizers over fastlr's, for spaCy. Only this folder imports thinc; nothing outside imports it.",
+    "jax": "Steps inside compiled programs of JAX. Only this folder imports JAX (exports of schedules aside).",
     "study": "`fastlr study`: experiments on small networks. It uses public names alone.",
     "commands": "The command line, one module a command.",
     "": "Modules outside the folders: the build, the curves of schedules, checkpoints and interfaces (for C: "

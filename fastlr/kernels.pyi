@@ -4,6 +4,8 @@ from typing import Any
 
 __all__: list[str]
 
+def is_elementwise(rule: Any) -> bool: ...
+
 class Kernel:
     """One rule over one tensor: p, g and the state; then t, lr and the hyper-parameters by keyword."""
 

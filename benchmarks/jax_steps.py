@@ -1,0 +1,93 @@
+"""Steps of `fastlr.jax` beside optax's inside `jax.jit`, in one run: `python benchmarks/jax_steps.py`.
+
+AdamW over many tensors, with donated buffers: by calls of a compiled step, and by a compiled loop of 100 steps, in
+which nothing is dispatched from Python. Shown are medians of interleaved rounds, and the median of the rounds' ratios.
+"""
+import argparse
+import json
+import statistics
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import fastlr
+import fastlr.jax
+
+LOOP = 100
+
+
+def contestants():
+    """The name of each, its initial state, and a function of parameters, gradients and state."""
+    ours, theirs = fastlr.jax.AdamW(1e-3), optax.adamw(1e-3, weight_decay=0.01)
+
+    def apply(params, grads, state):
+        updates, state = theirs.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    yield "fastlr", ours.init, ours.step
+    yield "optax", theirs.init, apply
+
+
+def looped(step):
+    """As many steps in one compiled program, of gradients that depend on the parameters."""
+    def run(params, grads, state):
+        def body(_, carried):
+            return step(carried[0], grads, carried[1])
+
+        return jax.lax.fori_loop(0, LOOP, body, (params, state))
+
+    return run
+
+
+def measure(tensors, elements, rounds, loop):
+    """Microseconds of a step of each, by round."""
+    rng = np.random.default_rng(0)
+    values = [rng.standard_normal(elements).astype(np.float32) for _ in range(tensors)]
+    grads = [jnp.asarray(x * 0.01) for x in values]
+    made, times = [], {}
+    for name, init, step in contestants():
+        params = [jnp.array(x) for x in values]
+        compiled = jax.jit(looped(step) if loop else step, donate_argnums=(0, 2))
+        made.append([name, compiled, params, init(params)])
+        times[name] = []
+    calls = 1 if loop else 20
+    for turn in range(rounds + 2):
+        for entry in made:
+            name, compiled, params, state = entry
+            begun = time.perf_counter()
+            for _ in range(calls):
+                params, state = compiled(params, grads, state)
+            jax.block_until_ready((params, state))
+            took = (time.perf_counter() - begun) / (calls * (LOOP if loop else 1)) * 1e6
+            entry[2:] = params, state
+            if turn >= 2:
+                times[name].append(took)
+    return times
+
+
+def main():
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--rounds", type=int, default=30)
+    arguments.add_argument("--json", action="store_true")
+    given = arguments.parse_args()
+    fastlr.set_num_threads(1)
+    rows = []
+    for tensors, elements in ((100, 1000), (500, 64), (10, 100_000), (1, 1_000_000)):
+        for loop in (False, True):
+            times = measure(tensors, elements, given.rounds, loop)
+            ratio = statistics.median(b / a for a, b in zip(*times.values(), strict=True))
+            rows.append({"tensors": tensors, "elements": elements, "loop": loop, "ratio": ratio,
+                         "microseconds": {name: statistics.median(found) for name, found in times.items()}})
+            if not given.json:
+                shown = ", ".join(f"{name} {us:8.1f} us" for name, us in rows[-1]["microseconds"].items())
+                print(f"{tensors:4d} x {elements:<8d} {'in a compiled loop' if loop else 'by calls':18s} {shown}, "
+                      f"optax takes {ratio:.1f} times as long", flush=True)
+    if given.json:
+        print(json.dumps(rows))
+
+
+if __name__ == "__main__":
+    main()
