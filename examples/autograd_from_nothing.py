@@ -4,8 +4,8 @@
     python examples/autograd_from_nothing.py --optimizer lion --lr find
 
 A network learns scikit-learn's digits. An optimizer needs two things from a framework: arrays of the parameters, and
-arrays of the same structure for their gradients. Here both are allocated once, and given to the constructor: `step()` then
-takes no argument.
+arrays of the same structure for their gradients. Here both are allocated once, and given to the constructor: `step()`
+then takes no argument.
 """
 from __future__ import annotations
 

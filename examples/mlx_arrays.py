@@ -1,8 +1,8 @@
 """MLX: its gradients, and fastlr's steps in the memory of its arrays. `python examples/mlx_arrays.py`
 
 An array of MLX (``pip install mlx[cpu]``) is a writable buffer on the CPU, so a tree of parameters is what an optimizer
-takes, as it is. What the lazy graph has not computed has no memory yet: `mx.eval` comes before the optimizer is made, and
-before each step.
+takes, as it is. What the lazy graph has not computed has no memory yet: `mx.eval` comes before the optimizer is made
+and before each step.
 """
 from __future__ import annotations
 

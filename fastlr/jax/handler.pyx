@@ -223,7 +223,8 @@ cdef void* handle(Xla_Frame* frame) noexcept nogil:
 cdef void* step(const Xla_Frame* frame) noexcept nogil:
     """Step all tensors. Arguments: the updates done, the hyper-parameters that the program computes, then parameters,
     gradients, and each slot of all tensors, float32 before float64, whose tensors begin at multiples of ALIGNED
-    elements; at last the memory of all. Results: the same without hyper-parameters and gradients, in the arguments' memory.
+    elements; at last the memory of all. Results: the same without hyper-parameters and gradients, in the memory of the
+    arguments.
     """
     cdef Settings settings
     cdef double[MAX_VALUES] values
