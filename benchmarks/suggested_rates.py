@@ -1,20 +1,27 @@
-"""How well do the rates that `fastlr.find_lr` suggests train? python benchmarks/suggested_rates.py [--help].
+"""How well do the rates train that `fastlr.find_lr` and others suggest? python benchmarks/suggested_rates.py --report
 
-30 triples of data, network and optimizer: scikit-learn's five small sets of real data, each with six optimizers, the
-networks taken in turn from six. A network is trained for 200 updates of 32 rows, at each of 13 rates from 1e-5 to 10
-(two a decade), and at each suggestion; every figure is the mean over three orders of the rows. A suggestion hits if
-its loss is at most 1.1 times the least on the grid. Three losses are told, because they differ:
+A problem of `rate_problems.py` is trained at each of 13 rates from 1e-5 to 10 (two a decade), and at each suggestion;
+every figure is the mean over several orders of the rows. A suggestion hits if its loss is at most 1.1 times the least
+on the grid. Three losses are told, because they differ:
 
     end    of the whole training split after the last update
     late   of the training batches, mean over the last half of the updates, as a log of the training shows it
-    valid  of rows that are not trained on, the least seen at every 20th update
+    valid  of rows that are not trained on, the least seen at every tenth of the run
 
-The rule "validated" is `find_lr` given the loss of the rows that are not trained on. "again" is no rule but the best
-rate of the grid on three other orders: what chance leaves to be hit.
+Who suggests sees another order of the rows than those it is judged on. Beside each the updates that it took:
 
-`find_lr` sees other orders of the rows than those it is judged on. How it works (the spacing of the trials, their
-lengths, how many go on, which losses they compare, the rule without trials) was chosen on 36 other triples, of made
-data: `--development` shows those.
+    find_lr            as it is by default; "validated": given the loss of the rows that are not trained on
+    sweep: ...         the rules of the sweep alone, on fastlr's losses; fastai's own sweep, Lightning's and
+                       torch-lr-finder's as those make them, each with its rule
+    grid of k          k rates from 1e-5 to 10, each trained for the whole run, the least late loss
+    random, k          the same with k rates that are evenly spread at random, mean over 20 draws
+    halving of 25      four rates a decade: 8 updates, the best 8 to 24, the best 4 to 64, the best 2 to 128
+    Optuna             its default sampler, trials ended early by its successive halving, for as many updates as find_lr
+                       takes (where Optuna is installed)
+    again              no rule but the best of the grid on other orders: what chance leaves to be hit
+
+Three sets share no data: `--set develop`, `--set choose` (the default) and `--report`. How `find_lr` works was thought
+of on the first, its numbers were chosen on both of those, and the third was looked at when they were fixed.
 """
 from __future__ import annotations
 
@@ -22,167 +29,272 @@ import argparse
 import math
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from itertools import islice
+from functools import cache
+from itertools import count
 from typing import Any, NamedTuple
 
 import numpy as np
+from rate_problems import SETS, Problem, Training, others, tables
 
 import fastlr
-from fastlr.study.networks import Network
+from fastlr.tuning.batches import Batches
+from fastlr.tuning.range_test import Sweep, sweep
+from fastlr.tuning.suggestions import smoothed, suggest
 
-OPTIMIZERS = ("sgd", "momentum", "adam", "adamw", "rmsprop", "adagrad")
-NETWORKS = ("32-relu", "64-32-tanh", "16-sigmoid", "64-32-relu", "32-tanh", "48-24-sigmoid")
-GRID = np.geomspace(1e-5, 10, 13)
-UPDATES, ROWS, ORDERS, OTHERS = 200, 32, (1, 2, 3), (4, 5, 6)
+FINE = np.geomspace(1e-5, 10, 25)
+GRID = FINE[::2]
+SEARCH, ORDERS, OTHERS = 100, (1, 2, 3), (4, 5, 6)      # orders of the rows to search on, to judge by, and for chance
 MEASURES = ("end", "late", "valid")
-STUDY = (0.001, 0.01, 0.05, 0.1)       # the rates of `fastlr study`
+DRAWS = 20
 
 
-class Triple(NamedTuple):
-    data: str
-    network: str
-    optimizer: str
+class Run(NamedTuple):
+    """One training at a constant rate: the loss of each batch, and the three measures."""
+
+    losses: Any
+    measures: tuple[float, ...]
 
 
-def judged_on() -> tuple[dict[str, Any], list[Triple]]:
-    """The 30 triples, and their data."""
-    from sklearn import datasets
-
-    data = {name: getattr(datasets, f"load_{name}")(return_X_y=True)
-            for name in ("digits", "wine", "breast_cancer", "iris", "diabetes")}
-    x, y = data["diabetes"]
-    data["diabetes"] = x, np.searchsorted(np.quantile(y, [1 / 3, 2 / 3]), y)      # low, middle, high
-    triples = [Triple(name, NETWORKS[(i + j) % 6], optimizer)
-               for i, name in enumerate(data) for j, optimizer in enumerate(OPTIMIZERS)]
-    return data, triples
-
-
-def developed_on() -> tuple[dict[str, Any], list[Triple]]:
-    """Six made problems with six optimizers."""
-    from sklearn import datasets as made
-
-    rng = np.random.default_rng(4)
-    turn, arm = rng.uniform(0.3, 3, 900), rng.integers(0, 3, 900)
-    angle = turn * 2 + arm * 2 * np.pi / 3
-    x = rng.normal(size=(1500, 30))
-    taught = np.tanh(x @ rng.normal(size=(30, 20)) / 5) @ rng.normal(size=(20, 8)) + rng.normal(0, 0.3, (1500, 8))
-    data = {
-        "mixture": made.make_classification(1000, 20, n_informative=8, n_classes=5, random_state=1, flip_y=0.05),
-        "moons": made.make_moons(600, noise=0.2, random_state=2),
-        "shells": made.make_gaussian_quantiles(n_samples=800, n_features=10, n_classes=3, random_state=3),
-        "spirals": (np.c_[turn * np.cos(angle), turn * np.sin(angle)] + rng.normal(0, 0.1, (900, 2)), arm),
-        "teacher": (x, taught.argmax(axis=1)),
-        "blobs": made.make_blobs(300, n_features=6, centers=4, cluster_std=4.0, random_state=5),
-    }
-    networks = ("32-relu", "48-48-tanh", "24-sigmoid", "32-32-relu", "24-tanh", "32-32-sigmoid")
-    return data, [Triple(name, networks[(i + j) % 6], optimizer)
-                  for i, name in enumerate(data) for j, optimizer in enumerate(OPTIMIZERS)]
+def trained(problem: Problem, lr: float, order: int) -> Run:
+    one, every = Training(problem, lr), max(problem.updates // 10, 1)
+    losses, valid = [], [one.model.loss(one.valid)]
+    with np.errstate(all="ignore"):
+        for loss in one.steps(order, problem.updates):
+            losses.append(loss)
+            if len(losses) % every == 0:
+                valid.append(one.model.loss(one.valid))
+        end = one.model.loss(one.train)
+    seen = np.full(problem.updates, np.nan)
+    seen[:len(losses)] = losses
+    late = float(seen[problem.updates // 2:].mean())
+    if not (math.isfinite(end) and math.isfinite(late)):
+        return Run(seen, (math.inf,) * 3)
+    return Run(seen, (end, late, float(np.nanmin(valid))))
 
 
-class Problem:
-    """One triple: a fresh network each time, and batches in an order of the rows."""
+def judged(problem: Problem, lr: float, orders: tuple[int, ...] = ORDERS) -> Any:
+    """What training at a rate leads to: the three measures, means over the orders."""
+    return np.mean([trained(problem, lr, order).measures for order in orders], axis=0)
 
-    def __init__(self, triple: Triple, data: tuple[Any, Any]) -> None:
-        self.triple = triple
-        x, y = data
-        rows = np.random.default_rng(0).permutation(len(y))
-        x, y = ((x - x.mean(axis=0)) / (x.std(axis=0) + 1e-12)).astype(np.float32)[rows], y.astype(np.int64)[rows]
-        cut = 3 * len(y) // 4
-        self.train, self.valid = (x[:cut], y[:cut]), (x[cut:], y[cut:])
-        *widths, self.activation = triple.network.split("-")
-        self.layers = (x.shape[1], *map(int, widths), int(y.max()) + 1)
 
-    def start(self, lr: float, seed: int = 0) -> tuple[Network, Any]:
-        network = Network(self.layers, self.activation, seed=seed)
-        return network, fastlr.create_optimizer(self.triple.optimizer, network.params, grads=network.grads, lr=lr)
+def found(problem: Problem, validated: bool = False, **options: Any) -> Any:
+    """What `find_lr` says."""
+    one = Training(problem)
+    validation = (lambda: one.model.loss(one.valid)) if validated else None
+    return fastlr.find_lr(one.opt, lambda batch: (one.model.loss_and_grad(batch)[0], None), one.batches(SEARCH),
+                          validation=validation, **options)
 
-    def batches(self, order: int) -> Iterator[tuple[Any, Any]]:
-        (x, y), rng = self.train, np.random.default_rng((order, 1))
-        while True:
-            rows = rng.permutation(len(y))
-            for end in range(ROWS, len(y) + 1, ROWS):
-                yield x[rows[end - ROWS:end]], y[rows[end - ROWS:end]]
 
-    def losses(self, lr: float, orders: tuple[int, ...] = ORDERS) -> tuple[float, ...]:
-        """What training at a rate leads to: the three measures, means over the orders."""
-        return tuple(np.mean([self.trained(lr, order) for order in orders], axis=0))
+# Others' rules
 
-    def trained(self, lr: float, order: int) -> tuple[float, ...]:
-        network, opt = self.start(lr)
-        seen, valid = [], [network.loss(self.valid)]
-        with np.errstate(all="ignore"):
-            for batch in islice(self.batches(order), UPDATES):
-                seen.append(network.loss_and_grad(batch)[0])
-                if not math.isfinite(seen[-1]):
-                    return (math.inf,) * 3
-                opt.step()
-                if len(seen) % 20 == 0:
-                    valid.append(network.loss(self.valid))
-            end = network.loss(self.train)
-        late = sum(seen[UPDATES // 2:]) / (UPDATES - UPDATES // 2)
-        return end if math.isfinite(end) else math.inf, late, float(np.nanmin(valid))
+def their_sweep(problem: Problem, low: float, high: float, threshold: float,
+                mean: Callable[[list[float]], float]) -> Any:
+    """A sweep of 100 rates as in other libraries: rates, and means of the losses *before* the steps at them."""
+    one = Training(problem)
+    rates, losses, means = np.geomspace(low, high, 100), [], []
+    for lr, batch in zip(rates, one.batches(SEARCH), strict=False):
+        losses.append(one.model.loss_and_grad(batch)[0])
+        means.append(mean(losses))
+        if not math.isfinite(losses[-1]) or means[-1] > threshold * min(means):
+            break
+        one.opt.lr = float(lr)
+        one.opt.step()
+    n = len(means) - (not math.isfinite(means[-1]))
+    return rates[:n], np.array(means[:n])
 
-    def found(self, validated: bool = False) -> Any:
-        network, opt = self.start(1e-3)
-        return fastlr.find_lr(opt, lambda batch: (network.loss_and_grad(batch)[0], None), self.batches(100),
-                              validation=(lambda: network.loss(self.valid)) if validated else None)
+
+def ends_cut(rates: Any, means: Any, first: int, last: int) -> tuple[Any, Any]:
+    cut = slice(None) if len(rates) < first + last + 5 else slice(first, len(rates) - last)
+    return rates[cut], means[cut]
+
+
+def debiased(losses: list[float]) -> float:
+    return float(smoothed(losses[-400:], 0.98)[-1])
+
+
+def of_fastai(problem: Problem) -> tuple[float, int]:
+    """fastai.callback.schedule: LRFinder and `valley`, its default."""
+    rates, means = their_sweep(problem, 1e-7, 10, 4, debiased)
+    first, last = len(rates) // 10, 5
+    rates, means = ends_cut(rates, means, first, last)
+    return suggest_all(rates, means)["valley"], len(rates) + first + last
+
+
+def of_lightning(problem: Problem) -> tuple[float, int]:
+    """lightning.pytorch.tuner.lr_finder: 1e-8 to 1, the steepest fall by the rate without the first 10 and the last."""
+    rates, means = their_sweep(problem, 1e-8, 1, 4, debiased)
+    made = len(rates)
+    rates, means = ends_cut(rates, means, 10, 1)
+    return float(rates[np.gradient(means, rates).argmin()]), made
+
+
+def of_torch_lr_finder(problem: Problem) -> tuple[float, int]:
+    """torch_lr_finder.LRFinder: means with 0.05 of the latest loss; the steepest fall by index, 10 and 5 skipped."""
+    kept: list[float] = []
+
+    def mean(losses: list[float]) -> float:
+        kept.append(losses[-1] if not kept else 0.05 * losses[-1] + 0.95 * kept[-1])
+        return kept[-1]
+
+    rates, means = their_sweep(problem, 1e-7, 10, 5, mean)
+    made = len(rates)
+    rates, means = ends_cut(rates, means, 10, 5)
+    return float(rates[np.gradient(means).argmin()]), made
+
+
+def suggest_all(rates: Any, means: Any) -> dict[str, float]:
+    from fastlr.tuning.suggestions import RULES
+
+    return {name: rule(rates, means) for name, rule in RULES.items()}
+
+
+def best_of(runs: Sequence[Run], among: Iterable[int]) -> int:
+    """The index with the least late loss."""
+    return min(among, key=lambda k: (runs[k].measures[1], k))
+
+
+def halving(runs: Sequence[Run]) -> tuple[int, int]:
+    """Plain successive halving of 25 rates: the index that is left, and the updates."""
+    alive, done, cost = list(range(len(runs))), 0, 0
+    for updates, kept in ((8, 8), (24, 4), (64, 2), (128, 1)):
+        updates = min(updates, len(runs[0].losses))
+        cost += len(alive) * (updates - done)
+        score = {k: float(np.nan_to_num(runs[k].losses[updates // 2:updates].mean(), nan=np.inf)) for k in alive}
+        alive, done = sorted(alive, key=lambda k: (score[k], k))[:kept], updates
+    return alive[0], cost
+
+
+def of_optuna(problem: Problem, budget: int) -> tuple[float, int] | None:
+    """Optuna for a number of updates: trials of up to 128, the mean of the later half."""
+    try:
+        import optuna
+    except ImportError:
+        return None
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=0),
+                                pruner=optuna.pruners.SuccessiveHalvingPruner(min_resource=8, reduction_factor=3))
+    made = 0
+    while made < budget:
+        trial = study.ask()
+        one = Training(problem, trial.suggest_float("lr", 1e-5, 10, log=True))
+        losses: list[float] = []
+        for loss in one.steps(SEARCH, min(128, budget - made)):
+            losses.append(loss)
+            score = float(np.mean(losses[len(losses) // 2:]))
+            if len(losses) in (8, 24, 72):
+                trial.report(score if math.isfinite(score) else 1e30, len(losses))
+                if trial.should_prune():
+                    break
+        made += len(losses)
+        ended = len(losses) >= 128 and math.isfinite(losses[-1])
+        study.tell(trial, score if ended else None,
+                   optuna.trial.TrialState.COMPLETE if ended else optuna.trial.TrialState.PRUNED)
+    done = study.get_trials(states=[optuna.trial.TrialState.COMPLETE])
+    return (study.best_params["lr"], made) if done else (math.nan, made)
 
 
 class Outcome(NamedTuple):
-    """One triple: the losses on the grid and on the study's four rates, and those of each suggestion."""
+    """One problem: the measures on the grid, and rate, measures and updates of each suggestion."""
 
-    triple: Triple
+    problem: Problem
     grid: Any
-    study: Any
-    suggested: dict[str, tuple[float, tuple[float, ...]]]
-    updates: int
+    suggested: dict[str, tuple[float, Any, float]]
 
-    def hit(self, rule: str, measure: int, grid: Any) -> bool:
-        """Whether the loss at a suggestion is within a tenth of the least on a grid."""
-        return self.suggested[rule][1][measure] <= 1.1 * float(grid[:, measure].min())
+    def hit(self, rule: str) -> Any:
+        """Whether the losses at a suggestion are within a tenth of the least on the grid; of draws, how many."""
+        losses = np.atleast_2d(self.suggested[rule][1])
+        return (losses <= 1.1 * self.grid.min(axis=0)).mean(axis=0)
 
 
-def measure(problem: Problem) -> Outcome:
+def measured(problem: Problem, peers: bool = True) -> Outcome:
     fastlr.set_num_threads(1)
-    result = problem.found()
-    grid = np.array([problem.losses(lr) for lr in GRID])
-    study = np.array([problem.losses(lr) for lr in STUDY])
-    rates = {**result.suggestions, "trials": result.lr, "validated": problem.found(validated=True).lr}
-    tried = {name: (lr, problem.losses(lr)) for name, lr in rates.items()}
-    again = np.array([problem.losses(lr, OTHERS) for lr in GRID]).argmin(axis=0)
-    tried["again"] = math.nan, tuple(float(grid[best, k]) for k, best in enumerate(again))
-    return Outcome(problem.triple, grid, study, tried, result.updates)
+
+    @cache
+    def at(lr: float) -> Any:
+        return judged(problem, lr)
+
+    T = problem.updates
+    result, validated = found(problem), found(problem, validated=True)
+    grid = np.array([at(float(lr)) for lr in GRID])
+    suggested: dict[str, tuple[float, Any, float]] = {
+        "find_lr": (result.lr, at(result.lr), result.updates),
+        "validated": (validated.lr, at(validated.lr), validated.updates)}
+    if peers:
+        one = Training(problem)
+        swept: Sweep = sweep(one.opt, lambda batch: (one.model.loss_and_grad(batch)[0], None),
+                             Batches(one.batches(SEARCH), 2**30), np.geomspace(1e-7, 10, 100), [1.0], 0.9, 8.0)
+        rules = suggest(np.geomspace(1e-7, 10, 100), smoothed(swept.losses, 0.9, swept.before))
+        for name, lr in rules.items():
+            suggested[f"sweep: {name}"] = lr, at(lr), swept.updates
+        for name, rule in (("fastai", of_fastai), ("Lightning", of_lightning), ("torch-lr-finder", of_torch_lr_finder)):
+            lr, made = rule(problem)
+            suggested[f"sweep: {name}"] = lr, at(lr), made
+        runs = [trained(problem, float(lr), SEARCH) for lr in FINE]
+        fine = np.array([at(float(lr)) for lr in FINE])
+        for size in (3, 4, 5, 7, 13, 25):
+            k = best_of(runs, np.linspace(0, 24, size).round().astype(int).tolist())
+            suggested[f"grid of {size}"] = FINE[k], fine[k], size * T
+        for size in (3, 5, 7, 13):
+            rng = np.random.default_rng(size)
+            drawn = [best_of(runs, rng.integers(0, 25, size).tolist()) for _ in range(DRAWS)]
+            suggested[f"random, {size}"] = math.nan, fine[drawn], size * T
+        k, made = halving(runs)
+        suggested["halving of 25"] = FINE[k], fine[k], made
+        if (tried := of_optuna(problem, result.updates)) is not None:
+            lr, made = tried
+            suggested["Optuna"] = lr, at(lr) if math.isfinite(lr) else np.full(3, np.inf), made
+    again = np.array([judged(problem, float(lr), OTHERS) for lr in GRID]).argmin(axis=0)
+    suggested["again"] = math.nan, np.array([grid[best, k] for k, best in enumerate(again)]), 0
+    return Outcome(problem, grid, suggested)
+
+
+def report(outcomes: list[Outcome]) -> None:
+    print(f"{'problem':58}{'lr':>9}{'grid':>9}  loss at the end, at lr and on the grid; * misses")
+    for one in outcomes:
+        lr, losses, _ = one.suggested["find_lr"]
+        best = int(one.grid[:, 0].argmin())
+        missed = " ".join(name for name, hit in zip(MEASURES, one.hit("find_lr"), strict=True) if not hit)
+        print(f"{one.problem!s:58}{lr:9.2g}{GRID[best]:9.2g}  {losses[0]:9.3g}{one.grid[best, 0]:9.3g}"
+              f"{' * ' + missed if missed else ''}")
+    print(f"\nhits of {len(outcomes)}, and the updates that each rule takes, on average")
+    print(f"{'rule':24}{'updates':>9}" + "".join(f"{name:>8}" for name in MEASURES))
+    rules = sorted(outcomes[0].suggested, key=lambda rule: rule != "find_lr" and rule != "validated")
+    for rule in rules:
+        rates = sum(one.hit(rule) for one in outcomes)
+        cost = np.mean([one.suggested[rule][2] for one in outcomes])
+        print(f"{rule:24}{cost:9.0f}" + "".join(f"{hits:8.3g}" for hits in rates))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--development", action="store_true", help="the triples that the rules were chosen on")
+    parser.add_argument("--set", choices=SETS, default="choose", help="default: choose")
+    parser.add_argument("--report", action="store_true", help="the set that had no part in choosing: --set report")
+    parser.add_argument("--kind", choices=("tables", "others", "both"), default="both",
+                        help="classifiers of tables, other problems, or both; default: both")
     parser.add_argument("--jobs", type=int, default=1, help="processes; default: 1")
-    parser.add_argument("--least", type=float, default=0.0, metavar="SHARE", help="exit status 1 below it at the end")
+    parser.add_argument("--quick", action="store_true", help="find_lr and the grid alone")
+    parser.add_argument("--least", type=int, nargs=2, metavar=("END", "LATE"), default=(0, 0),
+                        help="exit status 1 if find_lr hits fewer of the tables")
     arguments = parser.parse_args()
-    data, triples = developed_on() if arguments.development else judged_on()
-    problems = [Problem(triple, data[triple.data]) for triple in triples]
+    which = "report" if arguments.report else arguments.set
+    below = False
     with ProcessPoolExecutor(arguments.jobs) as pool:
-        outcomes = list(pool.map(measure, problems))
-    print(f"{'data':14}{'network':15}{'optimizer':10}{'lr':>9}{'grid':>9}  loss at the end, at lr and on the grid")
-    for outcome in outcomes:
-        lr, losses = outcome.suggested["trials"]
-        best = int(outcome.grid[:, 0].argmin())
-        print(f"{outcome.triple.data:14}{outcome.triple.network:15}{outcome.triple.optimizer:10}{lr:9.2g}"
-              f"{GRID[best]:9.2g}  {losses[0]:9.3g}{outcome.grid[best, 0]:9.3g}"
-              f"{'' if outcome.hit('trials', 0, outcome.grid) else ' *'}")
-    print(f"\nhits of {len(outcomes)} by loss, beside the 13 rates of the grid, and beside the study's four rates")
-    print(f"{'rule':10}" + "".join(f"{name:>14}" for name in MEASURES))
-    for rule in outcomes[0].suggested:
-        shares = [[np.mean([one.hit(rule, k, grid) for one, grid in zip(outcomes, grids, strict=True)])
-                   for grids in ([one.grid for one in outcomes], [one.study for one in outcomes])] for k in range(3)]
-        print(f"{rule:10}" + "".join(f"{100 * fine:7.0f}%{100 * coarse:5.0f}%" for fine, coarse in shares))
-    print(f"\nfind_lr took {np.mean([one.updates for one in outcomes]):.0f} updates on average, "
-          f"the grid {len(GRID) * UPDATES} an order")
-    if np.mean([one.hit("trials", 0, one.grid) for one in outcomes]) < arguments.least:
-        sys.exit(f"suggested_rates: fewer than {arguments.least:.0%} of the triples")
+        for kind, problems in (("tables", tables(which)), ("others", others(which))):
+            if arguments.kind not in (kind, "both"):
+                continue
+            outcomes = []
+            for k, outcome in zip(count(1), pool.map(measured, problems, [not arguments.quick] * len(problems))):
+                outcomes.append(outcome)
+                if sys.stderr.isatty():
+                    print(f"\r{which}, {kind}: {k} of {len(problems)} ", end="", file=sys.stderr, flush=True)
+            print(f"\n{which}, {kind}\n")
+            report(outcomes)
+            hits = sum(one.hit("find_lr") for one in outcomes)
+            below |= kind == "tables" and (hits[0] < arguments.least[0] or hits[1] < arguments.least[1])
+    if below:
+        sys.exit(f"suggested_rates: find_lr hits fewer than {arguments.least[0]} and {arguments.least[1]}")
 
 
 if __name__ == "__main__":

@@ -9,12 +9,10 @@ from __future__ import annotations
 import argparse
 import math
 import os
-from functools import cache
-from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
-from suggested_rates import Problem, Triple, judged_on
+from rate_problems import Problem, Training
 
 import fastlr
 
@@ -34,11 +32,6 @@ TASKS = tuple(Task(*triple, score) for score in ("accuracy", "loss") for triple 
     ("iris", "32-tanh", "adam"), ("diabetes", "64-32-relu", "sgd")))
 
 
-@cache
-def data() -> dict[str, Any]:
-    return judged_on()[0]
-
-
 class Train:
     """One task as `tune_lr` wants it; it can be sent to another process."""
 
@@ -46,16 +39,11 @@ class Train:
         self.task = task
 
     def __call__(self, lr: float, budget: int, seed: int) -> float:
-        problem = Problem(Triple(*self.task[:3]), data()[self.task.data])
-        network, opt = problem.start(lr, seed)
+        one = Training(Problem(*self.task[:3]), lr, seed)
         with np.errstate(all="ignore"):
-            for batch in islice(problem.batches(seed + 10), budget):
-                if not math.isfinite(network.loss_and_grad(batch)[0]):
-                    return math.nan
-                opt.step()
-            if self.task.score == "accuracy":
-                return network.accuracy(*problem.valid)
-            return network.loss(problem.valid)
+            if not all(map(math.isfinite, one.steps(seed + 10, budget))):
+                return math.nan
+            return one.model.accuracy(*one.valid) if self.task.score == "accuracy" else one.model.loss(one.valid)
 
     @property
     def mode(self) -> Any:

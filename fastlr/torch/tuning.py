@@ -11,9 +11,11 @@ import torch
 
 from ..optimizers.state import completed
 from ..tuning import range_test, search
-from ..tuning.range_test import MOST_NONFINITE, RangeTest, rate_ratios, set_rates
+from ..tuning.batches import size_of
+from ..tuning.range_test import RangeTest, rate_ratios
 from ..tuning.restoring import saved as saved_others
 from ..tuning.search import Mode, Tuned
+from ..tuning.trials import MOST_NONFINITE, set_rates, take_step
 from .classes import WithLoss
 from .saving import Restore, moved, saved, trained
 
@@ -45,6 +47,7 @@ class Training:
 
     t = 0                              # (schedulers of torch are not asked for rates ahead)
     begin_anew: Restore
+    others: Any = ()
 
     def __init__(self, who: str, model: torch.nn.Module, opt: torch.optim.Optimizer, loss_fn: Loss | None,
                  loader: Any) -> None:
@@ -79,7 +82,8 @@ class Training:
     @contextmanager
     def restored(self, also_restore: Any) -> Iterator[None]:
         """Train in training mode; everything is restored at the end."""
-        others, own = saved_others(also_restore, f"{self.who}: also_restore"), saved(self.model, self.opt, self.loader)
+        self.others = list(also_restore) if isinstance(also_restore, Iterator) else also_restore
+        others, own = saved_others(self.others, f"{self.who}: also_restore"), saved(self.model, self.opt, self.loader)
 
         def write() -> None:
             own()
@@ -99,6 +103,25 @@ class Training:
     def saved(self) -> Restore:
         """The function that restores everything for another trial."""
         return self.begin_anew
+
+    def snapshot(self) -> Restore:
+        """The function that restores everything as it is now."""
+        others, own = saved_others(self.others, f"{self.who}: also_restore"), saved(self.model, self.opt, self.loader)
+
+        def restore() -> None:
+            own()
+            others()
+
+        return restore
+
+    def bytes(self) -> int:
+        """What a copy of model and state needs; the state twice, as a trial's tensors are kept beside their copy."""
+        def total(tensors: Iterable[torch.Tensor]) -> int:
+            return sum(each.numel() * each.element_size() for each in tensors)
+
+        state = (value for of_param in vars(self.opt)["state"].values() for value in of_param.values())
+        return (total([*self.params, *self.model.buffers()]) + size_of(self.others)
+                + 2 * total(value for value in state if isinstance(value, torch.Tensor)))
 
     def loss_and_grad(self, batch: Any) -> tuple[float, None]:
         """The loss of a batch, with gradients at the parameters."""
@@ -184,17 +207,20 @@ def find_lr(
     steps: int = 100,
     repeats: int = 1,
     *,
-    trial_steps: int = 200,
+    trial_steps: int = range_test.TRIAL_STEPS,
     smoothing: float = 0.9,
     divergence: float = 8.0,
     validation: Iterable[Any] | None = None,
     also_restore: Any = (),
     batch_bytes: int = range_test.BATCH_BYTES,
+    copy_bytes: int = range_test.COPY_BYTES,
+    budget: int | None = None,
+    on_trial: Callable[[dict[str, Any]], object] | None = None,
 ) -> RangeTest:
     """Find a learning rate for a model of torch; model, optimizer and generators are as before, bit for bit.
 
     This is `fastlr.find_lr`, with what torch's users have: a sweep over rising rates until the loss diverges, then
-    short trials with constant rates; see there for the method and for what the result has.
+    trials with constant rates; see there for the method and for what the result has.
 
     Parameters
     ----------
@@ -213,7 +239,7 @@ def find_lr(
         Batches of other data, in such a loader: trials are then compared by the mean loss of these, in evaluation mode.
     also_restore
         What else a batch changes: see `fastlr.find_lr`.
-    lr_min, lr_max, steps, repeats, trial_steps, smoothing, divergence, batch_bytes
+    lr_min, lr_max, steps, repeats, trial_steps, smoothing, divergence, batch_bytes, copy_bytes, budget, on_trial
         See `fastlr.find_lr`.
 
     Returns a `RangeTest`. Restored, also after an exception: parameters and buffers (running statistics of a batch
@@ -246,7 +272,8 @@ def find_lr(
     with training.restored(also_restore):
         return range_test.find_lr(
             training, training.loss_and_grad, loader, lr_min, lr_max, steps, repeats, trial_steps=trial_steps,
-            smoothing=smoothing, divergence=divergence, batch_bytes=batch_bytes,
+            smoothing=smoothing, divergence=divergence, batch_bytes=batch_bytes, copy_bytes=copy_bytes, budget=budget,
+            on_trial=on_trial,
             validation=None if validation is None else lambda: training.validated(validation))
 
 
@@ -321,7 +348,7 @@ def tune_lr(
                     loss, grads = training.loss_and_grad(batch)
                     done, nonfinite = done + 1, 0 if math.isfinite(loss) else nonfinite + 1
                     if not nonfinite:
-                        range_test.take_step(training, loss, grads)
+                        take_step(training, loss, grads)
                     if nonfinite == MOST_NONFINITE:
                         return math.nan
                     if done >= updates:

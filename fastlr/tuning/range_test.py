@@ -1,36 +1,37 @@
-"""The learning-rate range test: a sweep over rising rates until the loss diverges, then short trials."""
+"""`find_lr`: a sweep over rising rates until the loss diverges, then trials at constant rates below that."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from .._engine.tensor_versions import mark_written
 from ..optimizers.declaration import KnownAttributes
-from ..optimizers.resumable import tensors_of, unwrapped
 from ..optimizers.sharpness import SAM
-from ..optimizers.state import completed
 from ..optimizers.wrappers import accumulates
-from .batches import Batches, repeated
-from .restoring import saved
+from .batches import Batches
 from .suggestions import Floats, median, smoothed, suggest
+from .trials import (
+    MOST_NONFINITE,
+    SMALLEST,
+    LossAndGrad,
+    Trials,
+    Validation,
+    planned,
+    restored,
+    run_rounds,
+    set_rates,
+    take_step,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-LossAndGrad = Callable[[Any], tuple[float, Any]]
-Validation = Callable[[], float]
-
-MOST_NONFINITE = 3                     # batches in a row whose loss is not finite mean divergence
-TRIALS_PER_DECADE = 4
-TRIALS_BELOW = 11                      # of the rate at which the sweep diverged
-ROUNDS = ((0.2, 6), (0.5, 4), (1.0, 1))    # fraction of `trial_steps`, and how many rates enter the next round
-VALIDATIONS = 10                       # in a trial
 BATCH_BYTES = 2**30
+COPY_BYTES = 2**30
+TRIAL_STEPS = 128
 
 
 class RangeTest(KnownAttributes):
@@ -39,7 +40,7 @@ class RangeTest(KnownAttributes):
     Attributes
     ----------
     lr : float
-        The recommended rate: that of the best short trial, or without trials ``suggestions["middle"]``.
+        The recommended rate: that of the best trial, or without trials ``suggestions["middle"]``.
     lrs, losses, smoothed : (n,) float64 arrays
         The rates of the sweep, the loss *after* a step at each, and its debiased exponential mean; medians over the
         repeats. NaN where half of the repeats had diverged.
@@ -51,11 +52,14 @@ class RangeTest(KnownAttributes):
     spread : dict of str to (float, float)
         The least and the greatest suggestion of the repeats taken one by one.
     bracket : (float, float)
-        For rates that change, as in `schedules.one_cycle`: from the rate after which a tenth of the fall of the
-        smoothed loss was never lost again, to the rate of the least loss.
+        For rates that change, as in `schedules.one_cycle`; `lr` lies between them. Of the trials: on either side the
+        rate halfway, by the logarithm, to the first that fell less than nine tenths as far as the best of equal length.
+        Without trials: from the rate after which a tenth of the fall of the smoothed loss was never lost again, to the
+        rate of the least loss, and wider where `lr` is not between them.
     trials : list of dict
-        ``lr``, ``updates``, ``loss`` (mean of the later half of the trial, or the least validation loss; infinite if
-        it diverged), in the order in which they ran.
+        ``lr``, ``updates`` (its length), ``new`` (the updates that were made for it now: it continues a shorter one),
+        ``loss`` (mean of the last third of the trial, or of the least quarter of its validation losses; infinite if it
+        diverged), in the order in which they ran.
     diverged_at : float or None
         The rate at which the sweep stopped, the median over repeats; None if it reached its end.
     ratios : list of float
@@ -108,9 +112,9 @@ class RangeTest(KnownAttributes):
         fall = self.before - finite[least]
         above = np.flatnonzero(finite[: least + 1] > self.before - fall / 10)    # (noise may cross it several times)
         first = int(above[-1]) + 1 if len(above) else 0
-        self.bracket = (float(lrs[min(first, least)]), float(lrs[least]))
+        self.bracket = (min(float(lrs[min(first, least)]), self.lr), max(float(lrs[least]), self.lr))
         noise = float(np.nanmedian(np.abs(np.diff(self.losses)))) / math.sqrt(2) if len(finite) > 2 else 0.0
-        if fall <= 2 * noise:
+        if fall <= 2 * noise + 1e-9 * abs(self.before):
             self.notes.append("the loss never fell by more than its noise: look at the gradients, raise lr_max, "
                               "or take more steps or repeats")
         elif end == len(lrs) and least >= len(lrs) - 2:
@@ -174,12 +178,15 @@ def find_lr(
     steps: int = 100,
     repeats: int = 1,
     *,
-    trial_steps: int = 200,
+    trial_steps: int = TRIAL_STEPS,
     smoothing: float = 0.9,
     divergence: float = 8.0,
     validation: Validation | None = None,
     also_restore: Any = (),
     batch_bytes: int = BATCH_BYTES,
+    copy_bytes: int = COPY_BYTES,
+    budget: int | None = None,
+    on_trial: Callable[[dict[str, Any]], object] | None = None,
 ) -> RangeTest:
     r"""Find a learning rate for an optimizer, its parameters and data; the optimizer and parameters are restored.
 
@@ -187,10 +194,12 @@ def find_lr(
 
     .. math:: \eta_i = \eta_{min} (\eta_{max} / \eta_{min})^{i / (n - 1)},
 
-    until the loss diverges. Then short trials, each from the same parameters with a constant rate, four rates a decade
-    below the rate at which the sweep diverged; the better half is trained longer (successive halving, Jamieson &
-    Talwalkar 2016, arXiv:1502.07943), and the rate with the least mean loss in the later half of `trial_steps` updates
-    is `.lr`. A sweep alone is not enough: ``benchmarks/suggested_rates.py`` compares the rules.
+    until the loss diverges. Then trials at constant rates, all from the same parameters and on the same batches: at
+    first 7 rates below that at which the sweep diverged, two a decade, and lower ones where the lowest is the best. The
+    best 4 are continued to half of `trial_steps` updates, the best 3 of those to all of them (successive halving,
+    Jamieson & Talwalkar 2016, arXiv:1502.07943), and the one with the least mean loss in its last third is `.lr`. That
+    costs 4 times `trial_steps` updates besides the sweep. A sweep alone is not enough, and four rates a decade are no
+    better than two: ``python benchmarks/suggested_rates.py``.
 
     Parameters
     ----------
@@ -212,7 +221,7 @@ def find_lr(
         Sweeps, each from the same parameters on other batches: for `low`, `high` and `spread`. Trials are repeated
         as often, and their losses are averaged.
     trial_steps
-        Updates of the longest trial; all trials together cost about 9 times that (times `repeats`). 0 for none.
+        Updates of the longest trials. 0 for none.
     smoothing
         The beta of the debiased exponential mean of the losses, to which the rules are applied, in [0, 1).
     divergence
@@ -220,10 +229,8 @@ def find_lr(
         that value, or times the fall of the loss so far if this is larger (fastai and Lightning: 4 times a positive
         loss).
     validation
-        ``validation() -> loss`` of data that are not trained on, at the current parameters. Trials are then compared by
-        the least of 10 such losses. Of the 30 problems of ``benchmarks/suggested_rates.py``, `.lr` reached the grid's
-        best validation loss to within a tenth on 24 with it (28 with ``repeats=3``) and on 14 without; the best
-        training loss on 9 and on 25.
+        ``validation() -> loss`` of data that are not trained on, at the current parameters. It is called after every
+        4th update of a trial, and trials are compared by the mean of the least quarter of these losses.
     also_restore
         What else `loss_and_grad` and `validation` change, as running statistics of a batch normalization: arrays,
         random generators, objects with `state_dict` and `load_state_dict`, and mappings, sequences and dataclasses of
@@ -231,10 +238,18 @@ def find_lr(
     batch_bytes
         The most memory that copies of batches may need, by default 1 GiB (or one batch for each repeat, if that is
         more). Where more would be needed, trials repeat fewer batches, and `notes` tells so.
+    copy_bytes
+        The most memory that copies of parameters, state and `also_restore` may need, by default 1 GiB, besides the one
+        that is restored at the end: 5 copies at most for each repeat. Trials whose copies do not fit are begun anew,
+        not continued, which costs up to half as many updates again, and `notes` tells so.
+    budget
+        The most updates in all. Trials are shortened to fit.
+    on_trial
+        Called with each entry of `trials` when it is there: to show progress.
 
     Returns a `RangeTest`. Parameters and their 16-bit copies, state, t, rates, schedules and the other attributes of
-    the optimizer are restored bit for bit, also after an exception. Gradient buffers hold the gradients of the last
-    batch.
+    the optimizer, and the generators that Python and NumPy share, are restored bit for bit, also after an exception.
+    Gradient buffers hold the gradients of the last batch.
 
     Raises
     ------
@@ -263,35 +278,46 @@ def find_lr(
     lrs = checked_rates(opt, lr_min, lr_max, steps, repeats, trial_steps, smoothing, divergence)
     if validation is not None and not callable(validation):
         raise TypeError(f"find_lr: validation must be callable as validation() -> loss, got {validation!r}")
-    if isinstance(batch_bytes, bool) or not isinstance(batch_bytes, int | np.integer) or batch_bytes < 0:
-        raise ValueError(f"find_lr: batch_bytes must be a number of bytes, got {batch_bytes!r}")
+    for name, size in (("batch_bytes", batch_bytes), ("copy_bytes", copy_bytes)):
+        if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 0:
+            raise ValueError(f"find_lr: {name} must be a number of bytes, got {size!r}")
+    check_budget(budget, steps, repeats, trial_steps)
     ratios, source = rate_ratios(opt), Batches(batches, int(batch_bytes))
-    with restored(opt, also_restore) as restore, np.errstate(all="ignore"):
+    with restored(opt, also_restore) as start, np.errstate(all="ignore"):
         sweeps = []
         for _ in range(repeats):
             sweeps.append(sweep(opt, loss_and_grad, source, lrs, ratios, smoothing, divergence))
-            restore()
+            start.restore()
             if sweeps[-1].stopped is not None and sweeps[-1].stopped < 3:
                 raise ValueError(f"find_lr: the loss diverged at the rate {lrs[sweeps[-1].stopped]:.3g}, after "
                                  f"{sweeps[-1].updates} updates: lower lr_min, which is {lr_min:g}")
         result = RangeTest(lrs, sweeps, smoothing, ratios)
         if trial_steps:
-            kept = [source.take(trial_steps, repeats) for _ in range(repeats)]
-
-            def trial(lr: float, updates: int) -> float:
-                scores = []
-                for replay in kept:
-                    scores.append(trial_loss(opt, loss_and_grad, list(repeated(replay, updates)), lr, ratios,
-                                             validation))
-                    restore()
-                    result.updates += updates
-                    if not math.isfinite(scores[-1]):
-                        return math.inf
-                return sum(scores) / len(scores)
-
-            run_trials(result, trial, trial_steps)
+            left = math.inf if budget is None else budget - result.updates
+            length = next(n for n in range(trial_steps, 0, -1) if repeats * planned(n) <= left or n == SMALLEST)
+            trials = [Trials(start, loss_and_grad, source.take(length, repeats), ratios, validation,
+                             copy_bytes / repeats) for _ in range(repeats)]
+            before = result.before if validation is None else float(validation())
+            found = run_rounds(trials, (float(lrs[0]), float(lrs[-1])), result.diverged_at, length, before, left,
+                               on_trial)
+            result.trials, result.notes = found.rows, result.notes + found.notes
+            result.updates += sum(row["new"] for row in found.rows)
+            if found.lr is not None and found.bracket is not None:
+                result.lr = result.suggestions["trials"] = found.lr
+                result.bracket = found.bracket
         result.notes += source.notes
     return result
+
+
+def check_budget(budget: Any, steps: int, repeats: int, trial_steps: int) -> None:
+    if budget is None:
+        return
+    if isinstance(budget, bool) or not isinstance(budget, int | np.integer):
+        raise TypeError(f"find_lr: budget must be an integer, the most updates in all, or None, got {budget!r}")
+    least = repeats * (steps + (planned(SMALLEST) if trial_steps else 0))
+    if budget < least:
+        raise ValueError(f"find_lr: budget must be at least {least} updates for {steps} steps and {repeats} repeats, "
+                         f"got {budget}: give fewer steps or repeats")
 
 
 def checked_rates(opt: Any, lr_min: float, lr_max: float, steps: int, repeats: int, trial_steps: int, smoothing: float,
@@ -330,66 +356,6 @@ def rate_ratios(opt: Any) -> list[float]:
     rates = [highest(group.lr) for group in opt.groups]
     top = max(rates)
     return [rate / top for rate in rates] if 0 < top < math.inf else [1.0] * len(rates)
-
-
-@contextmanager
-def restored(opt: Any, also_restore: Any) -> Iterator[Callable[[], None]]:
-    """Yields a function that restores the optimizer and all else; it is also called at the end in any case."""
-    others = saved(also_restore, "find_lr: also_restore")
-    own = opt.saved() if hasattr(opt, "saved") else saved_optimizer(opt)
-
-    def write() -> None:
-        own()
-        others()
-
-    def restore() -> None:
-        completed(write)
-
-    try:
-        yield restore
-    finally:
-        restore()
-
-
-def saved_optimizer(opt: Any) -> Callable[[], None]:
-    """Save an optimizer of fastlr and its parameters; return the function that restores them."""
-    state = opt.state_dict()
-    plan = unwrapped(opt)._plan
-    tensors = tensors_of(opt)
-    arrays = [tensor.array for tensor in tensors]
-    arrays += [tensor.shadow for tensor in tensors if tensor.shadow is not None]
-    copies = [array.copy() for array in arrays]
-    values = [dict(group._values) for group in opt.groups]
-    skipped, norm = plan.skipped, plan.grad_norm
-
-    def set_hypers() -> None:
-        for group, before in zip(opt.groups, values, strict=True):
-            for name, value in before.items():
-                if getattr(group, name) is not value:
-                    setattr(group, name, value)
-
-    def write() -> None:
-        set_hypers()                   # (functions, whose name alone is in a state_dict)
-        opt.load_state_dict(state)
-        set_hypers()                   # (the same objects, where loading made equal ones)
-        for array, copy in zip(arrays, copies, strict=True):
-            array[...] = copy
-        mark_written([source for tensor in tensors for source in tensor.sources()])
-        plan.skipped, plan.grad_norm = skipped, norm
-
-    return write
-
-
-def set_rates(opt: Any, lr: float, ratios: list[float]) -> None:
-    for group, ratio in zip(opt.groups, ratios, strict=True):
-        group.lr = float(lr) * ratio
-
-
-def take_step(opt: Any, loss: float, grads: Any) -> None:
-    if unwrapped(opt).needs_loss:
-        opt.step(grads, loss=loss)
-    else:
-        opt.step(grads)
 
 
 def finite_loss(loss_and_grad: LossAndGrad, batches: Iterator[Any]) -> tuple[float, Any]:
@@ -435,62 +401,3 @@ def sweep(opt: Any, loss_and_grad: LossAndGrad, batches: Iterator[Any], lrs: Flo
             return Sweep(first, losses, i, i + 1)
         losses[i], best = loss, min(best, smooth)
     return Sweep(first, losses, None, len(lrs))
-
-
-def trial_loss(opt: Any, loss_and_grad: LossAndGrad, batches: list[Any], lr: float, ratios: list[float],
-               validation: Validation | None = None) -> float:
-    """The loss of training on these batches with a constant rate; infinite if it diverges.
-
-    It is the mean loss over the later half of the batches, or the least of `VALIDATIONS` validation losses.
-    """
-    set_rates(opt, lr, ratios)
-    losses: list[float] = []
-    validated: list[float] = []
-    validate_at = {round((k + 1) * len(batches) / VALIDATIONS) for k in range(VALIDATIONS)}
-    nonfinite = 0                      # batches in a row whose loss was not finite
-    for k, batch in enumerate(batches, start=1):
-        try:
-            loss, grads = loss_and_grad(batch)
-            if math.isfinite(float(loss)):
-                take_step(opt, float(loss), grads)
-                losses.append(float(loss))
-                nonfinite = 0
-            else:
-                nonfinite += 1
-            if validation is not None and k in validate_at:
-                validated.append(float(validation()))
-        except ArithmeticError:
-            return math.inf
-        if nonfinite == MOST_NONFINITE:
-            break
-    if validation is not None:
-        later = [min(filter(math.isfinite, validated), default=math.inf)]
-    else:
-        later = losses[len(losses) // 2:]
-    return sum(later) / len(later) if later and not nonfinite else math.inf
-
-
-def run_trials(result: RangeTest, trial: Callable[[float, int], float], trial_steps: int) -> None:
-    """Short trials at rates below that at which the sweep diverged, longer ones of the better half, and so on.
-
-    The best rate becomes the result's `lr`. Where the lowest rate of a round is the best, lower ones are tried.
-    """
-    step = 10 ** (1 / TRIALS_PER_DECADE)
-    top = result.diverged_at or float(result.lrs[-1])
-    rates = [top / step**k for k in range(1 if result.diverged_at else 0, TRIALS_BELOW + 1)]
-    survivors = len(rates)
-    for fraction, count in ROUNDS:
-        updates = max(round(fraction * trial_steps), 2)
-        scores: dict[float, float] = {}
-        queue = sorted(rates[:survivors], reverse=True)
-        for lr in queue:
-            scores[lr] = trial(lr, updates)
-            result.trials.append({"lr": lr, "updates": updates, "loss": scores[lr]})
-            lowest = queue[-1]
-            if lr == lowest == min(scores, key=lambda lr: (scores[lr], lr)) and lowest / step >= result.lrs[0]:
-                queue.append(lowest / step)
-        rates, survivors = sorted(scores, key=lambda lr: (scores[lr], lr)), count
-    if math.isfinite(scores[rates[0]]):
-        result.lr = result.suggestions["trials"] = rates[0]
-    else:
-        result.notes.append("every trial diverged: lower lr_min")

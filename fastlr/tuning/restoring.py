@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, MutableSequence, Sequence
 from copy import deepcopy
 from functools import partial
@@ -104,5 +105,16 @@ def refilling(x: Any, fill: Callable[[Any], object], entries: Any) -> Restore:
     def restore() -> None:
         x.clear()
         fill(entries)
+
+    return restore
+
+
+def random_state() -> Restore:
+    """Save the generators that Python and NumPy share among all who ask for none of their own."""
+    python, numpy = random.getstate(), np.random.get_state()      # noqa: NPY002
+
+    def restore() -> None:
+        random.setstate(python)
+        np.random.set_state(numpy)     # noqa: NPY002
 
     return restore
