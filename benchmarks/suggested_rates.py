@@ -208,6 +208,7 @@ class Outcome(NamedTuple):
         return (losses <= 1.1 * self.grid.min(axis=0)).mean(axis=0)
 
 
+@np.errstate(all="ignore")
 def measured(problem: Problem, peers: bool = True) -> Outcome:
     fastlr.set_num_threads(1)
 

@@ -278,7 +278,7 @@ def test_a_longer_trial_continues_a_shorter_one():
         begins = trial["updates"] - trial["new"]
         assert seen[at:at + trial["new"]] == list(range(swept + begins, swept + trial["updates"]))
         at += trial["new"]
-    assert {(trial["updates"], trial["new"]) for trial in found.trials} == {(6, 6), (20, 14), (40, 20)}
+    assert {(trial["updates"], trial["new"]) for trial in found.trials} == {(7, 7), (20, 13), (40, 20)}
     assert found.updates == swept - 1 + sum(trial["new"] for trial in found.trials)
 
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 BATCH_BYTES = 2**30
 COPY_BYTES = 2**30
-TRIAL_STEPS = 128
+TRIAL_STEPS = 112
 
 
 class RangeTest(KnownAttributes):

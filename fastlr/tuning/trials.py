@@ -21,7 +21,7 @@ Validation = Callable[[], float]
 MOST_NONFINITE = 3                     # batches in a row whose loss is not finite mean divergence
 RATES_PER_DECADE = 2
 RATES = 7                              # below the rate at which the sweep diverged
-ROUNDS = ((20 / 128, 4), (1 / 2, 3), (1.0, 1))     # fraction of `trial_steps`, and how many rates are continued
+ROUNDS = ((20 / 112, 4), (1 / 2, 3), (1.0, 1))     # fraction of `trial_steps`, and how many rates are continued
 VALIDATE_EVERY = 4                     # updates
 SMALLEST = 10                          # updates of the longest trial
 
