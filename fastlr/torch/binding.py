@@ -15,10 +15,12 @@ from .._engine.torch_watch import GroupWatch, StateWatch
 from ..optimizers.binding import BoundParameters
 from .arguments import Rule, rule_of, values_of
 from .products import TorchProducts
-from .state import adopt, completed, exposed, tensor_over
+from .state import adopt, completed, exposed, local_part, tensor_over
 
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 COMPLEX = (torch.complex64, torch.complex128)
+#: Options by which what moves an element depends on others.
+OVER_WHOLE_TENSORS = ("clip_norm", "clip_tensor_norm", "clip_zscore", "clip_adaptive", "nonfinite")
 BOUND_CLASSES: dict[type[Any], type[Any]] = {}
 
 
@@ -105,6 +107,24 @@ def why_not(param: torch.Tensor, owner: str, name: str) -> Exception:
                      f"{local.dtype}")
 
 
+def refuse_parts(owner: str, cls: type[Any], common: Mapping[str, Any],
+                 members: list[list[tuple[str, torch.Tensor]]]) -> None:
+    """ValueError if a step needs more of a parameter than the part that this process has."""
+    parts = [name for group in members for name, param in group
+             if any(not placement.is_replicate() for placement in getattr(param, "placements", ()))]
+    if not parts:
+        return
+    options = [f"{name}={common[name]!r}" for name in OVER_WHOLE_TENSORS
+               if common.get(name, "propagate") != "propagate"]
+    if cls.reduces or cls.shared:
+        options.append(f"the rule {cls.__name__}")
+    if options:
+        cure = "clip with torch.nn.utils.clip_grad_norm_ before the step" if "norm" in options[0] else \
+            "use a rule that moves each element by its own gradient" if "rule" in options[0] else "leave it out"
+        raise ValueError(f"{owner}: parameter {parts[0]} is distributed, each process has a part of it, and "
+                         f"{options[0]} needs all of it; {cure}")
+
+
 # Units
 
 class Unit:
@@ -127,6 +147,7 @@ class Unit:
                                      f"strides {local.stride()}); let your model use a copy of it, and pass that")
         if rule.cls.kind == "matrix" and any(param.is_complex() for param in self.params):
             raise RuntimeError(f"{owner} does not support complex parameters")
+        refuse_parts(owner, rule.cls, common, members)
         locals_ = [local_of(param) for param in self.params]
         given = [completed(rule.cls.__name__, opt.__dict__["state"].get(param) or {}, group)
                  for index, group in ((index, opt.param_groups[index]) for index in groups)
@@ -178,7 +199,7 @@ class Unit:
             used = set(self.inner._used[i])
             present.update({name: value for name, value in shown.items()
                             if name not in used or name not in present})
-            self.state_watch.add([value for name, value in present.items()
+            self.state_watch.add([local_part(value) for name, value in present.items()
                                   if name in shown and isinstance(value, torch.Tensor)])
         self.without_state.discard(i)
 

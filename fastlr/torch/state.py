@@ -45,9 +45,13 @@ def tensor_over(array: Any) -> torch.Tensor:
 
 
 def in_torch_shape(slot: str, tensor: torch.Tensor, param: torch.Tensor) -> torch.Tensor:
-    """A slot in the shape in which torch has it: complex where the parameter is, factors as columns and rows."""
+    """A slot as torch has it: complex or a DTensor where the parameter is one, factors as columns and rows."""
     if param.is_complex() and tensor.shape[-1:] == (2,) and tensor.dtype in (torch.float32, torch.float64):
-        return torch.view_as_complex(tensor)
+        tensor = torch.view_as_complex(tensor)
+    local = getattr(param, "_local_tensor", None)
+    if local is not None:
+        return tensor if tensor.shape != local.shape else type(param).from_local(
+            tensor, param.device_mesh, param.placements, run_check=False, shape=param.shape, stride=param.stride())
     if slot == "row_var" and tensor.numel() * param.shape[-1] == param.numel():
         return tensor.view(*param.shape[:-1], 1)
     if slot == "col_var" and tensor.numel() * param.shape[-2] == param.numel():
@@ -64,6 +68,11 @@ def exposed(inner: BoundParameters, cls: str, tensor: Tensor, param: torch.Tenso
     for k, name in enumerate(inner.shared):
         state[name] = tensor_over(inner._shared[k:k + 1].reshape(()))
     return state
+
+
+def local_part(tensor: Any) -> Any:
+    """The part of a DTensor that is in this process; any other tensor itself."""
+    return getattr(tensor, "_local_tensor", tensor)
 
 
 def real(tensor: torch.Tensor) -> torch.Tensor:
@@ -83,7 +92,7 @@ def adopt(inner: BoundParameters, cls: str, tensor: Tensor, given: Mapping[str, 
         value = given.get(name)
         if value is None:
             continue
-        source = real(value.detach()) if isinstance(value, torch.Tensor) else torch.as_tensor(value)
+        source = real(local_part(value).detach()) if isinstance(value, torch.Tensor) else torch.as_tensor(value)
         if slot in inner._kept and inner._kept.index(slot) < len(tensor.state) and fits(source, array):
             tensor.state[inner._kept.index(slot)] = array_over(source)
             used.append(name)
