@@ -362,7 +362,9 @@ class Optimizer(BoundParameters, family=True):
         Options that the coming steps depend on (clipping, `maximize`, `lr_scale`, `decay`, `seed` ...) must be here
         what they were there; with ``strict=False`` those of this optimizer hold, and a list of texts says what differs.
         """
-        return state.load(self, d, strict)
+        ready = state.prepared(self, d, strict)
+        state.write_all([ready])
+        return None if strict else ready.differences
 
     def __reduce__(self) -> Any:
         raise TypeError(f"{type(self).__name__} cannot be pickled, as it points into its parameters' memory; "

@@ -12,7 +12,8 @@ from .._engine.tensors import FLOAT32, FLOAT64, STORAGES, Array, Tensor, bfloat1
 from .base import Optimizer
 from .declaration import nearest
 from .groups import are_groups, bound
-from .state import FORMAT, completed, copies, fill, refuse_others
+from .state import FORMAT, Prepared, copies, fill, refuse_others, write_all
+from .state import prepared as prepared_optimizer
 from .structure import Container, arranged, same_names
 
 Assign = Callable[[], None]
@@ -73,6 +74,12 @@ class Resumable:
 
         `strict` is for the optimizer inside, as is the list that is returned: see `Optimizer.load_state_dict`.
         """
+        ready = self._prepared(d, strict)
+        write_all([ready])
+        return None if strict else ready.differences
+
+    def _prepared(self, d: Mapping[str, Any], strict: bool) -> Prepared:
+        """Check a state, and that of what is wrapped, before anything of it is written."""
         self._require_ready("load_state_dict")
         who = f"{type(self).__name__}.load_state_dict"
         if not isinstance(d, Mapping):
@@ -87,18 +94,14 @@ class Resumable:
         arrays = self._arrays()
         refuse_others(arrays, d["state"], who)
         assign = self._parsed(d, who)
-
-        differences: list[str] = []
-        keywords = {} if strict else {"strict": False}       # (which a class of one's own may not take)
+        inner = Prepared([], nothing, []) if self.inner is None else prepared(self.inner, d["inner"], strict)
 
         def write() -> None:
-            if self.inner is not None:                       # (which checks its own state before its first write)
-                differences[:] = self.inner.load_state_dict(d["inner"], **keywords) or ()
+            inner.write()
             fill(arrays, d["state"])
             assign()
 
-        completed(write)
-        return None if strict else differences
+        return Prepared(inner.plans, write, inner.differences)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name[0] != "_" and not hasattr(type(self), name):
@@ -113,6 +116,25 @@ class Resumable:
 def public_names(x: Any) -> list[str]:
     """The public attributes of an object."""
     return [name for name in dir(type(x)) if not name.startswith("_")]
+
+
+def nothing() -> None:
+    """Write nothing."""
+
+
+def prepared(opt: Any, d: Mapping[str, Any], strict: bool) -> Prepared:
+    """A state that is checked; that of a class with a `load_state_dict` of its own is checked where it is written."""
+    if isinstance(opt, Optimizer) and type(opt).load_state_dict is Optimizer.load_state_dict:
+        return prepared_optimizer(opt, d, strict)
+    if isinstance(opt, Resumable) and type(opt).load_state_dict is Resumable.load_state_dict:
+        return opt._prepared(d, strict)
+    differences: list[str] = []
+    keywords = {} if strict else {"strict": False}             # (which such a class may not take)
+
+    def write() -> None:
+        differences[:] = opt.load_state_dict(d, **keywords) or ()
+
+    return Prepared([], write, differences)
 
 
 # Parameters and gradients

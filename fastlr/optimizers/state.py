@@ -3,12 +3,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from math import inf
-from typing import Any
+from typing import Any, NamedTuple
 from zlib import crc32
 
 import numpy as np
 
 from .._engine.compiled_schedule import CompiledSchedule
+from .._engine.plan import Plan
 from .._engine.tensors import Array, Tensor
 from .binding import BoundParameters
 from .declaration import Hyper
@@ -34,6 +35,31 @@ def completed(write: Callable[[], None]) -> None:
     except BaseException:
         write()
         raise
+
+
+class Prepared(NamedTuple):
+    """A state that was checked: what writes it, and the plans that must not step meanwhile."""
+
+    plans: list[Plan]
+    write: Callable[[], None]
+    differences: list[str]             # what did not fit, where that is no error
+
+
+def write_all(prepared: Sequence[Prepared], after: Callable[[], None] | None = None) -> None:
+    """Write these states, all of them or none, while nobody can step their optimizers."""
+    def write() -> None:
+        for each in prepared:
+            each.write()
+        if after is not None:
+            after()
+
+    def exclusively(plans: list[Plan]) -> None:
+        if plans:
+            plans[0].exclusively(lambda: exclusively(plans[1:]))
+        else:
+            completed(write)
+
+    exclusively(list({id(plan): plan for each in prepared for plan in each.plans}.values()))
 
 
 # Values
@@ -189,10 +215,10 @@ def described(opt: BoundParameters) -> dict[str, Any]:
     return plain
 
 
-def load(opt: BoundParameters, d: Mapping[str, Any], strict: bool) -> list[str] | None:
-    """Take on the state that `state_dict` described; all of it is checked before the first write.
+def prepared(opt: BoundParameters, d: Mapping[str, Any], strict: bool) -> Prepared:
+    """Check the state that `state_dict` described, before anything of it is taken on.
 
-    Returns in which options the optimizer that was saved differs; where `strict`, that is refused.
+    Where the options of the optimizer that was saved differ, `strict` says whether that is refused.
     """
     owner, plan = f"{type(opt).__name__}.load_state_dict", opt._plan
     refuse_foreign(opt, d, owner)
@@ -227,8 +253,7 @@ def load(opt: BoundParameters, d: Mapping[str, Any], strict: bool) -> list[str] 
         plan.accumulated, plan.skipped = accumulated, skipped
         opt.cast()
 
-    plan.exclusively(lambda: completed(write))
-    return None if strict else differences
+    return Prepared([plan], write, differences)
 
 
 def refuse_foreign(opt: BoundParameters, d: Mapping[str, Any], owner: str) -> None:
