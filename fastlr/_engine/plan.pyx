@@ -167,6 +167,20 @@ cdef class Plan:
                 raise RuntimeError(f"{self.layout.caller}: {watched.replaced_by(key)}, or make a new optimizer")
         return 0
 
+    def examine(self, list gradients, grad_scale, bint zero_grads):
+        """Check all that `step` would, and change nothing: for steps of several plans, of which all go or none."""
+        self.refuse_replaced()
+        self.begin()
+        try:
+            self.checked_scale(grad_scale)
+            self.given.read(gradients, zero_grads)
+            if self.scalars.schedules:
+                self.scalars.evaluate(self.t)
+            if self.scalars.corrected:
+                self.scalars.refuse_rates(self.t)
+        finally:
+            self.release()
+
     cdef int read_curvature(self, list gradients, list estimates) except -1:
         if gradients is None and self.bound is not None:
             gradients = self.bound.arrays
