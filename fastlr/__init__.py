@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from .optimizers.averages import WeightAverage as WeightAverage
     from .optimizers.linesearch import LineSearch as LineSearch
     from .optimizers.linesearch import line_search as line_search
+    from .optimizers.partition import Partition as Partition
     from .optimizers.quasi_newton import LBFGS as LBFGS
     from .optimizers.sharpness import SAM as SAM
     from .optimizers.wrappers import GradientCentralization as GradientCentralization

@@ -1,4 +1,4 @@
-"""Checkpoints: an optimizer and its parameters in one file, written whole or not at all, and checked when read.
+"""Checkpoints: an optimizer, or a whole run, in one file that is written whole or not at all, and checked when read.
 
 Any reader of the safetensors format can read these files; this one also checks every byte of them.
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from math import isfinite
 from typing import Any
@@ -19,15 +19,15 @@ from zlib import crc32
 
 import numpy as np
 
-from ._engine.arrays import stored_as
 from ._engine.compiled_schedule import DEPTH
 from ._engine.file_replacement import replacing
 from ._engine.safetensors import (
-    CODES,
     LARGEST_HEADER,
     CheckpointError,
     Stored,
+    array_of,
     brief,
+    code_of,
     fetched,
     opened,
     parsed,
@@ -37,20 +37,36 @@ from ._engine.safetensors import (
 from ._engine.tensors import Array
 from .optimizers.base import Optimizer
 from .optimizers.declaration import nearest
-from .optimizers.resumable import Resumable, parameters_written, tensors_of
-from .optimizers.state import completed
+from .optimizers.fitting import Rename
+from .optimizers.partition import description
+from .optimizers.resumable import Resumable, parameters_written
+from .optimizers.state import completed, write_all
+from .run_state import DEPTH as RUN_DEPTH
+from .run_state import (
+    Loading,
+    arrays_of,
+    described_run,
+    largest_first,
+    prepared_optimizer,
+    well_formed,
+    with_arrays,
+)
 
 __all__ = ["CheckpointError", "load", "read_header", "save"]
 
-FORMAT = 1
+FORMAT, RUN_FORMAT = 1, 2              # of one optimizer, of a run
+NESTED = 2 * DEPTH + 8 + 3 * RUN_DEPTH # how deep a description may be
 CURE = "build the optimizer over the parameters that were saved"
 OPENING = b'{"__metadata__":{"crc32":"'
 BITS = "float64 bits"
 DIGITS = slice(8 + len(OPENING), 16 + len(OPENING))
 
 
-def save(path: str | os.PathLike[str], opt: Optimizer | Resumable, *, params: bool = True) -> None:
-    """Save all that later steps depend on: parameters, state, t and hyper-parameters.
+Run = Mapping[str, Any] | list[Any] | tuple[Any, ...]
+
+
+def save(path: str | os.PathLike[str], opt: Optimizer | Resumable | Run, *, params: bool = True) -> None:
+    """Save all that later steps depend on: parameters, state, t and hyper-parameters; or a whole run.
 
     The new file replaces the old one only when it is whole and on the disk: whatever happens, the path has one of
     them. A process that is killed leaves no other file where the system has unnamed files, as Linux does; or a
@@ -59,6 +75,11 @@ def save(path: str | os.PathLike[str], opt: Optimizer | Resumable, *, params: bo
     a second copy: do not step in another thread meanwhile.
 
     A hyper-parameter that is a plain function is not saved: `load` keeps the function that the optimizer has.
+
+    A run is a dict (or list) of all that goes on: optimizers, wrappers, averages, `LossScale`, `Plateau`, `History`,
+    schedules, random generators (NumPy's and `random.Random`), arrays, JSON values, and dicts and lists of these. The
+    name of each tensor then begins with the key, as ``opt/state/w/m``. Parameters that an average holds beside an
+    optimizer are written once.
 
     Arrays are written in C order, whatever their layout in memory. If you save parameters or states by other tools,
     give them `np.ascontiguousarray` of each: ``safetensors.numpy`` writes the memory of other layouts as it is, with
@@ -69,7 +90,7 @@ def save(path: str | os.PathLike[str], opt: Optimizer | Resumable, *, params: bo
     path
         The file. If it exists, its mode is kept; a link is followed.
     opt
-        Any fastlr optimizer, a wrapper around one, or an average of weights.
+        Any fastlr optimizer, a wrapper around one, or an average of weights; or a run of them.
     params
         False: save the state of the optimizer only, where the framework saves the parameters.
 
@@ -88,10 +109,29 @@ def save(path: str | os.PathLike[str], opt: Optimizer | Resumable, *, params: bo
     ...     fastlr.load(f"{folder}/run.safetensors", other)
     >>> other.t, other.lr, other.state["w"]["m"].tolist() == opt.state["w"]["m"].tolist()
     (1, 0.1, True)
+
+    A whole run:
+
+    >>> run = {"opt": opt, "scale": fastlr.LossScale(), "rng": np.random.default_rng(0), "epoch": 3}
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     fastlr.save(f"{folder}/run.safetensors", run)
+    ...     again = {"opt": other, "scale": fastlr.LossScale(), "rng": np.random.default_rng(), "epoch": 0}
+    ...     fastlr.load(f"{folder}/run.safetensors", again)
+    >>> again["epoch"], again["rng"].random() == run["rng"].random()
+    (3, True)
     """
     require_optimizer(opt, "save(path, opt)")
-    arrays = arrays_of(opt, params)
-    described = description(opt)
+    if isinstance(opt, Optimizer | Resumable):
+        arrays = arrays_of(opt, params)
+        described = {"format": FORMAT, "state": description(opt)}
+    else:
+        found: dict[str, Array] = {}
+        described = {"format": RUN_FORMAT, "run": described_run(opt, "", params, found)}
+        arrays = largest_first(found)
+        try:
+            parsed(as_text(described), NESTED)
+        except CheckpointError as error:
+            raise ValueError(f"save: {error}; save such values as arrays, or in a file of their own") from None
     sums = dict.fromkeys(arrays, "0" * 8)
     listed = as_text(entries(arrays))
     placeholder = header(described, listed, sums)
@@ -103,40 +143,70 @@ def save(path: str | os.PathLike[str], opt: Optimizer | Resumable, *, params: bo
         file.write(header(described, listed, sums))
 
 
-def load(path: str | os.PathLike[str], opt: Optimizer | Resumable, *, params: bool | None = None,
-         strict: bool = True) -> list[str] | None:
-    """Load what was saved: the state, t and hyper-parameters, and the parameters in place.
+def load(path: str | os.PathLike[str], opt: Optimizer | Resumable | Run, *, params: bool | None = None,
+         strict: bool = True, rename: Rename | None = None) -> list[str] | None:
+    """Load what was saved: the state, t and hyper-parameters, and the parameters in place; or a whole run.
 
-    Everything is read and checked before the first write; then all of it is copied, or nothing.
+    Everything is read and checked before the first write; then all of it is copied, or nothing. Of a run, give the
+    same structure: its objects take on their states, arrays are written in place, and values are replaced in their
+    dict or list.
 
     Parameters
     ----------
     path
         A file that `save` wrote.
     opt
-        An optimizer of the same class, over parameters of the same names, shapes, dtypes and groups.
+        An optimizer of the same class, over parameters of the same names, shapes, dtypes and groups; or a run of such.
     params
         None: load parameters if the file has them. True: it must. False: leave the parameters as they are.
     strict
-        Refuse a state whose options differ from those of this optimizer, which would step otherwise. False: those of
-        this optimizer hold.
+        Refuse a file that does not fit, and a state whose options differ from those of this optimizer, which would
+        step otherwise. False: load what fits, as `Optimizer.load_state_dict` says; of a table that has grown, the
+        first rows.
+    rename
+        New names of parameters by the saved ones, or a function old -> new; of a run, for all of its optimizers.
 
     Returns
     -------
     list of str, or None
-        Where not `strict`: in which options the saved optimizer differs, empty if in none.
+        Where not `strict`: a text for each thing that did not fit, empty if all did.
 
     Raises
     ------
     CheckpointError
-        If the file is torn, changed, no checkpoint, or does not fit this optimizer. Nothing has changed.
+        If the file is torn, changed, no checkpoint, or does not fit. Nothing has changed.
     OSError
         If it cannot be read.
     """
     require_optimizer(opt, "load(path, opt)")
+    if isinstance(opt, Optimizer | Resumable) and strict and rename is None:
+        load_whole(path, opt, params)
+        return None
     with opened(path) as file:
         head, stored, metadata = read(file)
         described, sums = own(head, stored, metadata)
+        require_kind(described, isinstance(opt, Optimizer | Resumable))
+        loaded = fetch(file, stored, sums, {name: array_of(name, tensor) for name, tensor in stored.items()})
+        try:
+            if isinstance(opt, Optimizer | Resumable):
+                ready = [prepared_optimizer(opt, described["state"], loaded, params, strict, rename, "load")]
+            else:
+                loading = Loading(loaded, params, strict, rename)
+                loading.prepare(opt, described["run"], "", None)
+                ready = loading.finish()
+            write_all(ready)
+        except (TypeError, ValueError) as error:
+            raise CheckpointError(str(error)) from error
+    return None if strict else [text for each in ready for text in each.differences]
+
+
+def load_whole(path: str | os.PathLike[str], opt: Optimizer | Resumable, params: bool | None) -> None:
+    """Load an optimizer that the file must fit: what does not is refused before an array is read."""
+    with opened(path) as file:
+        head, stored, metadata = read(file)
+        described, sums = own(head, stored, metadata)
+        require_kind(described, True)
+        described = described["state"]
         if described["optimizer"] != type(opt).__name__:
             raise CheckpointError(f"this is the state of {brief(described['optimizer'])}, got an optimizer "
                                   f"of class {type(opt).__name__}; load it into one of the class saved")
@@ -147,21 +217,12 @@ def load(path: str | os.PathLike[str], opt: Optimizer | Resumable, *, params: bo
         wanted = arrays_of(opt, held if params is None else params)
         require_fit(wanted, {name: tensor for name, tensor in stored.items()
                              if params is not False or not name.startswith("param/")}, type(opt).__name__)
-        loaded: dict[str, Array] = {}
-        for name, tensor in sorted(stored.items(), key=lambda item: item[1].begin):
-            array = np.empty(tensor.shape, wanted[name].dtype) if name in wanted else None
-            if fetched(file, tensor.end - tensor.begin, array) != sums[name]:
-                raise CheckpointError(f"the bytes of {brief(name)} are not those that were saved; take an "
-                                      f"older copy")
-            if array is not None:
-                loaded[name] = array
-    state = with_arrays(described, opt, loaded)
-
-    differences: list[str] = []
-    keywords = {} if strict else {"strict": False}         # (which a class of one's own may not take)
+        loaded = fetch(file, stored, sums, {name: np.empty(tensor.shape, wanted[name].dtype)
+                                            for name, tensor in stored.items() if name in wanted})
+    state = with_arrays(described, {name: array for name, array in loaded.items() if not name.startswith("param/")})
 
     def write() -> None:
-        differences[:] = opt.load_state_dict(state, **keywords) or ()
+        opt.load_state_dict(state)
         for name, array in wanted.items():
             if name.startswith("param/"):
                 array[...] = loaded[name]
@@ -171,22 +232,44 @@ def load(path: str | os.PathLike[str], opt: Optimizer | Resumable, *, params: bo
         completed(write)
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{os.fspath(path)}: {error}") from error
-    return None if strict else differences
+
+
+def fetch(file: Any, stored: Mapping[str, Stored], sums: Mapping[str, str],
+          arrays: dict[str, Array]) -> dict[str, Array]:
+    """Read all tensors of a file, into these arrays where there is one; CheckpointError for other bytes than saved."""
+    for name, tensor in sorted(stored.items(), key=lambda item: item[1].begin):
+        if fetched(file, tensor.end - tensor.begin, arrays.get(name)) != sums[name]:
+            raise CheckpointError(f"the bytes of {brief(name)} are not those that were saved; take an older copy")
+    return arrays
+
+
+def require_kind(described: Mapping[str, Any], one: bool) -> None:
+    """CheckpointError where one optimizer was saved and a run is loaded, or the other way."""
+    if one and "run" in described:
+        raise CheckpointError("this is a run of several objects, got one optimizer; load it into the same structure, "
+                              "as fastlr.load(path, {\"opt\": opt, ...})")
+    if not one and "state" in described:
+        raise CheckpointError(f"this is the state of one {brief(described['state']['optimizer'])}, got a run; load it "
+                              f"into an optimizer")
 
 
 def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The contents of a safetensors file by its header; the arrays are not read.
 
-    Returns `optimizer` and `t` (None if fastlr did not write the file), `metadata` (what else fastlr wrote, or the
-    texts of another writer) and `tensors`: name -> {"dtype", "shape", "bytes"}. CheckpointError if its length is wrong
-    or its header malformed.
+    Returns `optimizer` and `t` (None for a run, and if fastlr did not write the file), `metadata` (what else fastlr
+    wrote, of a run under "run"; or the texts of another writer) and `tensors`: name -> {"dtype", "shape", "bytes"}.
+    CheckpointError if its length is wrong or its header malformed.
     """
     with opened(path) as file:
         head, stored, metadata = read(file)
         shown: dict[str, Any] = {"optimizer": None, "t": None, "metadata": dict(metadata)}
         if "fastlr" in metadata:
             described, _ = own(head, stored, metadata)
-            shown = {"optimizer": described.pop("optimizer"), "t": described.pop("t"), "metadata": described}
+            if "run" in described:
+                shown["metadata"] = {"run": described["run"]}
+            else:
+                state = described["state"]
+                shown = {"optimizer": state.pop("optimizer"), "t": state.pop("t"), "metadata": state}
     tensors = {name: {"dtype": tensor.dtype, "shape": tensor.shape, "bytes": tensor.end - tensor.begin}
                for name, tensor in stored.items()}
     return shown | {"tensors": tensors}
@@ -195,48 +278,9 @@ def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
 # What is saved
 
 def require_optimizer(opt: Any, call: str) -> None:
-    if not isinstance(opt, Optimizer | Resumable):
-        raise TypeError(f"{call}: opt must be a fastlr optimizer, got {type(opt).__name__}")
-
-
-def arrays_of(opt: Optimizer | Resumable, params: bool) -> dict[str, Array]:
-    """The arrays by their names in a file; those of large elements first, so that each is aligned there."""
-    arrays = {f"param/{tensor.name}": tensor.array for tensor in tensors_of(opt)} if params else {}
-    for prefix, states in layers(opt):
-        for name, slots in states.items():
-            arrays |= {f"{prefix}/{name}/{slot}": array for slot, array in slots.items()}
-    return dict(sorted(arrays.items(), key=lambda item: -item[1].itemsize))
-
-
-def layers(opt: Optimizer | Resumable) -> Iterator[tuple[str, dict[str, dict[str, Array]]]]:
-    """The arrays of each wrapper, from the outermost, then of the optimizer; each with its prefix in a file."""
-    wrapped: Any = opt
-    depth = 0
-    while isinstance(wrapped, Resumable) and wrapped.inner is not None:
-        yield f"wrapper/{depth}", wrapped._arrays()
-        wrapped, depth = wrapped.inner, depth + 1
-    yield "state", wrapped._arrays() if isinstance(wrapped, Resumable) else wrapped.state
-
-
-def with_arrays(described: dict[str, Any], opt: Optimizer | Resumable, loaded: Mapping[str, Array]) -> dict[str, Any]:
-    """The `state_dict` that a file describes, with its arrays; loading refuses one that lacks a wrapper."""
-    level = whole = dict(described)
-    for prefix, states in layers(opt):
-        level["state"] = {name: {slot: loaded[f"{prefix}/{name}/{slot}"] for slot in slots}
-                          for name, slots in states.items()}
-        if not isinstance(level.get("inner"), dict):
-            break
-        level["inner"] = dict(level["inner"])
-        level = level["inner"]
-    return whole
-
-
-def description(opt: Optimizer | Resumable) -> dict[str, Any]:
-    """`opt.state_dict()` without its arrays (which that copies)."""
-    if isinstance(opt, Optimizer):
-        return opt._described()
-    opt._require_ready("save")
-    return opt._described() if opt.inner is None else opt._described() | {"inner": description(opt.inner)}
+    if not isinstance(opt, Optimizer | Resumable | Mapping | list | tuple):
+        raise TypeError(f"{call}: opt must be a fastlr optimizer, or a dict or list of what is to be saved, got "
+                        f"{type(opt).__name__}")
 
 
 # Writing
@@ -257,8 +301,7 @@ def entries(arrays: Mapping[str, Array]) -> dict[str, Any]:
     found, end = {}, 0
     for name, array in arrays.items():
         begin, end = end, end + array.nbytes
-        code = CODES[str(stored_as(array))]
-        found[name] = {"dtype": code, "shape": array.shape, "data_offsets": (begin, end)}
+        found[name] = {"dtype": code_of(array), "shape": array.shape, "data_offsets": (begin, end)}
     return found
 
 
@@ -266,7 +309,7 @@ def header(described: Mapping[str, Any], listed: str, sums: Mapping[str, str]) -
     """All that precedes the data; `listed` is the JSON of `entries`. Its length does not depend on the checksums."""
     from . import __version__
 
-    note = as_text({"format": FORMAT, "fastlr": __version__, "state": described, "crc32": sums})
+    note = as_text({"fastlr": __version__, **described, "crc32": sums})
     metadata = as_text({"__metadata__": {"crc32": "0" * 8, "fastlr": note}})
     try:
         body = (metadata[:-1] + ("," if len(listed) > 2 else "") + listed[1:]).encode()
@@ -312,49 +355,28 @@ def header_sum(head: bytes | bytearray) -> bytes:
 
 def own(head: bytes, stored: Mapping[str, Stored],
         metadata: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
-    """What `save` described, and the checksum of each tensor; CheckpointError unless the header is as written."""
+    """What `save` described, as "state" or "run", and the checksum of each tensor; CheckpointError unless the header is
+    as written."""
     if "fastlr" not in metadata or not head.startswith(OPENING, 8):
         raise CheckpointError("expected a checkpoint of fastlr, this is a safetensors file of another program")
     if header_sum(head) != head[DIGITS]:
         raise CheckpointError("the header is not the one that was saved; take an older copy")
-    note = parsed(metadata["fastlr"], 2 * DEPTH + 8)
+    note = parsed(metadata["fastlr"], NESTED)
     if BITS in metadata["fastlr"]:
         note = decoded(note)
-    if not isinstance(note, dict) or note.get("format") != FORMAT:
+    if not isinstance(note, dict) or note.get("format") not in (FORMAT, RUN_FORMAT):
         found = brief(note.get("format") if isinstance(note, dict) else note)
-        raise CheckpointError(f"expected checkpoint format {FORMAT}, got {found}; a newer fastlr may read it")
-    if note.keys() != {"format", "fastlr", "state", "crc32"}:
-        raise CheckpointError(f"expected the entries of checkpoint format {FORMAT}, got {brief(list(note))}")
-    state, sums = note["state"], note["crc32"]
+        raise CheckpointError(f"expected checkpoint format {FORMAT} or {RUN_FORMAT}, got {found}; a newer fastlr may "
+                              f"read it")
+    what = "state" if note["format"] == FORMAT else "run"
+    if note.keys() != {"format", "fastlr", what, "crc32"}:
+        raise CheckpointError(f"expected the entries of checkpoint format {note['format']}, got {brief(list(note))}")
+    sums = note["crc32"]
     if not isinstance(sums, dict) or sums.keys() != stored.keys():
         raise CheckpointError("its tensors are not those that were saved")
-    if not isinstance(state, dict) or not well_formed(state):
-        raise CheckpointError(f"expected the state of an optimizer, got {brief(state)}")
-    return state, sums
-
-
-def well_formed(state: dict[str, Any]) -> bool:
-    """Whether a state has the entries and types that `load_state_dict` does not check."""
-    if "groups" not in state:              # (of a wrapper or an average, which checks all else)
-        inner = state.get("inner")
-        return (isinstance(state.get("optimizer"), str) and type(state.get("t")) is int
-                and (inner is None or (isinstance(inner, dict) and well_formed(inner))))
-    if state.keys() - {"norms", "folded", "skipped", "shared", "convention", "lr_max", "options"} \
-            != {"format", "optimizer", "t", "missed", "groups"}:
-        return False
-    if not (isinstance(state.get("shared", {}), dict) and isinstance(state.get("options", {}), dict)):
-        return False
-    t, missed, groups = state["t"], state["missed"], state["groups"]
-    if not (isinstance(state["optimizer"], str) and type(t) is int and isinstance(missed, dict)
-            and isinstance(groups, list)):
-        return False
-    known: list[Any] = []
-    for group in groups:
-        if not isinstance(group, dict) or not isinstance(group.get("params"), list):
-            return False
-        known += group["params"]
-    return all(isinstance(name, str) for name in known) and missed.keys() <= set(known) and all(
-        type(steps) is int and steps <= t for steps in missed.values())
+    if what == "state" and (not isinstance(note["state"], dict) or not well_formed(note["state"])):
+        raise CheckpointError(f"expected the state of an optimizer, got {brief(note['state'])}")
+    return {what: note[what]}, sums
 
 
 def require_fit(wanted: Mapping[str, Array], stored: Mapping[str, Stored], who: str) -> None:
@@ -362,7 +384,7 @@ def require_fit(wanted: Mapping[str, Array], stored: Mapping[str, Stored], who: 
     for name, array in wanted.items():
         if name not in stored:
             raise CheckpointError(f"{who} needs {brief(name)}, which is not in the file; {CURE}")
-        code, (dtype, shape, *_) = CODES[str(stored_as(array))], stored[name]
+        code, (dtype, shape, *_) = code_of(array), stored[name]
         if (dtype, shape) != (code, array.shape):
             raise CheckpointError(f"{brief(name)}: expected {code} {array.shape} as in this {who}, got "
                                   f"{dtype} {brief(shape)}; {CURE}")

@@ -18,15 +18,20 @@ from zlib import crc32
 
 import numpy as np
 
+from .arrays import BFloat16, stored_as
 from .tensors import Array
 
 LARGEST_HEADER = 100_000_000           # bytes, in every reader of the format
 BLOCK = 1 << 20                        # bytes; a block is still in the cache when it is written, after its checksum
-CODES = {"float64": "F64", "float32": "F32", "bfloat16": "BF16", "float16": "F16", "int8": "I8",
-         "uint8": "U8", "int16": "I16"}                # NumPy's name: the format's name
 BITS = {"F64": 64, "I64": 64, "U64": 64, "C64": 64, "F32": 32, "I32": 32, "U32": 32, "F16": 16, "BF16": 16,
         "I16": 16, "U16": 16, "BOOL": 8, "I8": 8, "U8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8,
         "F8_E5M2FNUZ": 8, "F8_E4M3FNUZ": 8, "F6_E2M3": 6, "F6_E3M2": 6, "F4": 4}
+
+
+#: NumPy's names of the types that arrays of a run may have, and the format's.
+TYPES = {"float64": "F64", "float32": "F32", "float16": "F16", "int64": "I64", "int32": "I32", "int16": "I16",
+         "int8": "I8", "uint64": "U64", "uint32": "U32", "uint16": "U16", "uint8": "U8", "bool": "BOOL"}
+DTYPES = {code: np.dtype(name) for name, code in TYPES.items()}
 
 
 class CheckpointError(Exception):
@@ -40,6 +45,20 @@ class Stored(NamedTuple):
     shape: tuple[int, ...]
     begin: int
     end: int
+
+
+def code_of(array: Array) -> str:
+    """The format's name of an array's type."""
+    return "BF16" if stored_as(array) == "bfloat16" else TYPES[array.dtype.name]
+
+
+def array_of(name: str, tensor: Stored) -> Array:
+    """A new array for a tensor of a file."""
+    if tensor.dtype == "BF16":
+        return np.empty(tensor.shape, np.uint16).view(BFloat16)
+    if tensor.dtype not in DTYPES:
+        raise CheckpointError(f"{brief(name)}: cannot read {tensor.dtype} into an array")
+    return np.empty(tensor.shape, DTYPES[tensor.dtype])
 
 
 # Writing

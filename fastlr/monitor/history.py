@@ -209,6 +209,35 @@ class History:
         self._series = {name: series for name, series in self._series.items() if series.n}
         self._latest = max((series.latest for series in self._series.values()), default=-1)
 
+    def _saved(self) -> list[tuple[str, dict[str, NDArray[Any]]]]:
+        """The values of every name, for a checkpoint."""
+        return [(name, {"t": s.t[: s.n], "values": s.values[: s.n]}) for name, s in self._series.items()]
+
+    def _saved_counts(self) -> list[list[int]]:
+        """Of every name: how many of the values that came are kept, and how many came."""
+        return [[s.stride, s.seen] for s in self._series.values()]
+
+    def _loading(self, rows: list[tuple[str, dict[str, NDArray[Any]]]], counts: list[list[int]]) -> Callable[[], None]:
+        """Check what those two returned; the function that takes it on, and rewinds the file to it."""
+        made: dict[str, Series] = {}
+        for (name, arrays), numbers in zip(rows, counts, strict=True):
+            t, values = arrays["t"], arrays["values"]
+            stride, seen = numbers
+            fits = t.dtype == np.int64 and values.dtype == np.float64 and t.shape == values.shape == (t.size,)
+            if not fits or not t.size or (np.diff(t) <= 0).any() or t[0] < 0 or not 0 < stride <= seen >= t.size:
+                raise ValueError(f"History: the values of {name!r} are none of a history")
+            series = made[checked_name(name)] = Series(self._limit)
+            series.t, series.values, series.n = t.copy(), values.copy(), len(t)
+            series.stride, series.seen, series.latest = stride, seen, int(t[-1])
+        latest = max((series.latest for series in made.values()), default=-1)
+
+        def take_on() -> None:
+            if self._file is not None:
+                self._file.rewind(latest + 1)
+            self._series, self._latest = made, latest
+
+        return take_on
+
     def follow(self, follower: Follower) -> None:
         """Call ``follower(t, row)`` at every record from now on; if it has a `close`, at the end too."""
         if not callable(follower):

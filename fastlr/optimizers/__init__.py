@@ -43,7 +43,7 @@ LATER = {
     "LineSearch": "linesearch", "line_search": "linesearch",
     "LBFGS": "quasi_newton",
     "GradientCentralization": "wrappers", "Lookahead": "wrappers",
-    "GradientAccumulation": "accumulation", "SAM": "sharpness",
+    "GradientAccumulation": "accumulation", "SAM": "sharpness", "Partition": "partition",
 }
 
 

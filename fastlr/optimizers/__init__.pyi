@@ -25,6 +25,7 @@ from .groups import Group as Group
 from .linesearch import LineSearch as LineSearch
 from .linesearch import line_search as line_search
 from .loss_scale import LossScale as LossScale
+from .partition import Partition as Partition
 from .quasi_newton import LBFGS as LBFGS
 from .registry import create_optimizer as create_optimizer
 from .registry import list_optimizers as list_optimizers

@@ -1,7 +1,7 @@
 """What every optimizer is: parameters that are bound, steps that move them, and a state that can be saved."""
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from .._engine.accumulation import accumulate
@@ -166,6 +166,29 @@ class Optimizer(BoundParameters, family=True):
     def grad_norm(self) -> float | None:
         """The norm of the latest step's gradients, unscaled and clipped by value; None where nothing measured it."""
         return self._plan.grad_norm
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The parameters by name, as the arrays that steps write."""
+        return labelled("params", {tensor.name: tensor.array for tensor in self._plan.tensors})
+
+    @property
+    def current(self) -> dict[str, float]:
+        """The numbers that the next step will use: every hyper-parameter, a schedule's value at `t`.
+
+        ValueError where they differ between groups: ``opt.groups[i].current`` has those of one.
+
+        >>> import numpy as np, fastlr
+        >>> fastlr.SGD(np.ones(1), lr=fastlr.schedules.linear(1.0, steps=10).warmup(4)).current
+        {'lr': 0.0, 'weight_decay': 0.0}
+        """
+        first, *rest = (group.current for group in self.groups)
+        for other in rest:
+            for name, value in first.items():
+                if other[name] != value:
+                    raise ValueError(f"{type(self).__name__}: {name} differs between groups; read "
+                                     f"opt.groups[i].current")
+        return first
 
     @property
     def shadow(self) -> dict[str, Any]:
@@ -353,15 +376,45 @@ class Optimizer(BoundParameters, family=True):
         """`state_dict` without its arrays."""
         return state.described(self)
 
-    def load_state_dict(self, d: Mapping[str, Any], *, strict: bool = True) -> list[str] | None:
+    def load_state_dict(self, d: Mapping[str, Any], *, strict: bool = True,
+                        rename: Mapping[str, str] | Callable[[str], str] | None = None) -> list[str] | None:
         """Become what `state_dict` described. Everything is checked first; the arrays are copied.
 
         A hyper-parameter whose schedule is a plain function was not saved: it keeps the function it has here. One
         that is a callable with a `state_dict`, as `fastlr.Plateau`, takes on the state that was saved.
 
-        Options that the coming steps depend on (clipping, `maximize`, `lr_scale`, `decay`, `seed` ...) must be here
-        what they were there; with ``strict=False`` those of this optimizer hold, and a list of texts says what differs.
+        Parameters
+        ----------
+        strict
+            Options that the coming steps depend on (clipping, `maximize`, `lr_scale`, `decay`, `seed` ...), names,
+            shapes, dtypes and groups must be here what they were there. False: what fits is loaded. A state of
+            another dtype is converted, rounded to nearest; of a table with more rows than were saved the first rows
+            are loaded; a group takes on the hyper-parameters of the saved group that had all of its parameters; a
+            parameter that was not saved keeps its state and its own count of updates. Class and convention must be
+            the same.
+        rename
+            New names of parameters by the saved ones, or a function old -> new.
+
+        Returns
+        -------
+        list of str, or None
+            Where not `strict`: a text for each thing that did not fit.
+
+        >>> import numpy as np, fastlr
+        >>> old = fastlr.Adam({"encoder.w": np.ones(2), "head.w": np.ones(2)})
+        >>> old.step({"encoder.w": np.ones(2), "head.w": np.ones(2)})
+        >>> new = fastlr.Adam({"body.w": np.ones(2), "head.w": np.ones(3)})
+        >>> for text in new.load_state_dict(old.state_dict(), strict=False, rename={"encoder.w": "body.w"}):
+        ...     print(text)
+        state['head.w']['m']: 2 of 3 rows were saved, the others keep their values
+        state['head.w']['v']: 2 of 3 rows were saved, the others keep their values
+        >>> bool(new.state["body.w"]["m"].all()), new.t
+        (True, 1)
         """
+        if rename is not None:
+            from .fitting import renamed
+
+            d = renamed(d, rename, f"{type(self).__name__}.load_state_dict")
         ready = state.prepared(self, d, strict)
         state.write_all([ready])
         return None if strict else ready.differences

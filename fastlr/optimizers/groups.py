@@ -48,7 +48,7 @@ class Group:
         self._optimizer._set_hyper([self], name, value)
 
     def __dir__(self) -> list[str]:
-        return sorted(self._values)
+        return sorted([*self._values, "current", "params"])
 
     def __reduce__(self) -> Any:
         raise TypeError(f"{type(self._optimizer).__name__}: a group cannot be copied or pickled, as it is part of its "
@@ -58,6 +58,12 @@ class Group:
     def params(self) -> list[str]:
         """The names of the group's parameters."""
         return [tensor.name for tensor in self._optimizer._plan.tensors if tensor.group == self._index]
+
+    @property
+    def current(self) -> dict[str, float]:
+        """The numbers that the next step will use: every hyper-parameter, a schedule's value at `t`."""
+        t = self._optimizer._plan.t
+        return {name: float(value(t) if callable(value) else value) for name, value in self._values.items()}
 
     def _lr_max_with(self, lr: Hyper) -> float:
         """The largest learning rate, once this is the rate."""

@@ -29,6 +29,7 @@ class Resumable:
     """
 
     inner: Any = None
+    _can_be_wrapped = False                    # whether it steps with gradients, as an optimizer does
     _optional: tuple[str, ...] = ()            # entries of `_plain_state` that a state may lack
 
     @property
@@ -38,6 +39,11 @@ class Resumable:
     @property
     def t(self) -> int:
         raise NotImplementedError
+
+    @property
+    def _saved_parts(self) -> list[Any]:
+        """The optimizers of which this one consists, if it does."""
+        return []
 
     def _arrays(self) -> dict[str, dict[str, Array]]:
         return {}
@@ -69,11 +75,16 @@ class Resumable:
         d["state"] = copies(self._arrays())
         return d if self.inner is None else d | {"inner": self.inner.state_dict()}
 
-    def load_state_dict(self, d: Mapping[str, Any], *, strict: bool = True) -> list[str] | None:
+    def load_state_dict(self, d: Mapping[str, Any], *, strict: bool = True,
+                        rename: Mapping[str, str] | Callable[[str], str] | None = None) -> list[str] | None:
         """Load what `state_dict` returned. Everything is checked before the first write; the arrays are copied.
 
-        `strict` is for the optimizer inside, as is the list that is returned: see `Optimizer.load_state_dict`.
+        `strict`, `rename` and the list that is returned: see `Optimizer.load_state_dict`.
         """
+        if rename is not None:
+            from .fitting import renamed
+
+            d = renamed(d, rename, f"{type(self).__name__}.load_state_dict")
         ready = self._prepared(d, strict)
         write_all([ready])
         return None if strict else ready.differences
@@ -92,6 +103,13 @@ class Resumable:
         if d["format"] != FORMAT:
             raise ValueError(f"{who}: expected format {FORMAT}, got {d['format']!r}")
         arrays = self._arrays()
+        report: list[str] = []
+        if not strict:
+            from .fitting import fitted_arrays
+
+            d = {**d, "state": fitted_arrays(arrays, d["state"], report)}
+            if "given" in d:           # (of GradientAccumulation: names of parameters)
+                d["given"] = [name for name in d["given"] if name in arrays]
         refuse_others(arrays, d["state"], who)
         assign = self._parsed(d, who)
         inner = Prepared([], nothing, []) if self.inner is None else prepared(self.inner, d["inner"], strict)
@@ -101,7 +119,7 @@ class Resumable:
             fill(arrays, d["state"])
             assign()
 
-        return Prepared(inner.plans, write, inner.differences)
+        return Prepared(inner.plans, write, report + inner.differences)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name[0] != "_" and not hasattr(type(self), name):

@@ -218,10 +218,16 @@ def described(opt: BoundParameters) -> dict[str, Any]:
 def prepared(opt: BoundParameters, d: Mapping[str, Any], strict: bool) -> Prepared:
     """Check the state that `state_dict` described, before anything of it is taken on.
 
-    Where the options of the optimizer that was saved differ, `strict` says whether that is refused.
+    Where the options of the optimizer that was saved differ, or something does not fit, `strict` says whether that is
+    refused.
     """
     owner, plan = f"{type(opt).__name__}.load_state_dict", opt._plan
     refuse_foreign(opt, d, owner)
+    report: list[str] = []
+    if not strict:
+        from .fitting import fitted  # (imported where it is needed, as few programs do)
+
+        d = fitted(opt, d, report)
     # (files of version 0.1.0 have no options)
     differences = other_options(opt, d["options"], owner) if "options" in d else []
     if differences and strict:
@@ -253,7 +259,7 @@ def prepared(opt: BoundParameters, d: Mapping[str, Any], strict: bool) -> Prepar
         plan.accumulated, plan.skipped = accumulated, skipped
         opt.cast()
 
-    return Prepared([plan], write, differences)
+    return Prepared([plan], write, report + differences)
 
 
 def refuse_foreign(opt: BoundParameters, d: Mapping[str, Any], owner: str) -> None:

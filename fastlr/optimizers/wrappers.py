@@ -43,7 +43,8 @@ class Wrapper(Resumable):
 
     def __init__(self, opt: Any) -> None:
         who = type(self).__name__
-        if not isinstance(opt, Optimizer | Wrapper) and not (isinstance(opt, LBFGS) and isinstance(self, Lookahead)):
+        if not isinstance(opt, Optimizer | Wrapper) and not getattr(opt, "_can_be_wrapped", False) \
+                and not (isinstance(opt, LBFGS) and isinstance(self, Lookahead)):
             raise TypeError(f"{who}: needs a fastlr optimizer that steps with gradients, got {type(opt).__name__}")
         if isinstance(opt, Wrapper) and opt._outermost:
             raise TypeError(f"{who}: {type(opt).__name__} must be the outermost wrapper, as its step has two parts: "
