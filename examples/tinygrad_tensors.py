@@ -3,8 +3,8 @@
     python examples/tinygrad_tensors.py
 
 The parameters are NumPy's arrays, which the optimizer moves in place; tensors of any device take their values by
-`assign`. As tinygrad's own optimizers, `Optimizer` here has `params`, `zero_grad` and `step`. tinygrad's CPU device calls clang;
-``DEV=PYTHON`` needs no compiler.
+`assign`. As tinygrad's own optimizers, `Optimizer` here has `params`, `zero_grad` and `step`. tinygrad's CPU device
+calls clang; ``DEV=PYTHON`` needs no compiler.
 """
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ from .groups import Group, are_groups, bound, checked_lr_max
 from .rule_class import RuleClass
 from .slots import Slots, State
 from .stages import SETTABLE, STAGES, Stages
-from .structure import Container, Structure
+from .structure import Structure
 
 DECAYS = ("coupled", "decoupled", "independent", "corrected")
 
