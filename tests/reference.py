@@ -4,6 +4,7 @@ Each takes and returns the parameter and then the slots, in the precision of wha
 every value that a step stores (0 the parameter, then the slots) and says with which one to go on: a test that gives
 back what a kernel stored checks each expression from the same inputs.
 """
+import functools
 import inspect
 
 import numpy as np
@@ -647,6 +648,7 @@ def ProdigyDebiased(x, g, t, *memory, lr, beta1, beta2, inner=0, **hyper):
                    **hyper)
 
 
+@functools.cache
 def decays_inside(name):
     """Whether decoupled weight decay is a term of a step: where a formula takes `inner`."""
     return "inner" in inspect.signature(globals()[name]).parameters
