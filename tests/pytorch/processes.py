@@ -1,8 +1,10 @@
-"""One of several processes that train the same network: `python processes.py WAY OPTIMIZER RANK SIZE FOLDER`.
+"""One of several processes that train the same networks: `python processes.py RANK SIZE FOLDER WAY,OPTIMIZER ...`.
 
-It saves the parameters after each update, and the state dictionary at the end.
+It saves the parameters after each update, and the state dictionary at the end. The way "one" needs no other process:
+the others are compared with it.
 """
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -75,21 +77,24 @@ def train(way, name, mesh=None):
     return {"params": found, "state": state}
 
 
-def main(way, name, rank, size, folder):
+def main(rank, size, folder, *cases):
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=int(rank), world_size=int(size))
-    try:
-        mesh = None
-        if way != "zero":
-            from torch.distributed.device_mesh import init_device_mesh
+    mesh = None
+    if int(size) > 1:
+        from torch.distributed.device_mesh import init_device_mesh
 
-            mesh = init_device_mesh("cpu", (int(size),))
+        dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=int(rank), world_size=int(size),
+                                timeout=timedelta(minutes=10))
+        mesh = init_device_mesh("cpu", (int(size),))
+    found = {}
+    for case in cases:
+        way, name = case.split(",")
         try:
-            result = train(way, name, mesh)
+            found[case] = train(way, name, mesh)
         except ValueError as error:
-            result = {"error": str(error)}
-        torch.save(result, Path(folder) / f"{rank}.pt")
-    finally:
+            found[case] = {"error": str(error)}
+    torch.save(found, Path(folder) / f"{rank} of {size}.pt")
+    if mesh is not None:
         dist.destroy_process_group()
 
 
