@@ -151,18 +151,27 @@ def adjusted(how: str, rows: int, cols: int) -> float:
             "spectral": sqrt(rows / cols), "none": 1.0}[how]
 
 
-def root_of(statistic: Array, eps: float, power: float) -> Array:
-    """(statistic + eps)**power of a symmetric matrix with no eigenvalue below 0 but by rounding; NaN for NaN."""
-    if not np.isfinite(statistic).all():
-        return np.full_like(statistic, np.nan)
-    values, vectors = np.linalg.eigh(statistic.astype(np.float64))
-    # (what rounding made of an eigenvalue of 0 must not outweigh eps, and 0 itself stays a number in float32)
-    scaled = vectors * (np.maximum(values, 0) + max(eps, 1e-30)) ** power
-    root: Array = (scaled @ vectors.T).astype(statistic.dtype)
-    return root
+class Decomposing(WithFallback, family=True):
+    """A rule made of products and bases of matrices. They are NumPy's; an interface may have its own."""
+
+    def _product(self, a: Array, b: Array) -> Array:
+        product: Array = a @ b
+        return product
+
+    def _gram_added(self, sums: Array, x: Array, keep: float = 1.0, share: float = 1.0) -> Array:
+        """keep sums + share x x^T, of symmetric sums."""
+        gram: Array = x @ x.T          # (NumPy sees a matrix by its transpose: half the work)
+        if share != 1:
+            gram *= share
+        gram += sums if keep == 1 else sums * sums.dtype.type(keep)
+        return gram
+
+    def _orthonormal(self, x: Array) -> Array:
+        """Q of a QR decomposition."""
+        return np.linalg.qr(x)[0]
 
 
-class Shampoo(WithFallback, decay="coupled"):
+class Shampoo(Decomposing, decay="coupled"):
     r"""AdaGrad of whole rows and columns: gradients between the roots of what their products have added up to.
 
     .. math::
@@ -209,18 +218,28 @@ class Shampoo(WithFallback, decay="coupled"):
         power = -0.25 if "L" in memory and "R" in memory else -0.5
         for statistic, root, factor in (("L", "PL", g), ("R", "PR", g.T)):
             if statistic in memory:
-                new[statistic] = memory[statistic] + factor @ factor.T
+                new[statistic] = self._gram_added(memory[statistic], factor)
                 if (t - 1) % self.every == 0:
-                    new[root] = root_of(new[statistic], hyper["matrix_eps"], power)
+                    new[root] = self._root(new[statistic], hyper["matrix_eps"], power)
         update = g
         if "L" in memory:
-            update = new.get("PL", memory["PL"]) @ update
+            update = self._product(new.get("PL", memory["PL"]), update)
         if "R" in memory:
-            update = update @ new.get("PR", memory["PR"])
+            update = self._product(update, new.get("PR", memory["PR"]))
         return update, 1.0, new
 
+    def _root(self, statistic: Array, eps: float, power: float) -> Array:
+        """(statistic + eps)**power of a symmetric matrix with no eigenvalue below 0 but by rounding; NaN for NaN."""
+        if not np.isfinite(statistic).all():
+            return np.full_like(statistic, np.nan)
+        values, vectors = np.linalg.eigh(statistic.astype(np.float64))
+        # (what rounding made of an eigenvalue of 0 must not outweigh eps, and 0 itself stays a number in float32)
+        scaled = vectors * (np.maximum(values, 0) + max(eps, 1e-30)) ** power
+        root: Array = self._product(scaled, vectors.T).astype(statistic.dtype)
+        return root
 
-class SOAP(WithFallback, decay="decoupled"):
+
+class SOAP(Decomposing, decay="decoupled"):
     r"""Adam in the eigenbasis of Shampoo's products.
 
     .. math::
@@ -279,35 +298,33 @@ class SOAP(WithFallback, decay="decoupled"):
             m = memory["m"].reshape(g.shape) * real(beta1)
             m += g * real(1 - beta1)
             v = v * real(beta2)
-            v += rotated(g, memory) ** 2 * real(1 - beta2)
+            v += self._rotated(g, memory) ** 2 * real(1 - beta2)
             new |= {"m": m, "v": v}
             factor = sqrt(1 - beta2 ** (t - 1)) / (1 - beta1 ** (t - 1))
-            eps, mean = real(hyper["eps"]), rotated(m, memory)
+            eps, mean = real(hyper["eps"]), self._rotated(m, memory)
             root = np.sqrt(v) + eps
             # (0 / 0 is 0; a mask makes a step 5 % longer)
             quotient = mean / root if eps > 0 else np.divide(mean, root, out=np.zeros_like(g), where=root != 0)
-            update = rotated(quotient, memory, back=True)
+            update = self._rotated(quotient, memory, back=True)
         for axis, (side, basis, rows) in enumerate((("L", "QL", g), ("R", "QR", g.T))):
             if side not in memory:
                 continue
-            new[side] = mean = memory[side] * real(beta)
-            mean += rows @ rows.T * real(1 - beta)
+            new[side] = mean = self._gram_added(memory[side], rows, beta, 1 - beta)
             if not np.isfinite(mean).all():
                 new[basis] = np.full_like(mean, np.nan)
             elif t == 1:
                 new[basis] = np.linalg.eigh(mean)[1][:, ::-1]
             elif (t - 1) % self.every == 0:
-                towards = mean @ memory[basis]
+                towards = self._product(mean, memory[basis])
                 order = np.argsort(-(memory[basis] * towards).sum(axis=0), kind="stable")
                 new["v"] = v = np.take(v, order, axis=axis)
-                new[basis] = np.linalg.qr(towards[:, order])[0]
+                new[basis] = self._orthonormal(towards[:, order])
         return update, factor, new
 
-
-def rotated(x: Array, memory: dict[str, Array], back: bool = False) -> Array:
-    """A matrix into the bases that SOAP keeps, or back."""
-    if "QL" in memory:
-        x = (memory["QL"] if back else memory["QL"].T) @ x
-    if "QR" in memory:
-        x = x @ (memory["QR"].T if back else memory["QR"])
-    return x
+    def _rotated(self, x: Array, memory: dict[str, Array], back: bool = False) -> Array:
+        """A matrix into the bases that are kept, or back."""
+        if "QL" in memory:
+            x = self._product(memory["QL"] if back else memory["QL"].T, x)
+        if "QR" in memory:
+            x = self._product(x, memory["QR"].T if back else memory["QR"])
+        return x

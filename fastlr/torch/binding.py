@@ -13,8 +13,9 @@ from .._engine.torch_plan import TorchTensors
 from .._engine.torch_tensors import array_over
 from .._engine.torch_watch import GroupWatch, StateWatch
 from ..optimizers.binding import BoundParameters
+from ..optimizers.spectral import Decomposing, Muon
 from .arguments import Rule, rule_of, values_of
-from .products import TorchProducts
+from .products import BFloat16Products, TorchProducts
 from .state import adopt, completed, exposed, local_part, tensor_over
 
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -40,7 +41,9 @@ class AdoptsState(BoundParameters, family=True):
 def bound_class(cls: type[Any]) -> type[Any]:
     """The class of fastlr's with `AdoptsState`; it stands for no rule of its own."""
     if cls not in BOUND_CLASSES:
-        bases = (AdoptsState, TorchProducts, cls) if cls.__name__ == "Muon" else (AdoptsState, cls)
+        bases: tuple[type[Any], ...] = (AdoptsState, cls)
+        if issubclass(cls, Muon | Decomposing):
+            bases = (AdoptsState, BFloat16Products if issubclass(cls, Muon) else TorchProducts, cls)
         BOUND_CLASSES[cls] = type(cls.__name__, bases, {"__module__": __name__}, family=True)
     return BOUND_CLASSES[cls]
 
