@@ -20,6 +20,7 @@ begin()
 
 from .classes import class_of, names  # noqa: E402
 from .clipping import clip_grad_norm_ as clip_grad_norm_  # noqa: E402
+from .offloading import offload as offload  # noqa: E402
 from .optimizer import Optimizer as Optimizer  # noqa: E402
 from .tuning import find_lr as find_lr  # noqa: E402
 from .tuning import tune_lr as tune_lr  # noqa: E402
@@ -32,4 +33,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({"Optimizer", "clip_grad_norm_", "find_lr", "tune_lr", *names()})
+    return sorted({"Optimizer", "clip_grad_norm_", "find_lr", "offload", "tune_lr", *names()})

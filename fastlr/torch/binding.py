@@ -1,7 +1,7 @@
 """How the parameters of a torch optimizer become those of fastlr's: a plan for all groups that the same rule moves."""
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from math import isfinite
 from typing import Any
@@ -307,13 +307,26 @@ class Binding:
                     else:
                         self.unbound.append(param)
                 members.append(movable)
+            parts = [(indices, members)] if any(members) else []
             if opt.in_backward:
-                self.units += [Unit(opt, rule, [index], [[member]], common, before)
-                               for index, group in zip(indices, members, strict=True) for member in group]
-            elif any(members):
-                self.units.append(Unit(opt, rule, indices, members, common, before))
+                parts = [([index], [[member]]) for index, group in zip(indices, members, strict=True)
+                         for member in group]
+            self.units += [Unit(opt, rule, own, movable, self.common_of(common, movable, groups), before)
+                           for own, movable in parts]
         self.unit_of = {id(param): unit for unit in self.units for param in unit.params} if opt.in_backward else {}
         self.watch = GroupWatch(groups, opt.__dict__["state"])
+
+    @staticmethod
+    def common_of(common: dict[str, Any], members: list[list[tuple[str, torch.Tensor]]],
+                  groups: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """fastlr's keywords for one unit: without ``master="split"`` where only others have a bfloat16 to split."""
+        def has_bfloat16(params: Iterable[torch.Tensor]) -> bool:
+            return any(param.dtype == torch.bfloat16 for param in params)
+
+        if common.get("master") is None or has_bfloat16(param for group in members for _, param in group) \
+                or not has_bfloat16(param for group in groups for param in group["params"]):
+            return common
+        return {name: value for name, value in common.items() if name != "master"}
 
     def remembered(self) -> tuple[Any, list[Any]]:
         """What is kept from step to step beside state: skipped steps, and norms."""
