@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import deepcopy
 from functools import partial
 from typing import Any
@@ -12,12 +12,13 @@ import numpy as np
 import torch
 
 from .binding import Binding
+from .offloading import Offloaded
 from .optimizer import Optimizer
 
 Restore = Callable[[], None]
 
 
-def saved(model: torch.nn.Module, opt: torch.optim.Optimizer, loader: Any) -> Restore:
+def saved(model: torch.nn.Module, opt: torch.optim.Optimizer, *loaders: Any) -> Restore:
     """Save all that training changes; return the function that restores it, bit for bit, which may be called often.
 
     Tensors stay the same objects in the same memory, and so do the dictionaries that hold them.
@@ -34,7 +35,7 @@ def saved(model: torch.nn.Module, opt: torch.optim.Optimizer, loader: Any) -> Re
         save(param, actions, seen)
         actions.append(partial(setattr, param, "grad", param.grad))
     save_optimizer(opt, actions, seen)
-    for get, put in generators(loader):
+    for get, put in generators(loaders):
         actions.append(loading(put, get()))
 
     def restore() -> None:
@@ -106,6 +107,11 @@ def save_optimizer(opt: torch.optim.Optimizer, actions: list[Restore], seen: dic
     actions.append(restore_numbers)
     if isinstance(opt, Optimizer):
         actions.append(rebinding(opt))
+    if isinstance(opt, Offloaded) and opt._inner is not None:
+        for member in opt._members.values():
+            save(member.mirror, actions, seen)
+            actions.append(partial(setattr, member, "version", -1))        # (to compare it with the parameter)
+        save_optimizer(opt._inner, actions, seen)
 
 
 def rebinding(opt: Optimizer) -> Restore:
@@ -125,15 +131,17 @@ def rebinding(opt: Optimizer) -> Restore:
     return restore
 
 
-def generators(loader: Any) -> Iterator[tuple[Callable[[], Any], Callable[[Any], object]]]:
-    """How to get and to set the state of each generator: Python's, NumPy's and torch's own, and those of a loader."""
+def generators(loaders: Iterable[Any]) -> Iterator[tuple[Callable[[], Any], Callable[[Any], object]]]:
+    """How to get and to set the state of each generator: Python's, NumPy's and torch's own, and those of loaders."""
     yield random.getstate, random.setstate
     yield np.random.get_state, np.random.set_state
     yield torch.get_rng_state, torch.set_rng_state
     if torch.cuda.is_initialized():
         yield torch.cuda.get_rng_state_all, torch.cuda.set_rng_state_all
-    samplers = [loader, getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)]
-    samplers.append(getattr(samplers[-1], "sampler", None))
+    samplers = [*loaders]
+    for loader in loaders:
+        batches = getattr(loader, "batch_sampler", None)
+        samplers += [getattr(loader, "sampler", None), batches, getattr(batches, "sampler", None)]
     found = {id(each.generator): each.generator for each in samplers
              if isinstance(getattr(each, "generator", None), torch.Generator)}
     for generator in found.values():

@@ -50,7 +50,7 @@ class Training:
     others: Any = ()
 
     def __init__(self, who: str, model: torch.nn.Module, opt: torch.optim.Optimizer, loss_fn: Loss | None,
-                 loader: Any) -> None:
+                 loader: Any, validation: Any = None) -> None:
         if not isinstance(model, torch.nn.Module):
             raise TypeError(f"{who}: model must be a torch.nn.Module, got {type(model).__name__}")
         if not isinstance(opt, torch.optim.Optimizer):
@@ -66,7 +66,8 @@ class Training:
         if getattr(opt, "in_backward", False):
             raise TypeError(f"{who}: in_backward=True moves parameters before the loss is known to be finite; give the "
                             f"optimizer without it, the rate is the same")
-        self.who, self.model, self.opt, self.loss_fn, self.loader = who, model, opt, loss_fn, loader
+        self.who, self.model, self.opt, self.loss_fn = who, model, opt, loss_fn
+        self.loaders = (loader, validation)
         self.groups = [RateOfGroup(group) for group in opt.param_groups]
         self.needs_loss = isinstance(opt, WithLoss)
         self.params = trained(model, opt)
@@ -83,7 +84,7 @@ class Training:
     def restored(self, also_restore: Any) -> Iterator[None]:
         """Train in training mode; everything is restored at the end."""
         self.others = list(also_restore) if isinstance(also_restore, Iterator) else also_restore
-        others, own = saved_others(self.others, f"{self.who}: also_restore"), saved(self.model, self.opt, self.loader)
+        others, own = saved_others(self.others, f"{self.who}: also_restore"), saved(self.model, self.opt, *self.loaders)
 
         def write() -> None:
             own()
@@ -266,7 +267,7 @@ def find_lr(
     Differs from torch-lr-finder, Lightning and fastai: the rate is one that was tried, all is restored (those restore
     the model and the optimizer alone), and the loss of a rate is that after the step.
     """
-    training = Training("find_lr", model, optimizer, loss_fn, loader)
+    training = Training("find_lr", model, optimizer, loss_fn, loader, validation)
     if validation is not None:
         reiterable("find_lr", "validation", validation)
     with training.restored(also_restore):
@@ -327,7 +328,7 @@ def tune_lr(
     >>> 0.1 < found.lr < 1, opt.param_groups[0]["lr"]
     (True, 0.001)
     """
-    training = Training("tune_lr", model, optimizer, loss_fn, loader)
+    training = Training("tune_lr", model, optimizer, loss_fn, loader, validation)
     reiterable("tune_lr", "loader", loader)
     reiterable("tune_lr", "validation", validation)
     if isinstance(budget, bool) or not isinstance(budget, int):

@@ -117,6 +117,7 @@ OPTIMIZERS = {
     "rounded": lambda params: fastlr.torch.Adam(params, lr=1e-3, state_dtype="bfloat16", rounding="stochastic"),
     "Muon": lambda params: fastlr.torch.Muon([p for p in params if p.ndim == 2], lr=1e-3),
     "Prodigy": lambda params: fastlr.torch.Prodigy(params),
+    "offloaded": lambda params: fastlr.torch.offload(params, fastlr.torch.AdamW, lr=1e-3, ema_decay=0.9),
 }
 
 
@@ -234,6 +235,37 @@ def test_validation_is_in_evaluation_mode_and_weighted_by_size():
     assert found.lr == found.suggestions["trials"] and equal(everything(model, opt, loader), before)
 
 
+@pytest.mark.parametrize("search", ["find_lr", "tune_lr"])
+def test_generators_of_both_loaders_are_restored(search):
+    model, loader, (x, y) = problem()
+    validation = DataLoader(TensorDataset(x, y), batch_size=50, shuffle=True, generator=torch.Generator().manual_seed(9))
+    drawn = DataLoader(TensorDataset(x, y), batch_size=16, sampler=torch.utils.data.RandomSampler(
+        range(128), generator=torch.Generator().manual_seed(8)))
+    opt = fastlr.torch.AdamW(model.parameters())
+    before = [generator.get_state() for generator in (validation.generator, drawn.sampler.generator)]
+    if search == "find_lr":
+        fastlr.torch.find_lr(model, opt, mse, drawn, validation=validation, **FAST)
+    else:
+        fastlr.torch.tune_lr(model, opt, mse, drawn, validation, 1e-3, 1.0, budget=9)
+    assert equal([generator.get_state() for generator in (validation.generator, drawn.sampler.generator)], before)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_masters_of_offloaded_parameters_are_restored(dtype):
+    results = []
+    for search in (False, True):
+        torch.manual_seed(0)
+        model = torch.nn.Linear(5, 3).to(dtype)
+        x = torch.randn(32, 5).to(dtype)
+        opt = fastlr.torch.offload(model.parameters(), fastlr.torch.AdamW, lr=1e-4)
+        train(model, opt, x, x[:, :3])
+        if search:
+            fastlr.torch.find_lr(model, opt, mse, [(x, x[:, :3])], **FAST)
+        train(model, opt, x, x[:, :3], 3)
+        results.append([param.detach() for param in model.parameters()])
+    assert equal(*results)
+
+
 @pytest.mark.parametrize("change, error, message", [
     ({"model": 3}, TypeError, "find_lr: model must be a torch.nn.Module, got int"),
     ({"optimizer": fastlr.SGD(np.ones(3), lr=0.1)}, TypeError, "find_lr: optimizer must be a torch.optim.Optimizer"),
@@ -308,7 +340,7 @@ def test_tune_lr_refuses(change, error, message):
 
 # History
 
-@pytest.mark.parametrize("name, counts", [("torch.AdamW", True), ("torch.SGD", False), ("AdamW", True), ("SGD", False)])
+@pytest.mark.parametrize("name, counts", [("torch.AdamW", True), ("torch.SGD", False), ("AdamW", True), ("SGD", False), ("offloaded", True)])
 def test_history_records_a_torch_optimizer(name, counts):
     model, _, (x, y) = problem()
     opt = OPTIMIZERS[name](list(model.parameters()))
