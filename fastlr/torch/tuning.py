@@ -84,7 +84,8 @@ class Training:
     def restored(self, also_restore: Any) -> Iterator[None]:
         """Train in training mode; everything is restored at the end."""
         self.others = list(also_restore) if isinstance(also_restore, Iterator) else also_restore
-        others, own = saved_others(self.others, f"{self.who}: also_restore"), saved(self.model, self.opt, *self.loaders)
+        others = saved_others(self.others, f"{self.who}: also_restore")
+        own = saved(self.model, self.opt, *self.loaders)
 
         def write() -> None:
             own()
@@ -107,7 +108,8 @@ class Training:
 
     def snapshot(self) -> Restore:
         """The function that restores everything as it is now."""
-        others, own = saved_others(self.others, f"{self.who}: also_restore"), saved(self.model, self.opt, self.loader)
+        others = saved_others(self.others, f"{self.who}: also_restore")
+        own = saved(self.model, self.opt, *self.loaders)
 
         def restore() -> None:
             own()
@@ -245,7 +247,7 @@ def find_lr(
 
     Returns a `RangeTest`. Restored, also after an exception: parameters and buffers (running statistics of a batch
     normalization), the extra state of modules, gradients, the optimizer's groups, state and counts, training modes, the
-    generators of Python, NumPy and torch (which dropout and loaders use), and those of a loader. They keep their
+    generators of Python, NumPy and torch (which dropout and loaders use), and those of both loaders. They keep their
     memory: tensors are the same objects as before.
 
     Raises

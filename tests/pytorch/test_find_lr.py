@@ -237,7 +237,7 @@ def test_validation_is_in_evaluation_mode_and_weighted_by_size():
 
 @pytest.mark.parametrize("search", ["find_lr", "tune_lr"])
 def test_generators_of_both_loaders_are_restored(search):
-    model, loader, (x, y) = problem()
+    model, _, (x, y) = problem()
     validation = DataLoader(TensorDataset(x, y), batch_size=50, shuffle=True, generator=torch.Generator().manual_seed(9))
     drawn = DataLoader(TensorDataset(x, y), batch_size=16, sampler=torch.utils.data.RandomSampler(
         range(128), generator=torch.Generator().manual_seed(8)))
