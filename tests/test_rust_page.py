@@ -25,7 +25,7 @@ FILES = {"Cargo.toml", "src/lib.rs", "load.py", "src/main.rs", "build.rs"}
 def project(tmp_path_factory, environment):
     """The folder, its library built, and what runs a command there."""
     folder, found = tmp_path_factory.mktemp("rust"), files_of(PAGE)
-    assert FILES == {name for name in found if name}
+    assert {name for name in found if name} == FILES
     for name in FILES:
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(found[name][0])
