@@ -126,6 +126,12 @@ cdef extern from "fastlr/fastlr.h" nogil:
         int (*plan_load)(fastlr_plan* plan, const char* path) noexcept nogil
         const char* (*plan_message)(fastlr_plan* plan) noexcept nogil
         int (*plan_free)(fastlr_plan* plan) noexcept nogil
+        int (*plan_accumulate)(fastlr_plan* plan, const void* const* gradients,
+                               const fastlr_step_options* options) noexcept nogil
+        int (*plan_step_curvature)(fastlr_plan* plan, const void* const* gradients, const void* const* curvature,
+                                   const fastlr_step_options* options) noexcept nogil
+        int (*plan_place_state)(fastlr_plan* plan, int64_t tensor, const char* slot, void* memory,
+                                int take) noexcept nogil
 
 cdef extern from "fastlr/fastlr.h":
     const fastlr_api* fastlr_import() except NULL

@@ -401,6 +401,18 @@ def test_states_that_are_replaced():
     assert opt.state_dict()["state"]["0"]["m"].tolist() == [5, 5]
 
 
+def test_memory_of_a_state():
+    opt, memory = fastlr.AdamW({"w": np.asfortranarray(np.ones((3, 2)))}), np.empty((3, 2))
+    with pytest.raises(ValueError, match=r"make it like np\.empty_like\(opt\.state\['w'\]\['m'\]\)"):
+        opt.place_state({"w": {"m": memory}})
+    memory = np.empty_like(opt.state["w"]["m"])
+    with pytest.raises(ValueError, match=r"parameter or another slot; give each memory of its own"):
+        opt.place_state({"w": {"m": memory, "v": memory}})
+    opt.place_state({"w": {"m": memory, "v": np.empty_like(memory)}})
+    opt.step({"w": np.ones((3, 2))})
+    assert memory.all()
+
+
 def test_states_of_others(tmp_path):
     p, path = ones(2), tmp_path / "c"
     opt = fastlr.SGD([p], lr=1.0, clip_norm=1.0)

@@ -61,6 +61,9 @@ FUNCTIONS = {
     "plan_clock": (ctypes.c_int, POINTER, POINTER, POINTER),
     "plan_set_clock": (ctypes.c_int, POINTER, INT64, POINTER),
     "plan_save": (ctypes.c_int, POINTER, TEXT), "plan_load": (ctypes.c_int, POINTER, TEXT),
+    "plan_accumulate": (ctypes.c_int, POINTER, POINTER, POINTER),
+    "plan_step_curvature": (ctypes.c_int, POINTER, POINTER, POINTER, POINTER),
+    "plan_place_state": (ctypes.c_int, POINTER, INT64, TEXT, POINTER, ctypes.c_int),
     "plan_message": (TEXT, POINTER), "plan_free": (ctypes.c_int, POINTER), "message": (TEXT, ctypes.c_int),
 }
 
@@ -128,13 +131,15 @@ class Plan:
     def add(self, array, *how, **changed):
         return lr.plan_add(self.handle, ctypes.byref(self.tensor(array, *how, **changed)))
 
-    def step(self, grads, **options):
-        pointers = (POINTER * (len(grads) + 1))(*(None if g is None else g.ctypes.data for g in grads))
-        self.kept = [*self.kept[:1000], grads]
+    def step(self, grads, function="plan_step", curvature=None, **options):
+        pointers = [(POINTER * (len(arrays) + 1))(*(None if x is None else x.ctypes.data for x in arrays))
+                    for arrays in (grads, curvature) if arrays is not None]
+        self.kept = [*self.kept[:1000], grads, curvature]
         given = Options(ctypes.sizeof(Options), 0, 1.0, LOSS)
         for field, value in options.items():
             setattr(given, field, value)
-        return lr.plan_step(self.handle, pointers, ctypes.byref(given))
+        function = "plan_step_curvature" if curvature is not None else function
+        return getattr(lr, function)(self.handle, *pointers, ctypes.byref(given))
 
     def step_rows(self, k, rows, grads, ends_step=1):
         rows = np.asarray(rows, np.int64)
@@ -508,8 +513,132 @@ def test_an_optimizer_that_calls_python_is_refused():
     plan.done(plan.add(np.zeros((600, 600), np.float32)))
     assert lr.plan_build(plan.handle) == ERRORS["FASTLR_REFUSED"]
     assert "products of matrices that are made in Python; step it from Python" in plan.message
-    assert lr.plan_new(b"sophia") is None
-    assert b"Sophia is given estimates of the curvature" in lr.plan_message(None)
+
+
+# Gradients in parts, estimates of the curvature, state in the caller's memory
+
+@pytest.mark.parametrize("kind", ["float32", "float64", "bfloat16", "columns"])
+@pytest.mark.parametrize("name", ["adamw", "momentum", "sophia"])
+def test_micro_batches_are_accumulated_with_the_bits_of_the_class(name, kind):
+    dtype = {"bfloat16": ml_dtypes.bfloat16, "float64": np.float64}.get(kind, np.float32)
+    laid = np.asfortranarray if kind == "columns" else np.asarray
+    ours = [laid(x.astype(dtype)) for x in arrays(np.float64, SHAPES)]
+    theirs = [x.copy(order="K") for x in ours]
+    grads = [[laid(x.astype(dtype)) for x in arrays(np.float64, SHAPES, 20 + t)] for t in range(6)]
+    lr_of = "cosine(0.1, steps=10)"
+    plan, opt = Plan(name, ours, grads=grads[0], lr=lr_of), fastlr.create_optimizer(name, theirs, lr=parse(lr_of))
+    for t in range(0, 6, 3):
+        more = {"curvature": grads[t]} if name == "sophia" else {}
+        for part in grads[t:t + 2]:
+            plan.done(plan.step(part, "plan_accumulate", grad_scale=3.0))
+            opt.accumulate(part, grad_scale=3.0)
+        plan.done(plan.step(grads[t + 2], grad_scale=3.0, **more))
+        opt.step(grads[t + 2], grad_scale=3.0, **more)
+        plan.done(lr.plan_set(plan.handle, 0, b"weight_decay", 0.25))          # (what C sets, the class sees)
+        opt.weight_decay = 0.25
+    same(plan, opt, ours, theirs)
+
+
+def test_accumulated_gradients_are_set_to_zero():
+    plan, _ = small()
+    grads = arrays(np.float64, [(6, 4), (5,)], seed=1)
+    plan.done(plan.step(grads, "plan_accumulate", zero_grads=1))
+    assert not any(g.any() for g in grads)
+
+
+def test_what_cannot_be_accumulated_is_refused():
+    for name, options, text in (("lion", {}, "accumulate needs a rule that sees gradients through its moments alone"),
+                                ("adamw", {"clip_norm": 1.0}, "accumulate cannot do clip_norm")):
+        params = arrays(np.float64, [(6, 4), (5,)])
+        plan, before = Plan(name, params, **options), bits(params)
+        refused(plan, "REFUSED", text, plan.step(arrays(np.float64, [(6, 4), (5,)]), "plan_accumulate"))
+        assert bits(params) == before and plan.info.t == 0
+    plan, params = small()
+    refused(plan, "BAD_POINTER", "gradients must not be NULL", lr.plan_accumulate(plan.handle, None, None))
+    refused(plan, "OVERLAP", "gradient 1 shares memory",
+            plan.step([arrays(np.float64, [(6, 4)])[0], params[1]], "plan_accumulate"))
+    refused(plan, "BAD_HYPER", "grad_scale must be", plan.step(params, "plan_accumulate", grad_scale=-1.0))
+    plan.done(plan.add(np.zeros(3), "late", 1))
+    refused(plan, "NOT_BUILT", "plan_accumulate: call plan_build first", plan.step([None] * 3, "plan_accumulate"))
+
+
+def test_sophia_takes_estimates_in_some_steps_and_none_in_others():
+    shapes = [(13, 7), (5,), (LARGE,)]
+    ours = arrays(np.float32, shapes)
+    theirs = [x.copy() for x in ours]
+    plan, opt = Plan("sophia", ours, lr=0.01), fastlr.Sophia(theirs, lr=0.01)
+    for t in range(7):
+        grads = arrays(np.float32, shapes, seed=t)
+        estimates = [abs(x) for x in arrays(np.float32, shapes, seed=50 + t)] if t % 3 == 0 else None
+        if t == 3:
+            estimates[1] = grads[2] = None
+        plan.done(plan.step(grads, curvature=estimates))
+        opt.step(grads, curvature=estimates)
+        rows, gradients = np.array([3, 1]), arrays(np.float32, [(2, 7)], seed=t)[0]
+        plan.done(plan.step_rows(0, rows, gradients, 0))
+        opt.step_rows("0", rows, gradients, ends_step=False)
+    same(plan, opt, ours, theirs)
+    made = lr.plan_of(id(opt))
+    assert made and lr.plan_free(made) == 0
+
+
+def test_wrong_estimates_are_refused_and_nothing_changes():
+    params = arrays(np.float64, [(6, 4), (5,)])
+    plan, before = Plan("sophia", params), bits(params)
+    grads = arrays(np.float64, [(6, 4), (5,)], seed=1)
+    refused(plan, "REFUSED", "tensor 0 has its first gradient in this step, and its curvature was never estimated; use "
+            "plan_step_curvature", plan.step(grads))
+    refused(plan, "REFUSED", "tensor's curvature was never estimated", plan.step_rows(0, [1], np.zeros((1, 4))))
+    refused(plan, "REFUSED", "was never estimated", plan.step(grads, curvature=[None, grads[1]]))
+    refused(plan, "OVERLAP", "curvature 1 shares memory", plan.step(grads, curvature=[grads[0], params[1]]))
+    refused(plan, "BAD_POINTER", "curvature must not be NULL",
+            lr.plan_step_curvature(plan.handle, (POINTER * 2)(*(g.ctypes.data for g in grads)), None, None))
+    refused(plan, "NOT_FINITE", "curvature", plan.step(grads, curvature=[grads[0], np.full(5, nan)]))
+    assert bits(params) == before and plan.info.t == 0
+    plan.done(plan.step([grads[0], None], curvature=[grads[0], None]))
+    refused(plan, "REFUSED", "tensor 1 has its first gradient", plan.step(grads))
+    other, _ = small()
+    refused(other, "REFUSED", "given no estimates", other.step(grads, curvature=grads))
+
+
+@pytest.mark.parametrize("name", ["adamw", "adafactor", "nadam"])
+def test_a_slot_is_kept_in_the_callers_memory(name):
+    ours, theirs = (arrays(np.float32, [(30, 20), (70,)]) for _ in range(2))
+    plan, opt = Plan(name, ours, lr=0.01, ema_decay=0.9), fastlr.create_optimizer(name, theirs, lr=0.01, ema_decay=0.9)
+    own = {}
+    for t in range(6):
+        grads = arrays(np.float32, [(30, 20), (70,)], seed=t)
+        if t in (2, 4):
+            for k, slots in enumerate(opt.state.values()):
+                for slot, array in slots.items():
+                    if array.ndim == 0:
+                        continue       # (numbers of the tensor as a whole stay)
+                    memory = np.full(array.shape, 7, array.dtype)
+                    if t == 4:         # (the state that is taken is another)
+                        memory[...] = array
+                        own[k, slot][...] = 9
+                    plan.done(lr.plan_place_state(plan.handle, k, slot.encode(), memory.ctypes.data, t == 4))
+                    own[k, slot] = memory
+        plan.done(plan.step(grads))
+        opt.step(grads)
+    same(plan, opt, ours, theirs)
+    assert all(bits([memory]) == bits([opt.state[str(k)][slot]]) for (k, slot), memory in own.items())
+    assert own and all(plan.state(k, slot).ctypes.data == memory.ctypes.data for (k, slot), memory in own.items())
+
+
+def test_wrong_memory_is_refused_and_nothing_changes():
+    plan, params = small()
+    m, place = np.zeros((6, 4)), lr.plan_place_state
+    refused(plan, "BAD_NAME", "no tensor of this number", place(plan.handle, 2, b"m", m.ctypes.data, 0))
+    refused(plan, "BAD_NAME", "no slot of this name", place(plan.handle, 0, b"w", m.ctypes.data, 0))
+    refused(plan, "BAD_POINTER", "must not be NULL", place(plan.handle, 0, b"m", None, 0))
+    refused(plan, "BAD_POINTER", "aligned", place(plan.handle, 0, b"m", m.ctypes.data + 1, 0))
+    refused(plan, "REFUSED", "is also that of a parameter", place(plan.handle, 0, b"m", params[0].ctypes.data, 0))
+    late = Plan("adamw")
+    late.done(late.add(np.zeros(3)))
+    refused(late, "NOT_BUILT", "call plan_build first", place(late.handle, 0, b"m", m.ctypes.data, 0))
+    plan.done(plan.step(arrays(np.float64, [(6, 4), (5,)])))
+    assert not m.any()
 
 
 # What is wrong is refused, and nothing changes
@@ -534,7 +663,8 @@ def test_no_plan_is_refused_by_every_function(handle):
         "plan_add": (array,), "plan_build": (), "plan_step": (array, None),
         "plan_step_rows": (0, 0, array, array, 1, None), "plan_info": (array,), "plan_get": (0, name, array),
         "plan_state": (0, name, array), "plan_clock": (array, array), "plan_set_clock": (0, None), "plan_save": (name,),
-        "plan_load": (name,), "plan_free": (),
+        "plan_load": (name,), "plan_free": (), "plan_accumulate": (array, None), "plan_step_curvature": (array, array, None),
+        "plan_place_state": (0, name, array, 0),
     }
     assert set(calls) == {n for n in FUNCTIONS if n.startswith("plan")} - {"plan_new", "plan_of", "plan_message", "plan_slot"}
     for function, given in calls.items():

@@ -29,7 +29,7 @@ cdef class CPlan:
     cdef PointerGradients gradients
     cdef Memory memory
     cdef list kept                     # objects that the memory points to
-    cdef bint needs_loss, allows_rows
+    cdef bint needs_loss, needs_curvature, allows_rows
     cdef const char** names            # of a group's values
     cdef bint* changed                 # which values were set without Python
     cdef Py_ssize_t* first_slot        # of tensor k, in the order in which they were added; then those for all together
@@ -43,7 +43,15 @@ cdef class CPlan:
     cdef int busy(self) noexcept nogil
     cdef int step_alone(self, const void* const* gradients, const fastlr_step_options* options) noexcept nogil
     cdef int not_finite(self, Py_ssize_t i) noexcept nogil
-    cdef int bad_gradient(self, Fault fault, Py_ssize_t k) noexcept nogil
+    cdef int bad_gradient(self, const char* noun, Fault fault, Py_ssize_t k) noexcept nogil
+    cdef int no_curvature(self, Py_ssize_t k) noexcept nogil
+    cdef int accumulate(self, const void* const* gradients, const fastlr_step_options* options) noexcept with gil
+    cdef int step_curvature(self, const void* const* gradients, const void* const* curvature,
+                            const fastlr_step_options* options) noexcept with gil
+    cdef int read_step(self, str function, const void* const* gradients, const fastlr_step_options* options,
+                       fastlr_step_options* read) except -1
+    cdef int place_state(self, int64_t k, const char* slot, void* memory, bint take) noexcept with gil
+    cdef list arrays_at(self, const void* const* pointers)
     cdef int step_rows_alone(self, Py_ssize_t i, Py_ssize_t n, const int64_t* rows, const void* gradients,
                              bint ends_step, double grad_scale) noexcept nogil
     cdef int failed(self, object error)

@@ -14,7 +14,7 @@ from fastlr._c_api.pointer_gradients cimport (
     MISALIGNED, NO_FAULT, OVERLAPS, SHARED, Fault, PointerGradients,
 )
 cimport fastlr._engine.thread_pool as thread_pool
-from fastlr._engine.arrays cimport ALIGNED, C_CONTIGUOUS, ArrayView, read_array
+from fastlr._engine.arrays cimport ALIGNED, C_CONTIGUOUS, ArrayView, memory_range, read_array
 from fastlr._engine.clipping cimport NO_MEMORY, REFUSED, SKIPPED, Verdict, not_measured
 from fastlr._engine.compiled_schedule cimport CompiledSchedule
 from fastlr._engine.memory cimport Memory
@@ -25,7 +25,9 @@ from fastlr._engine.rows cimport (
 )
 from fastlr._kernels.build_id cimport FASTLR_LAYOUT
 from fastlr._kernels.rows cimport RowsJob
-from fastlr._kernels.structs cimport MAX_DIMENSIONS, StepJob
+from fastlr._kernels.structs cimport (
+    BFLOAT16, FLOAT16, FLOAT32, FLOAT64, MAX_DIMENSIONS, StepJob,
+)
 from fastlr.c_api cimport (
     FASTLR_BAD_DTYPE, FASTLR_BAD_HYPER, FASTLR_BAD_NAME, FASTLR_BAD_POINTER, FASTLR_BAD_SIZE, FASTLR_BAD_STRUCT,
     FASTLR_BAD_T, FASTLR_BFLOAT16, FASTLR_BUSY, FASTLR_FLOAT16, FASTLR_FLOAT32, FASTLR_FLOAT64, FASTLR_INT8,
@@ -35,7 +37,8 @@ from fastlr.c_api cimport (
 
 from fastlr import checkpoint
 from fastlr._c_api.description import (
-    Description, allows_rows, read_value, require_optimizer, set_option, slots_of,
+    Description, accumulate_in_order, allows_rows, read_value, require_optimizer, set_option, slots_of,
+    step_with_curvature,
 )
 from fastlr._engine.arrays import BFloat16, stored_as
 from fastlr._engine.instruction_set import one_build
@@ -50,6 +53,7 @@ cdef extern from *:
 cdef int64_t MAX_STEPS = <int64_t>1 << 62
 cdef dict DTYPES = {FASTLR_FLOAT32: "float32", FASTLR_FLOAT64: "float64", FASTLR_FLOAT16: "float16",
                     FASTLR_BFLOAT16: "bfloat16"}
+cdef dict STORED_NAMES = {FLOAT32: "float32", FLOAT64: "float64", FLOAT16: "float16", BFLOAT16: "uint16"}
 cdef dict CODES = {name: code for code, name in DTYPES.items()} | {
     "int8": FASTLR_INT8, "uint8": FASTLR_UINT8, "int16": FASTLR_INT16}
 
@@ -75,7 +79,8 @@ cdef class CPlan:
     cdef int failed(self, object error):
         """Keep what Python says of an error; its number."""
         cdef bytes text = (str(error) or type(error).__name__).encode("utf-8", "replace")
-        return self.fail(FASTLR_NO_MEMORY if isinstance(error, MemoryError) else FASTLR_REFUSED, text)
+        return self.fail(FASTLR_NO_MEMORY if isinstance(error, MemoryError) else
+                         FASTLR_NOT_FINITE if isinstance(error, FloatingPointError) else FASTLR_REFUSED, text)
 
     # Before it steps, with Python
 
@@ -164,6 +169,34 @@ cdef class CPlan:
         except BaseException as error:
             return self.failed(error)
 
+    cdef int place_state(self, int64_t k, const char* slot, void* memory, bint take) noexcept with gil:
+        cdef int itemsize
+        try:
+            if slot == NULL or memory == NULL:
+                return self.fail(FASTLR_BAD_POINTER, "plan_place_state: slot and memory must not be NULL")
+            if not self.built:
+                return self.fail(FASTLR_NOT_BUILT, "plan_place_state: call plan_build first, and again after plan_add")
+            if not 0 <= k < self.gradients.count:
+                return self.fail(FASTLR_BAD_NAME, "plan_place_state: there is no tensor of this number")
+            tensor = self.plan.layout.tensors[self.gradients.place[k]].name
+            called = slot.decode()
+            present = self.optimizer.state[tensor].get(called)
+            if present is None:
+                return self.fail(FASTLR_BAD_NAME, "plan_place_state: the tensor has no slot of this name; plan_slot "
+                                                  "has all")
+            itemsize = present.itemsize
+            if <uintptr_t>memory % <size_t>itemsize:
+                return self.fail(FASTLR_BAD_POINTER, "plan_place_state: memory must be aligned to the slot's elements")
+            self.synchronize()
+            if present.size:
+                bytes = PyMemoryView_FromMemory(<char*>memory, <Py_ssize_t>present.nbytes, PyBUF_WRITE)
+                array = np.ndarray(present.shape, present.dtype, bytes, 0, present.strides)
+                self.optimizer.place_state({tensor: {called: array}}, take=take)
+                self.refresh()
+            return FASTLR_OK
+        except BaseException as error:
+            return self.failed(error)
+
     cdef int load(self, const char* path) noexcept with gil:
         try:
             if self.optimizer is None:
@@ -194,7 +227,7 @@ cdef class CPlan:
                   for i, dtype in zip(order, self.grad_dtypes or [None] * len(order), strict=True)]
         self.gradients = PointerGradients(plan.layout, order, dtypes, self.grad_strides or [None] * len(order))
         self.plan = plan
-        self.needs_loss = self.optimizer.needs_loss
+        self.needs_loss, self.needs_curvature = self.optimizer.needs_loss, self.optimizer.needs_curvature
         self.names = <const char**>self.memory.take(plan.scalars.width, sizeof(char*))
         for k, name in enumerate(plan.scalars.names):
             self.names[k] = self.text(name)
@@ -345,7 +378,11 @@ cdef class CPlan:
         cdef Verdict verdict
         cdef int error
         if fault != NO_FAULT:
-            return self.bad_gradient(fault, wrong)
+            return self.bad_gradient("gradient", fault, wrong)
+        for wrong in range(self.gradients.count if self.needs_curvature else 0):
+            if gradients[wrong] != NULL and \
+                    self.plan.scalars.skipped_steps[self.gradients.place[wrong]] >= self.plan.t:
+                return self.no_curvature(wrong)
         error = self.evaluate()
         if error != FASTLR_OK:
             return error
@@ -367,7 +404,12 @@ cdef class CPlan:
                          "changed", <long long>k, <long long>self.plan.t)
         return FASTLR_NOT_FINITE
 
-    cdef int bad_gradient(self, Fault fault, Py_ssize_t k) noexcept nogil:
+    cdef int no_curvature(self, Py_ssize_t k) noexcept nogil:
+        snprintf(self.message, MESSAGE_SIZE, "tensor %lld has its first gradient in this step, and its curvature was "
+                 "never estimated; use plan_step_curvature", <long long>k)
+        return FASTLR_REFUSED
+
+    cdef int bad_gradient(self, const char* noun, Fault fault, Py_ssize_t k) noexcept nogil:
         cdef const char* what
         if fault == MISALIGNED:
             what = "is not aligned to its elements"
@@ -377,7 +419,7 @@ cdef class CPlan:
             what = "shares memory with another one, and zero_grads would set it to zero before it is read"
         else:
             what = "has elements that share memory, and zero_grads would set them to zero before they are read"
-        snprintf(self.message, MESSAGE_SIZE, "gradient %lld %s", <long long>k, what)
+        snprintf(self.message, MESSAGE_SIZE, "%s %lld %s", noun, <long long>k, what)
         return FASTLR_BAD_POINTER if fault == MISALIGNED else FASTLR_OVERLAP
 
     cdef int read_options(self, const fastlr_step_options* options, fastlr_step_options* read) noexcept nogil:
@@ -461,6 +503,9 @@ cdef class CPlan:
         cdef int axis, error
         if rows_refused(self.plan, i, reason):
             return self.fail(FASTLR_REFUSED, reason)
+        if self.needs_curvature and self.plan.scalars.skipped_steps[i] >= self.plan.t:
+            return self.fail(FASTLR_REFUSED, "plan_step_rows: the tensor's curvature was never estimated; begin with "
+                                             "plan_step_curvature, with zeros for rows that are not touched")
         lay_out_rows(self.plan, i, &job, &layouts, &self.row_arrays[i])
         if job.width and n > (<Py_ssize_t>1 << 60) // job.width:
             return self.fail(FASTLR_BAD_SIZE, "plan_step_rows: there cannot be as many gradients")
@@ -488,6 +533,93 @@ cdef class CPlan:
         if verdict == REFUSED:
             return self.not_finite(i)
         return FASTLR_OK if verdict != NO_MEMORY else self.fail(FASTLR_NO_MEMORY, "out of memory")
+
+    # Steps by means of the class, with Python
+
+    cdef int accumulate(self, const void* const* gradients, const fastlr_step_options* options) noexcept with gil:
+        cdef fastlr_step_options read
+        cdef int error
+        try:
+            error = self.read_step("plan_accumulate", gradients, options, &read)
+            if error == FASTLR_OK:
+                accumulate_in_order(self.optimizer, self.arrays_at(gradients), read.grad_scale, read.zero_grads != 0)
+            return error
+        except BaseException as failure:
+            return self.failed(failure)
+
+    cdef int step_curvature(self, const void* const* gradients, const void* const* curvature,
+                            const fastlr_step_options* options) noexcept with gil:
+        cdef fastlr_step_options read
+        cdef Py_ssize_t wrong = 0
+        cdef Fault fault
+        cdef int error
+        try:
+            error = self.read_step("plan_step_curvature", gradients, options, &read)
+            if error != FASTLR_OK:
+                return error
+            if not self.needs_curvature:
+                return self.fail(FASTLR_REFUSED, "plan_step_curvature: this optimizer is given no estimates of the "
+                                                 "curvature; use plan_step")
+            if curvature == NULL:
+                return self.fail(FASTLR_BAD_POINTER, "plan_step_curvature: curvature must not be NULL; use plan_step "
+                                                     "where no tensor has an estimate")
+            fault = self.gradients.read(curvature, False, &wrong)
+            if fault != NO_FAULT:
+                return self.bad_gradient("curvature", fault, wrong)
+            step_with_curvature(self.optimizer, self.arrays_at(gradients), self.arrays_at(curvature), read.grad_scale,
+                                read.zero_grads != 0)
+            return FASTLR_OK
+        except BaseException as failure:
+            return self.failed(failure)
+
+    cdef int read_step(self, str function, const void* const* gradients, const fastlr_step_options* options,
+                       fastlr_step_options* read) except -1:
+        """Check what a step by means of the class is given, and let Python see the present numbers."""
+        cdef Py_ssize_t wrong = 0
+        cdef Fault fault
+        cdef int error
+        if not self.built:
+            return self.fail(FASTLR_NOT_BUILT, f"{function}: call plan_build first, and again after plan_add".encode())
+        if gradients == NULL:
+            return self.fail(FASTLR_BAD_POINTER, f"{function}: gradients must not be NULL; of a tensor without, its "
+                                                 f"pointer is".encode())
+        error = self.read_options(options, read)
+        if error != FASTLR_OK:
+            return error
+        if not take_flag(&self.plan.stepping):             # (the class would raise; this is the number of it)
+            return self.busy()
+        fault = self.gradients.read(gradients, read.zero_grads != 0, &wrong)
+        give_flag(&self.plan.stepping)
+        if fault != NO_FAULT:
+            return self.bad_gradient("gradient", fault, wrong)
+        self.synchronize()
+        return FASTLR_OK
+
+    cdef list arrays_at(self, const void* const* pointers):
+        """Arrays over the memory of gradients, or None, in the order of the layout's tensors."""
+        cdef Py_ssize_t k, i
+        cdef int axis
+        cdef char* low
+        cdef char* high
+        cdef ArrayView view
+        cdef list found = [None] * self.gradients.count
+        for k in range(self.gradients.count):
+            if pointers[k] == NULL:
+                continue
+            i = self.gradients.place[k]
+            view = self.gradients.arrays[i]
+            view.data = <char*>pointers[k]
+            memory_range(&view, &low, &high)
+            dtype = STORED_NAMES[view.stored]
+            shape = tuple([view.shape[axis] for axis in range(view.ndim)])
+            strides = tuple([view.strides[axis] for axis in range(view.ndim)])
+            if low == high:
+                array = np.empty(shape, dtype)
+            else:
+                memory = PyMemoryView_FromMemory(low, high - low, PyBUF_WRITE)
+                array = np.ndarray(shape, dtype, memory, view.data - low, strides)
+            found[i] = array.view(BFloat16) if view.stored == BFLOAT16 else array
+        return found
 
     # Numbers, without Python
 

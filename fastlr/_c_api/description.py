@@ -7,6 +7,7 @@ from typing import Any
 from .._engine.arrays import overlaps_itself
 from .._engine.tensors import Array
 from ..optimizers.base import REGISTRY, Optimizer
+from ..optimizers.curvature import decays
 from ..optimizers.declaration import nearest
 from ..optimizers.matrix import Matrix
 from ..optimizers.stages import STAGES
@@ -25,9 +26,6 @@ class Description:
         cls: Any = REGISTRY.get(name.lower())
         if cls is None:
             raise ValueError(f"plan_new: no optimizer {name!r}{nearest(name.lower(), REGISTRY)}")
-        if cls.needs_curvature:
-            raise ValueError(f"plan_new: {cls.__name__} is given estimates of the curvature, which a plan is not; step "
-                             f"it from Python")
         self.cls: type[Optimizer] = cls
         self.optimizer = None
         self.options: dict[str, Any] = {}
@@ -114,9 +112,20 @@ def allows_rows(optimizer: Optimizer) -> bool:
 
 def require_optimizer(optimizer: Any) -> None:
     """TypeError unless this is an optimizer that a plan can step."""
-    if not isinstance(optimizer, Optimizer) or optimizer.needs_curvature:
-        raise TypeError(f"plan_of: expected an optimizer of fastlr, and none that wraps another or is given estimates "
-                        f"of the curvature, got {type(optimizer).__name__}")
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(f"plan_of: expected an optimizer of fastlr, and none that wraps another, got "
+                        f"{type(optimizer).__name__}")
+
+
+def accumulate_in_order(optimizer: Optimizer, grads: list[Any], grad_scale: float, zero_grads: bool) -> None:
+    """Add gradients, in the order of the plan's tensors, to the state."""
+    optimizer._accumulate(grads, grad_scale, zero_grads)
+
+
+def step_with_curvature(optimizer: Optimizer, grads: list[Any], estimates: list[Any], grad_scale: float,
+                        zero_grads: bool) -> None:
+    """A step with estimates of the curvature, both in the order of the plan's tensors."""
+    optimizer._step_with(grads, grad_scale, zero_grads, 0.0, estimates, decays)
 
 
 def slots_of(optimizer: Optimizer) -> list[dict[str, Array]]:

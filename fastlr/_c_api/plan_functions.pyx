@@ -160,6 +160,35 @@ cdef int plan_step_rows(fastlr_plan* handle, int64_t tensor, int64_t n, const in
     return error
 
 
+cdef int plan_accumulate(fastlr_plan* handle, const void* const* gradients,
+                         const fastlr_step_options* options) noexcept nogil:
+    cdef Place* place
+    cdef int error = take_with_python(handle, &place)
+    if error == FASTLR_OK:
+        error = (<CPlan>place.plan).accumulate(gradients, options)
+        handles.give(place)
+    return error
+
+
+cdef int plan_step_curvature(fastlr_plan* handle, const void* const* gradients, const void* const* curvature,
+                             const fastlr_step_options* options) noexcept nogil:
+    cdef Place* place
+    cdef int error = take_with_python(handle, &place)
+    if error == FASTLR_OK:
+        error = (<CPlan>place.plan).step_curvature(gradients, curvature, options)
+        handles.give(place)
+    return error
+
+
+cdef int plan_place_state(fastlr_plan* handle, int64_t tensor, const char* slot, void* memory, int take) noexcept nogil:
+    cdef Place* place
+    cdef int error = take_with_python(handle, &place)
+    if error == FASTLR_OK:
+        error = (<CPlan>place.plan).place_state(tensor, slot, memory, take != 0)
+        handles.give(place)
+    return error
+
+
 cdef int plan_info(fastlr_plan* handle, fastlr_plan_info* info) noexcept nogil:
     cdef Place* place
     cdef int error = handles.take(handle, &place)
@@ -238,6 +267,8 @@ cdef int fill_plans(fastlr_api* api) except -1:
     api.plan_new, api.plan_of, api.plan_free, api.plan_message = plan_new, plan_of, plan_free, plan_message
     api.plan_option, api.plan_set, api.plan_schedule = plan_option, plan_set, plan_schedule
     api.plan_add, api.plan_build, api.plan_step, api.plan_step_rows = plan_add, plan_build, plan_step, plan_step_rows
+    api.plan_accumulate, api.plan_step_curvature = plan_accumulate, plan_step_curvature
+    api.plan_place_state = plan_place_state
     api.plan_info, api.plan_get, api.plan_clock, api.plan_set_clock = plan_info, plan_get, plan_clock, plan_set_clock
     api.plan_slot, api.plan_state, api.plan_save, api.plan_load = plan_slot, plan_state, plan_save, plan_load
     return 0

@@ -126,6 +126,13 @@ class Tensor:
             named["remainder"] = self.low_bits
         return named | self.matrices if self.matrices else named
 
+    def place(self, slots: Sequence[str], slot: str, array: Array) -> None:
+        """Keep a slot in another array from now on."""
+        if slot in slots:
+            self.state[slots.index(slot)] = array
+        else:
+            self.matrices[slot] = array
+
     def in_read_order(self, values: Array) -> Array:
         """A copy of `values` in the precision of the rule, whose elements are in the order in which they are read."""
         copy = self.zeros_like("float64" if self.is_double else "float32")

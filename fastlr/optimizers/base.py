@@ -342,6 +342,10 @@ class Optimizer(BoundParameters, family=True):
         >>> np.allclose(p, q, rtol=1e-15), opt.t
         (True, 1)
         """
+        self._accumulate(None if grads is None else self._arranged(grads), grad_scale, zero_grads)
+
+    def _accumulate(self, grads: list[Any] | None, grad_scale: float, zero_grads: bool) -> None:
+        """The same of gradients in the order of the tensors."""
         owner = type(self).__name__
         accumulation = type(self).accumulation
         if accumulation is None or not self._peer.accumulates:
@@ -362,8 +366,6 @@ class Optimizer(BoundParameters, family=True):
             return [made.get(slot, (0, 0.0)) for slot in self.slots]
 
         self._plan.refuse_replaced()
-        if grads is not None:
-            grads = self._arranged(grads)
         accumulate(self._plan, grads, grad_scale, zero_grads, shares)
 
     # State

@@ -26,6 +26,7 @@ from .._engine.tensors import (
 from .._matrix.matrix_step import MatrixStep
 from .declaration import ConstructorOnly, Convention, Hyper, nearest
 from .groups import Group, are_groups, bound, checked_lr_max
+from .placement import place_state
 from .rule_class import RuleClass
 from .slots import Slots, State
 from .stages import SETTABLE, STAGES, Stages
@@ -286,6 +287,29 @@ class BoundParameters(RuleClass, family=True):
 
         plan.retire(join)
         return self._groups[-1]
+
+    def place_state(self, arrays: Mapping[str, Mapping[str, Any]], *, take: bool = False) -> None:
+        """Keep slots of the state in these arrays from now on, whose memory is shared, or mapped from a file.
+
+        `arrays` has, by parameter and slot as `state` has them, writable arrays of the shape, type and strides of the
+        present ones; what is not named stays where it is. Their elements become what the state holds; with
+        ``take=True`` the state becomes what they hold, as another process left it. `t` is not in them: `state_dict` has
+        it.
+
+        >>> import numpy as np, fastlr
+        >>> opt, shared = fastlr.Momentum({"w": np.zeros(3)}), np.empty(3)
+        >>> opt.place_state({"w": {"m": shared}})
+        >>> opt.step({"w": np.ones(3)})
+        >>> shared
+        array([1., 1., 1.])
+
+        Raises
+        ------
+        TypeError, ValueError
+            With nothing changed: for names that there are not, arrays that do not fit, or that share memory with what
+            a step writes.
+        """
+        place_state(self, arrays, take)
 
     def cast(self) -> None:
         """Bring the 16-bit copies to what the parameters are, after somebody else changed those."""

@@ -304,6 +304,21 @@ typedef struct fastlr_api {
 
     /* Free a plan and its state; parameters stay. Takes the GIL. */
     int (*plan_free)(fastlr_plan *plan);
+
+    /* Add the gradient of a micro-batch to the state, as `accumulate` of the class: parameters and t stay. Of n
+       micro-batches, n - 1 come here and the last goes to plan_step, all with the same grad_scale. Takes the GIL. */
+    int (*plan_accumulate)(fastlr_plan *plan, const void *const *gradients, const fastlr_step_options *options);
+
+    /* A step with estimates of the curvature, of an optimizer that is given them (Sophia): curvature[k] is that of
+       tensor k, of the type and strides of its gradient, NULL where there is none. A tensor's first gradient needs one;
+       the steps between are plan_step's. Takes the GIL. */
+    int (*plan_step_curvature)(fastlr_plan *plan, const void *const *gradients, const void *const *curvature,
+                               const fastlr_step_options *options);
+
+    /* Keep a slot of a tensor's state in the caller's memory from now on, which is shared, or mapped from a file: as many
+       bytes as plan_state's array has, aligned to its elements, laid out as that one. What the slot holds is copied
+       there; with `take` != 0, it becomes what is there. Takes the GIL. */
+    int (*plan_place_state)(fastlr_plan *plan, int64_t tensor, const char *slot, void *memory, int take);
 } fastlr_api;
 
 #ifdef Py_PYTHON_H
