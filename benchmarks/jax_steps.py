@@ -71,11 +71,12 @@ def measure(tensors, elements, rounds, loop):
 def main():
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--rounds", type=int, default=30)
+    arguments.add_argument("--threads", type=int, default=1, help="of fastlr; XLA takes as many as it sees cores")
     arguments.add_argument("--json", action="store_true")
     given = arguments.parse_args()
-    fastlr.set_num_threads(1)
+    fastlr.set_num_threads(given.threads)
     rows = []
-    for tensors, elements in ((100, 1000), (500, 64), (10, 100_000), (1, 1_000_000)):
+    for tensors, elements in ((100, 1000), (1, 100_000), (500, 64), (10, 100_000), (1, 1_000_000)):
         for loop in (False, True):
             times = measure(tensors, elements, given.rounds, loop)
             ratio = statistics.median(b / a for a, b in zip(*times.values(), strict=True))

@@ -131,6 +131,25 @@ def test_values_that_jax_computes(jit):
     assert_same(opt, steps_of(opt, 2, jit=False, lr=0.125), by_kernels("Momentum", 2, rate=lambda t: 0.125))
 
 
+@pytest.mark.parametrize("shapes", [[(1000,)] * 100, [(40_000,), (3,)] * 3, [(64,)] * 700])
+def test_no_bit_depends_on_threads(shapes):
+    found = []
+    for threads in (1, 3):
+        fastlr.set_num_threads(threads)
+        opt = fastlr.jax.NAdam(0.01)
+        params = [jnp.array(x) for x in arrays(0, shapes=shapes)]
+        state = opt.init(params)
+        for t in range(3):
+            params, state = jax.jit(opt.step)(params, [jnp.array(x) for x in arrays(1 + t, shapes=shapes)], state)
+        found.append([np.asarray(x).tobytes() for x in jax.tree.leaves((params, state))])
+    assert found[0] == found[1]
+    p = arrays(0, shapes=shapes)
+    own = fastlr.NAdam(p, lr=0.01)
+    for t in range(3):
+        own.step(arrays(1 + t, shapes=shapes))
+    assert found[0][:len(p)] == [x.tobytes() for x in p]
+
+
 def test_donated_memory_is_written_and_other_is_not():
     opt = fastlr.jax.AdamW(0.1)
     params = [jnp.arange(1000.0)]

@@ -9,8 +9,9 @@ from cpython.object cimport PyObject
 from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_New
 from libc.math cimport NAN
 from libc.stdint cimport int32_t, int64_t
-from libc.stdlib cimport calloc
+from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memcpy
+cimport fastlr._engine.thread_pool as thread_pool
 from fastlr._engine.step_scalars cimport MAX_VALUES
 from fastlr._kernels.build_id cimport FASTLR_LAYOUT
 from fastlr._kernels.structs cimport MAX_SLOTS
@@ -124,16 +125,35 @@ cdef enum:
     F32 = 11
     F64 = 12
     INVALID_ARGUMENT = 3
+    RESOURCE_EXHAUSTED = 8
     INTERNAL = 13
     MAJOR = 0
     MINOR = 1
     ALIGNED = 16                       # elements at whose multiples tensors begin in a slot
+    BLOCK = 8192                       # elements of a task of small tensors
 
 cdef struct KnownSchedule:
     char* text
     size_t size
     const fastlr_schedule* schedule
     KnownSchedule* next
+
+cdef struct TensorPlace:
+    Py_ssize_t size
+    Py_ssize_t offset                  # in the slots of its precision, in elements
+    bint is_double
+
+cdef struct Tensors:
+    # What one call steps.
+    const fastlr_rule* rule
+    const double* values
+    int64_t t
+    void** items                       # the buffers of parameters, gradients and slots
+    Py_ssize_t tensors, arrays         # how many parameters, and arrays of their state
+    int kinds                          # of precision
+    TensorPlace* places
+    Py_ssize_t block                   # tensors of a task
+    int failed                         # the error of one of them
 
 cdef struct Settings:
     # What the attributes of a call say.
@@ -231,11 +251,10 @@ cdef void* step(const Xla_Frame* frame) noexcept nogil:
     cdef void** items = frame.arguments.items
     cdef void** results = frame.results.items
     cdef Xla_Buffer* buffer
-    cdef void* slots[MAX_SLOTS + 1]
-    cdef int64_t[2] offset                     # where the next tensor of float32, and of float64, is in the slots
     cdef int64_t count = (<int32_t*>(<Xla_Buffer*>items[0]).data)[0]
-    cdef int64_t i, n, tensors, arrays
-    cdef int k, wide, kinds = 1, second, given = 0, failed
+    cdef int64_t i, tensors, arrays
+    cdef int k, given = 0
+    cdef Tensors job
     if not read_settings(frame, &settings):
         return error(frame, INVALID_ARGUMENT, "fastlr: no such rule here; import the module that states it")
     for k in range(settings.width):
@@ -243,33 +262,72 @@ cdef void* step(const Xla_Frame* frame) noexcept nogil:
     tensors = frame.arguments.size - frame.results.size - given
     arrays = frame.results.size - 1 - tensors
     items, results = items + 1 + given, results + 1
-    if settings.rule.slots > 0:
-        kinds = <int>((arrays - (settings.rule.memories > 0)) // settings.rule.slots)
     for i in range(tensors + arrays):
         buffer = <Xla_Buffer*>items[i if i < tensors else i + tensors]
         if (<Xla_Buffer*>results[i]).data != buffer.data:
             return error(frame, INTERNAL, "fastlr: XLA gave a result other memory than the argument that it replaces")
-    offset[0] = offset[1] = 0
-    for i in range(tensors):
-        buffer = <Xla_Buffer*>items[i]
-        wide = buffer.dtype == F64
-        second = wide if kinds == 2 else 0
-        n = 1
-        for k in range(<int>buffer.rank):
-            n *= buffer.dims[k]
-        for k in range(settings.rule.slots):
-            slots[k] = <char*>(<Xla_Buffer*>items[2 * tensors + k * kinds + second]).data \
-                + offset[wide] * (8 if wide else 4)
-        if settings.rule.memories > 0:
-            slots[settings.rule.slots] = <double*>(<Xla_Buffer*>items[2 * tensors + arrays - 1]).data \
-                + i * settings.rule.memories
-        failed = table.step(settings.rule, FASTLR_FLOAT64 if wide else FASTLR_FLOAT32, count + 1, values[0], values + 1,
-                            n, buffer.data, (<Xla_Buffer*>items[tensors + i]).data, slots)
-        if failed != FASTLR_OK:
-            return error(frame, INVALID_ARGUMENT, table.message(failed))
-        offset[wide] += (n + ALIGNED - 1) // ALIGNED * ALIGNED
+    job.rule, job.values, job.t, job.items = settings.rule, values, count + 1, items
+    job.tensors, job.arrays = tensors, arrays
+    if not step_all(&job):
+        return error(frame, RESOURCE_EXHAUSTED, "fastlr: out of memory")
+    if job.failed != FASTLR_OK:
+        return error(frame, INVALID_ARGUMENT, table.message(job.failed))
     (<int32_t*>(<Xla_Buffer*>frame.results.items[0]).data)[0] = <int32_t>(count + 1)
     return NULL
+
+
+cdef bint step_all(Tensors* job) noexcept nogil:
+    """Step all tensors, side by side where many small ones add up; False without memory."""
+    cdef Py_ssize_t i, n, total = 0, largest = 0
+    cdef Py_ssize_t[2] end                     # of the tensors so far in slots of float32, and of float64
+    cdef const Xla_Buffer* buffer
+    cdef int k, wide
+    job.failed, job.kinds, end[0], end[1] = FASTLR_OK, 1, 0, 0
+    if job.rule.slots > 0:
+        job.kinds = <int>((job.arrays - (job.rule.memories > 0)) // job.rule.slots)
+    job.places = <TensorPlace*>malloc((job.tensors + 1) * sizeof(TensorPlace))
+    if job.places == NULL:
+        return False
+    for i in range(job.tensors):
+        buffer = <const Xla_Buffer*>job.items[i]
+        wide, n = buffer.dtype == F64, 1
+        for k in range(<int>buffer.rank):
+            n *= buffer.dims[k]
+        job.places[i].size, job.places[i].offset, job.places[i].is_double = n, end[wide], wide
+        end[wide] += (n + ALIGNED - 1) // ALIGNED * ALIGNED
+        total += n
+        largest = n if n > largest else largest
+    job.block = job.tensors
+    if total >= thread_pool.MIN_THREADED > largest:        # (a larger one has its chunks done side by side)
+        job.block = <Py_ssize_t>(job.tensors * BLOCK // total)
+        job.block = 1 if job.block < 1 else job.block
+    if job.tensors > 0:
+        thread_pool.run(step_block, job, (job.tensors + job.block - 1) // job.block)
+    free(job.places)
+    return True
+
+
+cdef void step_block(void* context, Py_ssize_t task) noexcept nogil:
+    """Some successive tensors."""
+    cdef Tensors* job = <Tensors*>context
+    cdef Py_ssize_t i, last = (task + 1) * job.block
+    cdef void* slots[MAX_SLOTS + 1]
+    cdef const TensorPlace* place
+    cdef int k, second, failed
+    for i in range(task * job.block, last if last < job.tensors else job.tensors):
+        place = &job.places[i]
+        second = place.is_double if job.kinds == 2 else 0
+        for k in range(job.rule.slots):
+            slots[k] = <char*>(<Xla_Buffer*>job.items[2 * job.tensors + k * job.kinds + second]).data \
+                + place.offset * (8 if place.is_double else 4)
+        if job.rule.memories > 0:
+            slots[job.rule.slots] = <double*>(<Xla_Buffer*>job.items[2 * job.tensors + job.arrays - 1]).data \
+                + i * job.rule.memories
+        failed = table.step(job.rule, FASTLR_FLOAT64 if place.is_double else FASTLR_FLOAT32, job.t, job.values[0],
+                            job.values + 1, place.size, (<Xla_Buffer*>job.items[i]).data,
+                            (<Xla_Buffer*>job.items[job.tensors + i]).data, slots)
+        if failed != FASTLR_OK:
+            job.failed = failed
 
 
 cdef double value_at(const Settings* settings, int k, int64_t t, void** items, int* given) noexcept nogil:
