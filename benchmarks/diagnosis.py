@@ -1,31 +1,25 @@
-"""Is `fastlr.diagnose` right about real training runs? python benchmarks/diagnosis.py [--help].
+"""Is `fastlr.diagnose` right about real training runs? python benchmarks/diagnosis.py --report
 
-A *setting* is a data set, a model, an optimizer and a batch size. Each is trained for 240 updates at each of 15 rates
-from 1e-6 to 10 (two a decade). `diagnose` is given what a log of that run would hold: the loss of each batch, and at
-every fifth update the loss on rows that are not trained on. It is compared with a label made of facts that it cannot
-see or does not use. With
+A problem of `rate_problems.py` is trained at each of 13 rates from 1e-5 to 10 (two a decade), in two orders of the
+rows. With s the loss of the whole training split before the first update, e that after the last (mean of the orders)
+and b the least e of the 13 rates, a run's label is
 
-    s, e   the loss of the *whole* training split before the first update, and its mean over the last 24 updates
-    b      the least e of the 15 rates of the setting
-    gain   (s - e) / (s - b), the share of what was possible in 240 updates
-    rises  the share of the last 120 updates after which the loss of the whole split was higher than before
-    calm   the loss of the whole split after 60 *more* updates at a tenth of the rate, over that after 60 more at the
-           same rate (means over the last 12)
-    later  that after 120 more updates at the same rate, over e
-    gap    the validation loss at the end over its least before (means of three neighbours)
+    lower, raise   (e - b) / (s - b) > 0.1, and the rate of b is lower, or higher: a tenth of what is possible is lost
+    leave          otherwise
 
-the first that holds is the label; what falls between two is not clear, gets no label and is counted:
+`diagnose` sees what logs of the first order would hold, each beside the rate and, again, without it:
 
-    diverging     a loss is not finite, or e > 1.02 s, or a loss was above 3 s and e > 0.9 s   (not: e < s)
-    oscillating   rises > 0.2 and e > 0.001 s and (calm < 0.8, or gain < 0.7 and b is of a lower rate)
-                                                                                      (not: rises < 0.1 or calm > 0.9)
-    overfitting   gap > 1.1, and the training loss is lower than where the validation loss was least (not: gap < 1.05)
-    too slow      gain < 0.5 and b is of a higher rate                                                 (not: gain > 0.7)
-    plateaued     later > 0.98 and e > 0.001 s                                                       (not: later < 0.95)
-    healthy       all the rest
+    batch     the loss of every batch
+    tenth     that of every tenth batch
+    mean      means over ten updates
+    epoch     the log of a scikit-learn network by epochs (`MLPClassifier.loss_curve_`, in the set `report` alone)
 
-The thresholds of `diagnose` were chosen on digits, breast_cancer (as classes and by least squares) and quadratics; how
-it does on wine, iris and diabetes was looked at when they were fixed.
+and the loss of rows that are not trained on, at every tenth or twentieth of the run. Told are the share of runs whose
+direction is right (a factor above, below, or of 1), the share that is told the opposite, and in how many of the runs
+where another rate is advised, and is on the grid, that rate ends lower. "Not sure" counts as "leave".
+
+The points of `fastlr.monitor.points` and the thresholds are fitted to the sets `develop` and `choose` (`--fit` writes
+the file; `--cross` tells how they do on problems that are left out of a fit); `report` had no part in them.
 """
 from __future__ import annotations
 
@@ -34,312 +28,281 @@ import math
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator
-from functools import cache
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from rate_problems import SETS, Problem, Training, others, splits, tables
 
 import fastlr
-from fastlr.study.networks import Network
+from fastlr.monitor import diagnosis, points
 
-RATES = np.geomspace(1e-6, 10, 15)
-UPDATES, EVERY = 240, 5
-LEARNED = 1e-3      # of the loss at the start: when so little is left, there is nothing to gain
-KINDS = ("diverging", "oscillating", "overfitting", "too slow", "plateaued", "healthy")
-DEVELOPMENT = ("digits", "breast_cancer", "digits-regression", "breast_cancer-regression", "quadratic")
-HELD_OUT = ("wine", "iris", "diabetes", "diabetes-regression")
-
-
-class Setting(NamedTuple):
-    data: str
-    model: str          # widths and activation, "linear" (logistic or least squares), or the condition of a quadratic
-    optimizer: str
-    rows: int           # of a batch; 0 for the whole split
-    train: int = 0      # rows of the training split; 0 for three quarters of all
+RATES = np.geomspace(1e-5, 10, 13)
+LOGS = ("batch", "tenth", "mean", "epoch")
+DIRECTIONS = ("lower", "leave", "raise")
+STATISTICS = ("end", "peak", "peak in noise", "late share", "noise", "noise of gain", "noise late", "nine tenths",
+              "half", "gain", "fall", "turning")
+RATE_EDGES = (-4.25, -3.25, -2.25, -1.25, -0.25, 0.25)
+BINS, PENALTY = 5, 10.0
 
 
-SETTINGS = [
-    Setting("digits", "32-relu", "sgd", 32), Setting("digits", "32-relu", "adam", 32),
-    Setting("digits", "32-tanh", "momentum", 0), Setting("digits", "24-sigmoid", "rmsprop", 32),
-    Setting("digits", "linear", "sgd", 0), Setting("digits", "linear", "adagrad", 16),
-    Setting("digits", "64-32-relu", "adamw", 16, 100), Setting("digits", "32-relu", "adam", 0, 200),
-    Setting("breast_cancer", "16-relu", "sgd", 16), Setting("breast_cancer", "16-tanh", "adam", 0),
-    Setting("breast_cancer", "linear", "nesterov", 32), Setting("breast_cancer", "linear", "sgd", 0),
-    Setting("breast_cancer", "32-32-relu", "rmsprop", 16, 60),
-    Setting("breast_cancer", "24-sigmoid", "momentum", 8, 60),
-    Setting("breast_cancer", "linear", "adam", 4), Setting("breast_cancer", "32-tanh", "adagrad", 0, 60),
-    Setting("breast_cancer-regression", "linear", "sgd", 0),
-    Setting("breast_cancer-regression", "linear", "momentum", 8),
-    Setting("digits-regression", "linear", "adam", 32), Setting("digits-regression", "linear", "rmsprop", 0),
-    Setting("digits-regression", "linear", "sgd", 16),
-    Setting("quadratic", "10", "sgd", 0), Setting("quadratic", "1000", "sgd", 0),
-    Setting("quadratic", "100", "momentum", 0), Setting("quadratic", "30", "adam", 0),
-    Setting("quadratic", "100", "rmsprop", 0), Setting("quadratic", "20", "adagrad", 0),
-    Setting("wine", "16-relu", "sgd", 16), Setting("wine", "32-tanh", "adam", 0),
-    Setting("wine", "linear", "momentum", 0),
-    Setting("wine", "24-sigmoid", "rmsprop", 8), Setting("wine", "32-32-relu", "adamw", 16, 40),
-    Setting("iris", "16-tanh", "sgd", 0), Setting("iris", "linear", "adam", 16),
-    Setting("iris", "32-relu", "nesterov", 16),
-    Setting("iris", "24-relu", "rmsprop", 0, 40), Setting("iris", "16-sigmoid", "adagrad", 8),
-    Setting("diabetes", "32-relu", "sgd", 32), Setting("diabetes", "64-32-tanh", "adam", 16, 100),
-    Setting("diabetes", "32-relu", "adamw", 0, 100), Setting("diabetes", "linear", "momentum", 32),
-    Setting("diabetes", "48-relu", "rmsprop", 0), Setting("diabetes-regression", "linear", "sgd", 0),
-    Setting("diabetes-regression", "linear", "adam", 32), Setting("diabetes-regression", "linear", "nesterov", 16),
-]
+class Run(NamedTuple):
+    """One rate of a problem."""
+
+    problem: str
+    k: int                   # of the rates
+    start: float
+    ends: Any                # of every rate
+    losses: Any              # of each batch, up to the first that is not finite
+    validation: Any
+
+    @property
+    def label(self) -> int:
+        """-1, 0, 1 as in DIRECTIONS."""
+        best = int(np.nanargmin(self.ends))
+        e, b = self.ends[self.k], self.ends[best]
+        possible = self.start - b
+        if not math.isfinite(e) or e > 10 * self.start:
+            return -1
+        if possible <= 0 or (e - b) / possible <= 0.1:
+            return 0
+        return int(np.sign(best - self.k))
 
 
-class LeastSquares:
-    """Half the mean squared error of x w + c."""
+class Log(NamedTuple):
+    """What a log of a run holds."""
 
-    def __init__(self, features: int) -> None:
-        self.params = {"w": np.zeros(features), "c": np.zeros(1)}
-        self.grads = {name: np.zeros_like(p) for name, p in self.params.items()}
+    run: Run
+    kind: str
+    losses: Any
 
-    def error(self, batch: Any) -> Any:
-        return batch[0] @ self.params["w"] + self.params["c"] - batch[1]
-
-    def loss(self, batch: Any) -> float:
-        return float((self.error(batch) ** 2).mean() / 2)
-
-    def loss_and_grad(self, batch: Any) -> tuple[float, Any]:
-        error = self.error(batch)
-        self.grads["w"][...] = batch[0].T @ error / len(error)
-        self.grads["c"][...] = error.mean()
-        return float((error**2).mean() / 2), self.grads
+    def history(self, rate: bool) -> dict[str, Any]:
+        found = {"loss": self.losses, "val_loss": self.run.validation}
+        return found | ({"lr": np.full(len(self.losses), RATES[self.run.k])} if rate else {})
 
 
-class Quadratic:
-    """Half of sum(d x x), the d from 1 / condition to 1; there is no batch and nothing to validate on."""
-
-    def __init__(self, condition: float) -> None:
-        self.d = np.geomspace(1 / condition, 1, 20)
-        self.params = {"x": np.random.default_rng(1).standard_normal(20) * 3}
-        self.grads = {"x": np.zeros(20)}
-
-    def loss(self, batch: Any) -> float:
-        return float((self.d * self.params["x"] ** 2).sum() / 2)
-
-    def loss_and_grad(self, batch: Any) -> tuple[float, Any]:
-        self.grads["x"][...] = self.d * self.params["x"]
-        return self.loss(batch), self.grads
-
-
-@cache
-def rows_of(name: str, train: int) -> tuple[Any, Any]:
-    """Training and validation rows."""
-    if name == "quadratic":
-        return None, None
-    from sklearn import datasets
-
-    x, y = getattr(datasets, f"load_{name.split('-')[0]}")(return_X_y=True)
-    if name == "diabetes":
-        y = np.searchsorted(np.quantile(y, [1 / 3, 2 / 3]), y)
-    order = np.random.default_rng(0).permutation(len(y))
-    if name == "digits":
-        order = order[:500]
-    x = ((x - x.mean(axis=0)) / (x.std(axis=0) + 1e-12))[order]
-    y = ((y - y.mean()) / y.std())[order] if name.endswith("regression") else y[order].astype(np.int64)
-    x = x if name.endswith("regression") else x.astype(np.float32)
-    cut = train or 3 * len(y) // 4
-    return (x[:cut], y[:cut]), (x[cut:cut + 300], y[cut:cut + 300])
-
-
-class Run:
-    """One training run: what its log would hold, and the facts."""
-
-    def __init__(self, setting: Setting, lr: float) -> None:
-        self.setting, self.lr = setting, lr
-        self.train, self.validation = rows_of(setting.data, setting.train)
-        model: Any
-        if setting.data == "quadratic":
-            model = Quadratic(float(setting.model))
-        elif setting.data.endswith("regression"):
-            model = LeastSquares(self.train[0].shape[1])
-        else:
-            *widths, activation = setting.model.split("-")
-            widths, activation = ([], "relu") if setting.model == "linear" else (widths, activation)
-            model = Network((self.train[0].shape[1], *map(int, widths), int(self.train[1].max()) + 1), activation)
-        self.model = model
-        self.opt = fastlr.create_optimizer(setting.optimizer, model.params, grads=model.grads, lr=lr)
-        self.order = np.random.default_rng(7)
-        self.history = fastlr.History()
-        self.whole: list[float] = []
-        with np.errstate(all="ignore"):
-            self.start = model.loss(self.train)
-            self.whole = self.updates(UPDATES, self.history)
-            self.finite = all(map(math.isfinite, self.whole))
-            self.end = mean(self.whole[-24:])
-            self.later = self.calm = math.nan
-            if self.finite:
-                saved = {name: p.copy() for name, p in model.params.items()}, self.opt.state_dict()
-                same = self.updates(UPDATES // 2)
-                for name, p in model.params.items():
-                    p[...] = saved[0][name]
-                self.opt.load_state_dict(saved[1])
-                self.opt.lr = lr / 10
-                lower = self.updates(UPDATES // 4)
-                self.later = mean(same[-24:]) / (self.end or 1.0)
-                self.calm = mean(lower[-12:]) / (mean(same[UPDATES // 4 - 12:UPDATES // 4]) or 1.0)
-
-    def batches(self) -> Iterator[Any]:
-        while True:
-            if not self.setting.rows:
-                yield self.train
-                continue
-            order = self.order.permutation(len(self.train[1]))
-            for end in range(self.setting.rows, len(order) + 1, self.setting.rows):
-                rows = order[end - self.setting.rows:end]
-                yield self.train[0][rows], self.train[1][rows]
-
-    def updates(self, n: int, history: Any = None) -> list[float]:
-        """The loss of the whole training split after each of n updates."""
-        whole = []
-        for i, batch in zip(range(n), self.batches(), strict=False):
-            loss, _ = self.model.loss_and_grad(batch)
-            self.opt.step()
-            whole.append(self.model.loss(self.train))
-            if history is not None:
-                history.record(loss=loss, lr=self.lr)
-                if self.validation and i % EVERY == 0:
-                    history.record(val_loss=self.model.loss(self.validation))
-        return whole
-
-    def facts(self, best: float, best_lr: float) -> dict[str, float]:
-        tail = np.array(self.whole[UPDATES // 2:])
-        with np.errstate(invalid="ignore"):
-            rises = float((np.diff(tail) > 0).mean())
-        facts = {"end": self.end / self.start, "peak": max(self.whole) / self.start if self.finite else math.inf,
-                 "rises": rises, "calm": self.calm, "later": self.later,
-                 "gain": (self.start - self.end) / (self.start - best), "below": float(self.lr < best_lr),
-                 "above": float(self.lr > best_lr),
-                 "gap": 1.0, "learned": 0.0}
-        if self.validation and self.finite:
-            values = np.convolve(self.history["val_loss"], np.ones(3) / 3, "valid")
-            least = int(values.argmin())
-            facts["gap"] = float(values[-1] / values[least])
-            facts["learned"] = float(self.end < self.whole[least * EVERY + EVERY])
-        return facts
-
-
-def mean(values: list[float]) -> float:
-    return sum(values) / len(values)
-
-
-def label(fact: dict[str, float]) -> str:
-    """The label by facts, "" where they are not clear."""
-    if not math.isfinite(fact["end"]) or not math.isfinite(fact["peak"]):
-        return "diverging"
-    if fact["end"] > 1.02 or (fact["peak"] > 3 and fact["end"] > 0.9):
-        return "diverging"
-    if fact["end"] >= 1:
-        return ""
-    helps = fact["calm"] < 0.8 or (fact["gain"] < 0.7 and fact["above"])
-    if fact["rises"] > 0.2 and fact["end"] > LEARNED and helps:
-        return "oscillating"
-    if not (fact["rises"] < 0.1 or fact["calm"] > 0.9 or fact["end"] < LEARNED):
-        return ""
-    if fact["gap"] > 1.1 and fact["learned"]:
-        return "overfitting"
-    if fact["gap"] >= 1.05 and fact["learned"]:
-        return ""
-    if fact["below"]:
-        if fact["gain"] < 0.5:
-            return "too slow"
-        if fact["gain"] <= 0.7:
-            return ""
-    if fact["end"] < LEARNED or fact["later"] < 0.95:
-        return "healthy"
-    return "plateaued" if fact["later"] > 0.98 else ""
-
-
-class Case(NamedTuple):
-    """A run with its label."""
-
-    setting: Setting
-    lr: float
-    history: Any
-    facts: dict[str, float]
-    label: str
-
-
-def cases(settings: list[Setting]) -> list[Case]:
-    """Every run of these settings, labelled."""
+@np.errstate(all="ignore")
+def runs(problem: Problem) -> list[Run]:
+    """Every rate of a problem."""
     fastlr.set_num_threads(1)
-    found = []
-    for setting in settings:
-        runs = [Run(setting, float(lr)) for lr in RATES]
-        best, best_lr = min((run.end, run.lr) for run in runs if math.isfinite(run.end))
-        for run in runs:
-            facts = run.facts(best, best_lr)
-            found.append(Case(setting, run.lr, run.history, facts, label(facts)))
+    ends, start, logged = [], math.nan, []
+    every = max(problem.updates // (10 if problem.updates < 400 else 20), 1)
+    for lr in RATES:
+        both = []
+        for order in (1, 2):
+            one = Training(problem, float(lr))
+            start = one.model.loss(one.train)
+            losses, validation = [], [one.model.loss(one.valid)]
+            for loss in one.steps(order, problem.updates):
+                losses.append(loss)
+                if len(losses) % every == 0:
+                    validation.append(one.model.loss(one.valid))
+            end = one.model.loss(one.train)
+            both.append(end if math.isfinite(end) else math.inf)
+            if order == 1:
+                logged.append((np.array(losses), np.array(validation)))
+        ends.append(sum(both) / 2)
+    return [Run(str(problem), k, start, np.array(ends), *logged[k]) for k in range(len(RATES))]
+
+
+def runs_by_epoch(name: str, solver: str) -> list[Run]:
+    """Those of a network of scikit-learn, 60 epochs."""
+    import warnings
+
+    from sklearn.neural_network import MLPClassifier
+
+    (x, y), _ = splits(name)
+    curves = []
+    for lr in RATES:
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
+            warnings.simplefilter("ignore")
+            network = MLPClassifier((32,), solver=solver, learning_rate_init=float(lr), max_iter=60, batch_size=32,
+                                    alpha=0, tol=0, n_iter_no_change=1000, random_state=0)
+            try:
+                network.fit(x, y)
+                curves.append(np.array(network.loss_curve_, np.float64))
+            except ValueError:                           # (its weights are not finite)
+                curves.append(np.array([*getattr(network, "loss_curve_", [1.0]), math.nan], np.float64))
+    ends = [float(curve[-3:].mean()) if len(curve) == 60 and np.isfinite(curve).all() else math.inf for curve in curves]
+    counts = np.bincount(y) / len(y)
+    start = max(curves[0][0], -float(counts[counts > 0] @ np.log(counts[counts > 0])))
+    return [Run(f"{name}, MLPClassifier, {solver}", k, start, np.array(ends), curve, np.empty(0))
+            for k, curve in enumerate(curves)]
+
+
+def logs(run: Run) -> list[Log]:
+    losses, finite = run.losses, bool(np.isfinite(run.losses).all())
+    if "MLPClassifier" in run.problem:
+        return [Log(run, "epoch", losses)]
+    found = [Log(run, "batch", losses)]
+    count = len(losses) // 10
+    if count >= diagnosis.FEWEST or not finite:
+        means = np.array([part.mean() for part in np.split(losses[:10 * count], count)]) if count else np.empty(0)
+        found.append(Log(run, "mean", means if finite else np.append(means, math.nan)))
+        found.append(Log(run, "tenth", losses[::10] if finite else np.append(losses[::10], math.nan)))
     return found
 
 
 class Judged(NamedTuple):
-    case: Case
+    log: Log
+    rate: bool               # whether the log has it
     kind: str
     factor: float
 
+    @property
+    def direction(self) -> int:
+        return int(np.sign(round(math.log10(self.factor), 6)))
 
-def judged(found: list[Case]) -> list[Judged]:
-    verdicts = [fastlr.diagnose(case.history)[0] for case in found]
-    return [Judged(case, verdict.kind, verdict.factor) for case, verdict in zip(found, verdicts, strict=True)]
-
-
-def share(verdicts: list[Judged]) -> float:
-    """The share of the labelled runs on which it is right."""
-    return float(np.mean([one.kind == one.case.label for one in verdicts if one.case.label]))
-
-
-def helped(verdicts: list[Judged]) -> tuple[int, int]:
-    """How often the advised rate ended lower than the run it was advised for, and how often it was advised."""
-    ends = {(one.case.setting, round(2 * math.log10(one.case.lr))): one.case.facts["end"] for one in verdicts}
-    count = total = 0
-    for one in verdicts:
-        there = round(2 * math.log10(one.case.lr * one.factor))
-        if one.factor != 1 and (one.case.setting, there) in ends:
-            here, advised = one.case.facts["end"], ends[one.case.setting, there]
-            count += (advised if math.isfinite(advised) else math.inf) < (here if math.isfinite(here) else math.inf)
-            total += 1
-    return count, total
+    @property
+    def better(self) -> bool | None:
+        """Whether the advised rate ends lower; None if none is advised, or it is not on the grid."""
+        run, there = self.log.run, self.log.run.k + round(2 * math.log10(self.factor))
+        if not self.direction or not 0 <= there < len(RATES):
+            return None
+        end, here = float(run.ends[there]), float(run.ends[run.k])
+        return math.isfinite(end) and (end < here or not math.isfinite(here))
 
 
-def confusion(verdicts: list[Judged]) -> str:
-    """Labels down, verdicts across."""
-    counts = Counter((one.case.label, one.kind) for one in verdicts)
-    width = 13
-    lines = ["".join(f"{kind:>{width}}" for kind in ("label", *KINDS, "right"))]
-    for kind in (*KINDS, ""):
-        row = [counts[kind, said] for said in KINDS]
-        right = f"{counts[kind, kind] / sum(row):.0%}" if kind and sum(row) else ""
-        lines.append("".join(f"{entry:>{width}}" for entry in (kind or "not clear", *row, right)))
-    return "\n".join(lines)
+def judged(found: list[Log], rate: bool) -> list[Judged]:
+    verdicts = [fastlr.diagnose(log.history(rate))[0] for log in found]
+    return [Judged(log, rate, verdict.kind, verdict.factor) for log, verdict in zip(found, verdicts, strict=True)]
+
+
+def shares(some: list[Judged]) -> tuple[float, float, float]:
+    """Right, opposite, better."""
+    right = np.mean([one.direction == one.log.run.label for one in some])
+    opposite = np.mean([one.direction * one.log.run.label < 0 for one in some])
+    advised = [one.better for one in some if one.better is not None]
+    return float(right), float(opposite), float(np.mean(advised)) if advised else math.nan
+
+
+# Fitting of the points
+
+def fitted(found: list[Log], rate: bool) -> points.Card:
+    """Points by multinomial logistic regression on bins of the statistics, the runs of each log alike."""
+    from sklearn.linear_model import LogisticRegression
+
+    with np.errstate(all="ignore"):
+        rows = [diagnosis.measure(log.losses).points_of | {"rate": math.log10(RATES[log.run.k])} for log in found]
+    labels = np.array([log.run.label for log in found])
+    shares = np.linspace(0, 1, BINS + 1)[1:-1]
+    edges = {name: tuple(np.unique(np.quantile([row[name] for row in rows], shares).round(2)))
+             for name in STATISTICS} | ({"rate": RATE_EDGES} if rate else {})
+    hot = np.hstack([np.eye(len(cuts) + 1)[np.searchsorted(cuts, [row[name] for row in rows], side="right")]
+                     for name, cuts in edges.items()])
+    model = LogisticRegression(C=1 / PENALTY, max_iter=3000).fit(hot, labels)
+    differences = (model.coef_ - model.coef_[1])[[0, 2]].T.round(2)
+    base = (model.intercept_ - model.intercept_[1])[[0, 2]].round(2)
+    statistics, at = {}, 0
+    for name, cuts in edges.items():
+        statistics[name] = tuple(map(float, cuts)), tuple(map(tuple, differences[at:at + len(cuts) + 1].tolist()))
+        at += len(cuts) + 1
+    return points.Card((float(base[0]), float(base[1])), statistics)
+
+
+def written(card: points.Card) -> str:
+    lines = [f"Card({card.base}, {{"]
+    for name, (cuts, of_bins) in card.statistics.items():
+        lines += [f'    "{name}": ({cuts},', f"        {of_bins}),"]
+    return "\n".join([*lines, "})"])
+
+
+def to_fit(found: list[Log]) -> list[Log]:
+    return [log for log in found if len(log.losses) >= diagnosis.FEWEST and np.isfinite(log.losses).all()]
+
+
+def fit(found: list[Log]) -> None:
+    """Write `fastlr/monitor/points.py`."""
+    path = Path(points.__file__)
+    head = path.read_text().split("\nRATE_KNOWN = ")[0]
+    known, unknown = (written(fitted(to_fit(found), rate)) for rate in (True, False))
+    path.write_text(f"{head}\nRATE_KNOWN = {known}\n\nRATE_UNKNOWN = {unknown}\n")
+
+
+def crossed(found: list[Log], folds: int = 6) -> list[Judged]:
+    """Verdicts on each sixth of the problems by points that were fitted to the others."""
+    names = sorted({log.run.problem for log in found})
+    own = points.RATE_KNOWN, points.RATE_UNKNOWN
+    verdicts = []
+    for fold in range(folds):
+        left_out = set(names[fold::folds])
+        rest = to_fit([log for log in found if log.run.problem not in left_out])
+        diagnosis.RATE_KNOWN, diagnosis.RATE_UNKNOWN = fitted(rest, True), fitted(rest, False)
+        for rate in (True, False):
+            verdicts += judged([log for log in found if log.run.problem in left_out], rate)
+    diagnosis.RATE_KNOWN, diagnosis.RATE_UNKNOWN = own
+    return verdicts
+
+
+def all_runs(which: str, jobs: int) -> list[Run]:
+    problems = tables(which) + others(which)
+    found: list[Run] = []
+    with ProcessPoolExecutor(jobs) as pool:
+        for k, some in enumerate(pool.map(runs, problems), start=1):
+            found += some
+            if sys.stderr.isatty():
+                print(f"\r{which}: {k} of {len(problems)} problems ", end="", file=sys.stderr, flush=True)
+    if which == "report":
+        for name in ("anes96", "penguins", "modechoice", "star98", "patches", "fair"):
+            found += runs_by_epoch(name, "sgd") + runs_by_epoch(name, "adam")
+    return found
+
+
+def told(verdicts: list[Judged]) -> None:
+    print(f"{'log':8}{'rate':9}{'runs':>6}{'right':>8}{'opposite':>10}{'better':>8}{'of':>6}")
+    for rate in (True, False):
+        for kind in (*LOGS, "all"):
+            some = [one for one in verdicts if one.rate == rate and kind in (one.log.kind, "all")]
+            if not some:
+                continue
+            right, opposite, better = shares(some)
+            count = sum(one.better is not None for one in some)
+            print(f"{kind:8}{'known' if rate else 'unknown':9}{len(some):6}{right:8.1%}{opposite:10.1%}{better:8.1%}"
+                  f"{count:6}")
+    for rate in (True, False):
+        print(f"\nverdicts, the rate {'known' if rate else 'unknown'}:"
+              f"{'':14}{'should be: ' + '   '.join(DIRECTIONS):>32}{'better':>10}")
+        for kind in diagnosis.KINDS:
+            some = [one for one in verdicts if one.rate == rate and one.kind == kind]
+            counts = Counter(one.log.run.label for one in some)
+            better = [one.better for one in some if one.better is not None]
+            if some:
+                print(f"  {kind:44}" + "".join(f"{counts[label]:8}" for label in (-1, 0, 1))
+                      + (f"{np.mean(better):10.0%}" if better else ""))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--wrong", action="store_true", help="list the runs on which it was wrong")
-    parser.add_argument("--least", type=float, nargs=2, default=(0.0, 0.0), metavar=("ALL", "HELD-OUT"),
-                        help="exit status 1 if fewer are right")
+    parser.add_argument("--set", choices=SETS, default="choose", help="default: choose")
+    parser.add_argument("--report", action="store_true", help="the set that had no part in choosing: --set report")
+    parser.add_argument("--fit", action="store_true", help="write fastlr/monitor/points.py from develop and choose")
+    parser.add_argument("--cross", action="store_true", help="both of these, each problem by points fitted without it")
+    parser.add_argument("--jobs", type=int, default=1, help="processes; default: 1")
+    parser.add_argument("--wrong", action="store_true", help="list the runs that were told the opposite")
+    parser.add_argument("--least", type=float, nargs=2, default=(0.0, 1.0), metavar=("RIGHT", "OPPOSITE"),
+                        help="exit status 1 if fewer are right, or more are told the opposite, where the rate is known")
     arguments = parser.parse_args()
-    verdicts = judged(cases(SETTINGS))
-    held_out = [one for one in verdicts if one.case.setting.data in HELD_OUT]
-    developed = [one for one in verdicts if one.case.setting.data not in HELD_OUT]
-    for name, some in (("developed on", developed), ("held out", held_out), ("all", verdicts)):
-        labelled = sum(bool(one.case.label) for one in some)
-        better, advised = helped(some)
-        print(f"\n{name}: {share(some):.1%} right of {labelled} labelled runs; the advised rate ended lower in "
-              f"{better} of {advised} runs\n{confusion(some)}")
+    which = ("report",) if arguments.report else (arguments.set,)
+    if arguments.fit or arguments.cross:
+        which = ("develop", "choose")
+    found = [log for each in which for run in all_runs(each, arguments.jobs) for log in logs(run)]
+    if arguments.fit:
+        fit(found)
+        return
+    verdicts = crossed(found) if arguments.cross else judged(found, True) + judged(found, False)
+    print(f"\n{' and '.join(which)}: {len({log.run.problem for log in found})} problems, "
+          f"{len({(log.run.problem, log.run.k) for log in found})} runs, {len(found)} logs\n")
+    told(verdicts)
     if arguments.wrong:
         print()
         for one in verdicts:
-            if one.case.label and one.kind != one.case.label:
-                facts = ", ".join(f"{name} {value:.3g}" for name, value in one.case.facts.items())
-                setting = " ".join(map(str, one.case.setting))
-                print(f"{one.case.label} -> {one.kind}: {setting} lr {one.case.lr:.2g}; {facts}")
-    if share(verdicts) < arguments.least[0] or share(held_out) < arguments.least[1]:
-        sys.exit("diagnosis: fewer right than --least asks for")
+            if one.direction * one.log.run.label < 0:
+                print(f"{one.kind}, factor {one.factor:g}, should be {DIRECTIONS[one.log.run.label + 1]}: "
+                      f"{one.log.run.problem}, lr {RATES[one.log.run.k]:.2g}, {one.log.kind}, rate {one.rate}")
+    right, opposite, _ = shares([one for one in verdicts if one.rate])
+    if right < arguments.least[0] or opposite > arguments.least[1]:
+        sys.exit("diagnosis: fewer right, or more told the opposite, than --least asks for")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a training run's losses say about its learning rate: rules on robust statistics, each with its evidence."""
+"""What a training run's losses say about its learning rate: rules, and points for statistics, with their evidence."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .history import History
+from .points import RATE_KNOWN, RATE_UNKNOWN, Card
 
 Floats = NDArray[np.float64]
 
-KINDS = ("diverging", "oscillating", "overfitting", "too slow", "plateaued", "healthy")
+KINDS = ("diverging", "no gradient", "unmoved", "decayed too early", "collapsed", "oscillating", "overfitting",
+         "too slow", "not sure", "plateaued", "healthy")
 FEWEST = 20
 BLOCKS = 12
 
@@ -24,27 +26,39 @@ class Threshold(NamedTuple):
     reason: str
 
 
-# Numbers without a unit, so that neither the size of the losses nor the number of updates matters. "Start" is the loss
-# before the first update, "now" the mean over the last quarter.
+# Numbers without a unit, so that neither the size of the losses nor the number of updates matters. "Start" is the mean
+# of the first fortieth of the losses, "now" of the last tenth.
 THRESHOLDS = {
-    "rise": Threshold(1.02, "now over start: more than rounding; a noisy start adds three standard errors"),
-    "blown up": Threshold(3.0, "highest loss over start: sampling alone does not triple a mean over a batch"),
+    "sure": Threshold(0.45, "probability of a direction, the rate known: the most right at under 2 % opposite"),
+    "sure without a rate": Threshold(0.65, "the same where the rate is not known"),
+    "rise": Threshold(1.02, "now over start: more than rounding; noise adds five standard errors"),
+    "blown up": Threshold(3.0, "highest median of 5 losses over start: sampling does not triple it"),
+    "risen": Threshold(1.5, "highest over start, of a loss that then stops: half as much again is more than sampling"),
+    "little is left": Threshold(0.75, "now over start, after it rose: most of what was learned is lost"),
     "lost": Threshold(0.9, "now over start, after it blew up: all that was learned is lost"),
     "learned": Threshold(1e-3, "now over start: of so low a loss neither swings nor a standstill matter"),
-    "lasting": Threshold(0.1, "now over start, after it blew up: the rise is not made up for"),
-    "rising share": Threshold(0.2, "share of the later half that raises the loss; descent at a good rate has few"),
+    "still": Threshold(1e-9, "range of the losses over the highest: rounding of doubles"),
+    "rounded": Threshold(2.0, "different losses in the whole run, whose log has few digits: it moved by the last one"),
+    "moved": Threshold(3.0, "gain over its standard error: noise alone exceeds it in one of a thousand runs"),
+    "falling": Threshold(2.0, "fall of the later half over its standard error: below, nothing is seen to fall"),
+    "standstill": Threshold(0.05, "fall of the later half, of the gain and of the log-loss: less of both is no fall"),
+    "early": Threshold(0.35, "share of the run in which four fifths were gained: later, it did not stop early"),
+    "steady": Threshold(1.15, "highest over start: without a rise beyond noise only the rate tells that it is high"),
     "swing": Threshold(0.2, "90 % range of the later half over its median: less is noise about a minimum"),
+    "rising share": Threshold(0.2, "share of the later half that raises the loss; descent at a good rate has few"),
     "in runs": Threshold(-0.2, "correlation of one change with the next; sampling noise has -1/2, slow swings above 0"),
     "in turns": Threshold(-0.75, "the same; below this the loss alternates from update to update"),
-    "above its best": Threshold(1.05, "now over the lowest level (of 12) so far; noise adds its standard error"),
-    "worth a change": Threshold(0.02, "now over start: below it, noise near a minimum looks like swings"),
-    "standstill": Threshold(0.15, "fall of the log-loss over the later half at which swings are not on the way down"),
+    "low for certain": Threshold(0.75, "probability of a gain at a higher rate: above, a low rate stopped it early"),
+    "noiseless": Threshold(0.02, "noise over the level: below, a lower rate has no noise to remove"),
+    "dead": Threshold(1e-3, "gradient norm now over start, of a loss that is not low: the gradients are gone"),
+    "decayed": Threshold(0.1, "rate now over its highest: a schedule has brought it down"),
+    "cut": Threshold(0.05, "fall in the quarter of the run before the rate was down, over what was gained by then: it "
+                           "was not done"),
     "gap": Threshold(1.075, "validation loss now over its least; its noise adds three deviations"),
-    "little": Threshold(0.5, "share of the start's loss gained so far: more, and the rate was not far too low"),
-    "steady": Threshold(0.18, "share of the gain made in the later half: an exponential approach that has three time "
-                              "constants behind it makes 0.18"),
-    "flat": Threshold(0.05, "fall of the log-loss over the later half: 5 % in half of all updates; noise adds a "
-                            "quarter of its standard error"),
+    "worse than nothing": Threshold(5.0, "validation loss now over its first: weights that are worse than the first "
+                                         "come of the rate, not of learning by heart"),
+    "little": Threshold(0.2, "share of the start's loss gained: less, and the rate is raised tenfold, not threefold"),
+    "steadily": Threshold(0.35, "share of the gain made in the later half: a straight line has one half"),
 }
 
 
@@ -52,8 +66,8 @@ THRESHOLDS = {
 class Finding:
     """One finding of `diagnose`.
 
-    `kind` is one of "diverging", "oscillating", "overfitting", "too slow", "plateaued" and "healthy"; `evidence` the
-    numbers that led to it; `factor` what to multiply the learning rate by, 1 for "leave it"; `advice` a sentence.
+    `kind` is one of ``fastlr.monitor.diagnosis.KINDS``; `evidence` the numbers that led to it; `factor` what to
+    multiply the learning rate by, 1 for "leave it"; `advice` a sentence or two.
     """
 
     kind: str
@@ -73,33 +87,38 @@ def diagnose(history: Any, *, loss: str = "loss", validation: str = "val_loss") 
     ----------
     history
         A `History`, a mapping of names to sequences (Keras' ``history.history``), or the losses alone, one an update
-        (or one every so many), from the first on; 20 at least. Names "lr" and "grad_norm" add to evidence and advice.
+        (or one every so many, or means over epochs), from the first on; 20 at least, unless they end in a loss that is
+        not finite. Give the rate, as "lr", where you have it: it decides where the losses leave two readings.
+        "grad_norm", and "grad_norm/NAME" of single tensors, tell gradients that are gone.
     loss, validation
         The names of the training loss and, if there is one, of the validation loss.
 
     The findings:
 
-    ============  ====================================================  ==============================================
-    kind          what is seen                                          advised
-    ============  ====================================================  ==============================================
-    diverging     a loss is not finite, or above the first              a tenth of the rate
-    oscillating   it swings, or was lower, and no longer falls          a third of the rate
-    overfitting   the validation loss is above its least                stop there, or regularize
-    too slow      little was gained, and steadily                       3 to 30 times the rate, by how little it was
-    plateaued     it fell, and no longer falls                          a third of the rate if noise holds it, else none
-    healthy       none of these                                         nothing
-    ============  ====================================================  ==============================================
+    =================  ================================================  ==============================================
+    kind               what is seen                                      advised
+    =================  ================================================  ==============================================
+    diverging          a loss is not finite, or above the first          a tenth of the rate
+    no gradient        the gradients are gone, the loss is not           look at the weights and activations
+    unmoved            the loss is the same all along                    10 times the rate, or a look at the gradients
+    decayed too early  it fell until a schedule cut the rate             the rate of before
+    collapsed          it rose, and what it learned then is lost         a tenth of the rate, begun anew
+    oscillating        it swings, and a lower rate would end lower       a third of the rate
+    overfitting        the validation loss is above its least            stop there, or regularize
+    too slow           a higher rate would have gained more              3 to 30 times the rate, by what was gained
+    not sure           the losses do not tell                            two short trials, at a third and at three times
+    plateaued          it fell, and no longer falls                      a third of the rate where noise holds it; else
+                                                                         changing the rate will not fix this
+    healthy            it falls                                          nothing
+    =================  ================================================  ==============================================
 
-    Levels are means over quarters or twelfths of the run, noise the median of second differences, trends the median
-    slope between levels (Theil 1950, Sen 1968, doi:10.1080/01621459.1968.10480934), so that single outliers do not
-    matter. Nothing depends on the unit of the loss. Losses below 0 are measured from the least one. All thresholds,
-    each with its reason: ``fastlr.monitor.diagnosis.THRESHOLDS``.
+    Whether another rate would end lower is read from a few statistics, each of which has points for "lower" and "raise"
+    (``fastlr.monitor.points``); the points were fitted to runs of known grids of rates. Levels are means over parts of
+    the run, falls are compared with their noise and with what the run itself gained, so that neither the unit of the
+    loss nor a loss that cannot reach 0 matters. All thresholds, each with its reason:
+    ``fastlr.monitor.diagnosis.THRESHOLDS``.
 
-    Of 620 real runs with labels by facts (``benchmarks/diagnosis.py``) it is right on 94 %, as on the 239 of them whose
-    data had no part in choosing the thresholds; the advised rate ended lower in 93 % of the runs it was advised for. It
-    is weakest on oscillating runs, of which it takes a third for something else: mostly for diverging or overfitting.
-
-    Raises `TypeError` for anything else than a history, `ValueError` for fewer than 20 losses.
+    Raises `TypeError` for anything else than a history, `ValueError` for fewer than 20 losses that are all finite.
 
     >>> import fastlr
     >>> fastlr.diagnose([0.999 ** (t / 10) for t in range(100)])[0].kind
@@ -115,22 +134,28 @@ def diagnose(history: Any, *, loss: str = "loss", validation: str = "val_loss") 
         raise ValueError(f"diagnose: no losses called {loss!r} in the history, which has "
                          f"{', '.join(series) or 'nothing'}; pass loss=NAME")
     losses = series[loss][1]
-    if len(losses) < FEWEST:
+    if len(losses) < FEWEST and np.isfinite(losses[-1:]).all():
         raise ValueError(f"diagnose: needs {FEWEST} losses at least, got {len(losses)}")
     with np.errstate(all="ignore"):
-        run = measure(losses)
         advised = Advice(series.get("lr"))
-        found = [finding for rule in (diverging, oscillating) if (finding := rule(run, advised))][:1]
-        if not found or found[0].kind != "diverging":
-            overfit = overfitting(series[loss], series[validation], advised) if validation in series else None
-            found += [overfit] if overfit else []
-        found = found or [finding for rule in (too_slow, plateaued) if (finding := rule(run, advised))][:1]
-        found = found or [healthy(run, advised)]
-        norm = series.get("grad_norm")
-        if norm is not None and len(norm[1]) >= FEWEST:
-            early, late = np.median(norm[1][: len(norm[1]) // 10 + 1]), np.median(norm[1][-len(norm[1]) // 10:])
-            found[0].evidence["gradient norm now over start"] = float(late / early)
-    return found
+        if not np.isfinite(losses[-max(len(losses) // 20, 1):]).all():
+            unknown = float(1 - np.isfinite(losses).mean())
+            evidence = {"share of losses that are not finite": unknown, "first loss": float(losses[0])}
+            return [Finding("diverging", evidence, 0.1, advised.change("The loss is no longer finite", 0.1))]
+        run = measure(losses)
+        norms = {name: values for name, (_, values) in series.items() if name.split("/")[0] == "grad_norm"}
+        overfit = overfitting(series[loss], series[validation], advised) if validation in series else None
+        found = (unmoved(run, advised, norms) or gone(run, norms) or decayed(losses, series.get("lr"))
+                 or by_points(run, advised))
+        findings = [found]
+        if overfit is not None:
+            first = found if found.factor < 1 else overfit
+            findings = [found, overfit] if found.factor < 1 <= overfit.factor else [first]
+        norm = norms.get("grad_norm")
+        if norm is not None and len(norm) >= FEWEST:
+            early, late = np.median(norm[: len(norm) // 10 + 1]), np.median(norm[-len(norm) // 10:])
+            findings[0].evidence["gradient norm now over start"] = float(late / early)
+        return findings
 
 
 def columns(history: Any) -> dict[str, tuple[Floats, Floats]]:
@@ -156,82 +181,96 @@ def columns(history: Any) -> dict[str, tuple[Floats, Floats]]:
 
 
 class Measured(NamedTuple):
-    """Of the losses: all but the first two are ratios."""
+    """Of the losses. The second part has points; "over" is a quotient, "log" its logarithm."""
 
     start: float
-    now: float                 # mean of the last quarter
-    unknown: float             # share of losses that are not finite
-    ends_unknown: bool         # a loss of the last twentieth is not finite
-    highest: float             # over start
-    level: float               # now over start
-    median: float              # median of the last tenth over start
+    now: float                 # over start
+    highest: float             # the highest median of 5 losses, less three deviations of the noise, over start
+    values: int                # different losses
+    range: float               # of the losses, over the highest
     unsure: float              # standard error of the start, over start
-    noise: float               # deviation of one loss in the later half about its course, over its level
-    rising: float              # share of changes in the later half that are rises
-    turning: float             # correlation of one change with the next
-    swing: float               # 90 % range of the later half over its median
-    above_best: float          # now over the lowest of 12 levels
-    fall: float                # of the log-loss over the later half, by the median slope between 12 levels
-    fall_unsure: float         # its standard error
     gained: float              # share of the start's loss
-    late_share: float          # share of the gain that was made in the later half
+    rising: float              # share of changes in the later half that are rises
+    swing: float               # 90 % range of the later half over its median
+    points_of: dict[str, float]
 
 
 def measure(losses: Floats) -> Measured:
-    """The statistics that the rules compare with thresholds."""
-    finite = np.isfinite(losses)
-    y, n = losses[finite], len(losses)
-    unknown, ends_unknown = 1 - finite.mean(), not finite[-max(n // 20, 1):].all()
-    if len(y) < FEWEST or ends_unknown:
-        start = float(y[0]) if len(y) else math.nan
-        return Measured(start, math.nan, unknown, True, *[math.nan] * 13)
-    y = np.ldexp(y, -int(np.frexp(np.abs(y).max())[1]) - 1)      # so that no sum overflows; no digit changes
+    """The statistics that rules and points read. (Losses that are not finite are left out.)"""
+    y = losses[np.isfinite(losses)]
+    y = np.ldexp(y, -int(np.frexp(np.abs(y).max(initial=0.0))[1]) - 1)  # so that no sum overflows; no digit changes
     if y.min() < 0:
         y = y - y.min()
-    n = len(y)
-    half = y[n // 2:]
-    first = y[: max(n // 20, 1)]
-    start = float(y[0]) or float(y[y > 0].min(initial=math.inf))
+    n, half = len(y), y[len(y) // 2:]
+    first = y[: max(n // 40, 1)]
+    start = float(first.mean()) or float(y[y > 0].min(initial=math.inf))
     start = start if math.isfinite(start) else 1.0                       # all are 0
-    first_noise = noise_of(y[: max(n // 10, 6)]) / start
-    jump = abs(math.log(max(float(np.median(first)), 1e-300) / start))
-    if first_noise > 0.02 and jump < max(0.4, 2 * min(first_noise, 0.35)):      # else it fell at once, or blew up
-        start = float(first.mean())
-    unsure = 1.25 * min(first_noise, 0.35) / math.sqrt(len(first))
-    noise = noise_of(half) / (half.mean() or 1.0)
+    tiny = 1e-9 * start
+    parts = min(BLOCKS, max(n // 2, 1))
+    means = np.array([part.mean() for part in np.array_split(y, parts)])
+    later = np.array([part.mean() for part in np.array_split(half, min(BLOCKS, len(half)))])
+    i, j = np.triu_indices(len(later), 1)
+    fall = -float(np.median((later[j] - later[i]) / (j - i))) * len(later) if len(i) else 0.0
+    smooth = noise_of(half)
     changes = np.diff(half)
-    spread = changes.std()
-    turning = float(np.corrcoef(changes[1:], changes[:-1])[0, 1]) if spread > 0 else 0.0
-    swing = float(np.quantile(half, 0.95) - np.quantile(half, 0.05)) / (float(np.median(half)) or 1.0)
-    levels = np.array([block.mean() for block in np.array_split(y, BLOCKS)])
-    now = float(y[-(n // 4):].mean())
-    pieces = min(BLOCKS, len(half))
-    later = np.log(np.maximum(np.array([block.mean() for block in np.array_split(half, pieces)]), 1e-300))
-    i, j = np.triu_indices(pieces, 1)
-    slopes = (later[j] - later[i]) / (j - i)
-    fall = -float(np.median(slopes)) * pieces
-    middle, end = float(y[int(0.45 * n): int(0.55 * n) + 1].mean()), float(y[-max(n // 10, 1):].mean())
+    noise = max(float(changes.std()) / math.sqrt(2) if len(changes) > 1 else 0.0, smooth)
+    now, quarter, least = float(y[-max(n // 10, 1):].mean()), float(y[-max(n // 4, 1):].mean()), float(means.min())
+    middle = float(y[int(0.45 * n): int(0.55 * n) + 1].mean())
+    scale = max(start - least, tiny)
+    error = noise * math.sqrt(12 / len(half)) + tiny                     # of a straight line's fall over its length
+    width = 5 if n >= 40 else 3
+    rest = y[len(first):] if n >= 2 * width + len(first) else y
+    medians = np.median(np.lib.stride_tricks.sliding_window_view(rest, width), axis=1) if n >= width else y
+    spread = changes.std() > tiny and len(changes) > 3
+    points_of = {
+        "end": log(now / start),
+        "peak": log(max(float(medians.max()) - 2 * noise_of(y), 0.1 * start) / start),
+        "peak in noise": log((float(y[1:].max(initial=0.0)) - start) / (noise + tiny) + 1e-3),
+        "late share": float(np.clip((middle - now) / scale, -2, 2)),
+        "noise": log(noise / max(quarter, tiny) + 1e-6),
+        "noise of gain": log(noise / scale + 1e-6),
+        "noise late": log((smooth + tiny) / (noise_of(y[: max(n // 4, 6)]) + tiny)),
+        "nine tenths": float(np.argmax(means <= start - 0.9 * scale)) / parts,
+        "half": float(np.argmax(means <= start - 0.5 * scale)) / parts,
+        "gain": log(max(start - quarter, 0) / error + 1e-3),
+        "fall": float(np.clip(fall / error, -20, 40)),
+        "turning": float(np.corrcoef(changes[1:], changes[:-1])[0, 1]) if spread else 0.0,
+    }
+    most = float(np.argmax(means <= start - 0.8 * (start - quarter))) / parts if quarter < start else 1.0
+    points_of |= {"most": most, "late fall": float(np.clip(fall / scale, -2, 2)),
+                  "late drop": log(middle / max(now, tiny))}
+    points_of = {name: value if math.isfinite(value) else 0.0 for name, value in points_of.items()}
     return Measured(
-        start, now, unknown, False,
-        highest=float(y[1:].max()) / start,
-        level=now / start,
-        median=float(np.median(y[-max(n // 10, 1):])) / start,
-        unsure=unsure,
-        noise=noise,
-        rising=float((changes > 0).mean()),
-        turning=turning if math.isfinite(turning) else 0.0,
-        swing=swing,
-        above_best=now / float(levels.min() or now or 1.0),
-        fall=fall,
-        fall_unsure=min(noise, 1.0) * math.sqrt(12 / len(half)),     # of a straight line's fall over its length
-        gained=1 - end / start,
-        late_share=(middle - end) / (start - end) if start > end else 0.0,
+        float(losses[0]), now / start, max(float(medians.max()) - 3 * noise_of(y), start) / start, len(np.unique(y)),
+        range=float(np.ptp(y)) / (float(y.max()) or 1.0),
+        unsure=1.25 * noise_of(y[: max(n // 10, 6)]) / start / math.sqrt(len(first)),
+        gained=1 - now / start,
+        rising=float((changes > 0).mean()) if len(changes) else 0.0,
+        swing=float(np.quantile(half, 0.95) - np.quantile(half, 0.05)) / (float(np.median(half)) or 1.0),
+        points_of=points_of,
     )
+
+
+def log(x: float) -> float:
+    return float(np.clip(math.log(max(x, 1e-300)), -12, 12)) if math.isfinite(x) else 12.0
 
 
 def noise_of(y: Floats) -> float:
     """The deviation of single values about a smooth course, from second differences: variance 6 of independent ones."""
     return 1.4826 * float(np.median(np.abs(y[2:] - 2 * y[1:-1] + y[:-2]))) / math.sqrt(6) if len(y) > 2 else 0.0
+
+
+def direction(run: Measured, lr: float | None) -> dict[str, float]:
+    """The probabilities that a lower rate, this one and a higher one would have ended lowest, by points."""
+    card: Card = RATE_UNKNOWN if lr is None else RATE_KNOWN
+    statistics = run.points_of if lr is None else run.points_of | {"rate": math.log10(lr)}
+    lower, higher = card.base
+    for name, (edges, points) in card.statistics.items():
+        of_bin = points[int(np.searchsorted(edges, statistics[name], side="right"))]
+        lower, higher = lower + of_bin[0], higher + of_bin[1]
+    odds = np.exp(np.array([lower, 0.0, higher]) - max(lower, higher, 0.0))
+    shares = odds / odds.sum()
+    return {"lower": float(shares[0]), "leave": float(shares[1]), "raise": float(shares[2])}
 
 
 class Advice:
@@ -245,50 +284,141 @@ class Advice:
     @property
     def decayed(self) -> bool:
         """Whether a schedule has brought the rate down to a tenth or less."""
-        return self.lr is not None and self.highest is not None and self.lr <= self.highest / 10
+        return self.lr is not None and self.highest is not None and self.lr <= self.highest * limit("decayed")
 
-    def change(self, what: str, factor: float) -> str:
+    def change(self, what: str, factor: float, more: str = "") -> str:
         word = "raise" if factor > 1 else "lower"
         rate = self.highest if self.decayed else self.lr
         whole = "the whole schedule" if self.decayed else "the rate"
         if rate is None:
-            return f"{what}: {word} {whole}, to {factor:g} times what it is."
-        return f"{what}: {word} {whole}, from {rate:.3g} to {rate * factor:.3g}."
+            return f"{what}: {word} {whole}, to {factor:g} times what it is{more}."
+        return f"{what}: {word} {whole}, from {rate:.3g} to {rate * factor:.3g}{more}."
+
+    def trials(self, what: str) -> str:
+        """Advise two short trials."""
+        rate = self.highest if self.decayed else self.lr
+        which = "a third of the rate and three times it" if rate is None else f"{rate * 0.3:.3g} and {rate * 3:.3g}"
+        return (f"{what}, and the losses do not tell whether another rate would do better: train a tenth as long from "
+                f"the same start at {which}, and compare the last losses (fastlr.find_lr does).")
 
 
 def limit(name: str) -> float:
     return THRESHOLDS[name].value
 
 
-def diverging(run: Measured, advised: Advice) -> Finding | None:
-    if run.ends_unknown:
-        evidence = {"share of losses that are not finite": run.unknown, "first loss": run.start}
-        return Finding("diverging", evidence, 0.1, advised.change("The loss is no longer finite", 0.1))
-    evidence = {"now over start": run.level, "highest over start": run.highest}
-    if min(run.level, max(run.median, run.level / 2)) > limit("rise") + 3 * run.unsure:
-        return Finding("diverging", evidence, 0.1, advised.change("The loss ended above where it began", 0.1))
-    if run.highest > limit("blown up") and run.level > limit("lost"):
-        return Finding("diverging", evidence, 0.1, advised.change("The loss blew up and did not come back", 0.1))
+def unmoved(run: Measured, advised: Advice, norms: dict[str, Floats]) -> Finding | None:
+    evidence = {"different losses": float(run.values), "range over highest": run.range}
+    if run.range <= limit("still") or (run.values <= limit("rounded") and run.range < 0.01):
+        if any(len(norm) and np.nanmax(np.abs(norm)) == 0 for norm in norms.values()):
+            return None
+        return Finding("unmoved", evidence, 10.0, advised.change("The loss has not moved", 10, (
+            ", and look at the gradients: if they are 0, it is the weights or the data, not the rate")))
     return None
 
 
-def oscillating(run: Measured, advised: Advice) -> Finding | None:
-    evidence = {"rising share": run.rising, "swing": run.swing, "correlation of changes": run.turning,
-                "now over lowest level": run.above_best, "noise": run.noise}
-    if run.highest > limit("blown up") and run.level > limit("lasting"):
-        evidence["highest over start"] = run.highest
-        return Finding("oscillating", evidence, 0.3,
-                       advised.change("The loss blew up at first and has not come back down", 0.3))
-    if run.level < limit("learned") or run.fall > limit("standstill"):
+def gone(run: Measured, norms: dict[str, Floats]) -> Finding | None:
+    """Gradients that are 0 or have vanished, of the whole or of a tensor, where the loss is not low or moving."""
+    if run.now < 0.5 or (run.points_of["late fall"] > limit("standstill") and run.points_of["fall"] > 5):
         return None
-    swings = run.rising > limit("rising share") and run.swing > limit("swing")
-    if swings and (run.turning > limit("in runs") or run.turning < limit("in turns")):
-        return Finding("oscillating", evidence, 0.3, advised.change("The loss swings instead of falling", 0.3))
-    margin = min(run.noise, 1.0) * math.sqrt(BLOCKS / 120)
-    if (run.rising > limit("rising share") and run.level > limit("worth a change")
-            and run.above_best > limit("above its best") + margin and run.gained > 3 * run.unsure):
-        return Finding("oscillating", evidence, 0.3, advised.change("The loss varies above its lowest level", 0.3))
+    for name, values in norms.items():
+        finite = values[np.isfinite(values)]
+        if len(finite) < 6:
+            continue
+        early, late = float(np.median(finite[: len(finite) // 10 + 1])), float(np.median(finite[-len(finite) // 4:]))
+        whole = name == "grad_norm"
+        if late <= limit("dead") * early or late == 0:
+            tensor = "The gradients" if whole else f"The gradients of {name.split('/', 1)[1]}"
+            evidence = {"gradient norm now": late, "at the start": early, "now over start": run.now}
+            return Finding("no gradient", evidence, 1.0,
+                           f"{tensor} are {'0' if late == 0 else 'nearly 0'} while the loss is not low: look for "
+                           "weights that began at 0, saturated or dead units, or a graph that is cut. If they were "
+                           "alive at the start, begin anew with a lower rate; training on will not help.")
     return None
+
+
+def decayed(losses: Floats, lr: tuple[Floats, Floats] | None) -> Finding | None:
+    """A schedule that cut the rate to a hundredth while the loss was falling, after which it stood still."""
+    if lr is None or len(lr[1]) < FEWEST:
+        return None
+    rates = lr[1]
+    highest, now = float(np.nanmax(rates)), float(rates[-1])
+    if not 0 < now <= highest * limit("decayed") ** 2:
+        return None
+    after_peak = int(np.nanargmax(rates))
+    cut = after_peak + int(np.argmax(rates[after_peak:] <= highest * limit("decayed")))
+    at = cut * len(losses) // len(rates)
+    y = losses[np.isfinite(losses)]
+    if not 8 <= at < 0.6 * len(y):
+        return None
+    before, after = y[:at], y[at:]
+    start, reached = float(before[: max(at // 20, 1)].mean()), float(before[-max(at // 10, 1):].mean())
+    quarter = float(before[: 3 * at // 4][-max(at // 10, 1):].mean())
+    noise = max(noise_of(before[at // 2:]), float(np.diff(before[at // 2:]).std()) / math.sqrt(2))
+    error = noise * math.sqrt(2 / max(at // 10, 1))
+    was_falling = quarter - reached > limit("cut") * (start - reached) and quarter - reached > 3 * error
+    stopped = reached - float(after[-max(len(after) // 10, 1):].mean()) < 0.3 * (start - reached)
+    if not (was_falling and stopped):
+        return None
+    factor = highest / now
+    return Finding("decayed too early", {"rate now over its highest": now / highest, "down at t": float(at)}, factor,
+                   f"The loss was falling until the schedule cut the rate to a tenth, at t={at}, and has hardly fallen "
+                   f"since: keep the rate at {highest:.3g} for longer, and let it fall to a hundredth at the end.")
+
+
+def by_points(run: Measured, advised: Advice) -> Finding:
+    """The direction that the points tell, and what to call it."""
+    p, enough = run.points_of, limit("sure") if advised.lr is not None else limit("sure without a rate")
+    shares = direction(run, advised.highest if advised.decayed else advised.lr)
+    sure = {f"points for {name}": share for name, share in shares.items()}
+    stopped = p["fall"] < limit("falling") or max(p["late fall"], p["late drop"]) < limit("standstill")
+    moved = p["gain"] > math.log(limit("moved"))
+    if run.now > limit("rise") + 5 * run.unsure and shares["lower"] > shares["raise"]:
+        return Finding("diverging", {"now over start": run.now, "highest over start": run.highest}, 0.1,
+                       advised.change("The loss ended above where it began", 0.1))
+    if run.highest > limit("blown up") and run.now > limit("lost"):
+        return Finding("diverging", {"now over start": run.now, "highest over start": run.highest}, 0.1,
+                       advised.change("The loss blew up and did not come back", 0.1))
+    if stopped and run.highest > limit("risen") and run.now > limit("little is left"):
+        return Finding("collapsed", sure | {"now over start": run.now, "highest over start": run.highest}, 0.1,
+                       advised.change("The loss rose early on, and then stopped", 0.1,
+                                      ", and begin anew: units that died do not come back"))
+    if run.now < limit("learned"):
+        return Finding("healthy", {"now over start": run.now}, 1.0, "Leave the rate as it is: little is left to gain.")
+    in_runs = not limit("in turns") < p["turning"] < limit("in runs")
+    swings = in_runs and run.swing > limit("swing") and run.rising > limit("rising share")
+    steady = run.highest <= limit("steady") and not swings and advised.lr is None
+    if shares["lower"] >= enough and not steady:
+        if stopped and run.highest > 1.2 and p["late share"] < limit("standstill"):
+            return Finding("collapsed", sure | {"now over start": run.now, "highest over start": run.highest}, 0.1,
+                           advised.change("The loss rose early on, and then stopped", 0.1,
+                                          ", and begin anew: units that died do not come back"))
+        if stopped and advised.decayed:
+            return Finding("plateaued", sure, 1.0, "The loss no longer falls, and the schedule is near its end: stop.")
+        if stopped and not swings and run.highest <= limit("steady"):
+            return Finding("plateaued", sure | {"fall of the later half over the gain": p["late fall"]}, 0.3,
+                           advised.change("The loss is stuck at the noise floor of this rate", 0.3, (
+                               "; begin anew with it, or go on with it if time is short")))
+        return Finding("oscillating", sure | {"highest over start": run.highest, "share of rises": run.rising}, 0.3,
+                       advised.change("The loss swings at this rate, and would end lower at a lower one", 0.3))
+    if not moved and stopped and shares["raise"] > 0.5:
+        return Finding("too slow", {"gain over its standard error": math.exp(p["gain"])}, 30.0,
+                       advised.change("The loss has not moved beyond its noise", 30))
+    hardly = max(p["late share"] / 3, p["late drop"]) < limit("standstill")
+    low_for_certain = advised.lr is not None and shares["raise"] > limit("low for certain")
+    early = moved and (stopped or hardly) and p["most"] < limit("early") and not low_for_certain
+    steadily = p["late share"] > limit("steadily") and p["fall"] > 5 and run.gained < 0.5
+    if shares["raise"] >= (min(enough, 0.5) if steadily else enough) and not early:
+        factor = 3.0 if run.gained > limit("little") else 10.0 if run.gained > 0.02 else 30.0
+        what = "The loss has hardly fallen" if factor > 3 else "The loss falls, and would fall further at a higher rate"
+        return Finding("too slow", sure | {"share gained": run.gained}, factor, advised.change(what, factor))
+    noiseless = early and p["noise"] < math.log(limit("noiseless"))
+    if stopped and (noiseless or shares["leave"] == max(shares.values())):
+        return Finding("plateaued", sure | {"fall of the later half over the gain": p["late fall"]}, 1.0,
+                       "The loss no longer falls: changing the rate will not fix this. Stop here, lower the rate for "
+                       "the last updates if the loss is noisy, or change the model.")
+    if shares["leave"] == max(shares.values()):
+        return Finding("healthy", sure | {"now over start": run.now}, 1.0, "Leave the rate as it is.")
+    return Finding("not sure", sure, 1.0, advised.trials("The loss has stopped" if stopped else "The loss falls"))
 
 
 def overfitting(
@@ -312,37 +442,13 @@ def overfitting(
     middle = int(np.searchsorted(when, at))
     before = float(losses[max(middle - width, 0): middle + width].mean())
     now = float(losses[-2 * width:].mean())
+    if values[-1] > limit("worse than nothing") * values[0] and smooth[-1] > limit("worse than nothing") * values[0]:
+        evidence = {"validation now over its first": float(values[-1] / values[0])}
+        return Finding("diverging", evidence, 0.1, advised.change(
+            "The validation loss is far above where it began, whatever the training loss does", 0.1))
     if least == len(smooth) - 1 or gap <= limit("gap") + 3 * min(noise, 0.1) or not now < before:
         return None
     fell = now / before if before > 0 else math.nan
     evidence = {"validation now over least": gap, "least at t": at, "training now over then": fell}
     return Finding("overfitting", evidence, 1.0, f"The validation loss has risen since t={at:g} while the training "
                    "loss fell: go back to the weights of then, or regularize; another rate would not help.")
-
-
-def too_slow(run: Measured, advised: Advice) -> Finding | None:
-    evidence = {"share gained": run.gained, "share of the gain made in the later half": run.late_share}
-    unmoved = run.gained < 3 * run.unsure and run.fall < 0.1
-    steady = run.late_share > limit("steady") and run.fall > run.fall_unsure
-    if run.level < limit("learned") or run.gained > limit("little") or not (unmoved or steady):
-        return None
-    factor = 3.0 if run.gained > 0.2 else 10.0 if run.gained > 0.02 else 30.0
-    return Finding("too slow", evidence, factor, advised.change("The loss has hardly fallen" if factor > 3 else
-                   "The loss falls, but steadily and slowly", factor))
-
-
-def plateaued(run: Measured, advised: Advice) -> Finding | None:
-    if run.level < limit("learned") or run.fall > limit("flat") + run.fall_unsure / 4:
-        return None
-    evidence = {"fall of the log-loss over the later half": run.fall, "noise": run.noise, "share gained": run.gained}
-    if advised.decayed:
-        return Finding("plateaued", evidence, 1.0, "The loss no longer falls, and the schedule is near its end: stop.")
-    if run.noise > 0.02:
-        return Finding("plateaued", evidence, 0.3, advised.change("The loss no longer falls below its noise", 0.3))
-    return Finding("plateaued", evidence, 1.0, "The loss no longer falls, and not for noise: stop, or change the "
-                   "model; a lower rate would not help.")
-
-
-def healthy(run: Measured, advised: Advice) -> Finding:
-    evidence = {"now over start": run.level, "fall of the log-loss over the later half": run.fall, "noise": run.noise}
-    return Finding("healthy", evidence, 1.0, "Leave the rate as it is.")
