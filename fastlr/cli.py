@@ -1,4 +1,4 @@
-"""The command line: `fastlr study`, `find`, `plot`, `bench`, `info` and `inspect`.
+"""The command line: `fastlr study`, `find`, `diagnose`, `watch`, `plot`, `bench`, `info` and `inspect`.
 
 Exit status: 0 done; 1 a package that the command needs is not installed, or its output could not be written; 2 a
 wrong argument, explained in one line on stderr; 130 interrupted; 141 the reader of the output closed it, as `| head`
@@ -16,9 +16,10 @@ from typing import NoReturn
 
 import fastlr
 
-from .commands import Refusal, bench, find, info, inspect, plot, say, study
+from .commands import Refusal, bench, diagnose, find, info, inspect, plot, say, study, watch
 
-COMMANDS = {"study": study, "find": find, "plot": plot, "bench": bench, "info": info, "inspect": inspect}
+COMMANDS = {"study": study, "find": find, "diagnose": diagnose, "watch": watch, "plot": plot, "bench": bench,
+            "info": info, "inspect": inspect}
 
 
 class OneLineParser(argparse.ArgumentParser):

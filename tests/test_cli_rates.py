@@ -1,4 +1,4 @@
-"""`fastlr find` and `fastlr bench` as a user meets them."""
+"""`fastlr find`, `diagnose`, `watch` and `bench` as a user meets them."""
 import json
 import sys
 
@@ -18,8 +18,10 @@ def test_find_prints_a_table_and_draws(capsys, tmp_path):
     out, err = capsys.readouterr()
     assert out.startswith("wine, 13-32-3-tanh, adamw: ")
     assert "█" in out
-    for rule in ("steepest", "valley", "slide", "minimum", "middle", "trials", "bracket"):
+    for rule in ("steepest", "valley", "slide", "minimum", "middle", "bracket"):
         assert f"\n  {rule} " in out
+    assert "   range over 2 sweeps\n" in out
+    assert " updates, model unchanged\n" in out and "\n  chosen: best short training\n" in out
     assert max(map(len, out.splitlines())) <= 79
     assert 1e-4 < float(out.splitlines()[-1].removeprefix("lr = ")) < 1
     assert err == ""
@@ -67,7 +69,7 @@ def test_find_may_validate(capsys):
         documents.append(json.loads(capsys.readouterr().out))
     blind, seeing = documents
     assert blind["runs"] == seeing["runs"]
-    first, other = ([(trial["lr"], trial["loss"]) for trial in document["trials"][:10]] for document in documents)
+    first, other = ([(trial["lr"], trial["loss"]) for trial in document["trials"][:7]] for document in documents)
     assert [lr for lr, _ in first] == [lr for lr, _ in other]
     assert all(a != b for (_, a), (_, b) in zip(first, other, strict=True))
 
@@ -93,7 +95,77 @@ def test_bench_measures(capsys, monkeypatch):
     assert "torch" not in shown
 
 
+def log(folder, name, n=60, columns="loss,lr", text="{loss},{lr}"):
+    path = folder / name
+    rows = [text.format(t=t, loss=2 * 0.9999**t, lr=1e-4, val=1.0) for t in range(n)]
+    path.write_text("\n".join([columns, *rows, ""]))
+    return str(path)
+
+
+def test_diagnose_reads_a_log(tmp_path, capsys):
+    path = log(tmp_path, "run.csv")
+    assert cli.main(["diagnose", path]) == 0
+    out, err = capsys.readouterr()
+    assert "too slow: " in out and "raise the rate, from 0.0001 to 0.003" in " ".join(out.split()) and err == ""
+    assert "updates 1 to 60" in out and max(map(len, out.splitlines())) <= 79
+    assert cli.main(["diagnose", path, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert [(one["kind"], one["factor"]) for one in document] == [("too slow", 30.0)]
+    history = fastlr.History()
+    for t in range(60):
+        history.record(loss=2 * 0.9999**t, lr=1e-4)
+    history.to_jsonl(tmp_path / "run.jsonl")
+    assert cli.main(["diagnose", str(tmp_path / "run.jsonl"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == document
+
+
+def test_diagnose_finds_names_of_other_libraries_and_takes_a_rate(tmp_path, capsys):
+    path = log(tmp_path, "other.csv", columns="cost,eval_loss", text="{loss},{val}")
+    assert cli.main(["diagnose", path]) == 2
+    assert "no losses called 'loss'; pass --loss NAME, one of cost, eval_loss" in capsys.readouterr().err
+    assert cli.main(["diagnose", path, "--loss", "cost", "--lr", "1e-3"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "from 0.001 to 0.03" in out and "validation" in out
+    short = log(tmp_path, "short.csv", n=5)
+    assert cli.main(["diagnose", short]) == 0
+    assert "fewer than 20 losses: too early to tell" in capsys.readouterr().out
+
+
+def test_watch_looks_once_and_writes_a_page(tmp_path, capsys):
+    path, page = log(tmp_path, "run.csv"), tmp_path / "page.html"
+    assert cli.main(["watch", path, "--once", "--page", str(page)]) == 0
+    assert "too slow: " in capsys.readouterr().out
+    text = page.read_text()
+    assert "<h2>too slow</h2>" in text and 'class="loss"' in text and 'class="lr"' in text and "http-equiv" not in text
+    assert "src=" not in text and "href=" not in text              # (it needs nothing else)
+
+
+def test_watch_follows_a_log_until_interrupted(tmp_path, capsys, monkeypatch):
+    from fastlr.commands import watch
+
+    path, page = log(tmp_path, "run.csv", n=10), tmp_path / "page.html"
+    waits = []
+
+    def sleep(seconds):
+        waits.append(seconds)
+        if len(waits) == 1:
+            log(tmp_path, "run.csv", n=80)
+        if len(waits) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(watch.time, "sleep", sleep)
+    assert cli.main(["watch", path, "--every", "3", "--page", str(page)]) == 130
+    out = capsys.readouterr().out
+    assert out.count("too early to tell") == 1 and out.count("too slow: ") == 1 and waits == [3, 3, 3]
+    assert "http-equiv=refresh content=3" in page.read_text()
+
+
 @pytest.mark.parametrize(("line", "message"), [
+    ("diagnose none.csv", "fastlr diagnose: none.csv: No such file"),
+    ("diagnose run.txt", "fastlr diagnose: run.txt: a log must be a .csv or a .jsonl file"),
+    ("watch none.csv --once", "fastlr watch: none.csv: No such file"),
+    ("watch none.csv --every 0", "fastlr watch: --every must be seconds above 0, got 0"),
+    ("watch none.csv --page a.txt", "fastlr watch: --page must end in .html, got 'a.txt'"),
     ("find --optimizer sdg", "fastlr find: no optimizer is called 'sdg'; did you mean 'sgd'?"),
     ("find --network rleu", "fastlr find: a network is its widths and one of relu, tanh, sigmoid"),
     ("find --network 63-10-relu", "so a network must start with 64 and end with 10; got 63-10-relu"),
@@ -102,6 +174,7 @@ def test_bench_measures(capsys, monkeypatch):
     ("find --lr-min 0", "fastlr find: 0 < lr_min < lr_max < infinity must hold, got lr_min=0.0, lr_max=10.0"),
     ("find --steps 3", "fastlr find: steps must be at least 10, got 3"),
     ("find --steps none", "fastlr find: argument --steps: must be a whole number from 1 up, got 'none'"),
+    ("find --budget 300", "fastlr find: budget must be at least 423 updates for 100 steps and 3 repeats, got 300"),
     ("find --trial-steps -1", "fastlr find: trial_steps must be at least 0, got -1"),
     ("find --lr-min 1e3 --lr-max 1e9", "lower lr_min, which is 1000"),
     ("find --seed -1", "fastlr find: seed must be at least 0, got -1"),

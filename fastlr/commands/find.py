@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from . import Refusal, at_least_one, block_characters, print_json
 
-LINE = "Find a learning rate: a range test and short trials on one of the study's networks."
+LINE = "Find a learning rate for one of the study's networks: a range test, and trials that are continued."
 
 WIDTH = 72  # characters of the curve of the losses
 
@@ -24,7 +25,8 @@ def declare(options: argparse.ArgumentParser) -> None:
     add("--lr-max", type=float, default=10.0, metavar="LR", help="highest rate of the sweep; default: 10")
     add("--steps", type=at_least_one, default=100, metavar="N", help="rates in the sweep; default: 100")
     add("--repeats", type=at_least_one, default=3, metavar="N", help="sweeps; default: 3")
-    add("--trial-steps", type=int, default=200, metavar="N", help="longest trial, 0 for none; default: 200")
+    add("--trial-steps", type=int, default=112, metavar="N", help="longest trials, 0 for none; default: 112")
+    add("--budget", type=at_least_one, metavar="N", help="the most updates in all; trials are shortened to fit")
     add("--validate", action="store_true", help="compare trials by the loss of the validation rows")
     add("--batch-size", type=at_least_one, default=32, metavar="N", help="rows per update; default: 32")
     add("--seed", type=int, default=0, metavar="N", help="seed of weights and batches; default: 0")
@@ -93,13 +95,23 @@ def find(arguments: argparse.Namespace) -> tuple[Any, str]:
 
     result = fastlr.find_lr(opt, network.loss_and_grad, batches(), arguments.lr_min, arguments.lr_max,
                             arguments.steps, arguments.repeats, trial_steps=arguments.trial_steps,
+                            budget=arguments.budget, on_trial=progress,
                             validation=(lambda: network.loss(data.validation)) if arguments.validate else None)
     return result, f"{data.name}, {name}, {cell.optimizer}"
 
 
+def progress(trial: dict[str, Any]) -> None:
+    """One line on a terminal, written over by the next."""
+    if sys.stderr.isatty():
+        print(f"\r  {trial['updates']:5} updates at {trial['lr']:<8.3g} loss {trial['loss']:<10.4g}", end="",
+              file=sys.stderr, flush=True)
+
+
 def print_result(result: Any, what: str) -> None:
     """Print the result as text."""
-    print(f"{what}: {result.updates} updates, all undone")
+    if sys.stderr.isatty():
+        print("\r" + " " * 60 + "\r", end="", file=sys.stderr, flush=True)
+    print(f"{what}: tested {result.updates:,} updates, model unchanged")
     finite = [float(loss) for loss in result.smoothed if math.isfinite(loss)]
     shown = [finite[k * len(finite) // min(WIDTH, len(finite))] for k in range(min(WIDTH, len(finite)))]
     low, high = min(finite), max(finite)
@@ -107,13 +119,18 @@ def print_result(result: Any, what: str) -> None:
     levels = [1 + round(7 * (min(loss, top) - low) / ((top - low) or 1)) for loss in shown]
     line = "".join(block_characters()[level] for level in levels)
     print(f"  {line}\n  loss after a step, lr {result.lrs[0]:.1e} to {result.lrs[len(finite) - 1]:.1e}; "
-          f"from {result.before:.3g} down to {low:.3g} nats")
-    print(f"  {'rule':10}{'lr':>10}   of the repeats")
+          f"cross-entropy {result.before:.3g} to {low:.3g} nats")
+    count = len(result.runs)
+    print(f"  {'rule':10}{'lr':>10}" + (f"   range over {count} sweeps" if count > 1 else ""))
     for name, rate in result.suggestions.items():
+        if name == "trials":
+            continue
         least, most = result.spread.get(name, (math.nan, math.nan))
         spread = f"   {least:.2g} to {most:.2g}" if name in result.spread and len(result.runs) > 1 else ""
         print(f"  {name:10}{rate:10.3g}{spread}")
     print(f"  bracket   {result.bracket[0]:.3g} to {result.bracket[1]:.3g}")
     for note in result.notes:
         print(f"  doubtful: {note}")
+    chosen = "trials" in result.suggestions
+    print(f"  chosen: {'best short training' if chosen else 'between valley and least loss'}")
     print(f"lr = {result.lr:.3g}")
