@@ -95,6 +95,22 @@ def test_bench_measures(capsys, monkeypatch):
     assert "torch" not in shown
 
 
+def test_progress_is_a_line_on_a_terminal_that_goes_away(capsys, monkeypatch):
+    pytest.importorskip("sklearn")
+    from fastlr.commands import bench
+
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    assert cli.main(["find", "--data", "wine", *QUICK]) == 0
+    err = capsys.readouterr().err
+    assert "\rrange test " in err and "updates at " in err and err.endswith("\r") and "\n" not in err
+    monkeypatch.setattr(bench, "SIZES", (("1 x 64", 1, 64),))
+    monkeypatch.setattr(bench, "SAMPLE", 1e-5)
+    monkeypatch.setattr(bench, "find_spec", lambda name: None)
+    assert cli.main(["bench", "--optimizers", "sgd", "--rounds", "1"]) == 0
+    err = capsys.readouterr().err
+    assert "\r1 of 1: sgd, 1 x 64 " in err and err.endswith("\r")
+
+
 def log(folder, name, n=60, columns="loss,lr", text="{loss},{lr}"):
     path = folder / name
     rows = [text.format(t=t, loss=2 * 0.9999**t, lr=1e-4, val=1.0) for t in range(n)]

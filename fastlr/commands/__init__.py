@@ -30,6 +30,13 @@ def say(message: object) -> None:
         print(message, file=sys.stderr, flush=True)
 
 
+def progress(text: str) -> None:
+    """Show what is being done, in a line on a terminal that the next one replaces; an empty text takes it away."""
+    if sys.stderr is not None and sys.stderr.isatty():
+        with suppress(OSError):
+            print(f"\r{text[:78]:78}" + ("" if text else "\r"), end="", file=sys.stderr, flush=True)
+
+
 def at_least_one(text: str) -> int:
     """An integer of at least 1."""
     if not text.isdecimal() or int(text) < 1:

@@ -11,7 +11,7 @@ from statistics import median
 from time import perf_counter
 from typing import Any
 
-from . import Refusal, at_least_one, print_json
+from . import Refusal, at_least_one, print_json, progress
 
 LINE = "Measure steps and schedules on this machine, the speed of memory, and torch if it is installed."
 OPTIMIZERS = ("sgd", "momentum", "adam", "adamw", "rmsprop", "adagrad")
@@ -37,9 +37,15 @@ def run(arguments: argparse.Namespace) -> int:
         if not matching:
             raise Refusal(f"fastlr bench: no optimizer is called {pattern!r}; fastlr.list_optimizers() names them", 2)
         names += [name for name in matching if name not in names]
-    steps = [row(name, size, count, elements, arguments.rounds) for size, count, elements in SIZES for name in names]
+    wanted = [(name, *size) for size in SIZES for name in names]
+    steps = []
+    for k, (name, size, count, elements) in enumerate(wanted, start=1):
+        progress(f"{k} of {len(wanted)}: {name}, {size}")
+        steps.append(row(name, size, count, elements, arguments.rounds))
+    progress("copies and schedules")
     copied = copy_speed(arguments.rounds)
     evaluated = schedules(arguments.rounds)
+    progress("")
     document = {"threads": fastlr.get_num_threads(), "copy_bytes_per_second": copied, "steps": steps,
                 "schedules": evaluated}
     if arguments.json:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import math
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from . import Refusal, at_least_one, block_characters, print_json
+from . import Refusal, at_least_one, block_characters, print_json, progress
 
 LINE = "Find a learning rate for one of the study's networks: a range test, and trials that are continued."
 
@@ -93,24 +92,20 @@ def find(arguments: argparse.Namespace) -> tuple[Any, str]:
                 rows = order[end - cell.batch_size:end]
                 yield x[rows], y[rows]
 
+    def told(trial: dict[str, Any]) -> None:
+        progress(f"{trial['updates']} updates at {trial['lr']:.3g}: loss {trial['loss']:.4g}")
+
+    progress("range test")
     result = fastlr.find_lr(opt, network.loss_and_grad, batches(), arguments.lr_min, arguments.lr_max,
                             arguments.steps, arguments.repeats, trial_steps=arguments.trial_steps,
-                            budget=arguments.budget, on_trial=progress,
+                            budget=arguments.budget, on_trial=told,
                             validation=(lambda: network.loss(data.validation)) if arguments.validate else None)
+    progress("")
     return result, f"{data.name}, {name}, {cell.optimizer}"
-
-
-def progress(trial: dict[str, Any]) -> None:
-    """One line on a terminal, written over by the next."""
-    if sys.stderr.isatty():
-        print(f"\r  {trial['updates']:5} updates at {trial['lr']:<8.3g} loss {trial['loss']:<10.4g}", end="",
-              file=sys.stderr, flush=True)
 
 
 def print_result(result: Any, what: str) -> None:
     """Print the result as text."""
-    if sys.stderr.isatty():
-        print("\r" + " " * 60 + "\r", end="", file=sys.stderr, flush=True)
     print(f"{what}: tested {result.updates:,} updates, model unchanged")
     finite = [float(loss) for loss in result.smoothed if math.isfinite(loss)]
     shown = [finite[k * len(finite) // min(WIDTH, len(finite))] for k in range(min(WIDTH, len(finite)))]
