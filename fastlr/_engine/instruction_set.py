@@ -66,8 +66,8 @@ class Kernels:
     """The capsules of fastlr's kernel modules, by name; each module is loaded when it is first needed."""
 
     MODULES = {"step_task": "step", "terms_task": "step", "norms": "step", "accumulate_task": "step",
-               "tensor_ops": "step", "measure_task": "norms", "unit_norms_task": "norms", "unit_factor": "norms",
-               "unit_squares": "norms",
+               "finish_task": "step", "constrain": "step", "tensor_ops": "step",
+               "measure_task": "norms", "unit_norms_task": "norms", "unit_factor": "norms", "unit_squares": "norms",
                "step_rows_task": "rows", "measure_rows_task": "rows"}
 
     def __getattr__(self, name: str) -> Any:

@@ -2,7 +2,9 @@
 cimport cython
 from fastlr._engine.arrays cimport ArrayView
 from fastlr._engine.memory cimport Memory
-from fastlr._kernels.structs cimport BFLOAT16, FLOAT16, FLOAT32, FLOAT64, Chunk, Storage, StridedLayout, TensorView
+from fastlr._kernels.structs cimport (
+    BFLOAT16, FLOAT16, FLOAT32, FLOAT64, AfterStep, Chunk, Storage, StridedLayout, TensorView,
+)
 
 cdef enum:
     CHUNK = 32768              # elements of a chunk, at most: four float32 streams of it stay in a thread's cache
@@ -37,6 +39,7 @@ cdef class Layout:
     cdef Chunk* chunks
     cdef Py_ssize_t* task_starts
     cdef Py_ssize_t chunk_count, tasks
+    cdef readonly bint constrains, measures    # whether something comes after the step of some tensor
     # The scales of gradients whose inverse is a normal number in the precision of every tensor.
     cdef double min_grad_scale, max_grad_scale
 
@@ -46,6 +49,11 @@ cdef class Layout:
     cdef int read_tensor(self, Py_ssize_t i, tensor) except -1
     cdef int add_written(self, Py_ssize_t i, const ArrayView* array_view) except -1
     cdef int sort_written(self) except -1
+    cdef bint is_plain(self, const TensorView* view) noexcept nogil
+    cdef void clear_sums(self) noexcept nogil
+    cdef Py_ssize_t sums_of(self, Py_ssize_t i) noexcept nogil
+    cdef int read_after(self, Py_ssize_t i, object tensor) except -1
+    cdef Py_ssize_t chunk_size(self, Py_ssize_t i) noexcept nogil
     cdef int cut_chunks(self) except -1
     cdef object overlapped(self, object array, const ArrayView* array_view)
 

@@ -10,12 +10,21 @@ import numpy as np
 from libc.float cimport DBL_MAX, DBL_MIN, FLT_MAX, FLT_MIN
 from libc.stdint cimport uint64_t
 from libc.stdlib cimport qsort
+from libc.string cimport memset
 from fastlr._engine.arrays cimport ArrayView, memory_range, read_array, strided_layout
 from fastlr._kernels.build_id cimport FASTLR_LAYOUT
 from fastlr._engine.memory cimport Memory
-from fastlr._kernels.structs cimport FLOAT32, FLOAT64, MAX_DIMENSIONS, Chunk, StridedLayout, TensorView
+from fastlr._kernels.structs cimport (
+    BOX, FLOAT32, FLOAT64, MAX_DIMENSIONS, MAX_NORM, MOVED_SUMS, SIMPLEX, TILE, UNIT_NORM, AfterStep, Chunk, Constraint,
+    StridedLayout, TensorView,
+)
 
 build_id = FASTLR_LAYOUT.decode()
+
+CONSTRAINTS = {"box": BOX, "max_norm": MAX_NORM, "unit_norm": UNIT_NORM, "simplex": SIMPLEX}
+
+cdef enum:
+    BLOCK = 2048               # elements that are stepped before their constraint: 8 kB of float32 in the first level
 
 
 cdef int compare_addresses(const void* a, const void* b) noexcept nogil:
@@ -107,12 +116,45 @@ cdef class Layout:
             self.add_written(i, &array_view)
             view.shadow, view.shadow_stored, view.staged = array_view.data, array_view.stored, True
             view.shadow_layout = self.layout_of(&array_view, axes)
+        if tensor.constraint is not None or tensor.measured:
+            self.read_after(i, tensor)
         read_array(tensor.memory, &array_view)
         self.memories[i] = <double*>array_view.data
         self.elements += view.size
         if not view.is_double:
             self.min_grad_scale, self.max_grad_scale = 1 / <double>FLT_MAX, 1 / <double>FLT_MIN
         return 0
+
+    cdef int read_after(self, Py_ssize_t i, object tensor) except -1:
+        """What comes after the step of one tensor."""
+        cdef TensorView* view = &self.views[i]
+        cdef AfterStep* after = <AfterStep*>self.memory.take(1, sizeof(AfterStep))
+        cdef bint plain = self.is_plain(view), by_row = tensor.constraint is not None and tensor.constraint[0] != "box"
+        cdef Py_ssize_t rows = 1
+        after.row, after.block, after.chunk, after.staged = 1, BLOCK, CHUNK, view.staged
+        if tensor.constraint is not None:
+            kind, after.low, after.high, row = tensor.constraint
+            after.constraint, self.constrains = <Constraint>CONSTRAINTS[kind], True
+            after.staged = not plain           # (mean and copy follow the constraint, not the step)
+        if by_row:
+            after.row = max(<Py_ssize_t>row, 1)
+            while not plain and rows * after.row % TILE:       # (8-bit groups and random bits begin with a tile)
+                rows *= 2
+            after.block = max(BLOCK // (rows * after.row), 1) * rows * after.row
+            after.chunk = max(CHUNK // (rows * after.row), 1) * rows * after.row
+        view.after, view.staged = after, True
+        if tensor.measured:
+            after.sums = <double*>self.memory.take(view.size // after.chunk + 1, MOVED_SUMS * sizeof(double))
+            self.measures = True
+        return 0
+
+    cdef bint is_plain(self, const TensorView* view) noexcept nogil:
+        """Whether parameter and state are stored as they are computed."""
+        cdef int k
+        cdef bint plain = view.stored == (FLOAT64 if view.is_double else FLOAT32)
+        for k in range(self.slots):
+            plain = plain and view.slot_stored[k] == (FLOAT64 if view.is_double else FLOAT32)
+        return plain
 
     cdef StridedLayout* layout_of(self, const ArrayView* array_view, const int* axes) except? NULL:
         """How to traverse an array, axis by axis; NULL if its elements follow one another in that order."""
@@ -187,17 +229,33 @@ cdef class Layout:
 
     # Cuts
 
+    cdef Py_ssize_t chunk_size(self, Py_ssize_t i) noexcept nogil:
+        """How many elements a tensor's chunks have, but for the last."""
+        return CHUNK if self.views[i].after == NULL else self.views[i].after.chunk
+
+    cdef void clear_sums(self) noexcept nogil:
+        """Forget what moved in the latest step."""
+        cdef Py_ssize_t i
+        for i in range(self.count):
+            if self.views[i].after != NULL and self.views[i].after.sums != NULL:
+                memset(self.views[i].after.sums, 0, self.sums_of(i) * MOVED_SUMS * sizeof(double))
+
+    cdef Py_ssize_t sums_of(self, Py_ssize_t i) noexcept nogil:
+        """How many chunks of tensor i are measured."""
+        cdef const AfterStep* after = self.views[i].after
+        return 0 if after == NULL or after.sums == NULL else self.views[i].size // after.chunk + 1
+
     cdef int cut_chunks(self) except -1:
         """Cut tensors into chunks, and collect chunks of small tensors into tasks."""
         cdef Py_ssize_t i, start, filled = 0, k = 0, max_chunks = 0
         for i in range(self.count):
-            max_chunks += self.views[i].size // CHUNK + 1
+            max_chunks += self.views[i].size // self.chunk_size(i) + 1
         self.chunks = <Chunk*>self.memory.take(max_chunks, sizeof(Chunk))
         self.task_starts = <Py_ssize_t*>self.memory.take(max_chunks + 1, sizeof(Py_ssize_t))
         for i in range(self.count):
             start = 0
             while start < self.views[i].size:
-                self.chunks[k] = Chunk(start, min(<Py_ssize_t>CHUNK, self.views[i].size - start), <int>i)
+                self.chunks[k] = Chunk(start, min(self.chunk_size(i), self.views[i].size - start), <int>i)
                 filled += self.chunks[k].size
                 start += self.chunks[k].size
                 k += 1

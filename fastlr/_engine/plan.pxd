@@ -9,7 +9,7 @@ from fastlr._engine.memory cimport Workspace
 from fastlr._engine.row_index cimport RowIndex
 from fastlr._engine.step_scalars cimport ScalarGroups
 from fastlr._kernels.rule_table cimport RuleTable
-from fastlr._kernels.structs cimport StepJob, TaskFunction
+from fastlr._kernels.structs cimport ConstrainFunction, StepJob, TaskFunction
 from fastlr._matrix.matrix_step cimport MatrixStep
 
 cdef extern from *:
@@ -43,6 +43,9 @@ cdef class Plan:
     cdef object kernels
     cdef const RuleTable* rule
     cdef TaskFunction step_task
+    cdef TaskFunction finish_task      # what comes after a step of matrices, or NULL
+    cdef ConstrainFunction constrain_elements      # of a plan with constraints
+    cdef int64_t* clipped              # of a plan that measures: of each tensor the clipped steps, and all
     cdef StepJob job                   # what all steps have in common
     cdef bint stochastic               # whether 16-bit values are rounded by random bits
     cdef uint64_t seed
@@ -63,6 +66,9 @@ cdef class Plan:
     cdef int skip(self, StepJob* job) except -1
     cdef int release(self) except -1
     cdef Verdict advance(self, StepJob* job, double grad_scale, double loss) noexcept nogil
+    cdef list values_before(self, const StepJob* job)
+    cdef int measure_after(self, list before) except -1
+    cdef void count_clipped(self, const StepJob* job) noexcept nogil
     cdef void count_update(self, StepJob* job) noexcept nogil
     cdef uint64_t random_key(self) noexcept nogil
     cdef uint64_t accumulation_key(self) noexcept nogil

@@ -17,10 +17,15 @@ from fastlr._engine.gradients cimport Gradients
 from fastlr._engine.layout cimport Layout
 from fastlr._engine.step_scalars cimport ScalarGroups, random_step
 from fastlr._kernels.rule_table cimport RuleTable, StorageLoop
-from fastlr._kernels.structs cimport StepJob, TaskFunction
+from fastlr._kernels.structs cimport (
+    MOVED_SUMS, NO_CONSTRAINT, ConstrainFunction, StepJob, TaskFunction, TensorView,
+)
 from fastlr._matrix.matrix_step cimport MatrixStep
 
+import numpy as np
+
 from fastlr._engine.tensor_versions import mark_written
+from fastlr._engine.tensors import values as numbers
 
 build_id = FASTLR_LAYOUT.decode()
 
@@ -57,6 +62,11 @@ cdef class Plan:
         if self.rule.storage_loop[0] != NULL:
             self.job.storage_loop = <const StorageLoop*>self.rule.storage_loop
         self.job.stochastic = self.stochastic
+        if self.layout.constrains:
+            self.finish_task = <TaskFunction>PyCapsule_GetPointer(kernels.finish_task, "fastlr.task")
+            self.constrain_elements = <ConstrainFunction>PyCapsule_GetPointer(kernels.constrain, "fastlr.constrain")
+        if self.layout.measures:
+            self.clipped = <int64_t*>self.layout.memory.take(2 * self.layout.count, sizeof(int64_t))
 
     # Hyper-parameters and gradients, between steps
 
@@ -78,20 +88,23 @@ cdef class Plan:
 
     def bind(self, list arrays):
         """Read these gradients in every step that is given none. Returns whether one is another object than before."""
-        cdef Gradients bound
         self.begin()
         try:
-            bound = Gradients(self.layout)
-            bound.objects = <void**>bound.memory.take(self.layout.count, sizeof(void*))
-            if self.bound is not None:         # (an address overlaps nothing, whoever bound it)
-                memcpy(bound.checked, self.bound.checked, self.layout.count * sizeof(char*))
-                if self.bound.objects != NULL:
-                    memcpy(bound.objects, self.bound.objects, self.layout.count * sizeof(void*))
-            bound.read(arrays, False)
-            self.bound = bound
-            return bound.other_objects
+            return self.bind_arrays(arrays)
         finally:
             self.end()
+
+    def bind_arrays(self, list arrays):
+        """The same for a caller who keeps others from stepping."""
+        cdef Gradients bound = Gradients(self.layout)
+        bound.objects = <void**>bound.memory.take(self.layout.count, sizeof(void*))
+        if self.bound is not None:             # (an address overlaps nothing, whoever bound it)
+            memcpy(bound.checked, self.bound.checked, self.layout.count * sizeof(char*))
+            if self.bound.objects != NULL:
+                memcpy(bound.objects, self.bound.objects, self.layout.count * sizeof(void*))
+        bound.read(arrays, False)
+        self.bound = bound
+        return bound.other_objects
 
     # One step
 
@@ -219,6 +232,8 @@ cdef class Plan:
     cdef int compute_scalars(self, StepJob* job, double grad_scale, double loss) except -1:
         """Compute all scalars that do not depend on the gradients."""
         self.scalars.prepare(job.gradients, self.t, grad_scale)
+        if self.layout.measures:
+            self.layout.clear_sums()
         if self.scalars.per_tensor or self.scalars.remembers:
             self.scalars.begin(loss)
         job.key = self.random_key()
@@ -230,12 +245,35 @@ cdef class Plan:
             self.torch_parameters.mark_written()
         if self.matrix_step is None:
             return thread_pool.run_tasks(self.step_task, job, self.layout.tasks, self.layout.elements)
+        before = self.values_before(job) if self.layout.measures else None
         try:                           # (the updates of matrices may fail, before the first of them is written)
             self.matrix_step.move(job, self.scalars.values, self.scalars.width, self.scalars.skipped_steps, self.t)
         except BaseException:
             self.clipping.forget_latest()
             raise
+        if before is not None:
+            self.measure_after(before)
+        if self.finish_task != NULL:
+            thread_pool.run_tasks(self.finish_task, job, self.layout.tasks, self.layout.elements)
         return self.current.set_to_zero() if job.zero_grads else 0
+
+    cdef list values_before(self, const StepJob* job):
+        """Copies of the parameters that a step of matrices moves."""
+        cdef Py_ssize_t i
+        return [np.array(tensor.master(), np.float64) if job.gradients[i].g != NULL else None
+                for i, tensor in enumerate(self.layout.tensors)]
+
+    cdef int measure_after(self, list before) except -1:
+        """What a step of matrices moved."""
+        cdef Py_ssize_t i
+        cdef double* sums
+        for i, tensor in enumerate(self.layout.tensors):
+            if before[i] is not None and self.layout.sums_of(i):
+                sums = self.layout.views[i].after.sums
+                g = np.asarray(numbers(self.current.arrays[i]), np.float64)
+                sums[0], sums[1], sums[2] = (
+                    float(np.sum(np.square(x))) for x in (g, tensor.master() - before[i], before[i]))
+        return 0
 
     cdef Verdict advance(self, StepJob* job, double grad_scale, double loss) noexcept nogil:
         """A step like that of `step` for a caller without the interpreter lock, all of whose schedules are evaluated.
@@ -245,6 +283,8 @@ cdef class Plan:
         """
         cdef Verdict verdict
         self.scalars.fill_all(job.gradients, self.t, grad_scale)
+        if self.layout.measures:
+            self.layout.clear_sums()
         if self.scalars.per_tensor or self.scalars.remembers:
             self.scalars.begin(loss)
         job.key = self.random_key()
@@ -263,6 +303,8 @@ cdef class Plan:
                                              self.t):
             self.clipping.forget_latest()
             return NO_MEMORY
+        elif self.finish_task != NULL:
+            thread_pool.do_all(self.finish_task, job, self.layout.tasks, self.layout.elements)
         self.count_update(job)
         return GOES
 
@@ -270,9 +312,19 @@ cdef class Plan:
         """Count the step that was done."""
         if job.unit_squares != NULL:
             self.clipping.grad_norm = self.clipping.units.norm()
+        if self.layout.measures:
+            self.count_clipped(job)
         self.scalars.count_step(job.gradients)
         self.t += 1
         self.accumulated = 0
+
+    cdef void count_clipped(self, const StepJob* job) noexcept nogil:
+        """Count the tensors whose gradient this step clipped by a norm."""
+        cdef Py_ssize_t i
+        for i in range(self.layout.count):
+            if job.gradients[i].g != NULL:
+                self.clipped[2 * i] += self.layout.views[i].clip_factor != 1
+                self.clipped[2 * i + 1] += 1
 
     cdef int skip(self, StepJob* job) except -1:
         """Count a step that is not done. Its gradients are set to zero all the same, or they would stay as they are."""
@@ -293,6 +345,43 @@ cdef class Plan:
     cdef uint64_t accumulation_key(self) noexcept nogil:
         """The same for a gradient that is added to the moments, and for the curvature after all of those."""
         return self.random_key() + <uint64_t>(self.accumulated + 1) * <uint64_t>0x94d049bb133111eb
+
+    def constrain(self):
+        """Bring every parameter within its constraint, without a step."""
+        cdef StepJob job = self.job
+        cdef Py_ssize_t i
+        cdef const TensorView* view
+        self.begin()
+        try:
+            if self.torch_parameters is not None:
+                self.torch_parameters.mark_written()
+            with nogil:
+                for i in range(self.layout.count):
+                    view = &self.layout.views[i]
+                    if view.after != NULL and view.after.constraint != NO_CONSTRAINT and view.size:
+                        self.constrain_elements(&job, view, 0, view.size)
+        finally:
+            self.end()
+
+    def measured(self) -> list:
+        """Of each tensor the squares of its gradient (unscaled), of its update and of the parameter before it, in
+        the latest step; and how many of its steps were clipped by a norm, of how many."""
+        cdef Py_ssize_t i, k
+        cdef int64_t clipped = 0, steps = 0
+        cdef double g, moved, p, factor
+        found = []
+        for i in range(self.layout.count):
+            g = moved = p = 0
+            for k in range(self.layout.sums_of(i)):
+                g += self.layout.views[i].after.sums[MOVED_SUMS * k]
+                moved += self.layout.views[i].after.sums[MOVED_SUMS * k + 1]
+                p += self.layout.views[i].after.sums[MOVED_SUMS * k + 2]
+            if self.clipped != NULL:
+                factor = self.scalars.groups[self.layout.views[i].scalar_group].grad_factor
+                g *= factor * factor
+                clipped, steps = self.clipped[2 * i], self.clipped[2 * i + 1]
+            found.append((g, moved, p, clipped, steps))
+        return found
 
     # What an optimizer shows and saves
 

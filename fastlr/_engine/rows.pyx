@@ -15,13 +15,14 @@ from fastlr._engine.clipping cimport (
     smallest_factor,
 )
 from fastlr._engine.gradients cimport overlap_error
-from fastlr._engine.layout cimport CHUNK, Layout, same_precision, same_shape
+from fastlr._engine.layout cimport Layout, same_precision, same_shape
 from fastlr._engine.memory cimport Workspace
 from fastlr._engine.plan cimport Plan
 from fastlr._engine.row_index cimport RowIndex, rows_caller, rows_error
 from fastlr._kernels.rows cimport MeasuredChunk, RowsJob, RowStream
 from fastlr._kernels.structs cimport (
-    BFLOAT16, GROUP, MAX_DIMENSIONS, UNKNOWN, ChunkSum, ScalarGroup, Storage, StridedLayout, TaskFunction, TensorView,
+    BFLOAT16, BOX, GROUP, MAX_DIMENSIONS, NO_CONSTRAINT, UNKNOWN,
+    ChunkSum, ScalarGroup, Storage, StridedLayout, TaskFunction, TensorView,
 )
 
 from fastlr._engine.arrays import BFloat16, as_array, stored_as
@@ -103,6 +104,9 @@ cdef Verdict move_rows(Plan plan, Py_ssize_t i, RowsJob* job, double grad_scale,
     if plan.rule.begin != NULL:
         plan.rule.begin(now.hyper, &now.now, plan.layout.memories[i], plan.scalars.shared)
     thread_pool.do_all(step_task, job, tasks, job.count * job.width)
+    if plan.layout.views[i].after != NULL and plan.layout.views[i].after.constraint != NO_CONSTRAINT:
+        for k in range(job.count):
+            plan.constrain_elements(&plan.job, &plan.layout.views[i], job.row[k] * job.width, job.width)
     plan.scalars.skip(i, -1)           # (the step that ends later counts it as skipped)
     if ends_step:
         plan.t += 1
@@ -135,6 +139,12 @@ cdef bint rows_refused(Plan plan, Py_ssize_t i, char* reason) noexcept nogil:
         return True
     if view.unit_factors != NULL:
         snprintf(reason, MAX_REASON, "clip_adaptive measures whole parameters; use clip_tensor_norm, or clip before")
+        return True
+    if view.after != NULL and view.after.constraint != NO_CONSTRAINT and (
+            view.ema != NULL or (view.after.constraint != BOX and view.after.row != width)):
+        snprintf(reason, MAX_REASON, "%s needs whole steps; use step, or build the optimizer without it",
+                 <const char*>"a running mean of a constrained parameter" if view.ema != NULL
+                 else <const char*>"a constraint over more than a row")
         return True
     if view.low_bits != NULL or view.shadow != NULL:
         snprintf(reason, MAX_REASON, "%s needs whole steps; build the optimizer without %s=, or use step",
@@ -174,7 +184,9 @@ cdef void lay_out_rows(Plan plan, Py_ssize_t i, RowsJob* job, RowLayouts* layout
     for k in range(STREAMS):
         row_layouts[k].shape = layouts.lengths + 2 * MAX_DIMENSIONS * k
         row_layouts[k].stride = row_layouts[k].shape + MAX_DIMENSIONS
-    job.width, job.slots, job.is_double, job.staged = row_width(plan, i), plan.layout.slots, view.is_double, view.staged
+    job.width, job.slots, job.is_double = row_width(plan, i), plan.layout.slots, view.is_double
+    job.staged = view.staged if view.after == NULL else view.after.staged
+    job.chunk_size = plan.layout.chunk_size(i)
     job.stochastic, job.random_salt = plan.stochastic, view.random_salt
     job.step = plan.rule.step[view.is_double]
     lay_out_stream(&job.p, &layouts.param, &arrays.param)
@@ -241,11 +253,11 @@ cdef Py_ssize_t find_chunks(const RowsJob* job, MeasuredChunk* chunks) noexcept 
     cdef int64_t row, chunk, last, latest = -1
     for n in range(job.count if job.width else 0):
         row = job.row[job.ascending[n] if job.ascending != NULL else n]
-        chunk, last = row * job.width // CHUNK, ((row + 1) * job.width - 1) // CHUNK
+        chunk, last = row * job.width // job.chunk_size, ((row + 1) * job.width - 1) // job.chunk_size
         chunk = latest + 1 if chunk == latest else chunk
         while chunk <= last:
             if chunks != NULL:
-                chunks[count].start, chunks[count].first_row = chunk * CHUNK, n
+                chunks[count].start, chunks[count].first_row = chunk * job.chunk_size, n
             latest = chunk
             count += 1
             chunk += 1
@@ -263,7 +275,7 @@ cdef bint cut_chunks(Plan plan, RowsJob* job) noexcept nogil:
             if job.ascending == NULL:
                 return False
             break
-    job.measured_count, job.chunk_size = find_chunks(job, NULL), CHUNK
+    job.measured_count = find_chunks(job, NULL)
     job.measured_together = max(1, TASK_ELEMENTS * job.measured_count // max(1, job.count * job.width))
     job.sums = <ChunkSum*>plan.row_sums.grown(job.measured_count * (sizeof(ChunkSum) + sizeof(MeasuredChunk)))
     if job.sums == NULL:

@@ -38,6 +38,8 @@ class Tensor:
     source: Any = None                         # the tensor of PyTorch whose memory the array is
     shadow_source: Any = None
     allocated = False
+    constraint: tuple[str, float, float, int] | None = None    # kind, low and high, elements of a row
+    measured = False                           # whether the norms of its gradient, update and parameter are measured
     in_8_bits = False                          # whether any slot is
     memory: Array = NOTHING                    # what the rule remembers of the tensor as a whole
     matrix_shape: tuple[int, int, int]         # for a matrix rule: how many matrices, their rows and columns

@@ -7,6 +7,7 @@ over memory itself; where the rule has a loop over stored elements, that one run
 from cpython.pycapsule cimport PyCapsule_New
 from libc.stdint cimport uint64_t
 from libc.string cimport memcpy, memset
+from fastlr._kernels.after_step cimport constrain_range, follow_range, keep_elements, measure_moved
 from fastlr._kernels.build_id cimport FASTLR_LAYOUT
 from fastlr._kernels.codecs cimport bytes_of
 from fastlr._kernels.floating_point_mode cimport enter_kernel_mode, leave_kernel_mode
@@ -16,8 +17,9 @@ from fastlr._kernels.rule_table cimport TermsFunction
 from fastlr._kernels.scaled_sum cimport ScaledSum, add_square, clear_sum, root_of_sum
 from fastlr._kernels.strided cimport zero_strided
 from fastlr._kernels.structs cimport (
-    BFLOAT16, FLOAT32, FLOAT64, GROUP, MAX_SLOTS, MAX_SUMS, SIGNED8, TILE, UNSIGNED8, Chunk, ChunkOperands,
-    GradientView, ScalarGroup, StepJob, Storage, TensorOps, TensorView, find_operands,
+    BFLOAT16, FLOAT32, FLOAT64, GROUP, MAX_SLOTS, MAX_SUMS, MEASURED_TOGETHER, MOVED_SUMS, NO_CONSTRAINT, SIGNED8,
+    TILE, UNSIGNED8, AfterStep, Chunk, ChunkOperands, GradientView,
+    ScalarGroup, StepJob, Storage, TensorOps, TensorView, find_operands,
 )
 from fastlr._kernels.tiles cimport (
     apply_lr_factors, is_native, load_param, load_tile, preprocess, preprocess_units, store_param, store_shadow,
@@ -136,7 +138,12 @@ cdef void step_range(const StepJob* job, const TensorView* view, const GradientV
                      Py_ssize_t start, Py_ssize_t size) noexcept nogil:
     """Step consecutive elements of one tensor."""
     cdef int i
-    if is_direct(view, gradient, group):
+    if view.after != NULL:
+        if view.is_double:
+            step_blocks(job, view, gradient, group, start, size, <double*>NULL)
+        else:
+            step_blocks(job, view, gradient, group, start, size, <float*>NULL)
+    elif is_direct(view, gradient, group):
         step_direct(job, view, gradient, group, start, size)
     elif view.is_double:
         step_tiles(job, view, gradient, group, start, size, NULL, <double*>NULL)
@@ -146,6 +153,68 @@ cdef void step_range(const StepJob* job, const TensorView* view, const GradientV
             job.storage_loop[i](group.hyper, job, view, gradient.g, group, start, size // BITS_BLOCK * BITS_BLOCK, NULL)
             start, size = start + size // BITS_BLOCK * BITS_BLOCK, size % BITS_BLOCK
         step_tiles(job, view, gradient, group, start, size, NULL, <float*>NULL)
+
+cdef void without_after(TensorView* plain, const TensorView* view) noexcept nogil:
+    """A view of the step alone: what follows a constrained parameter comes after the constraint."""
+    plain[0] = view[0]
+    plain.after, plain.staged = NULL, view.after.staged or view.unit_count > 0
+    if view.after.constraint != NO_CONSTRAINT:
+        plain.ema = plain.shadow = NULL
+
+cdef void step_blocks(const StepJob* job, const TensorView* view, const GradientView* gradient,
+                      const ScalarGroup* group, Py_ssize_t start, Py_ssize_t size, real* also_typed) noexcept nogil:
+    """Step consecutive elements, some at a time, and do what comes after while they are in the first-level cache."""
+    cdef TensorView plain
+    cdef const AfterStep* after = view.after
+    cdef real[MEASURED_TOGETHER] before
+    cdef double* sums = NULL
+    cdef Py_ssize_t i = start, k, n, together
+    without_after(&plain, view)
+    if after.sums != NULL:
+        sums = after.sums + MOVED_SUMS * (start // after.chunk)
+    while i < start + size:
+        n = start + size - i if start + size - i < after.block else after.block
+        k = i
+        while sums != NULL and k < i + n:
+            together = i + n - k if i + n - k < MEASURED_TOGETHER else MEASURED_TOGETHER
+            keep_elements(before, &plain, k, together, also_typed)
+            step_range(job, &plain, gradient, group, k, together)
+            measure_moved(sums, before, &plain, gradient, k, together)
+            k += together
+        if sums == NULL:
+            step_range(job, &plain, gradient, group, i, n)
+        if after.constraint != NO_CONSTRAINT:
+            constrain_range(job, &plain, after, i, n, also_typed)
+            if view.ema != NULL or view.shadow != NULL:
+                follow_range(view, group, i, n, also_typed)
+        i += n
+
+cdef void constrain_elements(const StepJob* job, const TensorView* view, Py_ssize_t start,
+                             Py_ssize_t size) noexcept nogil:
+    """Constrain some rows of a tensor, or of a box any consecutive elements."""
+    cdef unsigned int mode = enter_kernel_mode()
+    if view.is_double:
+        constrain_range(job, view, view.after, start, size, <double*>NULL)
+    else:
+        constrain_range(job, view, view.after, start, size, <float*>NULL)
+    leave_kernel_mode(mode)
+
+cdef void finish_chunks(void* context, Py_ssize_t task) noexcept nogil:
+    """One task of what comes after a step that another loop did: constraints, and what follows parameters."""
+    cdef const StepJob* job = <const StepJob*>context
+    cdef unsigned int mode = enter_kernel_mode()
+    cdef Py_ssize_t k
+    cdef ChunkOperands x
+    for k in range(job.task_starts[task], job.task_starts[task + 1]):
+        if not find_operands(&x, job, k) or x.view.after == NULL or x.view.after.constraint == NO_CONSTRAINT:
+            continue
+        if x.view.is_double:
+            constrain_range(job, x.view, x.view.after, x.chunk.start, x.chunk.size, <double*>NULL)
+            follow_range(x.view, x.group, x.chunk.start, x.chunk.size, <double*>NULL)
+        else:
+            constrain_range(job, x.view, x.view.after, x.chunk.start, x.chunk.size, <float*>NULL)
+            follow_range(x.view, x.group, x.chunk.start, x.chunk.size, <float*>NULL)
+    leave_kernel_mode(mode)
 
 cdef void step_chunks(void* context, Py_ssize_t task) noexcept nogil:
     """One task of a step: the chunks that a thread does at a time."""
@@ -367,7 +436,10 @@ cdef void apply_update(const StepJob* job, const TensorView* view, const ScalarG
             slot[i] = NULL
         job.step[view.is_double](group.hyper, &group.now, view.p + start * itemsize, update, slot, size)
         return
-    plain = view[0]
+    if view.after != NULL:                         # (`finish_chunks` comes after all of the tensor)
+        without_after(&plain, view)
+    else:
+        plain = view[0]
     plain.unit_factors = NULL                      # (adaptive clipping was of the gradient)
     step_range(job, &plain, &gradient, group, start, size)
 
@@ -376,7 +448,9 @@ operations.load_gradient, operations.load_param, operations.apply_update = load_
 operations.enter, operations.leave = enter_kernel_mode, leave_kernel_mode
 
 step_task = PyCapsule_New(<void*>&step_chunks, "fastlr.task", NULL)
+finish_task = PyCapsule_New(<void*>&finish_chunks, "fastlr.task", NULL)
 terms_task = PyCapsule_New(<void*>&reduce_chunks, "fastlr.task", NULL)
+constrain = PyCapsule_New(<void*>&constrain_elements, "fastlr.constrain", NULL)
 norms = PyCapsule_New(<void*>&norms_of, "fastlr.norms", NULL)
 accumulate_task = PyCapsule_New(<void*>&accumulate_chunks, "fastlr.task", NULL)
 tensor_ops = PyCapsule_New(&operations, "fastlr.tensor_ops", NULL)

@@ -11,6 +11,8 @@ cdef enum:
     MAX_DIMENSIONS = 64   # as NumPy has at most
     MAX_HYPERS = 12        # hyper-parameters of a rule
     GROUP = 64             # elements of an 8-bit state that share a scale; a tile holds whole groups
+    MOVED_SUMS = 3         # what is summed of a tensor that is measured: squares of gradient, update and parameter
+    MEASURED_TOGETHER = 2048   # elements of which a copy is kept to see what moved
     TILE = 256             # elements processed at a time; a tile of each operand stays in the first-level cache
 
 cdef enum Storage:
@@ -26,6 +28,24 @@ cdef struct StridedLayout:
     int ndim
     Py_ssize_t* shape
     Py_ssize_t* stride                 # bytes
+
+cdef enum Constraint:
+    # Where a step leaves a parameter.
+    NO_CONSTRAINT,
+    BOX,                   # low <= element <= high
+    MAX_NORM,              # the norm of a row is at most high
+    UNIT_NORM,             # ... is high
+    SIMPLEX                # the elements of a row are not negative, and their sum is high
+
+cdef struct AfterStep:
+    # What is done to a tensor's elements after their step, while they are in the cache.
+    Constraint constraint
+    double low, high
+    Py_ssize_t row                     # elements of a row
+    Py_ssize_t block                   # elements that are stepped at a time: whole rows
+    Py_ssize_t chunk                   # elements of the tensor's chunks: whole rows
+    bint staged                        # the view's own `staged` without this
+    double* sums                       # MOVED_SUMS per chunk of a tensor that is measured, or NULL
 
 cdef struct TensorView:
     # One parameter, with everything else of it that a step reads and writes.
@@ -49,6 +69,7 @@ cdef struct TensorView:
     int is_double                      # the rule computes in float32 (0) or float64 (1)
     bint staged                        # whether parameter or state is stored otherwise than it is computed
     uint64_t random_salt               # makes its random bits differ from another tensor's
+    AfterStep* after                   # what comes after the step; NULL: nothing. Where it is there, `staged` is set
 
 cdef struct ScalarGroup:
     # The scalars of one step that tensors of the same group, learning-rate factor and age share.
@@ -171,5 +192,9 @@ ctypedef int (*UnitSquaresFunction)(const StepJob* job, Py_ssize_t i, double* sq
 # The norms of what a reducing rule sums the squares of, in tensor i, of float64.
 ctypedef void (*NormsFunction)(const StepJob* job, TermsFunction normed, int sums, Py_ssize_t i,
                                double* norms) noexcept nogil
+
+# Constrains some rows of a tensor, or of a box any consecutive elements.
+ctypedef void (*ConstrainFunction)(const StepJob* job, const TensorView* view, Py_ssize_t start,
+                                   Py_ssize_t size) noexcept nogil
 
 ctypedef void (*TaskFunction)(void* job, Py_ssize_t task) noexcept nogil

@@ -1,0 +1,241 @@
+# cython: language_level=3, cdivision=True
+"""What is done to elements after their step, while they are in the cache: constraints, and sums of what moved.
+
+Constraints are of the parameter as it is stored; those by row take the whole row, which is in one chunk.
+"""
+from libc.math cimport INFINITY, fabs, sqrt
+from libc.stdint cimport uint64_t
+from fastlr._kernels.lanes cimport LANES, fold_lanes, sum_of_squares
+from fastlr._kernels.scaled_sum cimport ScaledSum, add_square, clear_sum, is_lost_sum, root_of_sum
+from fastlr._kernels.structs cimport (
+    BOX, MAX_NORM, MEASURED_TOGETHER, MOVED_SUMS, SIMPLEX, TILE, AfterStep, GradientView, ScalarGroup, StepJob,
+    TensorView,
+)
+from fastlr._kernels.tiles cimport load_param, load_tile, store_param, store_shadow, update_ema
+from fastlr.rules.element cimport real
+
+
+cdef inline void bound_elements(real* restrict p, double low, double high, Py_ssize_t size) noexcept nogil:
+    """Each element to [low, high]; NaN stays."""
+    cdef Py_ssize_t i
+    cdef real least = <real>low, most = <real>high
+    for i in range(size):
+        p[i] = least if p[i] < least else p[i]
+        p[i] = most if p[i] > most else p[i]
+
+cdef inline void scale_elements(real* restrict p, double factor, Py_ssize_t size) noexcept nogil:
+    cdef Py_ssize_t i
+    cdef real by = <real>factor
+    for i in range(size):
+        p[i] = p[i] * by
+
+cdef inline void lower_elements(real* restrict p, double by, Py_ssize_t size) noexcept nogil:
+    """max(p - by, 0) of each element."""
+    cdef Py_ssize_t i
+    cdef real less = <real>by, nothing = 0
+    for i in range(size):
+        p[i] = p[i] - less if p[i] > less else nothing
+
+cdef inline double row_norm(const TensorView* view, Py_ssize_t start, Py_ssize_t size,
+                            real* also_typed) noexcept nogil:
+    """The norm of consecutive elements, also where squares overflow or vanish."""
+    cdef uint64_t[TILE] raw
+    cdef real[TILE] scratch
+    cdef ScaledSum total
+    cdef real* p
+    cdef double squares = 0
+    cdef Py_ssize_t i = start, k, n
+    while i < start + size:
+        n = start + size - i if start + size - i < TILE else TILE
+        squares += sum_of_squares(load_param(scratch, raw, view, i, n), n)
+        i += n
+    if not (view.is_double and is_lost_sum(squares)):
+        return sqrt(squares)
+    clear_sum(&total)
+    i = start
+    while i < start + size:
+        n = start + size - i if start + size - i < TILE else TILE
+        p = load_param(scratch, raw, view, i, n)
+        for k in range(n):
+            add_square(&total, p[k])
+        i += n
+    return root_of_sum(&total)
+
+cdef inline double largest_element(const real* restrict p, double most, Py_ssize_t size) noexcept nogil:
+    """The largest of `most` and the elements."""
+    cdef real[LANES] lane
+    cdef Py_ssize_t i, j
+    for j in range(LANES):
+        lane[j] = <real>most
+    for i in range(size // LANES):
+        for j in range(LANES):
+            lane[j] = p[i * LANES + j] if p[i * LANES + j] > lane[j] else lane[j]
+    for i in range(size // LANES * LANES, size):
+        lane[0] = p[i] if p[i] > lane[0] else lane[0]
+    for j in range(LANES):
+        most = lane[j] if lane[j] > most else most
+    return most
+
+cdef inline void add_above(double* sums, double* count, const real* restrict p, double bound,
+                           Py_ssize_t size) noexcept nogil:
+    """Add the elements above a bound, and how many they are."""
+    cdef double[LANES] lane
+    cdef double[LANES] many
+    cdef double x
+    cdef Py_ssize_t i, j
+    for j in range(LANES):
+        lane[j] = many[j] = 0
+    for i in range(size // LANES):
+        for j in range(LANES):
+            x = p[i * LANES + j]
+            lane[j] = lane[j] + (x if x > bound else 0)
+            many[j] = many[j] + (1.0 if x > bound else 0.0)
+    for i in range(size // LANES * LANES, size):
+        x = p[i]
+        lane[i % LANES] = lane[i % LANES] + (x if x > bound else 0)
+        many[i % LANES] = many[i % LANES] + (1.0 if x > bound else 0.0)
+    sums[0] += fold_lanes(lane)
+    count[0] += fold_lanes(many)
+
+cdef inline double simplex_threshold(const TensorView* view, Py_ssize_t start, Py_ssize_t size, double total,
+                                     real* also_typed) noexcept nogil:
+    """By how much elements are lowered so that those above 0 have this sum (Michelot 1986, doi:10.1007/BF00938486).
+
+    At least the largest less the sum. Those that are above a bound give the next, which is no lower; it stays when the
+    same elements are above it.
+    """
+    cdef uint64_t[TILE] raw
+    cdef real[TILE] scratch
+    cdef double bound = -INFINITY, sums, count = -1, above = 0
+    cdef Py_ssize_t i = start, n
+    while i < start + size:
+        n = start + size - i if start + size - i < TILE else TILE
+        bound = largest_element(load_param(scratch, raw, view, i, n), bound, n)
+        i += n
+    # (a little less: the largest itself is above it, whatever is rounded)
+    bound = bound - total - fabs(bound) * 1e-6
+    while above != count and bound > -INFINITY:
+        count, above, sums, i = above, 0, 0, start
+        while i < start + size:
+            n = start + size - i if start + size - i < TILE else TILE
+            add_above(&sums, &above, load_param(scratch, raw, view, i, n), bound, n)
+            i += n
+        if above == 0:
+            break                      # (of what is not finite)
+        bound = (sums - total) / above
+    return bound
+
+cdef inline void constrain_row(const StepJob* job, const TensorView* view, const AfterStep* after, Py_ssize_t start,
+                               Py_ssize_t size, real* also_typed) noexcept nogil:
+    """One row, or of a box any consecutive elements."""
+    cdef uint64_t[TILE] raw
+    cdef real[TILE] scratch
+    cdef real* p
+    cdef double number = 1
+    cdef Py_ssize_t i = start, n
+    if after.constraint == SIMPLEX:
+        number = simplex_threshold(view, start, size, after.high, also_typed)
+    elif after.constraint != BOX:
+        number = row_norm(view, start, size, also_typed)
+        if after.constraint == MAX_NORM and not number > after.high or number == 0:
+            return
+        number = after.high / number
+    while i < start + size:
+        n = start + size - i if start + size - i < TILE else TILE
+        p = load_param(scratch, raw, view, i, n)
+        if after.constraint == BOX:
+            bound_elements(p, after.low, after.high, n)
+        elif after.constraint == SIMPLEX:
+            lower_elements(p, number, n)
+        else:
+            scale_elements(p, number, n)
+        store_param(p, raw, view, i, n, job)
+        i += n
+
+cdef inline void constrain_range(const StepJob* job, const TensorView* view, const AfterStep* after, Py_ssize_t start,
+                                 Py_ssize_t size, real* also_typed) noexcept nogil:
+    """Consecutive elements: whole rows, where a constraint is by row."""
+    cdef Py_ssize_t i = start
+    if after.constraint == BOX:
+        constrain_row(job, view, after, start, size, also_typed)
+        return
+    while i < start + size:
+        constrain_row(job, view, after, i, after.row, also_typed)
+        i += after.row
+
+cdef inline void follow_range(const TensorView* view, const ScalarGroup* group, Py_ssize_t start, Py_ssize_t size,
+                              real* also_typed) noexcept nogil:
+    """Let running mean and low-precision copy follow consecutive elements."""
+    cdef uint64_t[TILE] raw
+    cdef real[TILE] scratch
+    cdef real* p
+    cdef Py_ssize_t i = start, n
+    while i < start + size:
+        n = start + size - i if start + size - i < TILE else TILE
+        p = load_param(scratch, raw, view, i, n)
+        if view.ema != NULL:
+            update_ema(<real*>view.ema + i, p, group.ema_decay, n)
+        if view.shadow != NULL:
+            store_shadow(view, p, raw, i, n)
+        i += n
+
+
+# What moved
+
+cdef inline void keep_elements(real* restrict kept, const TensorView* view, Py_ssize_t start, Py_ssize_t size,
+                               real* also_typed) noexcept nogil:
+    """A copy of at most MEASURED_TOGETHER elements."""
+    cdef uint64_t[TILE] raw
+    cdef real[TILE] scratch
+    cdef const real* p
+    cdef Py_ssize_t i = 0, k, n
+    while i < size:
+        n = size - i if size - i < TILE else TILE
+        p = load_param(scratch, raw, view, start + i, n)
+        for k in range(n):
+            kept[i + k] = p[k]
+        i += n
+
+cdef inline void add_squares(double* sums, const real* restrict g, const real* restrict before,
+                             const real* restrict after, Py_ssize_t size) noexcept nogil:
+    """Add the squares of a tile: of the gradient, of what moved, and of what was before."""
+    cdef double[LANES] of_g
+    cdef double[LANES] of_move
+    cdef double[LANES] of_p
+    cdef double x
+    cdef Py_ssize_t i, j
+    for j in range(LANES):
+        of_g[j] = of_move[j] = of_p[j] = 0
+    for i in range(size // LANES):
+        for j in range(LANES):
+            of_g[j] = of_g[j] + <double>g[i * LANES + j] * <double>g[i * LANES + j]
+        for j in range(LANES):
+            x = <double>after[i * LANES + j] - <double>before[i * LANES + j]
+            of_move[j] = of_move[j] + x * x
+        for j in range(LANES):
+            of_p[j] = of_p[j] + <double>before[i * LANES + j] * <double>before[i * LANES + j]
+    for i in range(size // LANES * LANES, size):
+        j = i - size // LANES * LANES
+        x = <double>after[i] - <double>before[i]
+        of_g[j] = of_g[j] + <double>g[i] * <double>g[i]
+        of_move[j] = of_move[j] + x * x
+        of_p[j] = of_p[j] + <double>before[i] * <double>before[i]
+    sums[0] += fold_lanes(of_g)
+    sums[1] += fold_lanes(of_move)
+    sums[2] += fold_lanes(of_p)
+
+cdef inline void measure_moved(double* sums, const real* before, const TensorView* view, const GradientView* gradient,
+                               Py_ssize_t start, Py_ssize_t size) noexcept nogil:
+    """Add the squares of consecutive elements that were kept before their step."""
+    cdef uint64_t[TILE] raw
+    cdef real[TILE] scratch_p
+    cdef real[TILE] scratch_g
+    cdef const real* p
+    cdef const real* g
+    cdef Py_ssize_t i = 0, n
+    while i < size:
+        n = size - i if size - i < TILE else TILE
+        p = load_param(scratch_p, raw, view, start + i, n)
+        g = load_tile(scratch_g, raw, <char*>gradient.g, gradient.layout, NULL, gradient.stored, start + i, n)
+        add_squares(sums, g, before + i, p, n)
+        i += n
