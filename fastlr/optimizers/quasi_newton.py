@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from .._engine.tensors import Array, Tensor, values
+from .bounds import read_bounds
 from .declaration import Hyper, HyperParameter
 from .linesearch import MOST_EVALUATIONS, Trial, all_finite, armijo, check_conditions, natural, number, strong_wolfe
 from .resumable import Assign, Resumable, bound_parameters, checked_gradients
@@ -85,6 +86,12 @@ class LBFGS(Resumable):
         "wolfe" (strong Wolfe conditions, see `line_search`), "armijo" (halving), or None (the step is `lr`).
     c1, c2
         The constants of its conditions.
+    bounds
+        A pair (low, high) for all parameters, or a mapping name -> pair; each a number, an array of the parameter's
+        shape, or None. Parameters outside are first moved to their bounds. Elements at a bound that the negative
+        gradient leads across stay, the direction is that of the others alone, and a search goes along the direction
+        projected into the bounds (Bertsekas 1982, https://doi.org/10.1137/0320018), until the Armijo condition holds:
+        "wolfe" is then "armijo". `tolerance_grad` is of the projected gradient.
 
     Where the loss or gradient is not finite, the trial step was too long; without a line search the parameters return
     to the values before the iteration, the pairs are dropped, and the step ends.
@@ -109,7 +116,8 @@ class LBFGS(Resumable):
 
     def __init__(self, params: Any, lr: Hyper = 1.0, *, history: int = 10, max_iter: int = 20,
                  max_eval: int | None = None, tolerance_grad: float = 1e-7, tolerance_change: float = 1e-9,
-                 line_search: Literal["wolfe", "armijo"] | None = "wolfe", c1: float = 1e-4, c2: float = 0.9) -> None:
+                 line_search: Literal["wolfe", "armijo"] | None = "wolfe", c1: float = 1e-4, c2: float = 0.9,
+                 bounds: Any = None) -> None:
         who = type(self).__name__
         self._history = natural(who, "history", history)
         self.max_iter = max_iter
@@ -129,6 +137,7 @@ class LBFGS(Resumable):
             size += tensor.array.size
         wide = any(tensor.is_double for tensor in self._bound)
         self._dtype: Any = np.float64 if wide else np.float32
+        self._bounds = read_bounds(bounds, self._bound, self._dtype, who)
         self._epsilon = float(np.finfo(self._dtype).eps)
         self._s: Array = np.zeros((self._history, size), self._dtype)
         self._y = np.zeros_like(self._s)
@@ -221,6 +230,8 @@ class LBFGS(Resumable):
 
     def _step(self, closure: Closure) -> float:
         evaluations = self._evaluations
+        if self._bounds is not None:
+            self._scatter(self._bounds.project(self._gathered()))
         loss, g = self._evaluated(closure)
         if not (isfinite(loss) and all_finite(g)):
             self._evaluations = evaluations
@@ -232,7 +243,8 @@ class LBFGS(Resumable):
         while self._reason is None:
             iterations += 1
             self._store_pair(g)
-            loss, g, unchanged = self._iterated(closure, loss, g, iterations == self.max_iter)
+            iterate = self._iterated if self._bounds is None else self._iterated_within
+            loss, g, unchanged = iterate(closure, loss, g, iterations == self.max_iter)
             if self._reason is None:
                 self._reason = "max_iter iterations" if iterations == self.max_iter else \
                     "max_eval evaluations" if self._evaluations - evaluations >= self.max_eval else \
@@ -293,6 +305,56 @@ class LBFGS(Resumable):
             unchanged = "the loss changed by less than tolerance_change"
         return end.value, end.gradient, unchanged
 
+    def _iterated_within(self, closure: Closure, loss: float, g: Array, last: bool) -> tuple[float, Array, str | None]:
+        """One iteration within bounds: as `_iterated`, along a direction that is projected."""
+        assert self._bounds is not None
+        bounds, x = self._bounds, self._gathered()
+        free = ~bounds.blocked(x, g)
+        d = self._direction(g * free, free)
+        if not float(np.dot(g, d)) < 0:
+            d = -g * free
+        if not float(np.dot(g, d)) <= -self.tolerance_change:
+            self._reason = "the slope is within tolerance_change"
+            return loss, g, None
+        step = self._rate() * (min(1.0, 1.0 / absolute_sum(g)) if self._t == 0 else 1.0)
+        if step == 0:
+            self._reason = "lr is 0"
+            self._t += 1
+            return loss, g, None
+        try:
+            for _ in range(MOST_EVALUATIONS):
+                there = bounds.project(x + d * step)
+                moved = there - x
+                self._scatter(there)
+                if self.line_search is None and last:
+                    value, gradient = loss, g          # (the next step evaluates the closure there)
+                    break
+                value, gradient = self._evaluated(closure)
+                whole = isfinite(value) and all_finite(gradient)
+                if whole and (self.line_search is None or value <= loss + self.c1 * float(np.dot(g, moved))):
+                    break
+                if self.line_search is None:
+                    self._reason = "the loss or its gradient is not finite after the step"
+                    break
+                step /= 2
+            else:
+                self._reason = "no step was found that lowers the loss"
+        except BaseException:
+            self._scatter(x)
+            raise
+        if self._reason is not None:
+            self._scatter(x)
+            self._held, self._length, self._scale = 0, 0.0, 1.0
+            return loss, g, None
+        self._t += 1
+        self._d[...], self._g[...], self._length = moved, g, 1.0
+        unchanged = None
+        if largest(moved) <= self.tolerance_change:
+            unchanged = "the parameters moved by no more than tolerance_change"
+        elif abs(value - loss) < self.tolerance_change:
+            unchanged = "the loss changed by less than tolerance_change"
+        return value, gradient, unchanged
+
     def _store_pair(self, g: Array) -> None:
         """Keep the latest step and the change of the gradient along it, where s.y > epsilon y.y."""
         if not self._length:
@@ -307,9 +369,11 @@ class LBFGS(Resumable):
             self._scale = scale
         self._length = 0.0
 
-    def _direction(self, g: Array) -> Array:
-        """-H g by the two-loop recursion."""
+    def _direction(self, g: Array, free: Array | None = None) -> Array:
+        """-H g by the two-loop recursion; where only some elements are free, of those alone."""
         rows = [(self._newest - k) % self._history for k in range(self._held)]
+        if free is not None and not free.all():
+            return self._direction_of(g[free], free, rows)
         q: Array = -g
         along: dict[int, float] = {}
         for k in rows:
@@ -320,7 +384,30 @@ class LBFGS(Resumable):
             q += (along[k] - float(np.dot(self._y[k], q)) / self._curves[k]) * self._s[k]
         return q
 
+    def _direction_of(self, g: Array, free: Array, rows: list[int]) -> Array:
+        """The same of the free elements, with the pairs that are of positive curvature among them."""
+        pairs = []
+        for k in rows:
+            s, y = self._s[k][free], self._y[k][free]
+            curve, scale = curvature(y, s)
+            if scale > self._epsilon and curve >= np.finfo(self._dtype).tiny:
+                pairs.append((s, y, curve, scale))
+        q: Array = -g
+        along = []
+        for s, y, curve, _ in pairs:
+            along.append(float(np.dot(s, q)) / curve)
+            q -= along[-1] * y
+        q *= pairs[0][3] if pairs else 1.0
+        for (s, y, curve, _), a in zip(reversed(pairs), reversed(along), strict=True):
+            q += (a - float(np.dot(y, q)) / curve) * s
+        d = np.zeros_like(self._d)
+        d[free] = q
+        return d
+
     def _converged(self, g: Array) -> str | None:
+        if self._bounds is not None:
+            x = self._gathered()
+            g = x - self._bounds.project(x - g)
         within = largest(g) <= self.tolerance_grad
         return "the gradient is within tolerance_grad" if within else None
 

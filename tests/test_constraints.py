@@ -1,0 +1,250 @@
+"""Constraints: each step ends where the step without one, projected, ends; in every layout, storage and stage."""
+import numpy as np
+import pytest
+import registry  # noqa: F401  (it gives steps the loss or the curvature that some rules need)
+from registry import every_optimizer
+
+import fastlr
+from fastlr import constraints
+from fastlr.constraints import box, max_norm, nonnegative, simplex, unit_norm
+
+
+def rows_of(p, axis):
+    return p.reshape(len(p), -1) if axis == 0 and p.ndim > 1 else p.reshape(1, -1)
+
+
+def projected(p, constraint):
+    """The nearest point, in float64."""
+    x = np.float64(p)
+    if constraint.kind == "box":
+        return np.clip(x, constraint.low, constraint.high)
+    rows = rows_of(x, constraint.axis)
+    norms = np.sqrt((rows**2).sum(axis=1, keepdims=True))
+    if constraint.kind == "max_norm":
+        return (rows * np.minimum(1, constraint.high / norms)).reshape(p.shape)
+    if constraint.kind == "unit_norm":
+        return (rows * constraint.high / norms).reshape(p.shape)
+    return np.stack([on_simplex(row, constraint.high) for row in rows]).reshape(p.shape)
+
+
+def on_simplex(row, total):
+    """By sorting: Held, Wolfe & Crowder 1974."""
+    u = np.sort(row)[::-1]
+    above = (np.cumsum(u) - total) / np.arange(1, len(u) + 1)
+    tau = above[np.nonzero(u > above)[0][-1]]
+    return np.maximum(row - tau, 0)
+
+
+EVERY = [box(-0.5, 0.4), nonnegative(), max_norm(1.5), unit_norm(), simplex(), simplex(2.5), max_norm(3.0, axis=None),
+         unit_norm(axis=None, norm=2.0), simplex(axis=None)]
+every_constraint = pytest.mark.parametrize("constraint", EVERY, ids=repr)
+SHAPES = {"w": (7, 300), "cube": (3, 5, 4), "vector": (40,), "long": (2, 40_001), "one": (1, 1)}
+
+
+def normal(seed, shapes=SHAPES, dtype=np.float64):
+    rng = np.random.default_rng(seed)
+    return {name: rng.normal(size=shape).astype(dtype) for name, shape in shapes.items()}
+
+
+@every_constraint
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_step_ends_at_the_projection(constraint, dtype):
+    params, plain = normal(0, dtype=dtype), normal(0, dtype=dtype)
+    opt, other = fastlr.AdamW(params, lr=0.1, constraint=constraint), fastlr.AdamW(plain, lr=0.1)
+    tolerance = 2e-6 if dtype == np.float32 else 1e-14
+    for k in range(4):
+        grads = normal(10 + k, dtype=dtype)
+        opt.step(grads)
+        other.step(grads)
+        for name, p in plain.items():
+            p[...] = projected(p, constraint)
+            np.testing.assert_allclose(params[name], p, rtol=0, atol=tolerance * max(1, np.abs(p).max()))
+            p[...] = params[name]
+
+
+@every_optimizer
+def test_every_optimizer_can_be_constrained(cls):
+    shapes = {"w": (6, 4), "table": (5, 4)}
+    params, plain = normal(0, shapes), normal(0, shapes)
+    opt = cls(params, lr=0.1, constraint={"w": unit_norm(), "table": box(-0.2, 0.3)}, ema_decay=0.5)
+    other = cls(plain, lr=0.1)
+    for k in range(3):
+        grads = normal(20 + k, shapes)
+        means = {name: x.copy() for name, x in opt.ema.items()}
+        opt.step(grads)
+        other.step(grads)
+        if cls.shared or "x" in cls.slots:         # (whose later steps depend on where the parameter was left)
+            assert np.abs(params["table"]).max() <= 0.3
+            continue
+        plain["w"][...], plain["table"][...] = projected(plain["w"], unit_norm()), projected(plain["table"], box(-0.2, 0.3))
+        for name in shapes:
+            np.testing.assert_allclose(params[name], plain[name], rtol=1e-9, atol=1e-12)
+            np.testing.assert_allclose(opt.ema[name], 0.5 * means[name] + 0.5 * params[name], rtol=1e-12)
+            plain[name][...] = params[name]
+
+
+@pytest.mark.parametrize("options", [
+    {}, {"clip_norm": 0.1}, {"clip_tensor_norm": 0.1, "maximize": True}, {"clip_adaptive": 0.1}, {"clip_value": 0.2},
+    {"clip_adaptive": 0.1, "clip_norm": 5.0}, {"lr_scale": 0.5}, {"ema_decay": 0.9}, {"shadow": "bfloat16"},
+    {"state_dtype": "bfloat16"}, {"state_dtype": "int8"}, {"nonfinite": "skip"}, {"weight_decay": 0.1, "decay": "coupled"}],
+    ids=repr)
+def test_a_constraint_that_holds_changes_no_bit(options):
+    for constraint in (box(-1e9, 1e9), max_norm(1e9), max_norm(1e9, axis=None)):
+        arrays = []
+        for given in (None, constraint):
+            params = normal(0, {"w": (64, 77), "long": (3, 33_333), "v": (5000,)}, np.float32)
+            opt = fastlr.Adam(params, lr=0.1, constraint=given, **options)
+            for k in range(3):
+                opt.step(normal(30 + k, {"w": (64, 77), "long": (3, 33_333), "v": (5000,)}, np.float32))
+            arrays.append([p.tobytes() for p in params.values()] + [
+                x.tobytes() for slots in opt.state.values() for x in slots.values()]
+                + [x.tobytes() for x in (opt.shadow.values() if "shadow" in options else ())])
+        assert arrays[0] == arrays[1]
+
+
+@every_constraint
+def test_threads_and_layouts_change_no_bit(constraint):
+    if constraint.axis is None and constraint.kind != "box":
+        shapes = {"w": (70, 1000)}
+    else:
+        shapes = {"w": (70, 1000), "small": (5, 6)}
+    found = set()
+    before = fastlr.get_num_threads()
+    for threads, strided in ((1, False), (2, False), (2, True)):
+        fastlr.set_num_threads(threads)
+        params = normal(0, shapes, np.float32)
+        if strided:
+            params = {name: np.repeat(p, 2, axis=1)[:, ::2] for name, p in params.items()}
+        opt = fastlr.SGD(params, lr=0.3, constraint=constraint)
+        for k in range(2):
+            opt.step(normal(40 + k, shapes, np.float32))
+        found.add(b"".join(np.ascontiguousarray(p).tobytes() for p in params.values()))
+    fastlr.set_num_threads(before)
+    assert len(found) == 1
+
+
+def test_columns_are_rows_of_the_transposed_view():
+    w = np.random.default_rng(0).normal(size=(20, 3))
+    fastlr.SGD({"w": w.T}, lr=0.1, constraint=unit_norm()).step({"w": np.ones((3, 20))})
+    np.testing.assert_allclose(np.sqrt((w**2).sum(axis=0)), 1, rtol=1e-14)
+
+
+@pytest.mark.parametrize("stored", ["float16", "bfloat16", "split"])
+def test_bounds_hold_in_16_bits(stored):
+    w = np.random.default_rng(0).normal(size=3000).astype(np.float32)
+    if stored == "float16":
+        p, options = w.astype(np.float16), {}
+    else:
+        p, options = (w.view(np.uint32) >> 16).astype(np.uint16), {"dtype": "bfloat16"}
+    options |= {"master": "split"} if stored == "split" else {"rounding": "stochastic"}
+    opt = fastlr.Adam({"w": p}, lr=0.5, constraint=box(-0.1, 0.3), shadow="float16" if stored == "split" else None, **options)
+    for k in range(3):
+        opt.step({"w": np.random.default_rng(k).normal(size=3000).astype(np.float32)})
+        x = opt.master["w"]
+        bound = np.float32(0.3) if stored == "split" else constraints.rounded(0.3, stored)
+        assert x.max() == bound and x.min() == (np.float32(-0.1) if stored == "split" else constraints.rounded(-0.1, stored))
+        if stored == "split":
+            assert opt.shadow["w"].tobytes() == x.astype(np.float16).tobytes()
+
+
+def test_norms_that_overflow_or_vanish_and_what_is_not_finite():
+    p = {"large": np.array([[3e200, 4e200], [3e-200, 4e-200], [0.0, 0.0]])}
+    opt = fastlr.SGD(p, lr=0.0, constraint=unit_norm())
+    opt.step({"large": np.zeros((3, 2))})
+    np.testing.assert_allclose(p["large"], [[0.6, 0.8], [0.6, 0.8], [0, 0]], rtol=1e-15)
+    q = np.array([np.nan, 5.0, -np.inf])
+    fastlr.SGD(q, lr=0.0, constraint=box(0, 1)).step(np.zeros(3))
+    assert np.isnan(q[0]) and q[1:].tolist() == [1, 0]
+    r = np.array([[np.inf, 1.0], [np.nan, 1.0]])
+    fastlr.SGD(r, lr=0.0, constraint=simplex()).step(np.zeros((2, 2)))     # (ends, whatever it gives)
+
+
+def test_rows_of_a_table_are_constrained_as_they_move():
+    rng = np.random.default_rng(0)
+    for constraint in (max_norm(1.0), box(-0.5, 0.5), unit_norm(), simplex()):
+        table, plain, rows = rng.normal(size=(50, 8)), None, np.array([3, 7, 3, 20])
+        plain, g = table.copy(), rng.normal(size=(4, 8))
+        fastlr.SGD({"t": table}, lr=0.1, constraint=constraint).step_rows("t", rows, g)
+        fastlr.SGD({"t": plain}, lr=0.1).step_rows("t", rows, g)
+        moved = np.unique(rows)
+        plain[moved] = projected(plain[moved], constraint)
+        np.testing.assert_allclose(table, plain, atol=1e-15)
+    opt = fastlr.SGD({"t": table}, constraint=max_norm(1.0), ema_decay=0.9)
+    with pytest.raises(ValueError, match="a running mean of a constrained parameter needs whole steps"):
+        opt.step_rows("t", rows, g)
+    with pytest.raises(ValueError, match="a constraint over more than a row needs whole steps"):
+        fastlr.SGD({"t": table}, constraint=max_norm(1.0, axis=None)).step_rows("t", rows, g)
+
+
+def test_a_parameter_without_a_gradient_stays_and_constrain_brings_all_in():
+    p = {"a": np.full(3, 5.0), "b": np.full(3, 5.0)}
+    opt = fastlr.SGD(p, lr=1.0, constraint=box(0, 1), shadow="float16")
+    opt.step({"a": np.zeros(3), "b": None})
+    assert p["a"].tolist() == [1, 1, 1] and p["b"].tolist() == [5, 5, 5]
+    opt.constrain()
+    assert p["b"].tolist() == [1, 1, 1] and opt.shadow["b"].tolist() == [1, 1, 1] and opt.t == 1
+
+
+def test_groups_added_later_resume_and_options(tmp_path):
+    def made(seed):
+        p = normal(seed, {"a": (4, 6), "b": (5, 3)})
+        opt = fastlr.Adam({"a": p["a"]}, lr=0.1, constraint=lambda name, array: unit_norm() if name == "a" else box(0, 1))
+        opt.add_group({"b": p["b"]})
+        return p, opt
+
+    (p, opt), (q, other) = made(0), made(1)
+    steps = [[{"a": g["a"]}, {"b": g["b"]}] for g in (normal(k, {"a": (4, 6), "b": (5, 3)}) for k in range(5))]
+    for g in steps[:3]:
+        opt.step(g)
+    fastlr.save(tmp_path / "run", opt)
+    fastlr.load(tmp_path / "run", other)
+    for g in steps[3:]:
+        opt.step(g)
+        other.step(g)
+    assert [x.tobytes() for x in p.values()] == [x.tobytes() for x in q.values()]
+    free = fastlr.Adam([{"params": {"a": p["a"]}}, {"params": {"b": p["b"]}}])
+    with pytest.raises(fastlr.CheckpointError, match="saved with constraint = "):
+        fastlr.load(tmp_path / "run", free)
+
+
+@pytest.mark.parametrize("wrapper", [lambda opt: fastlr.Lookahead(opt, k=2), fastlr.GradientCentralization])
+def test_wrappers(wrapper):
+    p = normal(0, {"w": (4, 6)})
+    opt = wrapper(fastlr.SGD(p, lr=0.5, constraint=box(-0.25, 0.25)))
+    for k in range(4):
+        opt.step(normal(k, {"w": (4, 6)}))
+        assert np.abs(p["w"]).max() <= (0.25 if isinstance(opt, fastlr.GradientCentralization) or k % 2 == 0 else 3)
+
+
+def test_it_is_as_optax_keeps_parameters_nonnegative():
+    """optax.keep_params_nonnegative: where p + u < 0, u = -p."""
+    p = np.abs(np.random.default_rng(0).normal(size=100))
+    q = p.copy()
+    opt = fastlr.SGD(p, lr=0.7, constraint=nonnegative())
+    for k in range(5):
+        g = np.random.default_rng(k).normal(size=100)
+        opt.step(g)
+        u = -0.7 * g
+        q = q + np.where(q + u < 0, -q, u)
+        assert p.tobytes() == q.tobytes()
+
+
+@pytest.mark.parametrize(("make", "error", "reason"), [
+    (lambda: box(1, 0), ValueError, "box: low must be at most high, got 1.0 and 0.0"),
+    (lambda: box("a"), TypeError, "box: low must be a number, got 'a'"),
+    (lambda: box(float("nan")), ValueError, "box: low must not be NaN"),
+    (lambda: box(np.inf), ValueError, "a finite number must lie between"),
+    (lambda: max_norm(0), ValueError, "max_norm: limit must be positive and finite, got 0.0"),
+    (lambda: unit_norm(axis=1), ValueError, "unit_norm: axis must be 0 .rows. or None"),
+    (lambda: simplex(-1), ValueError, "simplex: total must be positive"),
+    (lambda: fastlr.SGD(np.zeros(1), constraint="nonneg"), TypeError, "SGD: constraint of '0': must be one of fastlr.constr"),
+    (lambda: fastlr.SGD({"w": np.zeros(1)}, constraint={"v": box(0)}), ValueError, "constraint names no parameter: 'v'"),
+    (lambda: fastlr.SGD(np.zeros(4, np.float16), constraint=simplex()), ValueError,
+     "simplex needs float32 or float64, as norms and sums of float16 are only rough"),
+    (lambda: fastlr.SGD(np.zeros(4, np.uint16), dtype="bfloat16", constraint=box(1.001, 1.002)), ValueError,
+     r"no bfloat16 lies in \[1.001, 1.002\]"),
+    (lambda: fastlr.SGD(np.zeros(4, np.float16), constraint=box(1e6, 2e6)), ValueError, "no float16 lies in"),
+])
+def test_what_a_dtype_cannot_hold_is_refused(make, error, reason):
+    with pytest.raises(error, match=reason):
+        make()
