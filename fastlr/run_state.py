@@ -91,7 +91,7 @@ def well_formed(state: dict[str, Any]) -> bool:
         return (isinstance(state.get("optimizer"), str) and type(state.get("t")) is int and isinstance(parts, list)
                 and (inner is None or (isinstance(inner, dict) and well_formed(inner)))
                 and all(isinstance(part, dict) and well_formed(part) for part in parts))
-    if state.keys() - {"norms", "folded", "skipped", "shared", "convention", "lr_max", "options"} \
+    if state.keys() - {"norms", "folded", "skipped", "shared", "convention", "lr_max", "options", "frozen"} \
             != {"format", "optimizer", "t", "missed", "groups"}:
         return False
     if not (isinstance(state.get("shared", {}), dict) and isinstance(state.get("options", {}), dict)):

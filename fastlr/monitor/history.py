@@ -140,7 +140,9 @@ class History:
             it has none of these names yet, else the next one; the first is 1.
         opt
             The optimizer that made the update: its t, its ``lr`` (a schedule's at the update that is done; of further
-            groups ``lr.1``, ``lr.2``, ...) and, where it was measured, its ``grad_norm`` are recorded too. Of an
+            groups ``lr.1``, ``lr.2``, ...) and, where it was measured, its ``grad_norm`` are recorded too; where
+            each tensor is measured (`Optimizer.measure`), ``grad_norm/NAME``, ``update_norm/NAME``,
+            ``update_ratio/NAME`` (the update's norm by the parameter's) and ``clipped/NAME`` (a share). Of an
             optimizer of torch, t is the ``step`` in its state, where that has one, and ``lr`` is what its groups have:
             record before the scheduler's step.
 
@@ -436,6 +438,10 @@ def read_optimizer(opt: Any) -> tuple[int | None, Row]:
     row = {}
     for k, lr in enumerate(rates):
         row["lr" if k == 0 else f"lr.{k}"] = float(lr(max((t or 0) - 1, 0)) if callable(lr) else lr)
+    if getattr(opt, "measures", False):
+        for name, of in opt.measured.items():
+            row |= {f"grad_norm/{name}": of.grad_norm, f"update_norm/{name}": of.update_norm,
+                    f"update_ratio/{name}": of.ratio, f"clipped/{name}": of.clipped}
     norm = getattr(opt, "grad_norm", None)
     if norm is not None:
         row["grad_norm"] = float(norm)

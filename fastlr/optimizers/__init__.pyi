@@ -125,6 +125,7 @@ class _Common(TypedDict, total=False):
     lr_scale: Any
     shadow: Any
     master: Literal["split"] | None
+    constraint: Any
     convention: str | None
     lr_max: float | None
     clip_value: float | None

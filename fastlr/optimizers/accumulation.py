@@ -147,7 +147,7 @@ class GradientAccumulation(Wrapper):
 
     def _plain_state(self) -> dict[str, Any]:
         batches, total, given, loss_sum = self._added()
-        plain = {"k": self._k, "batches": batches, "count": total, "given": sorted(given)}
+        plain = {"k": self._k, "batches": batches, "count": total, "given": sorted(given & self._own.keys())}
         return plain if loss_sum is None else plain | {"loss_sum": loss_sum}
 
     def _parsed(self, d: Mapping[str, Any], who: str) -> Assign:

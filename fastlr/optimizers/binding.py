@@ -35,9 +35,16 @@ from .structure import Structure
 DECAYS = ("coupled", "decoupled", "independent", "corrected")
 
 #: What people write, and what it is called here.
-OTHER_NAMES = {"learning_rate": "lr", "rate": "lr", "betas": "beta1", "wd": "weight_decay", "l2": "weight_decay",
-               "max_norm": "clip_norm", "clipnorm": "clip_tensor_norm", "global_clipnorm": "clip_norm",
-               "clipvalue": "clip_value", "epsilon": "eps", "param_groups": "groups"}
+OTHER_NAMES = {"learning_rate": "lr", "rate": "lr", "alpha": "lr", "lr_schedule": "lr", "lr_scheduler": "lr",
+               "schedule": "lr", "betas": "beta1", "b1": "beta1", "b2": "beta2", "beta": "momentum", "mu": "momentum",
+               "wd": "weight_decay", "l2": "weight_decay", "l2_penalty": "weight_decay", "epsilon": "eps",
+               "max_norm": "clip_norm", "max_grad_norm": "clip_norm", "grad_clip": "clip_norm",
+               "gradient_clip_val": "clip_norm", "global_clipnorm": "clip_norm", "clipnorm": "clip_tensor_norm",
+               "clipvalue": "clip_value", "use_ema": "ema_decay", "ema_momentum": "ema_decay",
+               "mu_dtype": "state_dtype", "weight_decay_mask": "decay_mask", "mask": "decay_mask",
+               "decoupled_weight_decay": "decay", "weight_decouple": "decay", "loss_scale": "grad_scale",
+               "bounds": "constraint", "constraints": "constraint", "parameters": "params",
+               "param_groups": "groups"}
 
 
 class BoundParameters(RuleClass, family=True):
@@ -51,12 +58,15 @@ class BoundParameters(RuleClass, family=True):
     _groups: tuple[Group, ...]
     _state: State
     _bound_fixed: list[Any]                # see `fixed_in_memory`
+    _measures = False                      # whether each tensor is measured
+    _frozen: frozenset[str] = frozenset()  # the parameters that take no gradient
     _bound: list[Any] | None               # gradients that steps read when they are given none
 
     def __init__(self, params: Any, lr: Hyper | None = None, *, grads: Any = None, state_dtype: Any = None,
                  dtype: Literal["bfloat16"] | None = None, decay: Any = None, decay_mask: Any = None,
                  lr_scale: Any = None, shadow: Any = None, master: Literal["split"] | None = None,
-                 convention: str | None = None, lr_max: float | None = None, **hyper: Any) -> None:
+                 constraint: Any = None, convention: str | None = None, lr_max: float | None = None,
+                 **hyper: Any) -> None:
         owner = type(self).__name__
         self._read_convention(convention)
         if lr is not None:
@@ -69,11 +79,12 @@ class BoundParameters(RuleClass, family=True):
             raise ValueError(f"{owner}: master must be 'split' or None, got {master!r}")
         state_dtype = named_dtype(state_dtype)
         self._state_dtype, self._dtype, self._shadow, self._master = state_dtype, dtype, shadow, master
-        # (groups of 8-bit states, too, belong to elements in the array's own order, and so do sums)
-        self._permuted = self._stages.permuted and state_dtype in (None, *STORAGES) and not self.reduces
+        # (groups of 8-bit states, rows of a constraint and sums, too, belong to elements in the array's own order)
+        self._permuted = self._stages.permuted and state_dtype in (None, *STORAGES) and not self.reduces \
+            and constraint is None
         self._shared = np.array([self._initial.get(name, 0.0) for name in self.shared])
         self._kept = self.slots if self._stages.ema_decay is None else (*self.slots, "ema")
-        self._decay_mask, self._lr_scale = decay_mask, lr_scale
+        self._decay_mask, self._lr_scale, self._constraint = decay_mask, lr_scale, constraint
         self._structure = Structure(are_groups(params))
         self._bound = None
         tensors: list[Tensor] = []
@@ -174,10 +185,19 @@ class BoundParameters(RuleClass, family=True):
                 if self.depends_on_param and tensor.lr_scales is not None:
                     raise ValueError(f"{owner}: lr_scale of {tensor.name!r}: must be a number, as a step of this rule "
                                      f"depends on more than an element's gradient, got an array")
+        if self._constraint is not None:
+            from ..constraints import set_constraint  # (imported where one is given, as few programs do)
+
+            given = per_tensor(self._constraint, tensors, owner, "constraint")
+            for tensor, constraint in zip(tensors, given, strict=True):
+                set_constraint(tensor, constraint, owner)
         if self._decay_mask is not None:
             for tensor, decays in zip(tensors, per_tensor(self._decay_mask, tensors, owner, "decay_mask"), strict=True):
                 tensor.decays = decays is None or bool(decays)
         self._set_decay(tensors)
+        if self._measures:
+            for tensor in tensors:
+                tensor.measured = True
 
     def _allocate(self, tensors: list[Tensor]) -> None:
         """Memory for the state of those tensors that have none."""
@@ -191,7 +211,13 @@ class BoundParameters(RuleClass, family=True):
                 new.append((tensor, stored))
         rule = self._rules[self._peer.rule]
         kinds = SlotKinds(rule.signature.nonnegative, rule.signature.position)
-        allocate(new, self._kept, self.memory, self._initial, kinds)
+        first = 0
+        while first < len(new):                # (by group, so that the memory of each can be freed)
+            group, end = new[first][0].group, len(new)
+            while new[end - 1][0].group != group:
+                end -= 1
+            allocate(new[first:end] if end - first < len(new) else new, self._kept, self.memory, self._initial, kinds)
+            first = end
         if not (rule.float32 and rule.float64):
             for tensor, _ in new:
                 if not (rule.float64 if tensor.is_double else rule.float32):
@@ -278,6 +304,10 @@ class BoundParameters(RuleClass, family=True):
                     tensor.prefix = self._structure.prefix(tensor.group)
                 self._bound = None
                 self._replan(new, len(added))
+                if self._frozen:
+                    from .changing import set_frozen
+
+                    set_frozen(self, self._frozen)
             except BaseException:
                 self._plan, self._structure, (self._groups, self._state, self._bound) = plan, structure, present
                 for tensor, snapshot in before:
@@ -347,25 +377,34 @@ class BoundParameters(RuleClass, family=True):
             raise ValueError(f"{owner}: {stages.norms_needed} cannot be set between accumulate and step, as what is "
                              f"accumulated was not measured")
 
-        def change() -> None:
-            new = self._planned(plan.tensors, self._groups, stages)
-            for group in self._groups:
-                new.set_peak(group._index, group._lr_max or 0.0)
-            if self._bound is not None:
-                new.bind(self._bound)
-            new.grad_norm, new.watched = plan.grad_norm, plan.watched
-            self._replan(new, stages=stages)
+        plan.retire(lambda: self._plan_again(stages))
 
-        plan.retire(change)
+    def _plan_again(self, stages: Stages) -> None:
+        """Go on with a plan of the same tensors and other stages."""
+        plan = self._plan
+        new = self._planned(plan.tensors, self._groups, stages)
+        for group in self._groups:
+            new.set_peak(group._index, group._lr_max or 0.0)
+        if self._bound is not None:
+            new.bind(self._without_frozen(self._bound))
+        new.grad_norm, new.watched = plan.grad_norm, plan.watched
+        self._replan(new, stages=stages)
 
     # Gradients
 
     def bind(self, grads: Any) -> None:
         """Read these gradient buffers in every `step()` that is given none: their memory must stay where it is."""
-        arrays = self._arranged(grads)
-        if self._plan.bind(arrays):
+        arrays = Structure.arranged(self._structure, grads, type(self).__name__)
+        if self._plan.bind(self._without_frozen(arrays)):
             self._bound_fixed = [fixed_in_memory(array) for array in arrays if isinstance(array, np.ndarray)]
         self._bound = arrays
+
+    def _without_frozen(self, arrays: list[Any]) -> list[Any]:
+        """Bound gradients, None for parameters that are frozen."""
+        if not self._frozen:
+            return arrays
+        return [None if tensor.name in self._frozen else array
+                for tensor, array in zip(self._plan.tensors, arrays, strict=True)]
 
     def _arranged(self, grads: Any, label: str = "grads") -> list[Any]:
         """Gradients in the order of the tensors."""

@@ -165,6 +165,37 @@ class SignatureOfClass:
         return Signature([written["params"], lr, *own, *common, *around])
 
 
+#: What every optimizer takes beside its hyper-parameters, in a line each; `Optimizer` has the whole of it.
+COMMON = {
+    "params": "an array, a sequence, a mapping, any nesting of these, or groups {'params': ..., 'lr': ...}",
+    "grads": "gradient buffers that are bound once; step() then takes none",
+    "clip_value": "bounds each gradient element to [-clip_value, clip_value]",
+    "clip_norm": "the largest norm of all gradients together",
+    "clip_tensor_norm": "the largest norm of each gradient",
+    "clip_adaptive": "adaptive clipping (AGC) of each unit; also clip_adaptive_eps, clip_adaptive_axis",
+    "clip_zscore": "clips norms that stand out among past ones; also clip_zscore_alpha, clip_zscore_warmup",
+    "nonfinite": "'propagate', 'skip' or 'raise', where a gradient holds NaN or infinity",
+    "ema_decay": "keeps a running mean of the parameters, opt.ema",
+    "decay": "how weight_decay works: 'coupled', 'decoupled', 'independent' or 'corrected' (then also lr_max)",
+    "decay_mask": "which parameters decay",
+    "lr_scale": "a factor of the learning rate for each tensor or element",
+    "constraint": "where steps leave parameters: one of fastlr.constraints",
+    "state_dtype": "how the state is stored: 'float32', 'float64', 'bfloat16', 'float16' or 'int8'",
+    "rounding": "'nearest' or 'stochastic', of 16-bit values; also seed",
+    "shadow": "keeps a 16-bit copy of the parameters, opt.shadow",
+    "master": "'split': bfloat16 parameters that train as float32",
+    "dtype": "'bfloat16' says that uint16 arrays hold its bits",
+    "maximize": "ascend instead of descend",
+    "convention": "'torch', 'optax', 'keras', ...: the rule as they have it, where they differ",
+}
+
+
+def common_keywords() -> str:
+    """A paragraph for the docstring of each optimizer."""
+    lines = "\n".join(f"        {name}: {text}." for name, text in COMMON.items())
+    return f"\n    Keywords of every optimizer, which `fastlr.Optimizer` describes::\n\n{lines}\n    "
+
+
 def type_of(annotation: Any) -> Any:
     """The type that a class body names: those that options have."""
     return {"int": int, "bool": bool, "float": float, "str": str}.get(annotation, Any)

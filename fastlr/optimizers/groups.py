@@ -110,6 +110,8 @@ def bound(params: Any, owner: str, index: int = 0, prefix: str = "grads", before
     """The structure of one group of parameters, its tensors, and the containers whose entries may be replaced."""
     taken = {tensor.name for tensor in before}
     first = len(taken)
+    if str(first) in taken or any(name.isdecimal() and int(name) >= first for name in taken):  # (a group was dropped)
+        first = max(int(name) for name in taken if name.isdecimal()) + 1
     container, arrays, watched = opened(params, owner)
     counted = container is None or container.kind == "sequence"
     tensors = []

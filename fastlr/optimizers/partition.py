@@ -182,6 +182,49 @@ class Partition(Resumable):
         """The numbers that the next step will use: for each group, its part and its hyper-parameters."""
         return [(label, group.current) for label, part in self._parts.items() for group in part.groups]
 
+    def measure(self, on: bool = True) -> None:
+        """Measure each tensor in every step, as `Optimizer.measure`."""
+        for part in self._parts.values():
+            part.measure(on)
+
+    @property
+    def measures(self) -> bool:
+        """Whether each tensor is measured."""
+        return all(part.measures for part in self._parts.values())
+
+    @property
+    def measured(self) -> dict[str, Any]:
+        """Norms of each tensor's gradient, update and values in the latest step, by name."""
+        return {name: found for part in self._parts.values() for name, found in part.measured.items()}
+
+    def freeze(self, *what: Any) -> None:
+        """Let parameters stay as they are, as `Optimizer.freeze`."""
+        self._set_frozen("freeze", what)
+
+    def unfreeze(self, *what: Any) -> None:
+        """Let frozen parameters move again; all of them if none are given."""
+        self._set_frozen("unfreeze", what or ("*",))
+
+    def _set_frozen(self, call: str, what: tuple[Any, ...]) -> None:
+        names: list[str] = []
+        known = [tensor.name for tensor in self._in_order]
+        for each in what:
+            found = list(each.params) if isinstance(each, Group) else [
+                name for name in known if fnmatchcase(name, each)]
+            if not found:
+                raise ValueError(f"{type(self).__name__}: {call}: {each!r} matches no parameter"
+                                 f"{nearest(str(each), known)}")
+            names += found
+        for part in self._parts.values():
+            own = [tensor.name for tensor in tensors_of(part) if tensor.name in names]
+            if own:
+                getattr(unwrapped(part), call)(*(literal(name) for name in own))
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """The names of the parameters that are frozen."""
+        return tuple(name for part in self._parts.values() for name in unwrapped(part).frozen)
+
     @property
     def needs_loss(self) -> bool:
         """Whether a part's step is given the loss."""
@@ -377,6 +420,11 @@ class Partition(Resumable):
     def __repr__(self) -> str:
         inside = ", ".join(f"{label!r}: {part!r}" for label, part in self._parts.items())
         return f"{type(self).__name__}({inside})"
+
+
+def literal(name: str) -> str:
+    """A pattern that matches this name alone."""
+    return "".join(f"[{c}]" if c in "*?[" else c for c in name)
 
 
 def checked_nonfinite(value: Any) -> str:

@@ -11,6 +11,7 @@ from .declaration import (
     HyperParameter,
     InitialState,
     Option,
+    common_keywords,
     nearest,
     within,
 )
@@ -29,6 +30,7 @@ Declaration = HyperParameter | InitialState | Option
 DECLARATIONS = frozenset((HyperParameter, InitialState, Option))
 
 PACKAGE = __name__.partition(".")[0]
+COMMON_KEYWORDS = common_keywords()
 
 
 class RuleClass:
@@ -87,6 +89,8 @@ class RuleClass:
         cls._read_conventions(cls.conventions if conventions is None else conventions)
         if own:
             cls._register()
+            if cls.__doc__ and cls.__module__.partition(".")[0] == PACKAGE:
+                cls.__doc__ = cls.__doc__.rstrip() + "\n" + COMMON_KEYWORDS
 
     @classmethod
     def _read_declarations(cls) -> dict[str, Declaration]:

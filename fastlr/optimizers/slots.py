@@ -27,6 +27,20 @@ class Slots(dict[str, Array]):
                              f"got {new.dtype} {new.shape}")
         array[...] = new
 
+    def decoded(self) -> dict[str, Array]:
+        """The numbers of each slot, as new arrays of float32 (or float64): of bfloat16 bits, and of 8-bit codes with
+        their scales.
+
+        >>> import numpy as np, fastlr
+        >>> opt = fastlr.Momentum({"w": np.zeros(5000, np.float32)}, state_dtype="int8")
+        >>> opt.step({"w": np.full(5000, 0.5, np.float32)})
+        >>> opt.state["w"]["m"].dtype, opt.state["w"].decoded()["m"][:2]
+        (dtype('int8'), array([0.5, 0.5], dtype=float32))
+        """
+        from .changing import decoded
+
+        return decoded(self)
+
     def _refuse(self, *_: Any, **__: Any) -> Any:
         raise TypeError(f"{self.label}: what there is cannot be changed; write into the arrays, [name][...] = x")
 

@@ -154,6 +154,8 @@ def options_of(opt: BoundParameters) -> dict[str, Any]:
     if opt._lr_scale is not None:
         scales = {tensor.name: lr_scale_of(tensor) for tensor in tensors}
         by_name["lr_scale"] = {name: scale for name, scale in scales.items() if scale != 1}
+    if opt._constraint is not None:
+        by_name["constraint"] = {tensor.name: list(tensor.constraint) for tensor in tensors if tensor.constraint}
     return options | {name: value for name, value in by_name.items() if value}
 
 
@@ -210,6 +212,8 @@ def described(opt: BoundParameters) -> dict[str, Any]:
         plain["convention"] = opt.convention
     if plan.accumulated:
         plain["folded"] = plan.accumulated
+    if opt._frozen:
+        plain["frozen"] = sorted(opt._frozen)
     if plan.skipped:
         plain["skipped"] = plan.skipped
     return plain
@@ -222,6 +226,7 @@ def prepared(opt: BoundParameters, d: Mapping[str, Any], strict: bool) -> Prepar
     refused.
     """
     owner, plan = f"{type(opt).__name__}.load_state_dict", opt._plan
+    opt._plan.refuse_replaced()
     refuse_foreign(opt, d, owner)
     report: list[str] = []
     if not strict:
@@ -242,6 +247,7 @@ def prepared(opt: BoundParameters, d: Mapping[str, Any], strict: bool) -> Prepar
     refuse_others(opt.state, d["state"], owner)
     norms = read_norms(opt, d, owner, strict)
     largest = read_largest_rates(opt, d, values, owner)
+    frozen = read_frozen(opt, d, owner)
     accumulated, skipped = (count(d.get(name, 0), owner, name) for name in ("folded", "skipped"))
 
     def write() -> None:
@@ -257,6 +263,10 @@ def prepared(opt: BoundParameters, d: Mapping[str, Any], strict: bool) -> Prepar
         plan.set_clock(t, missed)
         plan.norms = norms
         plan.accumulated, plan.skipped = accumulated, skipped
+        if frozen != opt._frozen:
+            from .changing import set_frozen
+
+            set_frozen(opt, frozen)
         opt.cast()
 
     return Prepared([plan], write, report + differences)
@@ -303,6 +313,14 @@ def read_group_values(opt: BoundParameters, group: Group, saved: Mapping[str, An
         raise ValueError(f"{where}: expected the parameters {group.params}, got {list(saved['params'])}")
     return {name: bounded.checked(from_plain(saved[name], group._values[name], name, owner), type(opt).__name__)
             for name, bounded in opt.hypers.items()}
+
+
+def read_frozen(opt: BoundParameters, d: Mapping[str, Any], owner: str) -> frozenset[str]:
+    """The frozen parameters in a state."""
+    names, frozen = {tensor.name for tensor in opt._plan.tensors}, d.get("frozen", [])
+    if not isinstance(frozen, list) or not all(isinstance(name, str) and name in names for name in frozen):
+        raise ValueError(f"{owner}: frozen must list names of parameters, got {frozen!r}")
+    return frozenset(frozen)
 
 
 def read_norms(opt: BoundParameters, d: Mapping[str, Any], owner: str, strict: bool) -> tuple[int, float, float]:

@@ -77,6 +77,12 @@ class Wrapper(Resumable):
         self._allocate()
         return group
 
+    def drop_group(self, group: Any) -> None:
+        """Let go of a group of parameters, as `drop_group` of the wrapped optimizer, and of what is kept of them."""
+        self.inner.drop_group(group)
+        names = {tensor.name for tensor in self._tensors}
+        self._own = {name: slots for name, slots in self._own.items() if name in names}
+
     def step_rows(self, *_: Any, **__: Any) -> None:
         """Refused: a wrapper updates whole tensors."""
         raise TypeError(f"{type(self).__name__}: updates whole tensors, not rows; {self._instead_of_rows}")

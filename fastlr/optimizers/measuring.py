@@ -1,0 +1,111 @@
+"""What steps tell of each tensor: the norms of its gradient, its update and its values; and functions around steps."""
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import inf, sqrt
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from .base import Optimizer
+
+Before = Callable[[Any, Any], object]
+After = Callable[[Any], object]
+
+
+class Measured(NamedTuple):
+    """One tensor in the latest step.
+
+    `grad_norm` is of the gradient, unscaled, before anything is clipped; `update_norm` of what the rule added to the
+    parameter, before a constraint; `param_norm` of the parameter before it; `ratio` is update_norm / param_norm;
+    `clipped` the share of the tensor's steps, since measuring began or an option was set, whose gradient was clipped
+    by a norm.
+    """
+
+    grad_norm: float
+    update_norm: float
+    param_norm: float
+    ratio: float
+    clipped: float
+
+
+def measured(opt: Optimizer) -> dict[str, Measured]:
+    """See `Optimizer.measured`."""
+    if not opt.measures:
+        raise RuntimeError(f"{type(opt).__name__}: nothing is measured; call measure() first")
+    found = {}
+    for tensor, sums in zip(opt._plan.tensors, opt._plan.measured(), strict=True):
+        g, moved, p = map(sqrt, sums[:3])
+        ratio = moved / p if p else inf if moved else 0.0
+        found[tensor.name] = Measured(g, moved, p, ratio, sums[3] / max(sums[4], 1))
+    return found
+
+
+def measure(opt: Optimizer, on: bool) -> None:
+    """See `Optimizer.measure`."""
+    tensors, before = opt._plan.tensors, opt.measures
+
+    def change() -> None:
+        try:
+            for tensor in tensors:
+                tensor.measured = on
+            opt._measures = on
+            opt._plan_again(opt._stages)
+        except BaseException:
+            for tensor in tensors:
+                tensor.measured = before
+            opt._measures = before
+            raise
+
+    if on != before:
+        opt._plan.retire(change)
+
+
+class Callbacks:
+    """The functions around an optimizer's steps: they take the place of its method `step` while there are any."""
+
+    def __init__(self, opt: Optimizer) -> None:
+        self.opt = opt
+        self.before: list[Before] = []
+        self.after: list[After] = []
+
+    def step(self, grads: Any = None, *arguments: Any, **keywords: Any) -> Any:
+        """The optimizer's step, with what comes before and after."""
+        for before in tuple(self.before):
+            before(self.opt, grads)
+        returned = type(self.opt).step(self.opt, grads, *arguments, **keywords)
+        for after in tuple(self.after):
+            after(self.opt)
+        return returned
+
+
+class Callback:
+    """What `add_callback` returned: `remove` takes the functions away."""
+
+    def __init__(self, callbacks: Callbacks, before: Before | None, after: After | None) -> None:
+        self._callbacks, self._before, self._after = callbacks, before, after
+
+    def remove(self) -> None:
+        """Call these functions no more; no effect the second time."""
+        callbacks = self._callbacks
+        for functions, function in ((callbacks.before, self._before), (callbacks.after, self._after)):
+            if function in functions:
+                functions.remove(function)         # type: ignore[arg-type]
+        if not callbacks.before and not callbacks.after and "step" in vars(callbacks.opt):
+            object.__delattr__(callbacks.opt, "step")
+
+
+def add_callback(opt: Optimizer, before: Before | None, after: After | None) -> Callback:
+    """See `Optimizer.add_callback`."""
+    for name, function in (("before", before), ("after", after)):
+        if function is not None and not callable(function):
+            raise TypeError(f"{type(opt).__name__}: add_callback: {name} must be a function, got {function!r}")
+    if before is None and after is None:
+        raise TypeError(f"{type(opt).__name__}: add_callback: give before=, after= or both")
+    step = vars(opt).get("step")
+    callbacks = Callbacks(opt) if step is None else step.__self__
+    if before is not None:
+        callbacks.before.append(before)
+    if after is not None:
+        callbacks.after.append(after)
+    object.__setattr__(opt, "step", callbacks.step)
+    return Callback(callbacks, before, after)
