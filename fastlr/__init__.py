@@ -1,4 +1,5 @@
 """fastlr: optimizers and learning-rate schedules as compiled kernels that update arrays in place."""
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 try:
@@ -20,6 +21,8 @@ from .configuration import show_config as show_config
 from .optimizers import *
 
 if TYPE_CHECKING:
+    from . import constraints as constraints
+    from . import interchange as interchange
     from . import kernels as kernels
     from . import schedules as schedules
     from .checkpoint import CheckpointError as CheckpointError
@@ -49,11 +52,37 @@ _LATER = {
     "History": "monitor", "diagnose": "monitor",
     "Plateau": "schedules.plateau",
     "find_lr": "tuning", "tune_lr": "tuning",
-    "kernels": "kernels", "schedules": "schedules",
+    "constraints": "constraints", "interchange": "interchange", "kernels": "kernels", "schedules": "schedules",
     "rule_from_pointers": "rules.pointers",
     "_C_API": "_engine.c_api",            # the table of include/fastlr/fastlr.h
     **{name: f"optimizers.{module}" for name, module in optimizers.LATER.items()},
 }
+
+
+def overview() -> str:
+    """What there is, for ``help(fastlr)``."""
+    def lines(names: Iterable[str]) -> str:
+        names = list(names)
+        return "\n".join("    " + ", ".join(names[k:k + 8]) for k in range(0, len(names), 8))
+
+    listed: dict[str, Iterable[str]] = {
+        "Optimizers (`help(fastlr.AdamW)`; what all have in common: `help(fastlr.Optimizer)`)":
+            [name for name in optimizers.__all__ if getattr(getattr(optimizers, name), "hypers", None)],
+        "Several optimizers as one, wrappers, averages of weights, and what needs a closure":
+            sorted(name for name in optimizers.LATER if name[0].isupper()),
+        "Schedules (`help(fastlr.schedules)`)": ["schedules", "Plateau"],
+        "Constraints after a step, and state from and to torch and optax": ["constraints", "interchange"],
+        "Looking for a learning rate": ["find_lr", "tune_lr", "line_search", "History", "diagnose"],
+        "Files, and loss scaling": ["save", "load", "CheckpointError", "LossScale"],
+        "For frameworks and rules of your own": ["kernels", "get_include", "rule_from_pointers", "Optimizer", "Hyper",
+                                                 "within", "Group"],
+        "Settings and lists": ["set_num_threads", "get_num_threads", "show_config", "list_optimizers",
+                               "create_optimizer"],
+    }
+    return "".join(f"\n\n{title}:\n{lines(names)}" for title, names in listed.items())
+
+
+__doc__ += overview() + "\n\nFor torch: `from fastlr.torch import AdamW`. Docs: README.md, docs/.\n"
 
 
 def __getattr__(name: str) -> Any:

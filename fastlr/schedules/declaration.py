@@ -217,10 +217,31 @@ def bind(
     return tuple([field.accept(who, given[k]) if k in given else field.default for k, field in fields.items()])
 
 
+#: What people write, and what it is called here (the first of them that there is), or how it is done.
+OTHER_NAMES: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("T_max", "T_0", "total_steps", "total_iters", "decay_steps", "num_training_steps", "num_steps",
+                     "max_steps", "transition_steps"), ("steps",)),
+    **dict.fromkeys(("learning_rate", "base_lr", "max_lr", "peak_lr", "init_value", "initial_learning_rate", "init_lr",
+                     "peak_value"), ("lr",)),
+    **dict.fromkeys(("eta_min", "min_lr", "end_value", "end_learning_rate", "end_lr", "min_value"),
+                    ("final", "min_scale")),
+    **dict.fromkeys(("gamma", "decay_rate"), ("factor", "drop", "decay")),
+    **dict.fromkeys(("step_size", "drop_every"), ("every", "interval")),
+    **dict.fromkeys(("milestones", "boundaries"), ("at",)),
+    **dict.fromkeys(("monitor", "metric"), ("mode",)),
+}
+WARMUP = ("warmup", "warmup_steps", "num_warmup_steps", "warmup_iters", "warmup_epochs", "warmup_target")
+
+
 def unknown(what: str, word: Any, known: Mapping[str, Any]) -> str:
     """`unknown argument 'step' (did you mean 'steps'?)`"""
     from difflib import get_close_matches
 
+    if word in WARMUP and what == "argument":
+        return f"unknown {what} {word!r} (every schedule has it as a method: .warmup(steps))"
+    for name in OTHER_NAMES.get(str(word), ()):
+        if name in known:
+            return f"unknown {what} {word!r} (did you mean {name!r}?)"
     near = get_close_matches(str(word), known, n=1, cutoff=0)
     return f"unknown {what} {word!r}" + (f" (did you mean {near[0]!r}?)" if near else "")
 

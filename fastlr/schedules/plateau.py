@@ -27,10 +27,11 @@ SETTINGS: dict[str, Field] = {
     "convention": one_of("torch", "optax", "keras", default="torch"),
     "accumulation_size": positive(default=1),
     "smoothing": within(0, 1, default=0.0),
+    "window": positive(default=1),
 }
 for _keyword, _field in SETTINGS.items():
     _field.keyword = _keyword
-STATE = ("scale", "best", "bad", "cooling", "total", "count", "smoothed")
+STATE = ("scale", "best", "bad", "cooling", "total", "count", "smoothed", "recent")
 ATTRIBUTES = dict.fromkeys([*SETTINGS, *STATE, "schedule"])
 
 
@@ -58,6 +59,7 @@ class Plateau:
             metrics of single batches.
         smoothing: in [0, 1): what is compared is the mean smoothing * mean + (1 - smoothing) * metric, which begins at
             the first metric. 0.9 keeps one low value by chance from being the best for long.
+        window: what is compared (and smoothed) is the mean of the last `window` metrics, or of those there are.
 
     All but the schedule are attributes that can be set at any time.
 
@@ -77,7 +79,8 @@ class Plateau:
     downwards too; and a Plateau composes with warmup, with cosine, with another Plateau.
     """
 
-    __slots__ = ("_settings", "bad", "best", "cooling", "count", "scale", "schedule", "smoothed", "total")
+    __slots__ = ("_settings", "bad", "best", "cooling", "count", "recent", "scale", "schedule", "smoothed",
+                 "total")
 
     def __init__(
         self,
@@ -92,10 +95,11 @@ class Plateau:
         convention: Convention = "torch",
         accumulation_size: int = 1,
         smoothing: float = 0.0,
+        window: int = 1,
     ) -> None:
         given = (
             factor, patience, threshold, cooldown, min_scale, mode, threshold_mode, convention, accumulation_size,
-            smoothing,
+            smoothing, window,
         )
         self._settings = settings(dict(zip(SETTINGS, given, strict=True)))
         self.schedule = schedule if callable(schedule) else constant(schedule)
@@ -116,6 +120,8 @@ class Plateau:
         self.count: int = 0
         #: The smoothed metric, None before the first; without smoothing the latest metric.
         self.smoothed: float | None = None
+        #: The last metrics, at most `window` of them.
+        self.recent: list[float] = []
 
     def __call__(self, t: Any) -> Any:
         return self.schedule(t) * self.scale
@@ -144,6 +150,9 @@ class Plateau:
             return False
         metric, self.total, self.count = metric / self.accumulation_size, 0.0, 0
         if isfinite(metric):
+            if self.window > 1:
+                self.recent = [*self.recent, metric][-self.window:]
+                metric = sum(self.recent) / len(self.recent)
             before = metric if self.smoothed is None or self.smoothing == 0 else self.smoothed
             metric = self.smoothed = metric + self.smoothing * (before - metric)
         improved = self._improved(metric)
@@ -163,6 +172,27 @@ class Plateau:
         self.scale = max(scale * self.factor, self.min_scale)
         return self.scale < scale
 
+    def follow(self, history: Any, name: str = "val_loss") -> Callable[[int, Mapping[str, float]], None]:
+        """Observe every value of a name that a `History` records from now on; `history.unfollow` of what this returns
+        ends it.
+
+        >>> plateau, history = fastlr.Plateau(1.0, factor=0.5, patience=0), fastlr.History()
+        >>> follower = plateau.follow(history)
+        >>> for loss in [2.0, 1.0, 1.5]:
+        ...     history.record(val_loss=loss)
+        >>> plateau.scale
+        0.5
+        """
+        if not isinstance(name, str):
+            raise TypeError(f"Plateau.follow: name must be text, got {name!r}")
+
+        def follower(t: int, row: Mapping[str, float]) -> None:
+            if name in row:
+                self.observe(row[name])
+
+        history.follow(follower)
+        return follower
+
     def _improved(self, metric: float) -> bool:
         if self.best is None or not isfinite(metric):
             return isfinite(metric)
@@ -181,7 +211,8 @@ class Plateau:
         """
         who = "Plateau.load_state_dict"
         if isinstance(d, Mapping):
-            d = {"smoothing": 0.0, "smoothed": None, **d}              # (which states saved by 0.1.0 do not have)
+            # (which states saved by earlier versions do not have)
+            d = {"smoothing": 0.0, "smoothed": None, "window": 1, "recent": [], **d}
         expected = {*STATE, *SETTINGS, "schedule"}
         if not isinstance(d, Mapping) or set(d) != expected:
             odd = sorted(map(str, expected ^ set(d))) if isinstance(d, Mapping) else type(d).__name__
@@ -193,6 +224,10 @@ class Plateau:
         for name in ("best", "total", "smoothed"):
             if not (d[name] is None or (isinstance(d[name], float | int) and isfinite(d[name]))):
                 raise ValueError(f"{who}: {name} must be a finite number or None, got {d[name]!r}")
+        recent = d["recent"]
+        if not isinstance(recent, list) or len(recent) > new["window"] or not all(
+                isinstance(x, float | int) and isfinite(x) for x in recent):
+            raise ValueError(f"{who}: recent must list at most {new['window']} finite numbers, got {recent!r}")
         if d["count"] >= new["accumulation_size"]:
             raise ValueError(f"{who}: count must be < accumulation_size, got {d['count']}")
         saved = d["schedule"]
