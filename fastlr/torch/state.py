@@ -11,27 +11,12 @@ from .._engine.arrays import BFloat16
 from .._engine.tensors import Tensor
 from .._engine.torch_tensors import array_over
 from ..optimizers.binding import BoundParameters
-
-ADAM = {"m": "exp_avg", "v": "exp_avg_sq", "vmax": "max_exp_avg_sq"}
-
-#: Slots whose name in torch is another, by fastlr's class.
-NAMES: dict[str, dict[str, str]] = {
-    "Momentum": {"m": "momentum_buffer"}, "Nesterov": {"m": "momentum_buffer"},
-    "Adam": ADAM, "AMSGrad": ADAM, "AdamW": ADAM, "NAdam": ADAM, "RAdam": ADAM, "NAdamW": ADAM, "RAdamW": ADAM,
-    "AdaMax": {"m": "exp_avg", "u": "exp_inf"},
-    "RMSprop": {"v": "square_avg"}, "RMSpropCentered": {"v": "square_avg", "a": "grad_avg"},
-    "RMSpropMomentum": {"v": "square_avg", "m": "momentum_buffer"},
-    "RMSpropCenteredMomentum": {"v": "square_avg", "a": "grad_avg", "m": "momentum_buffer"},
-    "AdaGrad": {"s": "sum"}, "AdaDelta": {"v": "square_avg", "u": "acc_delta"},
-    "Rprop": {"g_prev": "prev", "s": "step_size"},
-    "Adafactor": {"R": "row_var", "C": "col_var", "v": "variance"},
-    "Muon": {"m": "momentum_buffer"},
-}
+from ..optimizers.peer_names import TORCH
 
 
 def torch_name(cls: str, slot: str) -> str:
     """What torch calls a slot; its scales, where it has 8 bits, are named after it."""
-    names = NAMES.get(cls, {})
+    names = TORCH.get(cls, {})
     if slot.endswith("_scale") and slot[:-6] in names:
         return f"{names[slot[:-6]]}_scale"
     return names.get(slot, slot)
