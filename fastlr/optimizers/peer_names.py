@@ -23,7 +23,7 @@ OPTAX_ADAM = {"m": "mu", "v": "nu"}
 #: The fields of optax's states that hold slots.
 OPTAX: dict[str, dict[str, str]] = {
     "Momentum": {"m": "trace"}, "Nesterov": {"m": "trace"},
-    "Adam": OPTAX_ADAM, "AdamW": OPTAX_ADAM, "NAdam": OPTAX_ADAM, "NAdamW": OPTAX_ADAM, "RAdam": OPTAX_ADAM,
+    "Adam": OPTAX_ADAM, "AdamW": OPTAX_ADAM, "RAdam": OPTAX_ADAM,
     "AdaBelief": {"m": "mu", "s": "nu"}, "AMSGrad": {"m": "mu", "v": "nu", "vmax": "nu_max"},
     "AdaMax": {"m": "mu", "u": "nu"}, "Lion": {"m": "mu"},
     "RMSprop": {"v": "nu"}, "RMSpropCentered": {"v": "nu", "a": "mu"},
