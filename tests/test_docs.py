@@ -2,7 +2,9 @@
 import doctest
 import importlib
 import importlib.util
+import inspect
 import pkgutil
+import pydoc
 import re
 import runpy
 import shlex
@@ -10,6 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from registry import OPTIMIZERS
 
@@ -49,6 +52,44 @@ def test_readme_examples_run():
             assert doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(test).failed == 0
         else:
             exec(compile(block, "README.md", "exec"), {})
+
+
+def test_the_page_of_a_whole_run_is_so():
+    page = ROOT / "docs" / "runs.md"
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    test = doctest.DocTestParser().get_doctest("\n".join(blocks), {}, page.name, page.name, 0)
+    assert len(test.examples) > 50
+    assert doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(test).failed == 0
+
+
+def test_help_lists_what_there_is_and_the_keywords_of_every_optimizer():
+    from fastlr.optimizers.declaration import COMMON
+    named = set(re.findall(r"\w+", fastlr.__doc__))
+    assert {name for name in dir(fastlr) if name[0].isupper() and name not in ("Any", "TYPE_CHECKING", "Iterable")} <= named
+    assert {*fastlr.list_optimizers()} <= {name.lower() for name in named}
+    common = {*inspect.signature(fastlr.SGD).parameters} - {*fastlr.SGD.hypers}
+    said = " ".join(f"{name} {text}" for name, text in COMMON.items())
+    assert {name for name in common if not re.search(rf"\b{name}\b", said)} == set()
+    assert COMMON.keys() <= common
+    text = pydoc.plain(pydoc.render_doc(fastlr.AdamW))
+    assert all(f"{name}: {line}" in text for name, line in COMMON.items())
+    assert "Partition" in pydoc.plain(pydoc.render_doc(fastlr))[:4000]
+
+
+@pytest.mark.parametrize(("call", "hint"), [
+    (lambda: fastlr.Adam(np.zeros(1), betas=(0.9, 0.999)), "did you mean 'beta1'"),
+    (lambda: fastlr.Adam(np.zeros(1), learning_rate=0.1), "did you mean 'lr'"),
+    (lambda: fastlr.SGD(np.zeros(1), max_grad_norm=0.1), "did you mean 'clip_norm'"),
+    (lambda: fastlr.schedules.cosine(0.1, T_max=10), "did you mean 'steps'"),
+    (lambda: fastlr.schedules.cosine(learning_rate=0.1, steps=10), "did you mean 'lr'"),
+    (lambda: fastlr.schedules.cosine(0.1, steps=10, eta_min=0.1), "did you mean 'final'"),
+    (lambda: fastlr.schedules.cosine(0.1, steps=10, warmup_steps=3), r"has it as a method: .warmup\(steps\)"),
+    (lambda: fastlr.schedules.step_decay(0.1, step_size=3), "did you mean 'every'"),
+    (lambda: fastlr.Plateau(0.1, min_lr=3), "unexpected keyword"),
+])
+def test_errors_know_what_others_call_it(call, hint):
+    with pytest.raises((TypeError, ValueError), match=hint):
+        call()
 
 
 def test_readme_shows_pictures_that_are_there_and_small():

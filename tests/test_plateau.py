@@ -282,3 +282,53 @@ def test_an_invalid_state_is_refused(change, message):
 def test_messages(arguments, message):
     with pytest.raises(ValueError, match=message):
         Plateau(1.0, **arguments)
+
+
+# A window of metrics, and values of a History
+
+def test_a_window_compares_means_of_the_last_metrics():
+    metrics = np.random.default_rng(0).normal(size=40) + np.linspace(3, 0, 40)
+    windowed = fastlr.Plateau(1.0, factor=0.5, patience=2, window=4)
+    plain = fastlr.Plateau(1.0, factor=0.5, patience=2)
+    for k, metric in enumerate(metrics):
+        windowed.observe(metric)
+        plain.observe(sum(metrics[max(0, k - 3):k + 1].tolist()) / min(k + 1, 4))
+        assert windowed.scale == plain.scale and windowed.best == pytest.approx(plain.best, rel=1e-14)
+    assert windowed.scale < 1 and windowed.recent == metrics[-4:].tolist()
+    windowed.observe(np.nan)
+    assert windowed.recent == metrics[-4:].tolist()
+
+
+def test_a_window_is_resumed_exactly_and_older_states_have_none():
+    first = fastlr.Plateau(1.0, factor=0.5, patience=0, window=3, smoothing=0.5, cooldown=1)
+    for metric in (3.0, 2.0, 2.5, 2.0):
+        first.observe(metric)
+    again = fastlr.Plateau(1.0)
+    again.load_state_dict(first.state_dict())
+    copied = pickle.loads(pickle.dumps(first))
+    for metric in (2.2, 1.9, 3.0, 3.0, 3.0):
+        assert first.observe(metric) == again.observe(metric) == copied.observe(metric)
+    assert first.state_dict() == again.state_dict() == copied.state_dict()
+    old = {name: value for name, value in fastlr.Plateau(1.0).state_dict().items() if name not in ("window", "recent")}
+    again.load_state_dict(old)
+    assert again.window == 1 and again.recent == []
+    for recent in ([1.0, 2.0], ["a"], [float("inf")], 3):
+        with pytest.raises(ValueError, match="recent must list at most 1 finite numbers"):
+            again.load_state_dict({**old, "window": 1, "recent": recent})
+    with pytest.raises(ValueError, match="window must be a positive integer, got 0"):
+        fastlr.Plateau(1.0, window=0)
+
+
+def test_it_follows_a_history():
+    history, plateau = fastlr.History(), fastlr.Plateau(1.0, factor=0.5, patience=0)
+    opt = fastlr.SGD(np.ones(1), lr=plateau)
+    follower = plateau.follow(history, "val/loss")
+    history.record({"val/loss": 1.0}, loss=5.0)
+    history.record(loss=9.0)
+    history.record({"val/loss": 2.0})
+    assert plateau.scale == 0.5 and opt.current["lr"] == 0.5
+    history.unfollow(follower)
+    history.record({"val/loss": 3.0})
+    assert plateau.scale == 0.5
+    with pytest.raises(TypeError, match="name must be text, got 3"):
+        plateau.follow(history, 3)

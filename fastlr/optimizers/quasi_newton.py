@@ -90,14 +90,15 @@ class LBFGS(Resumable):
         A pair (low, high) for all parameters, or a mapping name -> pair; each a number, an array of the parameter's
         shape, or None. Parameters outside are first moved to their bounds. Elements at a bound that the negative
         gradient leads across stay, the direction is that of the others alone, and a search goes along the direction
-        projected into the bounds (Bertsekas 1982, https://doi.org/10.1137/0320018), until the Armijo condition holds:
-        "wolfe" is then "armijo". `tolerance_grad` is of the projected gradient.
+        projected into the bounds, until the Armijo condition holds: "wolfe" is then "armijo". `tolerance_grad` is of
+        the projected gradient.
 
     Where the loss or gradient is not finite, the trial step was too long; without a line search the parameters return
     to the values before the iteration, the pairs are dropped, and the step ends.
 
     Liu & Nocedal 1989, https://doi.org/10.1007/BF01589116; the condition on pairs is that of Byrd, Lu, Nocedal & Zhu
-    1995, https://doi.org/10.1137/0916069. As ``torch.optim.LBFGS`` with ``line_search_fn="strong_wolfe"`` (here the
+    1995, https://doi.org/10.1137/0916069; the search within bounds that of Bertsekas 1982,
+    https://doi.org/10.1137/0320018. As ``torch.optim.LBFGS`` with ``line_search_fn="strong_wolfe"`` (here the
     default) or None, except for `history`, for the condition on pairs (there :math:`s^T y > 10^{-10}`, which depends on
     the unit of the loss), for directions that are none of descent, and where values are not finite. The dot products
     are NumPy's: their bits depend on the BLAS that it was built with.
