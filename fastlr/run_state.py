@@ -23,8 +23,9 @@ from .optimizers.declaration import nearest
 from .optimizers.fitting import Rename, fitted_array, new_names, with_names
 from .optimizers.loss_scale import LossScale
 from .optimizers.partition import description
+from .optimizers.plain_values import as_plain
 from .optimizers.resumable import Resumable, parameters_written, prepared, tensors_of
-from .optimizers.state import Prepared, as_plain
+from .optimizers.state import Prepared
 
 Node = dict[str, Any]
 Arrays = Mapping[str, Array]

@@ -14,7 +14,7 @@ from .._engine.stored_numbers import decoded, encoded8, stored
 from .._engine.tensors import Array
 from .binding import BoundParameters
 from .declaration import nearest
-from .state import as_plain
+from .plain_values import as_plain
 
 #: New names by old ones, or a function old -> new.
 Rename = Mapping[str, str] | Callable[[str], str]

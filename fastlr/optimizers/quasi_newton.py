@@ -11,8 +11,8 @@ from .._engine.tensors import Array, Tensor, values
 from .bounds import read_bounds
 from .declaration import Hyper, HyperParameter
 from .linesearch import MOST_EVALUATIONS, Trial, all_finite, armijo, check_conditions, natural, number, strong_wolfe
+from .plain_values import as_plain, from_plain, keeps_state
 from .resumable import Assign, Resumable, bound_parameters, checked_gradients
-from .state import as_plain, from_plain, keeps_state
 
 Closure = Callable[[], tuple[Any, Any]]
 
