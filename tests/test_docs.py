@@ -24,8 +24,8 @@ MODULES = sorted(module.name for module in pkgutil.walk_packages(fastlr.__path__
                  if "._" not in module.name and not module.name.endswith("__main__")
                  and module.name.split(".")[1] not in ABSENT)
 ROOT = Path(__file__).parent.parent
-NEEDED = {"muon": ["torch"], "torch_steps": ["torch"], "spacy_training": ["spacy"],
-          "jax_steps": ["jax", "optax"]}
+NEEDED = {"muon": ["torch"], "torch_steps": ["torch"], "torch_training": ["torch"],
+          "spacy_training": ["spacy"], "jax_steps": ["jax", "optax"]}
 PROGRAMS = sorted(path for path in (ROOT / "benchmarks").glob("*.py") if "__main__" in path.read_text())
 
 

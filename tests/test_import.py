@@ -91,3 +91,27 @@ def test_a_numpy_that_is_too_old_is_named_with_the_cure():
     done = subprocess.run([sys.executable, "-c", run], capture_output=True, text=True)
     assert done.returncode == 1
     assert "ImportError: fastlr needs NumPy 2.1 or newer, found 2.0.2: pip install 'numpy>=2.1'" in done.stderr
+
+
+@pytest.mark.parametrize(("name", "advice"), [
+    ("torch", "fastlr.torch needs PyTorch: pip install torch"),
+    ("thinc", "fastlr.thinc needs thinc, which comes with spaCy: pip install spacy"),
+    ("jax", "fastlr.jax needs JAX 0.5 or later: pip install -U jax"),
+])
+def test_a_library_that_is_not_installed_is_named(name, advice):
+    code = f"""
+import sys
+
+class Nowhere:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == {name!r}:
+            raise ModuleNotFoundError("no " + name, name=name)
+
+sys.meta_path.insert(0, Nowhere())
+import fastlr
+try:
+    import fastlr.{name}
+except ImportError as error:
+    print(error)
+"""
+    assert run(code).strip() == advice

@@ -8,11 +8,11 @@ from __future__ import annotations
 from typing import Any
 
 try:
-    import jax  # noqa: F401
+    import jax.ffi  # noqa: F401
 except ModuleNotFoundError as error:
-    if error.name != "jax":
+    if error.name not in ("jax", "jax.ffi"):
         raise
-    raise ImportError("fastlr.jax needs JAX: pip install jax") from None
+    raise ImportError("fastlr.jax needs JAX 0.5 or later: pip install -U jax") from None
 
 from .optimizer import Optimizer as Optimizer
 from .optimizer import State as State
