@@ -26,7 +26,6 @@ from .._engine.tensors import (
 from .._matrix.matrix_step import MatrixStep
 from .declaration import ConstructorOnly, Convention, Hyper, nearest
 from .groups import Group, are_groups, bound, checked_lr_max
-from .placement import place_state
 from .rule_class import RuleClass
 from .slots import Slots, State
 from .stages import SETTABLE, STAGES, Stages
@@ -339,6 +338,8 @@ class BoundParameters(RuleClass, family=True):
             With nothing changed: for names that there are not, arrays that do not fit, or that share memory with what
             a step writes.
         """
+        from .placement import place_state     # (imported at the first use, as most programs never call this)
+
         place_state(self, arrays, take)
 
     def cast(self) -> None:
