@@ -1,7 +1,8 @@
 """Steps of `fastlr.jax` beside optax's inside `jax.jit`, in one run: `python benchmarks/jax_steps.py`.
 
-AdamW over many tensors, with donated buffers: by calls of a compiled step, and by a compiled loop of 100 steps, in
-which nothing is dispatched from Python. Shown are medians of interleaved rounds, and the median of the rounds' ratios.
+AdamW over many tensors, with donated buffers: by calls of a compiled step, by calls of a compiled step that computes the
+gradients (of a square) as well, and by a compiled loop of 100 steps, in which nothing is dispatched from Python. Shown are
+medians of interleaved rounds, and the median of the rounds' ratios.
 """
 import argparse
 import json
@@ -42,26 +43,37 @@ def looped(step):
     return run
 
 
-def measure(tensors, elements, rounds, loop):
+def with_gradients(step):
+    """A step that computes its gradients."""
+    def run(params, grads, state):
+        return step(params, jax.grad(lambda params: sum(jnp.vdot(p, p) for p in params))(params), state)
+
+    return run
+
+
+WAYS = {"by calls": (lambda step: step, 20, 1), "with gradients": (with_gradients, 20, 1), "in a loop": (looped, 1, LOOP)}
+
+
+def measure(tensors, elements, rounds, way):
     """Microseconds of a step of each, by round."""
     rng = np.random.default_rng(0)
     values = [rng.standard_normal(elements).astype(np.float32) for _ in range(tensors)]
     grads = [jnp.asarray(x * 0.01) for x in values]
     made, times = [], {}
+    wrapped, calls, steps = WAYS[way]
     for name, init, step in contestants():
         params = [jnp.array(x) for x in values]
-        compiled = jax.jit(looped(step) if loop else step, donate_argnums=(0, 2))
+        compiled = jax.jit(wrapped(step), donate_argnums=(0, 2))
         made.append([name, compiled, params, init(params)])
         times[name] = []
-    calls = 1 if loop else 20
     for turn in range(rounds + 2):
         for entry in made:
             name, compiled, params, state = entry
             begun = time.perf_counter()
             for _ in range(calls):
-                params, state = compiled(params, grads, state)
+                params, state = compiled(params, () if way == "with gradients" else grads, state)
             jax.block_until_ready((params, state))
-            took = (time.perf_counter() - begun) / (calls * (LOOP if loop else 1)) * 1e6
+            took = (time.perf_counter() - begun) / (calls * steps) * 1e6
             entry[2:] = params, state
             if turn >= 2:
                 times[name].append(took)
@@ -77,14 +89,14 @@ def main():
     fastlr.set_num_threads(given.threads)
     rows = []
     for tensors, elements in ((100, 1000), (1, 100_000), (500, 64), (10, 100_000), (1, 1_000_000)):
-        for loop in (False, True):
-            times = measure(tensors, elements, given.rounds, loop)
+        for way in WAYS:
+            times = measure(tensors, elements, given.rounds, way)
             ratio = statistics.median(b / a for a, b in zip(*times.values(), strict=True))
-            rows.append({"tensors": tensors, "elements": elements, "loop": loop, "ratio": ratio,
+            rows.append({"tensors": tensors, "elements": elements, "way": way, "ratio": ratio,
                          "microseconds": {name: statistics.median(found) for name, found in times.items()}})
             if not given.json:
                 shown = ", ".join(f"{name} {us:8.1f} us" for name, us in rows[-1]["microseconds"].items())
-                print(f"{tensors:4d} x {elements:<8d} {'in a compiled loop' if loop else 'by calls':18s} {shown}, "
+                print(f"{tensors:4d} x {elements:<8d} {way:15s} {shown}, "
                       f"optax takes {ratio:.1f} times as long", flush=True)
     if given.json:
         print(json.dumps(rows))

@@ -338,7 +338,7 @@ class BoundParameters(RuleClass, family=True):
             With nothing changed: for names that there are not, arrays that do not fit, or that share memory with what
             a step writes.
         """
-        from .placement import place_state     # (imported at the first use, as most programs never call this)
+        from .placement import place_state  # (imported at the first use, as most programs never call this)
 
         place_state(self, arrays, take)
 
