@@ -1,7 +1,7 @@
 """Steps of `fastlr.jax` beside optax's inside `jax.jit`, in one run: `python benchmarks/jax_steps.py`.
 
-AdamW over many tensors, with donated buffers: by calls of a compiled step, by calls of a compiled step that computes the
-gradients (of a square) as well, and by a compiled loop of 100 steps, in which nothing is dispatched from Python. Shown are
+AdamW over many tensors, with donated buffers: by calls of a compiled step, by calls of one that computes the gradients
+(of a square) as well, and by a compiled loop of 100 steps, in which nothing is dispatched from Python. Shown are
 medians of interleaved rounds, and the median of the rounds' ratios.
 """
 import argparse
@@ -51,7 +51,8 @@ def with_gradients(step):
     return run
 
 
-WAYS = {"by calls": (lambda step: step, 20, 1), "with gradients": (with_gradients, 20, 1), "in a loop": (looped, 1, LOOP)}
+WAYS = {"by calls": (lambda step: step, 20, 1), "with gradients": (with_gradients, 20, 1),
+        "in a loop": (looped, 1, LOOP)}
 
 
 def measure(tensors, elements, rounds, way):
