@@ -263,8 +263,9 @@ def test_a_disk_that_fills_is_one_line(tmp_path, monkeypatch, capsys):
     ("--data irs", "data: one of digits, wine, breast_cancer, or a .csv or .npz file, got 'irs'"),
     ("--data wime", "did you mean 'wine'?"),
     ("--data none.csv", "fastlr study: data: none.csv: No such file"),
-    ("--data text.csv", "text.csv: row 3, column 'b': expected a finite number, got 'red'"),
-    ("--data gap.csv", "gap.csv: row 3, column 'a': the value is missing"),
+    ("--data text.csv --target lable", "text.csv: no column is called 'lable'; did you mean 'label'?"),
+    ("--data gap.csv", "gap.csv: 2 classes in 2 rows; each class needs 5 rows at least"),
+    ("--data digits --target pixel", "data: --target names a column of a .csv file, and digits is none"),
     ("--data one.csv", "one.csv: labels must be of two classes at least, got 1"),
     ("--data many.csv", "many.csv: 30 classes in 30 rows"),
     ("--lrs nan", "fastlr study: a learning rate must be positive and finite, got nan"),
@@ -283,8 +284,8 @@ def test_a_wrong_argument_is_one_line_and_leaves_nothing(tmp_path, monkeypatch, 
     monkeypatch.chdir(tmp_path)
     rows = [f"{k},1,{'xy'[k % 2]}" for k in range(30)]
     for name, content in {
-        "text": ["a,b,label", rows[0], "1,red,x"], "gap": ["a,b,label", rows[0], ",2,x"],
-        "one": [f"{k},1,x" for k in range(30)], "many": [f"{k},1,{k}" for k in range(30)],
+        "text": ["a,b,label", rows[0], "1,red,x"], "gap": ["a,b,label", rows[0], ",2,y"],
+        "one": [f"{k},1,x" for k in range(30)], "many": [f"{k},1,a{k}" for k in range(30)],
     }.items():
         (tmp_path / f"{name}.csv").write_text("\n".join(content))
     before = sorted(tmp_path.iterdir())

@@ -23,6 +23,7 @@ SAVED_EVERY = 20.0  # seconds between two writes of results.json
 def declare(options: argparse.ArgumentParser) -> None:
     add = options.add_argument
     add("--data", default="digits", metavar="DATA", help="digits (default), wine, breast_cancer, a .csv or a .npz file")
+    add("--target", metavar="COLUMN", help="column of a .csv to learn; default: label, target, class, y or the last")
     add("--lrs", type=float, nargs="+", metavar="LR", help="default: 0.001 0.01 0.05 0.1")
     add("--networks", nargs="+", metavar="NET", help="like 64-32-10-relu; default: five that fit the data")
     add("--seeds", type=at_least_one, metavar="N", help="seeds 0 to N-1; default: 5")
@@ -44,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
     except ImportError as error:
         raise Refusal(f"fastlr study: {error}", 1) from error
     try:
-        data = load(arguments.data)
+        data = load(arguments.data, target=arguments.target)
         settings = settings_of(arguments, data)
         planned = laboratory.plan(settings, data)
     except ImportError as error:
@@ -61,6 +62,8 @@ def run(arguments: argparse.Namespace) -> int:
     except OSError as error:
         raise Refusal(f"fastlr study: --out {folder}: {error.strerror or error}", 2) from error
 
+    for note in data.notes:
+        say(f"{data.name}: {note}")
     results = record.Record(settings, data, planned, jobs)
     with laboratory.one_interrupt():
         status = run_experiments(results, planned, jobs, folder)

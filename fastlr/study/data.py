@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import csv
 import difflib
 import zipfile
 import zlib
-from dataclasses import dataclass
-from math import isfinite
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .networks import Array, Batch
+from .table_file import read_table
 
 NAMES = ("digits", "wine", "breast_cancer")
 FRACTIONS = (0.6, 0.2)
 MIN_CLASS_ROWS = 5  # so that each split has one
-LABEL_NAMES = ("label", "target", "class", "y")
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +24,8 @@ class Dataset:
     """Three disjoint splits (x, y): x is (n, features) float32, y is (n,) int64 labels; all read-only.
 
     `mean` and `scale` are the training split's, one pair of numbers or a pair per feature:
-    original = x * scale + mean. `classes` are the labels of the source; y has their indices.
+    original = x * scale + mean. `classes` are the labels of the source; y has their indices. `notes` tell what was left
+    out or made of a table to get numbers.
     """
 
     name: str
@@ -36,23 +35,32 @@ class Dataset:
     mean: float | Array
     scale: float | Array
     classes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def features(self) -> int:
         return int(self.train[0].shape[1])
 
+    @property
+    def majority(self) -> float:
+        """The accuracy on the test split of always saying the most frequent class of the training split."""
+        return float((self.test[1] == np.bincount(self.train[1]).argmax()).mean())
 
-def load(source: str, seed: int = 0) -> Dataset:
+
+def load(source: str, seed: int = 0, target: str | None = None) -> Dataset:
     """The data set of a name (`NAMES`) or of a file that ends in .csv or .npz, split by `seed`.
 
-    A .csv file has a row for each example and numbers in every column except the label's: the column that
-    the first line names label, target, class or y, else the last. A .npz file holds x (n, ...) and y (n,), or X
-    and y, or data and target. Each feature is scaled to mean 0 and variance 1 in the training split.
+    A .csv file has a row for each example; the label is the column `target`, or the one that the first line names
+    label, target, class or y, else the last. Text columns and missing values become numbers, and a target of numbers is
+    cut into thirds: see `fastlr.study.table_file`. A .npz file holds x (n, ...) and y (n,), or X and y, or data and
+    target. Each feature is scaled to mean 0 and variance 1 in the training split.
 
-    Raises `ValueError`, one line with the place, for data that cannot be used: text, missing or infinite values,
-    one class, too few rows of a class. `OSError` for a file that cannot be
-    read, `ImportError` for a name without scikit-learn.
+    Raises `ValueError`, one line with the place, for data that cannot be used: one class, too few rows of a class, in a
+    .npz text, missing or infinite values. `OSError` for a file that cannot be read, `ImportError` for a name without
+    scikit-learn.
     """
+    if target is not None and Path(source).suffix.lower() != ".csv":
+        raise ValueError(f"data: --target names a column of a .csv file, and {source} is none")
     if source == "digits":
         return digits(seed)
     if source in NAMES:
@@ -64,8 +72,22 @@ def load(source: str, seed: int = 0) -> Dataset:
         close = difflib.get_close_matches(source, NAMES, n=1)
         cure = f"; did you mean {close[0]!r}?" if close else ""
         raise ValueError(f"data: one of {', '.join(NAMES)}, or a .csv or .npz file, got {source!r}{cure}")
-    x, labels = read_csv(path) if suffix == ".csv" else read_npz(path)
-    return split(path.name, x, labels, seed)
+    if suffix == ".npz":
+        return split(path.name, *read_npz(path), seed)
+    x, labels, notes = read_table(path, target)
+    x, labels = without_rare(x, labels, notes)
+    return replace(split(path.name, x, labels, seed), notes=tuple(notes))
+
+
+def without_rare(x: Array, labels: Array, notes: list[str]) -> tuple[Array, Array]:
+    """The rows whose class has enough of them, where there are two such classes."""
+    _, y, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    enough = counts >= MIN_CLASS_ROWS
+    if enough.all() or enough.sum() < 2:
+        return x, labels
+    notes.append(f"{int((~enough).sum())} classes of fewer than {MIN_CLASS_ROWS} rows are left out, "
+                 f"{int(counts[~enough].sum())} rows in all")
+    return x[enough[y]], labels[enough[y]]
 
 
 def from_sklearn(name: str) -> Any:
@@ -116,10 +138,12 @@ def split(
     parts = stratified(y, shares, np.random.default_rng(seed))
     training = x[parts[0]]
     with np.errstate(over="ignore", invalid="ignore"):
-        mean = training.mean() if together else training.mean(axis=0)
-        spread = training.std() if together else training.std(axis=0)
+        known = np.where(np.isnan(training), 0.0, training)  # (NaN is missing; such a value becomes the mean, 0)
+        count = np.maximum((~np.isnan(training)).sum(axis=0), 1)
+        mean = training.mean() if together else known.sum(axis=0) / count
+        spread = training.std() if together else np.sqrt(np.nansum((training - mean) ** 2, axis=0) / count)
         scale = np.where(spread > 0, spread, 1.0)  # (a constant feature becomes 0)
-        scaled = ((x - mean) / scale).astype(np.float32)
+        scaled = np.where(np.isnan(x), 0.0, (x - mean) / scale).astype(np.float32)
     if not np.isfinite(scaled).all():
         raise ValueError(f"data: {name}: numbers too large to be scaled to float32")
     splits = ((frozen(scaled[rows]), frozen(y[rows].astype(np.int64))) for rows in parts)
@@ -146,50 +170,6 @@ def frozen(array: Array) -> Array:
 
 
 # files
-
-
-def read_csv(path: Path) -> tuple[Array, Array]:
-    """Features (n, features) float64 and labels (n,) of a file of comma-, semicolon- or tab-separated values."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        separator = max(",;\t", key=text.partition("\n")[0].count)
-        rows = [row for row in csv.reader(text.splitlines(), delimiter=separator) if row]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"data: {path.name}: not a text file of separated values ({error})") from None
-    headed = bool(rows) and not any(number(entry) is not None or not entry.strip() for entry in rows[0])
-    columns = [name.strip() for name in rows[0]] if headed else [str(k + 1) for k in range(len(rows[0]) if rows else 0)]
-    if len(columns) < 2 or len(rows) - headed < 1:
-        raise ValueError(f"data: {path.name}: needs rows of features and a label, separated by commas")
-    label = next((k for k, name in enumerate(columns) if headed and name.lower() in LABEL_NAMES), len(columns) - 1)
-    x, labels = np.empty((len(rows) - headed, len(columns) - 1)), []
-    for k, row in enumerate(rows[headed:]):
-        where = f"data: {path.name}: row {k + 1 + headed}"
-        if len(row) != len(columns):
-            raise ValueError(f"{where}: expected {len(columns)} entries, got {len(row)}")
-        for column, entry in zip(columns, row, strict=True):
-            if not entry.strip():
-                raise ValueError(f"{where}, column {column!r}: the value is missing")
-        values = [number(entry) for j, entry in enumerate(row) if j != label]
-        for column, entry, x_ in zip(
-            columns[:label] + columns[label + 1 :], row[:label] + row[label + 1 :], values, strict=True
-        ):
-            if x_ is None or not isfinite(x_):
-                raise ValueError(f"{where}, column {column!r}: expected a finite number, got {entry.strip()[:40]!r}")
-        x[k] = np.array(values, float)
-        labels.append(row[label].strip())
-    numbers = [number(entry) for entry in labels]
-    if any(value is None for value in numbers):
-        return x, np.array(labels)
-    if not np.isfinite(np.array(numbers, float)).all():
-        raise ValueError(f"data: {path.name}: a label is missing or not finite")
-    return x, whole(np.array(numbers, float))
-
-
-def number(entry: str) -> float | None:
-    try:
-        return float(entry)
-    except ValueError:
-        return None
 
 
 def read_npz(path: Path) -> tuple[Array, Array]:

@@ -65,6 +65,8 @@ class Record:
                 "train": len(data.train[1]),
                 "validation": len(data.validation[1]),
                 "test": len(data.test[1]),
+                "majority": data.majority,
+                "notes": list(data.notes),
             },
             "environment": {
                 "fastlr": fastlr.__version__,

@@ -87,7 +87,9 @@ def facts(document: dict[str, Any]) -> str:
     unfinished = "" if document["complete"] else "Interrupted: some experiments are missing. "
     return (
         f"{unfinished}Data: {data['name']}, {data['features']} features, {data['classes']} classes, "
-        f"{data['train']:,} rows to train, {data['validation']:,} to validate, {data['test']:,} to test. Training: "
+        f"{data['train']:,} rows to train, {data['validation']:,} to validate, {data['test']:,} to test; "
+        f"always saying the most frequent class is right on {data['majority']:.1%} of these. "
+        f"{''.join(f'{note}. ' for note in data['notes'])}Training: "
         f"{settings['optimizer']}{schedule}, {settings['epochs']} epochs, batches of {settings['batch_size']}, {seeds}"
         f". {spread}{diverged}"
     ).strip()
