@@ -502,3 +502,56 @@ def test_it_finds_the_rate_of_a_grid_at_a_quarter_of_its_cost(k):
     found = fastlr.tune_lr(train, bench.LOW, bench.HIGH, budget=bench.BUDGET, mode=train.mode)
     assert bench.within_one_percent(found.score, best, train.mode)
     assert found.cost <= bench.POINTS * bench.BUDGET / 4
+
+
+# A search that was killed
+
+
+KILLED = """
+import math, os, sys, fastlr
+calls = 0
+def train(lr, budget, seed):
+    global calls
+    calls += 1
+    if calls == int(sys.argv[2]):
+        os.kill(os.getpid(), 9)
+    return (math.log10(lr) + 2) ** 2 + 1 / budget + seed / 1000
+found = fastlr.tune_lr(train, 1e-6, 1.0, budget=27, seeds=2, journal=sys.argv[1])
+print(calls, repr(found.lr), repr(found.score), len(found.trials), found.cost)
+"""
+
+
+def test_a_killed_search_goes_on_where_it_was(tmp_path):
+    def run(path, kill_at):
+        return subprocess.run([sys.executable, "-c", KILLED, str(path), str(kill_at)], capture_output=True, text=True)
+
+    whole = run(tmp_path / "whole.jsonl", -1).stdout.split()
+    assert whole[0] == "48" == whole[3]
+    for kill_at in (1, 12, 40):
+        path = tmp_path / f"{kill_at}.jsonl"
+        assert run(path, kill_at).returncode == -9
+        with path.open("a") as file:
+            file.write('{"lr": 0.1, "budg')                    # a torn line
+        again = run(path, -1).stdout.split()
+        assert again[0] == str(48 - (kill_at - 1)) and again[1:] == whole[1:]
+        assert run(path, -1).stdout.split() == ["0", *whole[1:]]
+
+
+def test_a_journal_repeats_what_failed_and_refuses_what_it_did_not_write(tmp_path):
+    path = tmp_path / "trials.jsonl"
+    broken = [True]
+
+    def train(lr, budget, seed):
+        if broken[0] and lr > 0.1:
+            raise RuntimeError("no memory")
+        return math.nan if lr < 1e-5 else abs(math.log10(lr) + 1)
+
+    first = fastlr.tune_lr(train, 1e-6, 1.0, budget=9, journal=path)
+    broken[0] = False
+    again = fastlr.tune_lr(train, 1e-6, 1.0, budget=9, journal=path)
+    assert any(trial.status == "failed" for trial in first.trials)
+    assert not any(trial.status == "failed" for trial in again.trials)
+    assert any(trial.status == "diverged" for trial in again.trials)
+    path.write_text("lr,score\n")
+    with pytest.raises(ValueError, match=r"tune_lr: journal trials.jsonl: line 1: expected a trial .* give another file"):
+        fastlr.tune_lr(train, 1e-6, 1.0, budget=9, journal=path)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import faulthandler
+import json
 import math
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -125,6 +128,7 @@ def tune_lr(
     timeout: float | None = None,
     executor: Executor | Callable[[], Executor] | None = None,
     on_trial: Callable[[Trial], object] | None = None,
+    journal: str | os.PathLike[str] | None = None,
 ) -> Tuned:
     r"""Find the rate with the best validation score, at a fraction of the cost of a grid.
 
@@ -167,6 +171,10 @@ def tune_lr(
         which `tune_lr` then shuts down. The trials of a round run at the same time.
     on_trial
         Called with each `Trial` of a round, in order, when it is done: to show progress, or to save results.
+    journal
+        A file to which each trial is written when it is done, one JSON object a line. A search that was killed goes on
+        where it was: trials with a score that are in the file already, of the same rate, budget and seed, are not run
+        again. So give each `train` a file of its own.
 
     Returns a `Tuned`; the same for the same `train`, whatever the executor and the order in which trials finish.
 
@@ -191,7 +199,7 @@ def tune_lr(
     """
     seeds = list(range(seeds)) if isinstance(seeds, int) and not isinstance(seeds, bool) else list(seeds)  # type: ignore[arg-type]
     check(train, low, high, budget, mode, points, eta, rungs, refine, seeds, timeout, executor)
-    search = Search(train, budget, mode, seeds, on_trial)
+    search = Search(train, budget, mode, seeds, on_trial, None if journal is None else Journal(journal))
     rates = [float(rate) for rate in np.geomspace(low, high, points)]
     spacing = rates[1] / rates[0]
     budgets = sorted({divided(budget, eta ** (rungs - 1 - k)) for k in range(rungs)})
@@ -264,8 +272,8 @@ class Search:
     """The trials up to now, and the scores of rates by budget."""
 
     def __init__(self, train: Train, budget: float, mode: Mode, seeds: list[int],
-                 on_trial: Callable[[Trial], object] | None) -> None:
-        self.train, self.mode, self.seeds, self.on_trial = train, mode, seeds, on_trial
+                 on_trial: Callable[[Trial], object] | None, journal: Journal | None = None) -> None:
+        self.train, self.mode, self.seeds, self.on_trial, self.journal = train, mode, seeds, on_trial, journal
         self.trials: list[Trial] = []
         self.scores: dict[float, dict[float, float]] = {}      # budget -> rate -> score
         self.round = -1
@@ -275,13 +283,19 @@ class Search:
         self.round += not again
         requests = [(lr, budget, seed) for lr in rates for seed in self.seeds]
         found: dict[float, list[float]] = {lr: [] for lr in rates}
-        for (lr, _, seed), outcome in zip(requests, workers.run(self.train, requests), strict=True):
-            trial = Trial(lr, budget, seed, self.round, *outcome)
+        known = {} if self.journal is None else self.journal.known
+        outcomes = iter(workers.run(self.train, [request for request in requests if request not in known]))
+        for request in requests:
+            lr, _, seed = request
+            trial = Trial(lr, budget, seed, self.round, *(known.get(request) or next(outcomes)))
             self.trials.append(trial)
+            if self.journal is not None and request not in known:
+                self.journal.write(trial)
             if trial.status != "failed":
                 found[lr].append(trial.score)
             if self.on_trial is not None:
                 self.on_trial(trial)
+        next(outcomes, None)                                   # (ends what runs them)
         scores = self.scores.setdefault(budget, {})
         for lr, values in found.items():
             if values and all(map(math.isfinite, values)):
@@ -299,6 +313,35 @@ class Search:
 
 
 Outcome = tuple[Status, float, float, str]   # status, score, seconds, reason
+
+
+class Journal:
+    """The trials of a search in a file, a line each: written when they are done, and read when it begins anew."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.known: dict[tuple[float, float, int], Outcome] = {}
+        data = self.path.read_bytes() if self.path.exists() else b""
+        whole = data[: data.rfind(b"\n") + 1]              # (a kill may have torn the last line)
+        for number, line in enumerate(whole.splitlines(), start=1):
+            try:
+                entry = json.loads(line)
+                trial = Trial(**entry | {"score": float(entry["score"]), "seconds": float(entry["seconds"])})
+            except (ValueError, TypeError, KeyError) as error:
+                raise ValueError(f"tune_lr: journal {self.path.name}: line {number}: expected a trial as tune_lr "
+                                 f"writes it, got {line[:40]!r}; give another file") from error
+            if trial.status == "done":
+                self.known[trial.lr, trial.budget, trial.seed] = "done", trial.score, trial.seconds, ""
+        if whole != data:
+            with self.path.open("r+b") as file:
+                file.truncate(len(whole))
+
+    def write(self, trial: Trial) -> None:
+        entry = asdict(trial) | {"score": str(trial.score), "seconds": str(trial.seconds)}   # (JSON has no NaN)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
 
 
 class TrialTimeout(BaseException):
