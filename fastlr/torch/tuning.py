@@ -315,8 +315,8 @@ def tune_lr(
     mode
         "min" if a lower score is better, "max" if a higher one is.
     options
-        `points`, `eta`, `rungs`, `refine`, `seeds`, `timeout`, `on_trial` and `journal` of `fastlr.tune_lr`. A trial begins with
-        ``torch.manual_seed(seed)``. Trials run one after another, as there is one model.
+        `points`, `eta`, `rungs`, `refine`, `seeds`, `timeout`, `on_trial` and `journal` of `fastlr.tune_lr`. A trial
+        begins with ``torch.manual_seed(seed)``. Trials run one after another, as there is one model.
 
     Returns a `Tuned`.
 
