@@ -5,23 +5,78 @@ Constraints are of the parameter as it is stored; those by row take the whole ro
 """
 from libc.math cimport INFINITY, fabs, sqrt
 from libc.stdint cimport uint64_t
+from libc.string cimport memcpy
 from fastlr._kernels.lanes cimport LANES, fold_lanes, sum_of_squares
 from fastlr._kernels.scaled_sum cimport ScaledSum, add_square, clear_sum, is_lost_sum, root_of_sum
 from fastlr._kernels.structs cimport (
     BOX, MAX_NORM, MEASURED_TOGETHER, MOVED_SUMS, SIMPLEX, TILE, AfterStep, GradientView, ScalarGroup, StepJob,
     TensorView,
 )
-from fastlr._kernels.tiles cimport load_param, load_tile, store_param, store_shadow, update_ema
+from fastlr._kernels.tiles cimport is_native, load_param, load_tile, store_param, store_shadow, update_ema
 from fastlr.rules.element cimport real
 
+
+cdef enum:
+    NARROW_LANES = 64          # partial sums of a tile of float32
+
+cdef inline double fold_narrow(const float* lane) noexcept nogil:
+    """The sum of NARROW_LANES lanes of float32."""
+    cdef double[LANES] total
+    cdef int j
+    for j in range(LANES):
+        total[j] = (<double>lane[j] + <double>lane[j + LANES]) \
+            + (<double>lane[j + 2 * LANES] + <double>lane[j + 3 * LANES])
+    return fold_lanes(total)
+
+cdef inline double squares_of_tile(const real* restrict x, Py_ssize_t size) noexcept nogil:
+    """The sum of squares of at most TILE elements.
+
+    Of float32 in float32: each lane adds four squares, so that the sum is within 2e-7 of itself, in a third of the time
+    that doubles take.
+    """
+    cdef float[NARROW_LANES] lane
+    cdef Py_ssize_t i, j, whole = size // NARROW_LANES * NARROW_LANES
+    if real is double:
+        return sum_of_squares(x, size)
+    else:
+        for j in range(NARROW_LANES):
+            lane[j] = 0
+        for i in range(size // NARROW_LANES):
+            for j in range(NARROW_LANES):
+                lane[j] = lane[j] + x[i * NARROW_LANES + j] * x[i * NARROW_LANES + j]
+        for i in range(whole, size):
+            lane[i - whole] = lane[i - whole] + x[i] * x[i]
+        return fold_narrow(lane)
+
+cdef inline double squares_of_difference(const real* restrict x, const real* restrict y,
+                                         Py_ssize_t size) noexcept nogil:
+    """The same of x - y."""
+    cdef float[NARROW_LANES] lane
+    cdef double[TILE] wide
+    cdef Py_ssize_t i, j, whole = size // NARROW_LANES * NARROW_LANES
+    if real is double:
+        for i in range(size):
+            wide[i] = x[i] - y[i]
+        return sum_of_squares(&wide[0], size)
+    else:
+        for j in range(NARROW_LANES):
+            lane[j] = 0
+        for i in range(size // NARROW_LANES):
+            for j in range(NARROW_LANES):
+                lane[j] = lane[j] + (x[i * NARROW_LANES + j] - y[i * NARROW_LANES + j]) \
+                    * (x[i * NARROW_LANES + j] - y[i * NARROW_LANES + j])
+        for i in range(whole, size):
+            lane[i - whole] = lane[i - whole] + (x[i] - y[i]) * (x[i] - y[i])
+        return fold_narrow(lane)
 
 cdef inline void bound_elements(real* restrict p, double low, double high, Py_ssize_t size) noexcept nogil:
     """Each element to [low, high]; NaN stays."""
     cdef Py_ssize_t i
     cdef real least = <real>low, most = <real>high
+    cdef real x
     for i in range(size):
-        p[i] = least if p[i] < least else p[i]
-        p[i] = most if p[i] > most else p[i]
+        x = least if p[i] < least else p[i]
+        p[i] = most if x > most else x
 
 cdef inline void scale_elements(real* restrict p, double factor, Py_ssize_t size) noexcept nogil:
     cdef Py_ssize_t i
@@ -47,9 +102,9 @@ cdef inline double row_norm(const TensorView* view, Py_ssize_t start, Py_ssize_t
     cdef Py_ssize_t i = start, k, n
     while i < start + size:
         n = start + size - i if start + size - i < TILE else TILE
-        squares += sum_of_squares(load_param(scratch, raw, view, i, n), n)
+        squares += squares_of_tile(load_param(scratch, raw, view, i, n), n)
         i += n
-    if not (view.is_double and is_lost_sum(squares)):
+    if not (is_lost_sum(squares) if view.is_double else squares < 1e-30 or squares == <double>INFINITY):
         return sqrt(squares)
     clear_sum(&total)
     i = start
@@ -76,26 +131,31 @@ cdef inline double largest_element(const real* restrict p, double most, Py_ssize
         most = lane[j] if lane[j] > most else most
     return most
 
-cdef inline void add_above(double* sums, double* count, const real* restrict p, double bound,
-                           Py_ssize_t size) noexcept nogil:
-    """Add the elements above a bound, and how many they are."""
+cdef inline double sum_above(const real* restrict p, double bound, Py_ssize_t size) noexcept nogil:
+    """The sum of p - bound of the elements above a bound."""
     cdef double[LANES] lane
-    cdef double[LANES] many
-    cdef double x
-    cdef Py_ssize_t i, j
+    cdef Py_ssize_t i, j, whole = size // LANES * LANES
     for j in range(LANES):
-        lane[j] = many[j] = 0
+        lane[j] = 0
     for i in range(size // LANES):
         for j in range(LANES):
-            x = p[i * LANES + j]
-            lane[j] = lane[j] + (x if x > bound else 0)
-            many[j] = many[j] + (1.0 if x > bound else 0.0)
-    for i in range(size // LANES * LANES, size):
-        x = p[i]
-        lane[i % LANES] = lane[i % LANES] + (x if x > bound else 0)
-        many[i % LANES] = many[i % LANES] + (1.0 if x > bound else 0.0)
-    sums[0] += fold_lanes(lane)
-    count[0] += fold_lanes(many)
+            lane[j] = lane[j] + (<double>p[i * LANES + j] - bound if <double>p[i * LANES + j] > bound else 0.0)
+    for i in range(whole, size):
+        lane[i - whole] = lane[i - whole] + (<double>p[i] - bound if <double>p[i] > bound else 0.0)
+    return fold_lanes(lane)
+
+cdef inline double count_above(const real* restrict p, double bound, Py_ssize_t size) noexcept nogil:
+    """How many elements are above a bound."""
+    cdef double[LANES] lane
+    cdef Py_ssize_t i, j, whole = size // LANES * LANES
+    for j in range(LANES):
+        lane[j] = 0
+    for i in range(size // LANES):
+        for j in range(LANES):
+            lane[j] = lane[j] + (1.0 if <double>p[i * LANES + j] > bound else 0.0)
+    for i in range(whole, size):
+        lane[i - whole] = lane[i - whole] + (1.0 if <double>p[i] > bound else 0.0)
+    return fold_lanes(lane)
 
 cdef inline double simplex_threshold(const TensorView* view, Py_ssize_t start, Py_ssize_t size, double total,
                                      real* also_typed) noexcept nogil:
@@ -106,6 +166,7 @@ cdef inline double simplex_threshold(const TensorView* view, Py_ssize_t start, P
     """
     cdef uint64_t[TILE] raw
     cdef real[TILE] scratch
+    cdef const real* p
     cdef double bound = -INFINITY, sums, count = -1, above = 0
     cdef Py_ssize_t i = start, n
     while i < start + size:
@@ -118,11 +179,13 @@ cdef inline double simplex_threshold(const TensorView* view, Py_ssize_t start, P
         count, above, sums, i = above, 0, 0, start
         while i < start + size:
             n = start + size - i if start + size - i < TILE else TILE
-            add_above(&sums, &above, load_param(scratch, raw, view, i, n), bound, n)
+            p = load_param(scratch, raw, view, i, n)
+            sums += sum_above(p, bound, n)
+            above += count_above(p, bound, n)
             i += n
         if above == 0:
             break                      # (of what is not finite)
-        bound = (sums - total) / above
+        bound = bound + (sums - total) / above
     return bound
 
 cdef inline void constrain_row(const StepJob* job, const TensorView* view, const AfterStep* after, Py_ssize_t start,
@@ -157,7 +220,10 @@ cdef inline void constrain_range(const StepJob* job, const TensorView* view, con
     """Consecutive elements: whole rows, where a constraint is by row."""
     cdef Py_ssize_t i = start
     if after.constraint == BOX:
-        constrain_row(job, view, after, start, size, also_typed)
+        if view.layout == NULL and view.low_bits == NULL and is_native(view.stored, also_typed):
+            bound_elements(<real*>view.p + start, after.low, after.high, size)
+        else:
+            constrain_row(job, view, after, start, size, also_typed)
         return
     while i < start + size:
         constrain_row(job, view, after, i, after.row, also_typed)
@@ -187,42 +253,11 @@ cdef inline void keep_elements(real* restrict kept, const TensorView* view, Py_s
     """A copy of at most MEASURED_TOGETHER elements."""
     cdef uint64_t[TILE] raw
     cdef real[TILE] scratch
-    cdef const real* p
-    cdef Py_ssize_t i = 0, k, n
+    cdef Py_ssize_t i = 0, n
     while i < size:
         n = size - i if size - i < TILE else TILE
-        p = load_param(scratch, raw, view, start + i, n)
-        for k in range(n):
-            kept[i + k] = p[k]
+        memcpy(kept + i, load_param(scratch, raw, view, start + i, n), n * sizeof(real))
         i += n
-
-cdef inline void add_squares(double* sums, const real* restrict g, const real* restrict before,
-                             const real* restrict after, Py_ssize_t size) noexcept nogil:
-    """Add the squares of a tile: of the gradient, of what moved, and of what was before."""
-    cdef double[LANES] of_g
-    cdef double[LANES] of_move
-    cdef double[LANES] of_p
-    cdef double x
-    cdef Py_ssize_t i, j
-    for j in range(LANES):
-        of_g[j] = of_move[j] = of_p[j] = 0
-    for i in range(size // LANES):
-        for j in range(LANES):
-            of_g[j] = of_g[j] + <double>g[i * LANES + j] * <double>g[i * LANES + j]
-        for j in range(LANES):
-            x = <double>after[i * LANES + j] - <double>before[i * LANES + j]
-            of_move[j] = of_move[j] + x * x
-        for j in range(LANES):
-            of_p[j] = of_p[j] + <double>before[i * LANES + j] * <double>before[i * LANES + j]
-    for i in range(size // LANES * LANES, size):
-        j = i - size // LANES * LANES
-        x = <double>after[i] - <double>before[i]
-        of_g[j] = of_g[j] + <double>g[i] * <double>g[i]
-        of_move[j] = of_move[j] + x * x
-        of_p[j] = of_p[j] + <double>before[i] * <double>before[i]
-    sums[0] += fold_lanes(of_g)
-    sums[1] += fold_lanes(of_move)
-    sums[2] += fold_lanes(of_p)
 
 cdef inline void measure_moved(double* sums, const real* before, const TensorView* view, const GradientView* gradient,
                                Py_ssize_t start, Py_ssize_t size) noexcept nogil:
@@ -237,5 +272,7 @@ cdef inline void measure_moved(double* sums, const real* before, const TensorVie
         n = size - i if size - i < TILE else TILE
         p = load_param(scratch_p, raw, view, start + i, n)
         g = load_tile(scratch_g, raw, <char*>gradient.g, gradient.layout, NULL, gradient.stored, start + i, n)
-        add_squares(sums, g, before + i, p, n)
+        sums[0] += squares_of_tile(g, n)
+        sums[1] += squares_of_difference(p, before + i, n)
+        sums[2] += squares_of_tile(before + i, n)
         i += n

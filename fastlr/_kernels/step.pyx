@@ -12,6 +12,7 @@ from fastlr._kernels.build_id cimport FASTLR_LAYOUT
 from fastlr._kernels.codecs cimport bytes_of
 from fastlr._kernels.floating_point_mode cimport enter_kernel_mode, leave_kernel_mode
 from fastlr._kernels.norms cimport measure_units_of_chunk
+from fastlr._kernels.prefetch cimport EARLY, prefetch_read, prefetch_write
 from fastlr._kernels.random_bits cimport BITS_BLOCK, fill_random_table
 from fastlr._kernels.rule_table cimport TermsFunction
 from fastlr._kernels.scaled_sum cimport ScaledSum, add_square, clear_sum, root_of_sum
@@ -161,6 +162,19 @@ cdef void without_after(TensorView* plain, const TensorView* view) noexcept nogi
     if view.after.constraint != NO_CONSTRAINT:
         plain.ema = plain.shadow = NULL
 
+cdef inline void prefetch_block(const StepJob* job, const TensorView* view, const GradientView* gradient,
+                                Py_ssize_t start, Py_ssize_t size) noexcept nogil:
+    """Request the begin of the next block, whose loop would wait for it: a rule requests no memory beyond its range."""
+    cdef Py_ssize_t itemsize = 8 if view.is_double else 4
+    cdef Py_ssize_t first = start * itemsize, line = 0, bytes = (size if size < EARLY else EARLY) * itemsize
+    cdef int k
+    while line < bytes:
+        prefetch_write(view.p + first + line)
+        prefetch_read(gradient.g + first + line)
+        for k in range(job.slots):
+            prefetch_write(view.slot[k] + first + line)
+        line += 64
+
 cdef void step_blocks(const StepJob* job, const TensorView* view, const GradientView* gradient,
                       const ScalarGroup* group, Py_ssize_t start, Py_ssize_t size, real* also_typed) noexcept nogil:
     """Step consecutive elements, some at a time, and do what comes after while they are in the first-level cache."""
@@ -169,7 +183,9 @@ cdef void step_blocks(const StepJob* job, const TensorView* view, const Gradient
     cdef real[MEASURED_TOGETHER] before
     cdef double* sums = NULL
     cdef Py_ssize_t i = start, k, n, together
+    cdef bint ahead
     without_after(&plain, view)
+    ahead = is_direct(&plain, gradient, group)
     if after.sums != NULL:
         sums = after.sums + MOVED_SUMS * (start // after.chunk)
     while i < start + size:
@@ -183,6 +199,8 @@ cdef void step_blocks(const StepJob* job, const TensorView* view, const Gradient
             k += together
         if sums == NULL:
             step_range(job, &plain, gradient, group, i, n)
+        if ahead:
+            prefetch_block(job, view, gradient, i + n, start + size - i - n)
         if after.constraint != NO_CONSTRAINT:
             constrain_range(job, &plain, after, i, n, also_typed)
             if view.ema != NULL or view.shadow != NULL:
