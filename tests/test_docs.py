@@ -26,6 +26,11 @@ MODULES = sorted(module.name for module in pkgutil.walk_packages(fastlr.__path__
 ROOT = Path(__file__).parent.parent
 NEEDED = {"muon": ["torch"], "torch_steps": ["torch"], "torch_training": ["torch"],
           "spacy_training": ["spacy"], "jax_steps": ["jax", "optax"]}
+#: What other tests run: c.md, numba.md and rust.md (their own), rules.md and runs.md (below), the rest in parity/ and
+#: tests/pytorch/.
+ELSEWHERE = {"c", "numba", "rust", "rules", "runs", "jax", "spacy", "torch"}
+WITHOUT_EXAMPLES = {"benchmarks", "changes", "contributing", "optimizers", "performance", "pictures"}
+PAGES = [ROOT / "README.md", *sorted(path for path in (ROOT / "docs").glob("*.md") if path.stem not in ELSEWHERE)]
 PROGRAMS = sorted(path for path in (ROOT / "benchmarks").glob("*.py") if "__main__" in path.read_text())
 
 
@@ -39,19 +44,34 @@ def test_examples_run(name):
     assert runner.summarize(verbose=False).failed == 0
 
 
-def test_readme_examples_run():
-    text = (ROOT / "README.md").read_text()
-    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    assert blocks
-    assert any("fastlr.torch" in block for block in blocks)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_examples_of_pages_run(page, monkeypatch):
+    """In one session for each page; what imports torch runs where that is (tests/pytorch)."""
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    assert blocks or page.stem in WITHOUT_EXAMPLES
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    names: dict = {}
     for block in blocks:
-        if "fastlr.torch" in block and not TORCH:
-            continue                   # (they run where torch is: tests/pytorch)
+        if "torch" in "".join(re.findall(r"^(?:import|from) .*", block, re.M)) and not TORCH:
+            continue
         if ">>>" in block:
-            test = doctest.DocTestParser().get_doctest(block, {}, "README.md", "README.md", 0)
+            test = doctest.DocTestParser().get_doctest(block, {}, page.name, page.name, 0)
             assert doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(test).failed == 0
         else:
-            exec(compile(block, "README.md", "exec"), {})
+            exec(compile(block, page.name, "exec"), names)
+
+
+def test_commands_of_pages_are_there():
+    """Commands of fastlr, programs of benchmarks: each exists; that benchmarks run is another test."""
+    from fastlr import commands
+
+    known = {module.name for module in pkgutil.iter_modules(commands.__path__)}
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        text = page.read_text(encoding="utf-8")
+        said = re.findall(r"(?:`|^(?:    )?|&& |bin/)fastlr ([a-z]+)", text, re.M)
+        assert [name for name in said if name not in known] == [], page.name
+        programs = re.findall(r"python ((?:benchmarks|docs|examples|tests)/\w+\.py)", text)
+        assert [name for name in programs if not (ROOT / name).exists()] == [], page.name
 
 
 def test_the_page_of_a_whole_run_is_so():

@@ -1,0 +1,119 @@
+"""The documentation site: its sources link to what exists; its own checks see what is wrong; and where Sphinx is, it is built.
+
+CI builds it in an environment of its own: `pip install '.[docs]'`, `sphinx-build -W -b html docs build/site`.
+"""
+import importlib.util
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import fastlr
+from fastlr.optimizers.rule_class import REGISTRY
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "benchmarks" / "README.md", *sorted(DOCS.glob("*.md"))]
+HAS_SPHINX = all(importlib.util.find_spec(name) for name in ("sphinx", "furo", "myst_parser", "math_core", "contourpy"))
+PARSER = r"(?<!!)\[[^\]]*\]\(<?([^)>\s]+)>?\)"
+
+
+def loaded(name):
+    spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def without_code(text):
+    return re.sub(r"`[^`\n]+`", "", re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S))
+
+
+def anchors(text):
+    """The names that GitHub and MyST give to headings."""
+    titles = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S), re.M)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links_lead_to_what_exists(page):
+    for target in re.findall(PARSER, without_code(page.read_text(encoding="utf-8"))):
+        if re.match(r"https?:|mailto:", target) or "generated/" in target:       # (those: test_the_site_is_built)
+            continue
+        name, _, anchor = target.partition("#")
+        file = (page.parent / name).resolve() if name else page
+        assert file.exists(), target
+        if anchor:
+            assert anchor in anchors(file.read_text(encoding="utf-8")), target
+
+
+def test_every_page_is_in_the_contents():
+    listed = re.findall(r"^([\w/]+)$", "".join(re.findall(r"```\{toctree\}\n(.*?)```", (DOCS / "index.md").read_text(), re.S)),
+                        re.M)
+    assert sorted(name for name in listed if "/" not in name) == sorted(path.stem for path in DOCS.glob("*.md")
+                                                                        if path.stem != "index")
+
+
+def test_every_convention_of_a_library_is_in_its_table():
+    names = loaded("peer_names")
+    for library, peers in names.OPTIMIZERS.items():
+        assert sorted(peers.values()) == sorted(cls.__name__ for cls in REGISTRY.values() if library in cls.conventions
+                                                and cls.__module__.startswith("fastlr.")), library
+        assert {key for lib, key in names.EXCEPT if lib == library} <= set(peers)
+
+
+def test_names_of_another_library_are_those_of_hyper_parameters():
+    names = loaded("peer_names")
+    assert names.renamed("keras", "Adam()", fastlr.Adam) == {"lr": "learning_rate", "beta1": "beta_1", "beta2": "beta_2",
+                                                             "eps": "epsilon"}
+    assert names.renamed("torch", "Muon()", fastlr.Muon)["norm_eps"] == "eps"
+    assert "beta1" not in names.renamed("torch", "Muon()", fastlr.Muon)
+
+
+def test_the_rates_to_begin_with_are_the_defaults():
+    rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \| ([\d.]+) \|", (DOCS / "learning_rate.md").read_text(), re.M)
+    found = {name: float(rate) for names, rate in rows for name in re.findall(r"\w+", names)}
+    assert len(found) == 14
+    assert found == {name: getattr(fastlr, name).hypers["lr"].default for name in found}
+
+
+GOOD = '<html><body><a href="b.html#there">b</a><a href="https://example.org/x">out</a><img src="data:,"></body></html>'
+
+
+@pytest.mark.parametrize(("page", "said"), [
+    (GOOD, None),
+    ('<a href="c.html">c</a>', "a.html: c.html leads to no file"),
+    ('<a href="b.html#nowhere">b</a>', "a.html: b.html#nowhere leads to no element of that name"),
+    ('<a href="#nowhere">b</a>', "a.html: #nowhere leads to no element of that name"),
+    ('<script src="https://example.org/x.js"></script>', "a.html: loads https://example.org/x.js"),
+    ('<link rel="stylesheet" href="//example.org/x.css">', "a.html: loads //example.org/x.css"),
+    ('<img src="missing.png">', "a.html: missing.png leads to no file"),
+])
+def test_the_check_of_links_sees_what_is_wrong(tmp_path, page, said):
+    (tmp_path / "a.html").write_text(page)
+    (tmp_path / "b.html").write_text('<h1 id="there">b</h1>')
+    assert loaded("check_links").faults(tmp_path) == ([] if said is None else [said])
+
+
+def test_the_check_of_links_reads_styles(tmp_path):
+    (tmp_path / "a.html").write_text("<p>a")
+    (tmp_path / "a.css").write_text('a { background: url("b.png") } @import "https://example.org/x.css";')
+    assert loaded("check_links").faults(tmp_path) == ["a.css: loads https://example.org/x.css"]
+    assert loaded("check_links").faults(tmp_path / "none") == [f"{tmp_path / 'none'} has no pages"]
+
+
+@pytest.mark.skipif(not HAS_SPHINX, reason="needs pip install '.[docs]'")
+def test_the_site_is_built(tmp_path):
+    site = tmp_path / "site"
+    done = subprocess.run([sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-b", "html", "-d", tmp_path / "trees",
+                           DOCS, site], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert loaded("check_links").faults(site) == []
+    for name in fastlr.list_optimizers():
+        if REGISTRY[name].__module__.startswith("fastlr."):
+            page = (site / "generated" / "optimizers" / f"{name}.html").read_text()
+            assert "<math" in page and page.count('class="picture"') == 2
+    for name in fastlr.schedules.list_schedules():
+        assert (site / "generated" / "schedules" / f"{name}.html").exists()
