@@ -1,7 +1,7 @@
-"""Formulas of the site as MathML, which browsers draw by themselves: no script, no font and no picture is loaded.
+"""Formulas of the site as MathML, which browsers draw by themselves, without scripts or pictures.
 
-A displayed formula is cut where it says `\\quad` or `\\\\` outside of braces and pairs of \\left and \\right: the parts
-stand beside each other where there is room, and below each other on a narrow screen.
+A displayed formula is cut at a blank line, and at a `\\quad` or `\\\\` that is not in braces or between \\left and
+\\right. The parts stand beside each other where there is room, and below each other on a narrow screen.
 """
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def converted(latex: str, display: bool) -> str:
 
 
 def parts(latex: str) -> list[str]:
-    """A displayed formula, cut at its outermost `\\quad` and `\\\\`."""
+    """A displayed formula, cut at its blank lines and its outermost `\\quad` and `\\\\`."""
     found, depth = [""], 0
-    for token in TOKEN.findall(latex):
+    for token in TOKEN.findall(latex.replace("\n\n", r"\\")):
         depth += token in ("{", r"\left", r"\begin")
         depth -= token in ("}", r"\right", r"\end")
         if depth == 0 and token in (r"\quad", "\\\\"):

@@ -98,6 +98,10 @@ def number(x: Any) -> str:
     return f"{x:g}" if isinstance(x, float | int) and not isinstance(x, bool) else repr(x)
 
 
+def shown(x: Any) -> str:
+    return f"``{x!r}``" if isinstance(x, str) else number(x)
+
+
 def table(head: list[str], rows: list[list[str]]) -> str:
     lines = [".. list-table::", "   :header-rows: 1", ""]
     for row in (head, *rows):
@@ -148,8 +152,8 @@ def optimizer(cls: Any, known: dict[str, str]) -> str:
     for key, value in declared.items():
         bounds = f"[{value.low:g}, {value.high:g})".replace("inf", "∞") if hasattr(value, "low") else \
             ", ".join(f"`{choice!r}`" for choice in value.choices)
-        rows.append([f"`{key}`", number(value.default), bounds,
-                     *(number(cls.conventions[other].defaults.get(key, value.default)) for other in others)])
+        rows.append([f"`{key}`", shown(value.default), bounds,
+                     *(shown(cls.conventions[other].defaults.get(key, value.default)) for other in others)])
     facts = [f"- **Source**: {catalogue.source(cls)}".replace("](<", " <").replace("[", "`").replace(">)", ">`__"),
              f"- **Weight decay**: {cls.decay_mode} (``decay=`` chooses another)"]
     if getattr(cls, "kind", "elementwise") != "matrix":

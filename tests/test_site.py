@@ -79,6 +79,17 @@ def test_the_rates_to_begin_with_are_the_defaults():
     assert found == {name: getattr(fastlr, name).hypers["lr"].default for name in found}
 
 
+@pytest.mark.parametrize(("latex", "parts"), [
+    (r"a \quad b", ["a", "b"]), (r"a, \\ b", ["a,", "b"]), ("a\n\nb", ["a", "b"]), (r"x_{a \quad b}", [r"x_{a \quad b}"]),
+    (r"\left( a \quad b \right) \quad c", [r"\left( a \quad b \right)", "c"]), (r"\{ a \quad b", [r"\{ a", "b"]),
+    (r"\begin{cases} a \\ b \end{cases}", [r"\begin{cases} a \\ b \end{cases}"]),
+])
+def test_a_formula_is_cut_between_its_parts(latex, parts):
+    pytest.importorskip("sphinx")
+    pytest.importorskip("math_core")
+    assert loaded("mathml").parts(latex) == parts
+
+
 GOOD = '<html><body><a href="b.html#there">b</a><a href="https://example.org/x">out</a><img src="data:,"></body></html>'
 
 
