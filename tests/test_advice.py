@@ -658,6 +658,17 @@ def test_functions_of_kernels():
     assert p.tolist() == [-2] * 4
 
 
+def test_a_journal_of_something_else(tmp_path):
+    def train(lr, budget, seed):
+        return abs(np.log(lr / 1e-3))
+
+    (tmp_path / "notes").write_text("bought milk\n")
+    with advises("journal notes: line 1: expected a trial as tune_lr writes it, got 'bought milk'; give another file"):
+        fastlr.tune_lr(train, 1e-4, 1e-2, budget=3, journal=tmp_path / "notes")
+    fastlr.tune_lr(train, 1e-4, 1e-2, budget=3, journal=tmp_path / "trials")
+    assert (tmp_path / "trials").read_text().count("\n") > 1 and (tmp_path / "notes").read_text() == "bought milk\n"
+
+
 # All advice there is
 
 #: Parts of messages whose advice is followed elsewhere, or cannot be followed in a test.

@@ -608,7 +608,7 @@ def test_groups_say_what_they_lack():
         _ = group.momentum
     with pytest.raises(AttributeError, match=r"AdamW: a group has no 'beta3'; did you mean 'beta2'\?"):
         group.beta3 = 1
-    assert dir(group) == sorted(full(fastlr.AdamW, {}))
+    assert dir(group) == sorted({*full(fastlr.AdamW, {}), "current", "params"})
 
 
 def test_optimizers_are_not_pickled():
