@@ -329,7 +329,7 @@ class Journal:
                 trial = Trial(**entry | {"score": float(entry["score"]), "seconds": float(entry["seconds"])})
             except (ValueError, TypeError, KeyError) as error:
                 raise ValueError(f"tune_lr: journal {self.path.name}: line {number}: expected a trial as tune_lr "
-                                 f"writes it, got {line[:40]!r}; give another file") from error
+                                 f"writes it, got {line[:40].decode(errors='replace')!r}; give another file") from error
             if trial.status == "done":
                 self.known[trial.lr, trial.budget, trial.seed] = "done", trial.score, trial.seconds, ""
         if whole != data:
