@@ -510,6 +510,14 @@ def test_doubts_are_told():
     assert "never fell by more than its noise" in noise.notes[0]
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_noise_with_heavy_tails_is_not_taken_for_too_high_a_start(seed):
+    w, rng = np.ones(3), np.random.default_rng(seed)
+    found = fastlr.find_lr(fastlr.SGD(w), lambda batch: (float(rng.chisquare(1)) ** 2, np.zeros(3)), [0])
+    assert found.diverged_at is None or found.diverged_at >= found.lrs[3]
+    assert w.tolist() == [1, 1, 1]
+
+
 def test_repeats_give_a_band_and_a_spread():
     problem = Quadratic(noise=0.5)
     opt = fastlr.Adam(problem.w)

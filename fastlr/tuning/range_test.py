@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 BATCH_BYTES = 2**30
 COPY_BYTES = 2**30
 TRIAL_STEPS = 112
+NOISE_BATCHES = 20                     # that are looked at where a sweep stops at once
 
 
 class RangeTest(KnownAttributes):
@@ -286,9 +287,16 @@ def find_lr(
     with restored(opt, also_restore) as start, np.errstate(all="ignore"):
         sweeps = []
         for _ in range(repeats):
-            sweeps.append(sweep(opt, loss_and_grad, source, lrs, ratios, smoothing, divergence))
+            swept = sweep(opt, loss_and_grad, source, lrs, ratios, smoothing, divergence)
             start.restore()
-            if sweeps[-1].stopped is not None and sweeps[-1].stopped < 3:
+            if swept.stopped is not None and swept.stopped < 3:                # divergence, or noise?
+                ceiling = 3 * max(finite_loss(loss_and_grad, source)[0] for _ in range(NOISE_BATCHES))
+                start.restore()
+                again = sweep(opt, loss_and_grad, source, lrs, ratios, smoothing, divergence, ceiling)
+                start.restore()
+                swept = again._replace(updates=swept.updates + again.updates)
+            sweeps.append(swept)
+            if swept.stopped is not None and swept.stopped < 3:
                 raise ValueError(f"find_lr: the loss diverged at the rate {lrs[sweeps[-1].stopped]:.3g}, after "
                                  f"{sweeps[-1].updates} updates: lower lr_min, which is {lr_min:g}")
         result = RangeTest(lrs, sweeps, smoothing, ratios)
@@ -378,8 +386,8 @@ class Sweep(NamedTuple):
 
 
 def sweep(opt: Any, loss_and_grad: LossAndGrad, batches: Iterator[Any], lrs: Floats, ratios: list[float],
-          smoothing: float, divergence: float) -> Sweep:
-    """One step at each rate, until the loss diverges."""
+          smoothing: float, divergence: float, ceiling: float = -math.inf) -> Sweep:
+    """One step at each rate, until the loss diverges: above what noise makes of it, `ceiling`, where that is known."""
     losses = np.full(len(lrs), math.nan)
     first, grads = finite_loss(loss_and_grad, batches)
     if not math.isfinite(first):
@@ -397,7 +405,7 @@ def sweep(opt: Any, loss_and_grad: LossAndGrad, batches: Iterator[Any], lrs: Flo
             loss = math.nan
         mean, weight = smoothing * mean + (1 - smoothing) * loss, smoothing * weight + 1 - smoothing
         smooth = mean / weight
-        if not smooth <= best + (divergence - 1) * max(abs(best), first - best):    # (NaN is not)
+        if not smooth <= max(best + (divergence - 1) * max(abs(best), first - best), ceiling):    # (NaN is not)
             return Sweep(first, losses, i, i + 1)
         losses[i], best = loss, min(best, smooth)
     return Sweep(first, losses, None, len(lrs))

@@ -158,9 +158,9 @@ class Trials:
             self.begun_anew += lr in self.lost
             trial = START
             self.start.restore()
+            set_rates(self.start.opt, lr, self.ratios)
         else:
             completed(trial.restore)
-        set_rates(self.start.opt, lr, self.ratios)
         after, diverged = self.updates(trial, updates)
         if diverged:
             self.start.restore()

@@ -158,6 +158,21 @@ def test_everything_is_restored_after_an_exception(after):
     assert len(calls) == after + 1 and equal(everything(model, opt, loader), before)
 
 
+@pytest.mark.parametrize("name", ["torch.SGD", "torch.AdamW", "tensor rate", "AdamW", "Lion", "rounded", "of one's own"])
+def test_a_continued_trial_has_the_bits_of_one_that_was_begun_anew(name):
+    """With dropout, batch normalization, an extra state and a shuffling loader."""
+    results = []
+    for copy_bytes in (2**30, 0):
+        model, loader, (x, y) = problem()
+        opt = OPTIMIZERS[name](list(model.parameters()))
+        train(model, opt, x, y)
+        results.append(fastlr.torch.find_lr(model, opt, mse, loader, steps=40, trial_steps=40, copy_bytes=copy_bytes))
+    continued, anew = results
+    assert [(t["lr"], t["updates"], t["loss"]) for t in continued.trials] == [
+        (t["lr"], t["updates"], t["loss"]) for t in anew.trials]
+    assert continued.updates < anew.updates and any("begun anew" in note for note in anew.notes)
+
+
 def test_it_is_the_range_test_of_fastlr():
     x = torch.randn(8, 16, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     batches = [(part, part.sum(dim=1, keepdim=True)) for part in x]
