@@ -273,7 +273,8 @@ def overfitting(grid: Sequence[Run]) -> Table:
                 "answer": answer,
                 "overfitting": do,
                 "accuracy_gap": apart,
-                "text": f"{answer} ({do} of {len(trained)}): x{shown['mean']:.2f}, {apart:+.1f}{lost}",
+                "text": f"{answer} ({do} of {len(trained)}): {100 * (shown['mean'] - 1):.0f} % above, "
+                f"{apart:+.1f}{lost}",
             }
         return shown
 
@@ -283,11 +284,12 @@ def overfitting(grid: Sequence[Run]) -> Table:
     finding = f"{count or 'None'} of {len(entries)} combinations {'overfits' if count < 2 else 'overfit'}."
     if entries:
         worst = max(entries, key=lambda e: e["mean"])
-        finding += f" The furthest that a validation loss ended above its own minimum is x{worst['mean']:.2f}."
+        finding += (f" The furthest that a validation loss ended above its own minimum is "
+                    f"{100 * (worst['mean'] - 1):.0f} %.")
     return table(
         "overfitting",
         "Overfitting: yes or no, and the evidence",
-        "x minimum, points",
+        "validation loss above its minimum; gap in points",
         columns,
         rows,
         "Yes or no (seeds that do, of all): the final validation loss over its own minimum, then training minus test "
