@@ -96,6 +96,9 @@ def test_partitions():
         fastlr.Partition([{"params": params()}], {"*": fastlr.SGD})
     opt = fastlr.Partition(params(), {"*": lambda q: fastlr.SGD([{"params": {"a": q["a"]}}, {"params": {"b": q["b"]}}])})
     opt.step({"a": ones(2, 2), "b": ones(3)})
+    with advises("give it a part, as opt['*']"):
+        fastlr.find_lr(opt, lambda batch: (1.0, params()), [0] * 30)
+    assert opt["*"].groups == opt.groups
     with advises("end it with step, whose gradients may be None"):
         opt.step_rows("a", [0], ones(1, 2), ends_step=True)
     opt.step_rows("a", [0], ones(1, 2))

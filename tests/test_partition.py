@@ -243,6 +243,19 @@ def test_bad_parts_are_refused(parts, keywords, error, reason):
         fastlr.Partition(normal(0), parts, **keywords)
 
 
+def test_hyper_parameters_are_of_the_parts():
+    opt = build(normal(0))
+    for call in (lambda: opt.lr, lambda: setattr(opt, "lr", 1.0)):
+        with pytest.raises(AttributeError, match=r"Partition has no 'lr' of its own: each part has one, as opt\['layer/w'\].lr"):
+            call()
+    with pytest.raises(AttributeError, match="Partition has no 'clip_nrm'; did you mean 'clip_norm'"):
+        opt.clip_nrm = 1.0
+    with pytest.raises(AttributeError, match=r"takes one optimizer; give it a part, as opt\['layer/w'\]"):
+        fastlr.find_lr(opt, lambda batch: (1.0, normal(1)), [0] * 30)
+    opt["layer/w"].lr = 0.5
+    assert opt.current[0][1]["lr"] == 0.5
+
+
 def test_groups_are_refused():
     with pytest.raises(TypeError, match="takes parameters by name, not groups"):
         fastlr.Partition([{"params": normal(0)}], {"*": fastlr.SGD})

@@ -124,6 +124,7 @@ def test_a_history_rewinds_its_file(tmp_path, path):
             history.record(loss=float(k))
         fastlr.load(path, {"history": history})
         assert history["loss"].tolist() == [0, 1, 2, 3, 4]
+        assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 5
         history.record(loss=7.0)
     assert fastlr.History.from_jsonl(tmp_path / "log.jsonl")["loss"].tolist() == [0, 1, 2, 3, 4, 7]
 

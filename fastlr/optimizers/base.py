@@ -509,7 +509,6 @@ class Optimizer(BoundParameters, family=True):
 
     def _described(self) -> dict[str, Any]:
         """`state_dict` without its arrays."""
-        self._plan.refuse_replaced()
         return state.described(self)
 
     def load_state_dict(self, d: Mapping[str, Any], *, strict: bool = True,

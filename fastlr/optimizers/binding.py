@@ -57,6 +57,7 @@ class BoundParameters(RuleClass, family=True):
     _groups: tuple[Group, ...]
     _state: State
     _bound_fixed: list[Any]                # see `fixed_in_memory`
+    _swapped_out = False                   # whether the parameters hold their running means
     _measures = False                      # whether each tensor is measured
     _frozen: frozenset[str] = frozenset()  # the parameters that take no gradient
     _bound: list[Any] | None               # gradients that steps read when they are given none
@@ -410,3 +411,8 @@ class BoundParameters(RuleClass, family=True):
     def _arranged(self, grads: Any, label: str = "grads") -> list[Any]:
         """Gradients in the order of the tensors."""
         return self._structure.arranged(grads, type(self).__name__, label)
+
+    def _require_own_values(self) -> None:
+        """RuntimeError while the parameters hold their running means."""
+        if self._swapped_out:
+            self._plan.refuse_replaced()

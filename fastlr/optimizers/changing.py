@@ -205,11 +205,11 @@ def swapped(opt: Optimizer) -> Iterator[None]:
         for tensor, array in zip(tensors, before, strict=True):
             np.asarray(tensor.array)[...] = array
         written(opt, tensors)
-        opt._plan.watched = watched
+        opt._plan.watched, opt._swapped_out = watched, False
 
     try:
         try:
-            opt._plan.watched = (SwappedOut(type(opt).__name__),)
+            opt._plan.watched, opt._swapped_out = (SwappedOut(type(opt).__name__),), True
             for tensor in tensors:
                 put_numbers(tensor, means[tensor.name])
             written(opt, tensors)

@@ -20,6 +20,8 @@ from .resumable import (
     flattened,
     parameters_written,
     prepared,
+    public_names,
+    set_attribute,
     tensors_of,
     unwrapped,
 )
@@ -411,6 +413,20 @@ class Partition(Resumable):
             self._skipped = skipped
 
         return assign
+
+    def __getattr__(self, name: str) -> Any:
+        if not name.startswith("_") and any(name in unwrapped(part).hypers for part in self._parts.values()):
+            raise AttributeError(f"{type(self).__name__} has no {name!r} of its own: each part has one, as "
+                                 f"opt[{next(iter(self._parts))!r}].{name}")
+        if name == "_plan":
+            raise AttributeError(f"{type(self).__name__}: what was called takes one optimizer; give it a part, as "
+                                 f"opt[{next(iter(self._parts))!r}]")
+        raise AttributeError(f"{type(self).__name__} has no {name!r}{nearest(name, public_names(self))}")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name[0] != "_" and not hasattr(type(self), name):
+            self.__getattr__(name)
+        set_attribute(self, name, value)
 
     def __getitem__(self, label: str) -> Any:
         if label not in self._parts:

@@ -153,6 +153,7 @@ def other_options(opt: BoundParameters, saved: Any, owner: str) -> list[str]:
 
 def described(opt: BoundParameters) -> dict[str, Any]:
     """`state_dict` without its arrays."""
+    opt._require_own_values()
     plan = opt._plan
     skipped = zip(plan.tensors, plan.read_skipped_steps(), strict=True)
     plain = {
@@ -188,7 +189,7 @@ def prepared(opt: BoundParameters, d: Mapping[str, Any], strict: bool) -> Prepar
     refused.
     """
     owner, plan = f"{type(opt).__name__}.load_state_dict", opt._plan
-    opt._plan.refuse_replaced()
+    opt._require_own_values()
     refuse_foreign(opt, d, owner)
     report: list[str] = []
     if not strict:
