@@ -274,3 +274,19 @@ def test_decoded_states_are_numbers(stored):
     np.testing.assert_allclose(found["m"], g, rtol=2**-8 if stored != "int8" else 2**-5, atol=2**-7 if stored == "int8" else 0)
     found["m"][:] = 7
     assert not (opt.state["0"].decoded()["m"] == 7).any()
+
+
+@pytest.mark.parametrize("change", [
+    lambda opt: setattr(opt, "clip_norm", 1.0),
+    lambda opt: opt.place_state({"w": {"m": np.zeros(3)}}),
+    lambda opt: opt.freeze("b"),
+    lambda opt: opt.measure(),
+    lambda opt: opt.add_group({"c": np.ones(2)}),
+], ids=["stage", "place", "freeze", "measure", "add_group"])
+def test_a_parameter_that_was_replaced_is_noticed_after_a_change(change):
+    params = {"w": np.ones(3), "b": np.ones(2)}
+    opt = fastlr.Momentum(params, grads={"w": np.ones(3), "b": np.ones(2)})
+    change(opt)
+    params["w"] = np.ones(3)
+    with pytest.raises(RuntimeError, match=r"params\['w'\] was replaced by another array"):
+        opt.step([{"w": np.ones(3), "b": None}, {"c": np.ones(2)}] if len(opt.groups) == 2 else None)

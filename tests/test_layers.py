@@ -8,7 +8,7 @@ import fastlr
 
 ROOT = Path(fastlr.__file__).parent
 #: The packages whose modules are in layers; add a package here when its circles are gone.
-LAYERED = ("commands", "monitor", "schedules", "study", "tuning")
+LAYERED = ("commands", "monitor", "optimizers", "schedules", "study", "tuning")
 
 
 def imports(source, module, modules):

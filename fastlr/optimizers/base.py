@@ -177,17 +177,17 @@ class Optimizer(BoundParameters, family=True):
         >>> params["body"], params["head"]
         (array([1., 1.]), array([0.5, 0.5]))
         """
-        from .changing import chosen, set_frozen
+        from .changing import chosen
 
         frozen = self._frozen | chosen(self, what, "freeze")
-        self._plan.exclusively(lambda: set_frozen(self, frozen))
+        self._plan.exclusively(lambda: self._set_frozen(frozen))
 
     def unfreeze(self, *what: str | Group) -> None:
         """Let frozen parameters move again: names, patterns or groups; all of them if none are given."""
-        from .changing import chosen, set_frozen
+        from .changing import chosen
 
         frozen = self._frozen - chosen(self, what, "unfreeze") if what else frozenset()
-        self._plan.exclusively(lambda: set_frozen(self, frozen))
+        self._plan.exclusively(lambda: self._set_frozen(frozen))
 
     @property
     def frozen(self) -> tuple[str, ...]:
@@ -226,7 +226,7 @@ class Optimizer(BoundParameters, family=True):
         """
         from .changing import swapped
 
-        return swapped(self)
+        return swapped(self, self.ema)
 
     def measure(self, on: bool = True) -> None:
         """Measure each tensor in every step, in the same pass: `opt.measured` has it, and `History.record` keeps it.
@@ -502,6 +502,31 @@ class Optimizer(BoundParameters, family=True):
         accumulate(self._plan, grads, grad_scale, zero_grads, shares)
 
     # State
+
+    def place_state(self, arrays: Mapping[str, Mapping[str, Any]], *, take: bool = False) -> None:
+        """Keep slots of the state in these arrays from now on, whose memory is shared, or mapped from a file.
+
+        `arrays` has, by parameter and slot as `state` has them, writable arrays of the shape, type and strides of the
+        present ones; what is not named stays where it is. Their elements become what the state holds; with
+        ``take=True`` the state becomes what they hold, as another process left it. `t` is not in them: `state_dict` has
+        it.
+
+        >>> import numpy as np, fastlr
+        >>> opt, shared = fastlr.Momentum({"w": np.zeros(3)}), np.empty(3)
+        >>> opt.place_state({"w": {"m": shared}})
+        >>> opt.step({"w": np.ones(3)})
+        >>> shared
+        array([1., 1., 1.])
+
+        Raises
+        ------
+        TypeError, ValueError
+            With nothing changed: for names that there are not, arrays that do not fit, or that share memory with what
+            a step writes.
+        """
+        from .placement import place_state  # (imported at the first use, as most programs never call this)
+
+        place_state(self, arrays, take)
 
     def state_dict(self) -> dict[str, Any]:
         """All that the coming steps depend on, by name, as copies: plain values, schedules as dicts, and arrays."""

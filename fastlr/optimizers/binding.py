@@ -29,7 +29,7 @@ from .groups import Group, are_groups, bound, checked_lr_max
 from .rule_class import RuleClass
 from .slots import Slots, State
 from .stages import SETTABLE, STAGES, Stages
-from .structure import Structure
+from .structure import FrozenStructure, Structure
 
 DECAYS = ("coupled", "decoupled", "independent", "corrected")
 
@@ -305,9 +305,7 @@ class BoundParameters(RuleClass, family=True):
                 self._bound = None
                 self._replan(new, len(added))
                 if self._frozen:
-                    from .changing import set_frozen
-
-                    set_frozen(self, self._frozen)
+                    self._set_frozen(self._frozen)
             except BaseException:
                 self._plan, self._structure, (self._groups, self._state, self._bound) = plan, structure, present
                 for tensor, snapshot in before:
@@ -317,31 +315,6 @@ class BoundParameters(RuleClass, family=True):
 
         plan.retire(join)
         return self._groups[-1]
-
-    def place_state(self, arrays: Mapping[str, Mapping[str, Any]], *, take: bool = False) -> None:
-        """Keep slots of the state in these arrays from now on, whose memory is shared, or mapped from a file.
-
-        `arrays` has, by parameter and slot as `state` has them, writable arrays of the shape, type and strides of the
-        present ones; what is not named stays where it is. Their elements become what the state holds; with
-        ``take=True`` the state becomes what they hold, as another process left it. `t` is not in them: `state_dict` has
-        it.
-
-        >>> import numpy as np, fastlr
-        >>> opt, shared = fastlr.Momentum({"w": np.zeros(3)}), np.empty(3)
-        >>> opt.place_state({"w": {"m": shared}})
-        >>> opt.step({"w": np.ones(3)})
-        >>> shared
-        array([1., 1., 1.])
-
-        Raises
-        ------
-        TypeError, ValueError
-            With nothing changed: for names that there are not, arrays that do not fit, or that share memory with what
-            a step writes.
-        """
-        from .placement import place_state  # (imported at the first use, as most programs never call this)
-
-        place_state(self, arrays, take)
 
     def cast(self) -> None:
         """Bring the 16-bit copies to what the parameters are, after somebody else changed those."""
@@ -400,6 +373,16 @@ class BoundParameters(RuleClass, family=True):
         if self._plan.bind(self._without_frozen(arrays)):
             self._bound_fixed = [fixed_in_memory(array) for array in arrays if isinstance(array, np.ndarray)]
         self._bound = arrays
+
+    def _set_frozen(self, frozen: frozenset[str]) -> None:
+        """Freeze these parameters and no others; nobody may step meanwhile."""
+        structure = Structure(self._structure.grouped, self._structure.parts, self._structure.watched)
+        labels = {k: tensor.name for k, tensor in enumerate(self._plan.tensors) if tensor.name in frozen}
+        if self._bound is not None:
+            self._plan.bind_arrays([None if k in labels else array for k, array in enumerate(self._bound)])
+        self._frozen = frozen
+        self._structure = FrozenStructure(structure, labels) if labels else structure
+        self._watch()
 
     def _without_frozen(self, arrays: list[Any]) -> list[Any]:
         """Bound gradients, None for parameters that are frozen."""

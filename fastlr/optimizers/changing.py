@@ -12,11 +12,10 @@ from .._engine.tensor_versions import mark_written
 from .._engine.tensors import Array, Tensor, bfloat16_bits, values
 from .declaration import nearest
 from .groups import Group
-from .slots import Slots, State
+from .slots import State
 from .structure import Container, Structure
 
 if TYPE_CHECKING:
-    from .base import Optimizer
     from .binding import BoundParameters
 
 PER_TENSOR = ("_constraint", "_decay", "_decay_mask", "_lr_scale", "_shadow", "_state_dtype")
@@ -24,31 +23,7 @@ PER_TENSOR = ("_constraint", "_decay", "_decay_mask", "_lr_scale", "_shadow", "_
 
 # Frozen parameters
 
-class FrozenStructure(Structure):
-    """A structure some of whose parameters must have no gradient."""
-
-    __slots__ = ("labels",)
-
-    def __init__(self, structure: Structure, labels: dict[int, str]) -> None:
-        super().__init__(structure.grouped, structure.parts, structure.watched)
-        self.labels = labels               # of the frozen tensors, by their index: the name
-
-    @property
-    def nested(self) -> bool:
-        """Every list of gradients is looked at."""
-        return True
-
-    def arranged(self, grads: Any, owner: str, label: str = "grads") -> list[Any]:
-        """Gradients in the order of the tensors; ValueError where a frozen parameter has one."""
-        ordered = super().arranged(grads, owner, label)
-        for k, name in self.labels.items():
-            if ordered[k] is not None:
-                raise ValueError(f"{owner}: {label}: the parameter {name!r} is frozen, and takes no gradient; pass "
-                                 f"None for it, or call unfreeze({name!r})")
-        return ordered
-
-
-def chosen(opt: Optimizer, what: Sequence[Any], call: str) -> frozenset[str]:
+def chosen(opt: BoundParameters, what: Sequence[Any], call: str) -> frozenset[str]:
     """The names that patterns and groups mean; ValueError for a pattern that matches none."""
     names = [tensor.name for tensor in opt._plan.tensors]
     found: set[str] = set()
@@ -68,17 +43,6 @@ def chosen(opt: Optimizer, what: Sequence[Any], call: str) -> frozenset[str]:
     return frozenset(found)
 
 
-def set_frozen(opt: BoundParameters, frozen: frozenset[str]) -> None:
-    """Freeze these parameters and no others; nobody may step meanwhile."""
-    structure = Structure(opt._structure.grouped, opt._structure.parts, opt._structure.watched)
-    labels = {k: tensor.name for k, tensor in enumerate(opt._plan.tensors) if tensor.name in frozen}
-    if opt._bound is not None:
-        opt._plan.bind_arrays([None if k in labels else array for k, array in enumerate(opt._bound)])
-    opt._frozen = frozen
-    opt._structure = FrozenStructure(structure, labels) if labels else structure
-    opt._watch()
-
-
 # Groups that are dropped
 
 class Dropped:
@@ -95,7 +59,7 @@ class Dropped:
         raise RuntimeError(f"{self.name}: this group was dropped")
 
 
-def drop_group(opt: Optimizer, group: Group | int) -> None:
+def drop_group(opt: BoundParameters, group: Group | int) -> None:
     """Let a group go, with its state: see `Optimizer.drop_group`."""
     who, groups, before = type(opt).__name__, opt.groups, opt._plan
     if isinstance(group, bool) or not isinstance(group, int | Group):
@@ -131,7 +95,7 @@ def drop_group(opt: Optimizer, group: Group | int) -> None:
                 plan.bind_arrays([None if tensors[k].name in opt._frozen else array
                                   for k, array in zip(kept, opt._bound, strict=True)])
             opt._plan = plan
-            set_frozen(opt, opt._frozen)
+            opt._set_frozen(opt._frozen)
         except BaseException:
             opt._plan = before
             for other, k in zip(groups, indices, strict=True):
@@ -147,7 +111,7 @@ def drop_group(opt: Optimizer, group: Group | int) -> None:
     object.__setattr__(group, "_optimizer", Dropped(who))
 
 
-def take_out(opt: Optimizer, index: int, kept: list[int], dropped: set[str]) -> None:
+def take_out(opt: BoundParameters, index: int, kept: list[int], dropped: set[str]) -> None:
     """Take a group out of all that an optimizer knows, but for its plan."""
     tensors, structure = opt._plan.tensors, opt._structure
     for name in PER_TENSOR:
@@ -193,10 +157,9 @@ class SwappedOut:
 
 
 @contextmanager
-def swapped(opt: Optimizer) -> Iterator[None]:
+def swapped(opt: BoundParameters, means: Mapping[str, Any]) -> Iterator[None]:
     """See `Optimizer.swapped`."""
     opt._plan.refuse_replaced()
-    means = opt.ema
     tensors = opt._plan.tensors
     before = [np.asarray(tensor.array).copy() for tensor in tensors]
     watched = opt._plan.watched
@@ -229,14 +192,6 @@ def put_numbers(tensor: Tensor, numbers: Array) -> None:
             np.asarray(tensor.array).view(np.uint16)[...] = bfloat16_bits(numbers)
 
 
-def written(opt: Optimizer, tensors: Sequence[Tensor]) -> None:
+def written(opt: BoundParameters, tensors: Sequence[Tensor]) -> None:
     opt.cast()
     mark_written([tensor.source for tensor in tensors if tensor.source is not None])
-
-
-def decoded(slots: Slots) -> dict[str, Array]:
-    """See `Slots.decoded`."""
-    from .._engine.stored_numbers import decoded
-
-    scales = {f"{slot}_scale" for slot in slots if f"{slot}_scale" in slots}
-    return {slot: decoded(array, slots.get(f"{slot}_scale")) for slot, array in slots.items() if slot not in scales}

@@ -6,7 +6,7 @@ from math import inf, sqrt
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from .base import Optimizer
+    from .binding import BoundParameters
 
 Before = Callable[[Any, Any], object]
 After = Callable[[Any], object]
@@ -28,9 +28,9 @@ class Measured(NamedTuple):
     clipped: float
 
 
-def measured(opt: Optimizer) -> dict[str, Measured]:
+def measured(opt: BoundParameters) -> dict[str, Measured]:
     """See `Optimizer.measured`."""
-    if not opt.measures:
+    if not opt._measures:
         raise RuntimeError(f"{type(opt).__name__}: nothing is measured; call measure() first")
     found = {}
     for tensor, sums in zip(opt._plan.tensors, opt._plan.measured(), strict=True):
@@ -40,9 +40,9 @@ def measured(opt: Optimizer) -> dict[str, Measured]:
     return found
 
 
-def measure(opt: Optimizer, on: bool) -> None:
+def measure(opt: BoundParameters, on: bool) -> None:
     """See `Optimizer.measure`."""
-    tensors, before = opt._plan.tensors, opt.measures
+    tensors, before = opt._plan.tensors, opt._measures
 
     def change() -> None:
         try:
@@ -63,7 +63,7 @@ def measure(opt: Optimizer, on: bool) -> None:
 class Callbacks:
     """The functions around an optimizer's steps: they take the place of its method `step` while there are any."""
 
-    def __init__(self, opt: Optimizer) -> None:
+    def __init__(self, opt: Any) -> None:
         self.opt = opt
         self.before: list[Before] = []
         self.after: list[After] = []
@@ -94,7 +94,7 @@ class Callback:
             object.__delattr__(callbacks.opt, "step")
 
 
-def add_callback(opt: Optimizer, before: Before | None, after: After | None) -> Callback:
+def add_callback(opt: BoundParameters, before: Before | None, after: After | None) -> Callback:
     """See `Optimizer.add_callback`."""
     for name, function in (("before", before), ("after", after)):
         if function is not None and not callable(function):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def place_state(opt: BoundParameters, arrays: Mapping[str, Mapping[str, Any]], take: bool) -> None:
-    """See `BoundParameters.place_state`."""
+    """See `Optimizer.place_state`."""
     plan = opt._plan
     placed = fitting(opt, arrays)
 
@@ -28,14 +28,8 @@ def place_state(opt: BoundParameters, arrays: Mapping[str, Mapping[str, Any]], t
                 if not take:
                     array[...] = tensor.state_by_name(opt._kept, opt.memory)[slot]
                 tensor.place(opt._kept, slot, array)
-            new = opt._planned(plan.tensors, opt._groups, opt._stages)
-            for group in opt._groups:
-                new.set_peak(group._index, group._lr_max or 0.0)
-            if opt._bound is not None:
-                new.bind(opt._bound)
-            new.grad_norm = plan.grad_norm
             state = State({tensor.name: Slots(tensor.state_by_name(opt._kept, opt.memory)) for tensor in plan.tensors})
-            opt._replan(new)
+            opt._plan_again(opt._stages)
             opt._state = state
         except BaseException:
             for tensor, snapshot, slots in before:

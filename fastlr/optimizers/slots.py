@@ -37,9 +37,10 @@ class Slots(dict[str, Array]):
         >>> opt.state["w"]["m"].dtype, opt.state["w"].decoded()["m"][:2]
         (dtype('int8'), array([0.5, 0.5], dtype=float32))
         """
-        from .changing import decoded
+        from .._engine.stored_numbers import decoded  # (imported at the first use, as most programs never call this)
 
-        return decoded(self)
+        scales = {f"{slot}_scale" for slot in self if f"{slot}_scale" in self}
+        return {slot: decoded(array, self.get(f"{slot}_scale")) for slot, array in self.items() if slot not in scales}
 
     def _refuse(self, *_: Any, **__: Any) -> Any:
         raise TypeError(f"{self.label}: what there is cannot be changed; write into the arrays, [name][...] = x")

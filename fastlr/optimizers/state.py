@@ -227,9 +227,7 @@ def prepared(opt: BoundParameters, d: Mapping[str, Any], strict: bool) -> Prepar
         plan.norms = norms
         plan.accumulated, plan.skipped = accumulated, skipped
         if frozen != opt._frozen:
-            from .changing import set_frozen
-
-            set_frozen(opt, frozen)
+            opt._set_frozen(frozen)
         opt.cast()
 
     return Prepared([plan], write, report + differences)

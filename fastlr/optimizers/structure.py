@@ -245,3 +245,27 @@ def same_names(expected: Any, given: Any, label: str) -> None:
     extra = [name for name in given if name not in expected]
     if extra:
         raise ValueError(f"{label}: unknown entry {extra[0]!r}{nearest(str(extra[0]), map(str, expected))}")
+
+
+class FrozenStructure(Structure):
+    """A structure some of whose parameters must have no gradient."""
+
+    __slots__ = ("labels",)
+
+    def __init__(self, structure: Structure, labels: dict[int, str]) -> None:
+        super().__init__(structure.grouped, structure.parts, structure.watched)
+        self.labels = labels               # of the frozen tensors, by their index: the name
+
+    @property
+    def nested(self) -> bool:
+        """Every list of gradients is looked at."""
+        return True
+
+    def arranged(self, grads: Any, owner: str, label: str = "grads") -> list[Any]:
+        """Gradients in the order of the tensors; ValueError where a frozen parameter has one."""
+        ordered = super().arranged(grads, owner, label)
+        for k, name in self.labels.items():
+            if ordered[k] is not None:
+                raise ValueError(f"{owner}: {label}: the parameter {name!r} is frozen, and takes no gradient; pass "
+                                 f"None for it, or call unfreeze({name!r})")
+        return ordered
