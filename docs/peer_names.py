@@ -22,7 +22,7 @@ OPTIMIZERS = {
         "sgd()": "SGD", "sgd(momentum=0.9)": "Momentum", "sgd(momentum=0.9, nesterov=True)": "Nesterov",
         "adam()": "Adam", "amsgrad()": "AMSGrad", "adamw()": "AdamW", "nadam()": "NAdam", "nadamw()": "NAdamW",
         "radam()": "RAdam",
-        "chain(scale_by_radam(), add_decayed_weights(), ...)": "RAdamW",
+        "chain(scale_by_radam(), ...)": "RAdamW",
         "adamax()": "AdaMax", "adagrad()": "AdaGrad", "adadelta()": "AdaDelta", "rmsprop()": "RMSprop",
         "rmsprop(centered=True)": "RMSpropCentered", "rmsprop(momentum=0.9)": "RMSpropMomentum",
         "rmsprop(centered=True, momentum=0.9)": "RMSpropCenteredMomentum", "rprop()": "Rprop", "adan()": "Adan",

@@ -38,8 +38,8 @@ TITLES = {"spectral": "Spectral: Muon, Shampoo, SOAP", "reducing": "Norms and ma
           "composition": "Made of other schedules"}
 #: What else fastlr has, by what it is for; a page each.
 FUNCTIONS = {
-    "Every optimizer": ("Optimizer", "Group", "create_optimizer", "list_optimizers", "Partition", "LossScale",
-                        "within"),
+    "Optimizers and groups": ("Optimizer", "Group", "create_optimizer", "list_optimizers", "Partition",
+                              "LossScale", "within"),
     "Finding a rate": ("find_lr", "tune_lr", "History", "diagnose", "Plateau"),
     "Around an optimizer": ("Lookahead", "SAM", "GradientAccumulation", "GradientCentralization", "EMA", "SWA"),
     "With a closure": ("LBFGS", "line_search"),
@@ -269,8 +269,9 @@ def migration() -> dict[str, str]:
     for library, peers in peer_names.OPTIMIZERS.items():
         rows = [row_of_peer(library, peer, name) for peer, name in peers.items()]
         names = ", ".join(f"`{theirs}` is `{ours}`" for ours, theirs in peer_names.NAMES[library].items())
-        pages[f"included/{library}.md"] = f"Names: {names}.\n\n" + markdown(
-            ["there", "here", "names, and what differs without `convention=`"], rows)
+        pages[f"included/{library}.md"] = (
+            f'All of these take `convention="{library}"`. Names: {names}.\n\n'
+            + markdown(["there", "here", "other names, and what differs without `convention=`"], rows))
     for library in ("torch", "optax", "Keras"):
         rows = []
         for name, cls in SCHEDULES.items():
@@ -290,18 +291,18 @@ def row_of_peer(library: str, peer: str, name: str) -> list[str]:
     usual = peer_names.NAMES[library]
     differs = [f"`{theirs}` is `{ours}`" for ours, theirs in peer_names.renamed(library, peer, cls).items()
                if usual.get(ours) != theirs]
-    chosen = library != next(iter(cls.conventions))
-    if chosen:
+    if library != next(iter(cls.conventions)):
         differs += [f"`{key}` {number(value)}, here {number(declared[key].default)}"
                     for key, value in convention.defaults.items()]
         if convention.decay and convention.decay != cls.decay_mode:
             differs.append(f"weight decay is {convention.decay}, here {cls.decay_mode}")
         if cls._default_rule != convention.rule or getattr(cls, "kind", "") == "matrix":
             differs.append("the formula")
-    differs += [f"`{key}` {number(value)} there, {number(declared[key].default)} here, with `convention=` too"
-                for key, value in peer_names.DEFAULTS.get((library, peer), {}).items()]
-    here = f'`{name}(convention="{library}")`' if chosen else f"`{name}`"
-    return [f"`{peer}`", f"[{here}](/generated/optimizers/{name.lower()}.rst)", "; ".join(differs)]
+    kept = [f"`{key}` {number(declared[key].default)}, there {number(value)}"
+            for key, value in peer_names.DEFAULTS.get((library, peer), {}).items()]
+    if kept:
+        differs.append(f"kept with `convention=`: {', '.join(kept)}")
+    return [f"`{peer}`", f"[`{name}`](/generated/optimizers/{name.lower()}.rst)", "; ".join(differs)]
 
 
 def markdown(head: list[str], rows: list[list[str]]) -> str:
