@@ -536,7 +536,7 @@ def test_histories(tmp_path):
     fastlr.diagnose({"cost": [1.0] * 99}, loss="cost")
 
 
-def test_finding_rates():
+def test_finding_rates(tmp_path):
     p = ones(2)
 
     def loss_and_grad(batch):
@@ -583,6 +583,13 @@ def test_finding_rates():
         fastlr.tune_lr(quadratic, 1e-3, 1.0, budget=4, executor=Broken())
     executors = iter([Broken(), Broken(), *(ThreadPoolExecutor(1) for _ in range(50))])
     fastlr.tune_lr(quadratic, 1e-3, 1.0, budget=4, executor=lambda: next(executors))
+    (tmp_path / "other.csv").write_text("lr,score\n")
+    with advises("give another file"):
+        fastlr.tune_lr(quadratic, 1e-3, 1.0, budget=4, journal=tmp_path / "other.csv")
+    fastlr.tune_lr(quadratic, 1e-3, 1.0, budget=4, journal=tmp_path / "another.jsonl")
+    with advises("give fewer steps or repeats"):
+        fastlr.find_lr(opt, loss_and_grad, [ones(2)], budget=60)
+    assert fastlr.find_lr(opt, loss_and_grad, [ones(2)], steps=10, budget=60).updates <= 60
 
 
 def quadratic(lr, budget, seed):
