@@ -128,7 +128,7 @@ cdef inline double largest_element(const real* restrict p, double most, Py_ssize
     for i in range(size // LANES * LANES, size):
         lane[0] = p[i] if p[i] > lane[0] else lane[0]
     for j in range(LANES):
-        most = lane[j] if lane[j] > most else most
+        most = <double>lane[j] if <double>lane[j] > most else most
     return most
 
 cdef inline double sum_above(const real* restrict p, double bound, Py_ssize_t size) noexcept nogil:
@@ -175,7 +175,7 @@ cdef inline double simplex_threshold(const TensorView* view, Py_ssize_t start, P
         i += n
     # (a little less: the largest itself is above it, whatever is rounded)
     bound = bound - total - fabs(bound) * 1e-6
-    while above != count and bound > -INFINITY:
+    while above != count and bound > -<double>INFINITY:
         count, above, sums, i = above, 0, 0, start
         while i < start + size:
             n = start + size - i if start + size - i < TILE else TILE
