@@ -222,7 +222,7 @@ def test_what_is_wrong_is_refused():
     with pytest.raises(ValueError, match=r"AdamW: lr: expected one number, got shape \(2,\)"):
         opt.step(params, params, state, lr=jnp.ones(2))
     with pytest.raises(TypeError, match="params: leaf 0: expected an array of float32 or float64, got int32"):
-        opt.init([jnp.arange(3)])
+        opt.init([jnp.arange(3, dtype=jnp.int32)])
     with pytest.raises(TypeError, match="params: leaf 0: expected an array of float32 or float64, got bfloat16"):
         opt.init([jnp.ones(3, jnp.bfloat16)])
     with pytest.raises(ValueError, match="grads: expected the structure of the parameters"):
@@ -269,7 +269,8 @@ def test_a_program_of_another_process_finds_rule_and_schedule(tmp_path):
         params, state = opt.step(params, grads, fastlr.jax.State(*state))
         return params, tuple(state)
 
-    params, state = [jnp.ones(3)], opt.init([jnp.ones(3)])
+    # (float32 by name: other tests of this process may have made float64 the usual type)
+    params, state = [jnp.ones(3, jnp.float32)], opt.init([jnp.ones(3, jnp.float32)])
     pytest.importorskip("flatbuffers")
     allowed = [jax.export.DisabledSafetyCheck.custom_call("fastlr_step")]
     exported = jax.export.export(jax.jit(step), disabled_checks=allowed)(params, params, tuple(state))
@@ -277,7 +278,7 @@ def test_a_program_of_another_process_finds_rule_and_schedule(tmp_path):
     done = subprocess.run([sys.executable, "-c", EXPORTED, str(tmp_path / "program")], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     for _ in range(3):
-        params, state = opt.step(params, [jnp.ones(3)], state)
+        params, state = opt.step(params, [jnp.ones(3, jnp.float32)], state)
     assert done.stdout.strip() == np.asarray(params[0]).tobytes().hex()
 
 

@@ -10,6 +10,7 @@ import os
 import sys
 from importlib.machinery import ExtensionFileLoader
 from importlib.util import find_spec, module_from_spec, spec_from_loader
+from threading import RLock
 from typing import Any
 
 from ..rules.signatures import BUILD_ID, VARIANTS
@@ -42,8 +43,21 @@ def one_build(module: str, build_id: str) -> None:
                           f"fastlr.rules.signatures; build all of it anew")
 
 
+#: Held while kernels are loaded, and by a thread that forks: the locks of an import that another thread has begun would
+#: stay locked in the child for ever.
+loading = RLock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=loading.acquire, after_in_parent=loading.release, after_in_child=loading.release)
+
+
 def load(name: str) -> Any:
     """The variant of a kernel module for this process; the widest that was compiled, where that one was not."""
+    with loading:
+        return found(name)
+
+
+def found(name: str) -> Any:
+    """The same, while nobody else loads one."""
     for level in LEVELS[LEVELS.index(isa):0:-1]:
         variant = f"{name}_{level}"
         if variant in sys.modules:

@@ -94,6 +94,7 @@ def test_hooks_that_are_put_first():
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")        # (of JAX, where another test has imported it)
 def test_a_forked_process_steps_on_its_own():
     params, others = ([torch.nn.Parameter(torch.ones(300_000))] for _ in range(2))
     opt, twin = fastlr.torch.AdamW(params, lr=0.1), fastlr.torch.AdamW(others, lr=0.1)
