@@ -256,6 +256,47 @@ def test_hyper_parameters_are_of_the_parts():
     assert opt.current[0][1]["lr"] == 0.5
 
 
+def test_a_gradient_for_a_frozen_parameter_moves_no_part():
+    p = normal(0)
+    opt = build(p)
+    opt.freeze("table")
+    opt.freeze("table")
+    before, state = as_bits(p), repr(opt.state_dict())
+    with pytest.raises(ValueError, match="Partition: grads: the parameter 'table' is frozen, and takes no gradient"):
+        opt.step(normal(1))
+    assert as_bits(p) == before and repr(opt.state_dict()) == state
+    with pytest.raises(ValueError, match="Partition: freeze: this group is of another optimizer"):
+        opt.freeze(opt.groups[0], fastlr.SGD(np.zeros(1)).groups[0])
+    assert opt.frozen == ("table",)
+
+
+def test_bound_gradients_of_frozen_parameters_are_neither_read_nor_measured():
+    p, q, g = normal(0), normal(0), normal(1)
+    g["table"][:] = np.nan
+    opt, other = build(p, grads=g, clip_norm=0.5, nonfinite="raise"), build(q, clip_norm=0.5)
+    opt.freeze("table")
+    for _ in range(2):
+        opt.step()
+        other.step(g | {"table": None})
+    assert as_bits(p) == as_bits(q) and opt.grad_norm == other.grad_norm
+    opt.step(zero_grads=True)
+    assert np.isnan(g["table"]).all() and not g["layer"]["w"].any()
+    g["table"][:] = 1
+    opt.unfreeze()
+    opt.step()
+    assert (p["table"] != q["table"]).any()
+
+
+def test_a_norm_beyond_one_part_s_range_moves_no_part():
+    p = {"a": np.ones(3), "b": np.ones(3, np.float32)}
+    opt = fastlr.Partition(p, {"a": fastlr.SGD, "b": fastlr.SGD}, clip_norm=1e-3)
+    opt.step({"a": np.ones(3), "b": np.ones(3, np.float32)})
+    a, norm = p["a"].copy(), opt.grad_norm
+    with pytest.raises(ValueError, match="grad_scale must be in"):
+        opt.step({"a": np.full(3, 1e38), "b": np.ones(3, np.float32)})
+    assert (p["a"] == a).all() and [part.t for part in opt.parts.values()] == [1, 1] and opt.grad_norm == norm
+
+
 def test_groups_are_refused():
     with pytest.raises(TypeError, match="takes parameters by name, not groups"):
         fastlr.Partition([{"params": normal(0)}], {"*": fastlr.SGD})

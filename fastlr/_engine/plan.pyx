@@ -194,6 +194,10 @@ cdef class Plan:
         finally:
             self.release()
 
+    def refuse_scale(self, grad_scale):
+        """ValueError for a number by which gradients of these parameters cannot be divided."""
+        self.checked_scale(grad_scale)
+
     cdef int read_curvature(self, list gradients, list estimates) except -1:
         if gradients is None and self.bound is not None:
             gradients = self.bound.arrays

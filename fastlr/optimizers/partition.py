@@ -209,14 +209,18 @@ class Partition(Resumable):
 
     def _set_frozen(self, call: str, what: tuple[Any, ...]) -> None:
         names: list[str] = []
-        known = [tensor.name for tensor in self._in_order]
+        known, groups = [tensor.name for tensor in self._in_order], self.groups
         for each in what:
+            if isinstance(each, Group) and each not in groups:
+                raise ValueError(f"{type(self).__name__}: {call}: this group is of another optimizer")
             found = list(each.params) if isinstance(each, Group) else [
                 name for name in known if fnmatchcase(name, each)]
             if not found:
                 raise ValueError(f"{type(self).__name__}: {call}: {each!r} matches no parameter"
                                  f"{nearest(str(each), known)}")
             names += found
+        for part in self._parts.values():
+            unwrapped(part)._require_own_values()
         for part in self._parts.values():
             own = [tensor.name for tensor in tensors_of(part) if tensor.name in names]
             if own:
@@ -272,14 +276,16 @@ class Partition(Resumable):
                 raise RuntimeError(f"{who}: {watched.replaced_by(key)}, or make a new optimizer")
         if grads is None and self._bound is None:
             raise TypeError(f"{who}: step() needs gradients: pass them, or bind them with grads= in the constructor")
-        flat: list[Any] = self._bound if grads is None else self._arranged(grads)      # type: ignore[assignment]
+        flat = self._bound_gradients() if grads is None else self._arranged(grads)
         scale = grad_scale.value if isinstance(grad_scale, LossScale) else grad_scale
         if isinstance(grad_scale, LossScale) and self._nonfinite != "skip":
             raise ValueError(f"{who}: a LossScale needs nonfinite='skip', got {self._nonfinite!r}; give it to the "
                              f"constructor")
         lists = [[flat[k] for k in index] for index in self._indices]
-        for part, own in zip(self._parts.values(), lists, strict=True):
-            unwrapped(part)._plan.examine(own, scale, zero_grads)
+        rules = [unwrapped(part) for part in self._parts.values()]
+        for rule, own in zip(rules, lists, strict=True):
+            rule._structure.refuse_frozen(own, who)
+            rule._plan.examine(own, scale, zero_grads)
         keywords = self._keywords(loss, curvature)
         goes, scale = self._measured(flat, scale)
         if goes:
@@ -291,6 +297,12 @@ class Partition(Resumable):
                     np.asarray(g)[...] = 0
         if isinstance(grad_scale, LossScale):
             grad_scale.update(not goes)
+
+    def _bound_gradients(self) -> list[Any]:
+        """Bound gradients, None for parameters that are frozen."""
+        bound, frozen = self._bound or [], self.frozen
+        return [None if tensor.name in frozen else g for tensor, g in zip(self._in_order, bound, strict=True)] \
+            if frozen else bound
 
     def _keywords(self, loss: float | None, curvature: Any) -> list[dict[str, Any]]:
         """What more the step of each part is given."""
@@ -325,12 +337,12 @@ class Partition(Resumable):
             tensor = next((tensor for (tensor, _), g in zip(given, arrays, strict=True) if not np.isfinite(g).all()),
                           self._in_order[0])
             raise FloatingPointError(f"{tensor.label}: holds NaN or infinity at t = {self.t}; nothing was changed")
-        self._grad_norm = norm
-        if not isfinite(norm):
-            return self._nonfinite != "skip", scale
-        if self._clip_norm is not None and norm + 1e-6 > self._clip_norm:
+        if self._clip_norm is not None and self._clip_norm < norm + 1e-6 < inf:
             scale *= (norm + 1e-6) / self._clip_norm
-        return True, scale
+            for part in self._parts.values():          # (before the first of them moves)
+                unwrapped(part)._plan.refuse_scale(scale)
+        self._grad_norm = norm
+        return isfinite(norm) or self._nonfinite != "skip", scale
 
     def _step_parts(self, lists: list[list[Any]], scale: float, zero_grads: bool,
                     keywords: list[dict[str, Any]]) -> None:

@@ -219,6 +219,9 @@ class Structure:
             flat += arranged(part, given, owner, f"{label}[{index}]")
         return flat
 
+    def refuse_frozen(self, ordered: list[Any], owner: str, label: str = "grads") -> None:
+        """ValueError where a frozen parameter has a gradient."""
+
     def arranged_back(self, gradients: list[Any]) -> Any:
         """A list in the order of the tensors, in the structure in which gradients come."""
         rest = iter(gradients)
@@ -264,8 +267,11 @@ class FrozenStructure(Structure):
     def arranged(self, grads: Any, owner: str, label: str = "grads") -> list[Any]:
         """Gradients in the order of the tensors; ValueError where a frozen parameter has one."""
         ordered = super().arranged(grads, owner, label)
+        self.refuse_frozen(ordered, owner, label)
+        return ordered
+
+    def refuse_frozen(self, ordered: list[Any], owner: str, label: str = "grads") -> None:
         for k, name in self.labels.items():
             if ordered[k] is not None:
                 raise ValueError(f"{owner}: {label}: the parameter {name!r} is frozen, and takes no gradient; pass "
                                  f"None for it, or call unfreeze({name!r})")
-        return ordered
