@@ -192,6 +192,20 @@ def test_bound_gradients_frozen_names_watched_containers_and_wrappers_follow():
         ema.update()
 
 
+@pytest.mark.parametrize("cls", [fastlr.Muon, fastlr.SOAP, fastlr.Shampoo, fastlr.AdamW])
+def test_stages_can_be_set_after_a_group_was_refused(cls):
+    p, q = (np.ones((4, 3), np.float32) for _ in "pq")
+    opt, other = cls({"w": p}), cls({"w": q})
+    with pytest.raises(ValueError):
+        opt.add_group({"v": np.zeros((4, 3), np.float32)}, lr=-1.0)
+    with pytest.raises(ValueError):
+        opt.add_group({"v": np.zeros((4, 3), np.float32), "w2": p})
+    opt.clip_value = other.clip_value = 0.5
+    for each in (opt, other):
+        each.step({"w": np.eye(4, 3, dtype=np.float32)})
+    assert p.tobytes() == q.tobytes()
+
+
 def test_what_cannot_be_dropped_is_refused():
     opt = fastlr.SGD(normal(0))
     for what, error, reason in ((0, ValueError, "this is the only group"), (1, ValueError, "there are 1 groups, got 1"),
@@ -238,6 +252,27 @@ def test_swapped_puts_the_means_in_place_and_takes_them_out_bit_for_bit(stored):
     opt.step({"w": np.ones((3, 4), np.float64 if stored == "float64" else np.float32)})
     with pytest.raises(AttributeError, match="no running mean is kept; give ema_decay"), fastlr.SGD(np.ones(1)).swapped():
         pass
+
+
+@pytest.mark.parametrize("change", [
+    lambda opt: opt.freeze("a"), lambda opt: opt.unfreeze(), lambda opt: opt.drop_group(0),
+    lambda opt: opt.add_group({"d": np.zeros(2)}),
+], ids=["freeze", "unfreeze", "drop_group", "add_group"])
+def test_a_change_in_a_block_of_swapped_is_refused(change):
+    """(It would let steps move the means, which are lost at the end of the block.)"""
+    p = normal(0)
+    opt = fastlr.SGD([{"params": {"a": p["a"]}}, {"params": {"b": p["b"]}}], ema_decay=0.5)
+    g = [{"a": np.ones((4, 3))}, {"b": np.ones(5)}]
+    opt.step(g)
+    before = p["a"].tobytes(), p["b"].tobytes()
+    with opt.swapped():
+        with pytest.raises(RuntimeError, match="SGD: the parameters hold the means; leave the with block of swapped"):
+            change(opt)
+        with pytest.raises(RuntimeError, match="SGD: the parameters hold the means"):
+            opt.step(g)
+    assert (p["a"].tobytes(), p["b"].tobytes()) == before and opt.frozen == () and list(opt.state) == ["a", "b"]
+    opt.step(g)
+    change(opt)
 
 
 # What can be read

@@ -179,6 +179,7 @@ class Optimizer(BoundParameters, family=True):
         """
         from .changing import chosen
 
+        self._require_own_values()
         frozen = self._frozen | chosen(self, what, "freeze")
         self._plan.exclusively(lambda: self._set_frozen(frozen))
 
@@ -186,6 +187,7 @@ class Optimizer(BoundParameters, family=True):
         """Let frozen parameters move again: names, patterns or groups; all of them if none are given."""
         from .changing import chosen
 
+        self._require_own_values()
         frozen = self._frozen - chosen(self, what, "unfreeze") if what else frozenset()
         self._plan.exclusively(lambda: self._set_frozen(frozen))
 
@@ -212,7 +214,8 @@ class Optimizer(BoundParameters, family=True):
     def swapped(self) -> AbstractContextManager[None]:
         """In this with block the parameters hold their running means; after it their earlier values, bit for bit.
 
-        As `EMA.swapped`, for `ema_decay`. A step, a save and a load in the block raise RuntimeError.
+        As `EMA.swapped`, for `ema_decay`. In the block a step, a save, a load, and a change of groups or of what is
+        frozen raise RuntimeError.
 
         >>> import numpy as np, fastlr
         >>> p = np.zeros(1)

@@ -46,6 +46,10 @@ OTHER_NAMES = {"learning_rate": "lr", "rate": "lr", "alpha": "lr", "lr_schedule"
                "param_groups": "groups"}
 
 
+#: What an optimizer keeps of its groups, beside its plan: it changes where groups are added or dropped.
+OF_GROUPS = ("_structure", "_groups", "_state", "_bound", "_frozen", "_matrix_rules", "_tensors")
+
+
 class BoundParameters(RuleClass, family=True):
     """Parameters, their groups and state, and the plan of the steps that move them."""
 
@@ -289,8 +293,9 @@ class BoundParameters(RuleClass, family=True):
 
         Gradients then come as one entry per group. Bound gradients are forgotten: bind again.
         """
-        plan, structure, present = self._plan, self._structure, (self._groups, self._state, self._bound)
-        groups = list(self._groups)
+        self._require_own_values()
+        plan, structure, groups = self._plan, self._structure, list(self._groups)
+        present = {name: value for name, value in vars(self).items() if name in OF_GROUPS}
         # (the present plan holds the addresses of what its tensors have: a refused group must leave them that)
         before = [(tensor, tensor.snapshot()) for tensor in plan.tensors]
 
@@ -307,7 +312,8 @@ class BoundParameters(RuleClass, family=True):
                 if self._frozen:
                     self._set_frozen(self._frozen)
             except BaseException:
-                self._plan, self._structure, (self._groups, self._state, self._bound) = plan, structure, present
+                self._plan = plan
+                vars(self).update(present)
                 for tensor, snapshot in before:
                     tensor.restore(snapshot)
                 self._watch()

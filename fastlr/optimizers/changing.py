@@ -10,6 +10,7 @@ import numpy as np
 
 from .._engine.tensor_versions import mark_written
 from .._engine.tensors import Array, Tensor, bfloat16_bits, values
+from .binding import OF_GROUPS
 from .declaration import nearest
 from .groups import Group
 from .slots import State
@@ -61,6 +62,7 @@ class Dropped:
 
 def drop_group(opt: BoundParameters, group: Group | int) -> None:
     """Let a group go, with its state: see `Optimizer.drop_group`."""
+    opt._require_own_values()
     who, groups, before = type(opt).__name__, opt.groups, opt._plan
     if isinstance(group, bool) or not isinstance(group, int | Group):
         raise TypeError(f"{who}: drop_group: expected a group or its index, got {group!r}")
@@ -79,8 +81,7 @@ def drop_group(opt: BoundParameters, group: Group | int) -> None:
     dropped = {tensor.name for tensor in tensors if tensor.group == index}
     snapshots = [(tensors[k], tensors[k].snapshot()) for k in kept]
     indices = [other._index for other in groups]
-    names = ("_structure", "_groups", "_state", "_bound", "_frozen", "_matrix_rules", "_tensors", *PER_TENSOR)
-    present = {name: getattr(opt, name) for name in names if hasattr(opt, name)}
+    present = {name: value for name, value in vars(opt).items() if name in (*OF_GROUPS, *PER_TENSOR)}
 
     def leave() -> None:
         try:
@@ -100,8 +101,7 @@ def drop_group(opt: BoundParameters, group: Group | int) -> None:
             opt._plan = before
             for other, k in zip(groups, indices, strict=True):
                 object.__setattr__(other, "_index", k)
-            for name, value in present.items():
-                object.__setattr__(opt, name, value)
+            vars(opt).update(present)
             for tensor, snapshot in snapshots:
                 tensor.restore(snapshot)
             opt._watch()
