@@ -192,6 +192,53 @@ def test_bound_gradients_frozen_names_watched_containers_and_wrappers_follow():
         ema.update()
 
 
+@pytest.mark.parametrize("through", ["wrapper", "optimizer"])
+@pytest.mark.parametrize("new", [("c", (4, 3), np.float32), ("b", (60, 50), np.float32), ("b", (4, 3), np.float64)])
+@pytest.mark.parametrize("wrap", [fastlr.Lookahead, fastlr.GradientAccumulation, fastlr.GradientCentralization, fastlr.SAM])
+def test_wrappers_keep_nothing_of_what_was_dropped(wrap, new, through):
+    """A group that joins after another was dropped is treated as in a new wrapper, also under the old name."""
+    name, shape, dtype = new
+
+    def step(opt, *grads):
+        if wrap is fastlr.SAM:
+            opt.ascend(list(grads))
+        if wrap is fastlr.GradientAccumulation:
+            opt.add(list(grads))
+        opt.step(*(() if wrap is fastlr.GradientAccumulation else (list(grads),)))
+
+    rng = np.random.default_rng(0)
+    a, b = (rng.normal(size=(4, 3)).astype(np.float32) for _ in "ab")
+    first, given, other = rng.normal(size=shape).astype(dtype), rng.normal(size=shape).astype(dtype), None
+    options = {"k": 1} if wrap is fastlr.Lookahead else {}
+    inner = fastlr.SGD([{"params": {"a": a}}, {"params": {"b": b}}], lr=0.5)
+    opt = wrap(inner, **options)
+    step(opt, {"a": None}, {"b": b.copy()})
+    if wrap is fastlr.GradientAccumulation:
+        opt.add([{"a": None}, {"b": b.copy()}])
+    p, other = first.copy(), first.copy()
+    changed = opt if through == "wrapper" else inner
+    changed.drop_group(1)
+    changed.add_group({name: p})
+    if wrap is fastlr.GradientAccumulation:
+        assert opt.state_dict()["given"] == []         # (what was added for the old one is no gradient of this)
+        opt.reset()
+    step(opt, {"a": None}, {name: given})
+    step(wrap(fastlr.SGD([{"params": {"a": a.copy()}}, {"params": {name: other}}], lr=0.5), **options), {"a": None},
+         {name: given})
+    assert p.tobytes() == other.tobytes() and (p != first).any()
+    assert set(opt.state_dict()["state"]) <= {"a", name}
+
+
+def test_a_mean_is_not_of_groups_that_came_for_others():
+    opt = fastlr.SGD([{"params": {"a": np.zeros(2)}}, {"params": {"b": np.zeros(2)}}])
+    ema = fastlr.EMA(opt)
+    opt.drop_group(1)
+    opt.add_group({"c": np.zeros(2)})
+    for call in (ema.update, ema.state_dict, lambda: ema.swapped().__enter__()):
+        with pytest.raises(RuntimeError, match="has other parameters than those of which this has means"):
+            call()
+
+
 @pytest.mark.parametrize("cls", [fastlr.Muon, fastlr.SOAP, fastlr.Shampoo, fastlr.AdamW])
 def test_stages_can_be_set_after_a_group_was_refused(cls):
     p, q = (np.ones((4, 3), np.float32) for _ in "pq")
@@ -273,6 +320,37 @@ def test_a_change_in_a_block_of_swapped_is_refused(change):
     assert (p["a"].tobytes(), p["b"].tobytes()) == before and opt.frozen == () and list(opt.state) == ["a", "b"]
     opt.step(g)
     change(opt)
+
+
+def test_nothing_around_takes_the_means_for_the_parameters():
+    p = np.zeros(3)
+    opt = fastlr.SGD(p, lr=1.0, ema_decay=0.5)
+    sam, ema = fastlr.SAM(opt), fastlr.EMA(opt)
+    opt.step(np.ones(3))
+    before, mean = p.copy(), ema.params["0"].copy()
+    with opt.swapped():
+        for call in (lambda: sam.ascend(np.ones(3)), ema.update, ema.state_dict, lambda: ema.swapped().__enter__()):
+            with pytest.raises(RuntimeError, match="SGD: the parameters hold the means"):
+                call()
+    assert (p == before).all() and not sam.ascended and (ema.params["0"] == mean).all()
+    ema.update()
+
+
+@pytest.mark.parametrize("around", [lambda p, **given: fastlr.SGD(p, **given),
+                                    lambda p, **given: fastlr.Partition(p, {"*": lambda q: fastlr.SGD(q, **given)})],
+                         ids=["optimizer", "partition"])
+def test_lookahead_leaves_parameters_within_their_constraint(around):
+    rng = np.random.default_rng(0)
+    p = {"w": rng.normal(size=(4, 3))}
+    opt = fastlr.Lookahead(around(p, lr=0.5, constraint=fastlr.constraints.unit_norm()), k=2)
+    for k in range(4):
+        before = opt.slow["w"].copy()
+        opt.step({"w": rng.normal(size=(4, 3))})
+        np.testing.assert_allclose(np.linalg.norm(p["w"], axis=1), 1, rtol=1e-14)
+        if k % 2:
+            slow = opt.slow["w"]
+            assert (slow != before).any()
+            np.testing.assert_allclose(p["w"], slow / np.linalg.norm(slow, axis=1, keepdims=True), rtol=1e-14)
 
 
 # What can be read

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .._engine.foreach import foreach
-from .._engine.tensors import Array
+from .._engine.tensors import Array, Tensor
 from .linesearch import natural
 from .loss_scale import LossScale
 from .resumable import Assign, flattened, unwrapped
@@ -66,14 +66,18 @@ class GradientAccumulation(Wrapper):
         """The sizes of these batches together."""
         return self._added()[1]
 
-    def _allocate(self) -> None:
-        for tensor in self._tensors:
-            if tensor.name not in self._own:
-                dtype = np.float64 if tensor.array.dtype == np.float64 else np.float32
-                self._own[tensor.name] = {"sum": np.zeros(tensor.array.shape, dtype)}
+    def _initial(self, tensor: Tensor) -> dict[str, Array]:
+        dtype = np.float64 if tensor.array.dtype == np.float64 else np.float32
+        return {"sum": np.zeros(tensor.array.shape, dtype)}
+
+    def _forget(self, tensor: Tensor) -> None:
+        super()._forget(tensor)
+        batches, total, given, loss_sum = self._progress[0]
+        self._progress[0] = batches, total, given - {tensor.name}, loss_sum
 
     def _added(self) -> tuple[int, float, frozenset[str], float | None]:
         """What was added since the latest step."""
+        self._allocate()                       # (which takes out what was dropped)
         if self._t_before is not None and self.inner.t > self._t_before:
             self.reset()                       # (an interrupt came between the optimizer's step and the reset)
         return self._progress[0]

@@ -17,6 +17,7 @@ from .resumable import (
     bound_parameters,
     flattened,
     parameters_written,
+    refuse_replaced,
     tensors_of,
     write_back,
 )
@@ -35,7 +36,8 @@ class WeightAverage(Resumable):
         self._opt = params if isinstance(params, Optimizer | Resumable) else None
         if self._opt is not None and dtype is not None:
             raise TypeError(f"{who}: the optimizer knows the dtype of its parameters; leave dtype out")
-        self._members = tensors_of(params) if self._opt is not None else bound_parameters(params, who, dtype=dtype)[1]
+        own = bound_parameters(params, who, dtype=dtype)[1] if self._opt is None else tensors_of(params)
+        self._members = list(own)
         self._means = {tensor.name: {"mean": flattened(tensor.array).copy().reshape(tensor.array.shape)}
                        for tensor in self._members}
         self._rows = [slots["mean"].reshape(-1) for slots in self._means.values()]
@@ -81,9 +83,10 @@ class WeightAverage(Resumable):
         if self._before is not None:
             raise RuntimeError(f"{type(self).__name__}.{what}: the parameters hold the means; leave the with block of "
                                f"swapped() first")
-        if self._opt is not None and len(tensors_of(self._opt)) != len(self._members):
-            raise RuntimeError(f"{type(self).__name__}.{what}: the optimizer has parameters of which this has no mean; "
-                               f"make a new {type(self).__name__} after add_group")
+        if self._opt is not None and tensors_of(self._opt) != self._members:
+            raise RuntimeError(f"{type(self).__name__}.{what}: the optimizer has other parameters than those of which "
+                               f"this has means; make a new {type(self).__name__} after add_group or drop_group")
+        refuse_replaced(self._opt)
 
     @contextmanager
     def swapped(self) -> Iterator[None]:

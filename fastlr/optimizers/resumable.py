@@ -210,6 +210,19 @@ def tensors_of(opt: Any) -> list[Tensor]:
     return tensors
 
 
+def rules_of(opt: Any) -> list[Optimizer]:
+    """The optimizers inside all wrappers: those of the parts of a Partition."""
+    rule = unwrapped(opt)
+    return [rule] if isinstance(rule, Optimizer) else [
+        each for part in getattr(rule, "_saved_parts", ()) for each in rules_of(part)]
+
+
+def refuse_replaced(opt: Any) -> None:
+    """RuntimeError where parameters were replaced or hold their means: before something reads or writes them."""
+    for rule in rules_of(opt):
+        rule._plan.refuse_replaced()
+
+
 def parameters_written(opt: Any) -> None:
     """Let what depends on an optimizer's parameters follow what was written to them.
 

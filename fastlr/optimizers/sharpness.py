@@ -9,7 +9,7 @@ import numpy as np
 
 from .._engine.foreach import foreach
 from .._engine.tensors import Array, Tensor
-from .resumable import Assign, flattened, is_plain, parameters_written, write_back
+from .resumable import Assign, flattened, is_plain, parameters_written, refuse_replaced, write_back
 from .wrappers import Wrapper, positive
 
 ORIGIN, PERTURBED, RETURNED = "origin", "perturbed", "returned"    # where the parameters are
@@ -95,6 +95,7 @@ class SAM(Wrapper):
         """Perturb the parameters; those whose gradient is None stay. RuntimeError if they are perturbed already."""
         if self.ascended:
             raise RuntimeError("SAM: the parameters are perturbed already; call step(grads) or retreat() first")
+        refuse_replaced(self)
         pairs = [(tensor, g) for tensor, g in zip(self._tensors, self._gradients(grads), strict=True) if g is not None]
         points, slopes = [flattened(tensor.array) for tensor, _ in pairs], [flattened(g) for _, g in pairs]
         norm = norm_of(points, slopes, self._eta, self._adaptive)
@@ -104,7 +105,7 @@ class SAM(Wrapper):
         for (tensor, _), point in zip(pairs, points, strict=True):
             array = np.asarray(tensor.array)
             origin = self._other.get(tensor.name)
-            if origin is None or origin.shape != array.shape:
+            if origin is None or origin.shape != array.shape or origin.dtype != array.dtype:
                 origin = self._other[tensor.name] = np.empty(array.shape, array.dtype)
             if is_plain(tensor.array):
                 origins.append(origin.reshape(-1))     # (written in the pass that moves the parameter)

@@ -21,6 +21,7 @@ from .resumable import (
     is_plain,
     parameters_written,
     public_names,
+    rules_of,
     set_attribute,
     tensors_of,
     unwrapped,
@@ -54,6 +55,7 @@ class Wrapper(Resumable):
                             f"gradients of the batches first and pass the mean to {who}")
         self.inner = opt
         self._own: dict[str, dict[str, Array]] = {}
+        self._members: list[Tensor] = []               # the parameters whose state `_own` has
 
     @property
     def t(self) -> int:
@@ -69,7 +71,29 @@ class Wrapper(Resumable):
         return self._own
 
     def _allocate(self) -> None:
-        """Allocate state for parameters that were added since the last call, here or to the wrapped optimizer."""
+        """Allocate state for parameters that were added since the last call, here or to the wrapped optimizer; let go
+        of that of parameters that were dropped."""
+        tensors = self._tensors
+        if tensors == self._members:           # (in all but a few of the steps that call this)
+            return
+        present = set(map(id, tensors))
+        for tensor in self._members:
+            if id(tensor) not in present:
+                self._forget(tensor)
+        for tensor in tensors:
+            if tensor.name not in self._own:
+                own = self._initial(tensor)
+                if own:
+                    self._own[tensor.name] = own
+        self._members = list(tensors)
+
+    def _initial(self, tensor: Tensor) -> dict[str, Array]:
+        """What is kept of a parameter, before the first step."""
+        return {}
+
+    def _forget(self, tensor: Tensor) -> None:
+        """Let go of what is kept of a parameter that was dropped."""
+        self._own.pop(tensor.name, None)
 
     def add_group(self, params: Any, **hyper: Any) -> Any:
         """Add parameters, as `add_group` of the wrapped optimizer."""
@@ -80,8 +104,7 @@ class Wrapper(Resumable):
     def drop_group(self, group: Any) -> None:
         """Let go of a group of parameters, as `drop_group` of the wrapped optimizer, and of what is kept of them."""
         self.inner.drop_group(group)
-        names = {tensor.name for tensor in self._tensors}
-        self._own = {name: slots for name, slots in self._own.items() if name in names}
+        self._allocate()
 
     def step_rows(self, *_: Any, **__: Any) -> None:
         """Refused: a wrapper updates whole tensors."""
@@ -128,7 +151,8 @@ class Lookahead(Wrapper):
 
     The slow weights start as the parameters' values when this is made; `slow` has them by name (float32 for parameters
     of 16 bits). A step that the optimizer skipped does not count. The optimizer's state is not changed at such an
-    update. Needs one more array of the parameters' size. Zhang et al. 2019, https://arxiv.org/abs/1907.08610. As
+    update. Where the optimizer has a `constraint`, the parameters are brought within it after such an update, the slow
+    weights not. Needs one more array of the parameters' size. Zhang et al. 2019, https://arxiv.org/abs/1907.08610. As
     ``optax.lookahead`` and pytorch-optimizer's (``pullback_momentum="none"``); timm's does not move the parameters
     after the first k steps, as its slow weights start there.
 
@@ -177,13 +201,8 @@ class Lookahead(Wrapper):
         """The slow weights by name, as views that cannot be written to."""
         return {name: read_only(slots["slow"]) for name, slots in self._arrays().items()}
 
-    def _allocate(self) -> None:
-        tensors = self._tensors
-        if len(self._own) == len(tensors):     # (in all but a few of the steps that call this)
-            return
-        for tensor in tensors:
-            if tensor.name not in self._own:
-                self._own[tensor.name] = {"slow": flattened(tensor.array).copy().reshape(tensor.array.shape)}
+    def _initial(self, tensor: Tensor) -> dict[str, Array]:
+        return {"slow": flattened(tensor.array).copy().reshape(tensor.array.shape)}
 
     def step(self, *arguments: Any, **keywords: Any) -> Any:
         """The optimizer's own step; every k-th time the slow weights are updated, too."""
@@ -226,6 +245,9 @@ class Lookahead(Wrapper):
         for tensor in self._tensors:
             if not is_plain(tensor.array):
                 write_back(tensor.array, flattened(self._own[tensor.name]["slow"]))
+        for rule in rules_of(self.inner):
+            if rule._constraint is not None:
+                rule.constrain()
         parameters_written(self.inner)
         self._progress[0] = 0
 
@@ -290,12 +312,15 @@ class GradientCentralization(Wrapper):
         """The axis along which each entry has its own mean."""
         return self._axis
 
-    def _allocate(self) -> None:
-        for tensor in self._tensors:
-            dims = tensor.array.ndim
-            if dims >= self._min_dims and not -dims <= self._axis < dims:
-                raise ValueError(f"{type(self).__name__}: axis {self._axis} is none of the {dims} axes of "
-                                 f"{tensor.name!r}")
+    def _initial(self, tensor: Tensor) -> dict[str, Array]:
+        dims = tensor.array.ndim
+        if dims >= self._min_dims and not -dims <= self._axis < dims:
+            raise ValueError(f"{type(self).__name__}: axis {self._axis} is none of the {dims} axes of "
+                             f"{tensor.name!r}")
+        return {}
+
+    def _forget(self, tensor: Tensor) -> None:
+        self._buffers.pop(tensor.name, None)
 
     def step(self, grads: Any = None, **keywords: Any) -> Any:
         """Center the gradients, and take the optimizer's step with them and its keywords (except `zero_grads`).
