@@ -71,21 +71,27 @@ def heading(text: str, under: str = "=") -> str:
 def docstring(thing: Any, known: dict[str, str]) -> str:
     """A docstring as reStructuredText, with links to the pages of what it names.
 
-    The entries of its sections ("Parameters", "Args:") are definition lists. A line that is indented after a sentence
-    is a formula in plain text.
+    The entries of its sections ("Parameters", "Args:", "Keywords ...::") are definition lists. A line that is indented
+    after a sentence is a formula in plain text, unless the sentence ends in "::".
     """
     text = inspect.getdoc(thing) or ""
     text = re.sub(r"(?m)^(\w+(?: \w+)*)\n-{3,}$", r"**\1**\n", text)
-    text = re.sub(r"(?m)^Args:\n((?: {4}.*\n?)+)", lambda found: "**Arguments**\n\n" + re.sub(
-        r"(?m)^(\w+): ", r"`\1`\n    ", textwrap.dedent(found[1])), text)
+    text = re.sub(r"(?m)^Args:\n((?: {4}.*\n?)+)", lambda found: f"**Arguments**\n\n{definitions(found[1])}", text)
+    text = re.sub(r"(?m)^(Keywords\b.*):\n\n((?: {4}.*\n?)+)",
+                  lambda found: f"{found[1]}\n\n{definitions(found[2])}", text)
     text = re.sub(r"(?m)(?<![`*])(\*{1,2}\w+)$", r"``\1``", text)             # (a parameter's name: **named)
     text = re.sub(r"(?m)^(?!\.\. )(\S[^\n]*)\n\n((?: {4,}\S[^\n]*(?:\n|$))+)", formula, text)
     return re.sub(r"(?<![`\w:])`(\w+)`(?![`_])", lambda found: link(found[1], known), text)
 
 
+def definitions(entries: str) -> str:
+    """Lines of "name: text" as a definition list."""
+    return re.sub(r"(?m)^(\w+): ", r"`\1`\n    ", textwrap.dedent(entries))
+
+
 def formula(found: re.Match[str]) -> str:
     before, block = found[1], found[2]
-    if before.startswith((":", "-", ">>>", "..", "*")):
+    if before.startswith((":", "-", ">>>", "..", "*", "`")) or before.endswith("::"):
         return found[0]
     return f"{before}\n\n.. code-block:: text\n\n{textwrap.indent(textwrap.dedent(block), '    ')}\n"
 

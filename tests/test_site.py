@@ -126,5 +126,7 @@ def test_the_site_is_built(tmp_path):
         if REGISTRY[name].__module__.startswith("fastlr."):
             page = (site / "generated" / "optimizers" / f"{name}.html").read_text()
             assert "<math" in page and page.count('class="picture"') == 2
+            assert re.search(r"<dt><code[^>]*><span[^>]*>state_dtype</span>", page)           # (an entry, not a line of prose)
+            assert ".. code-block" not in re.sub(r"<[^>]*>", "", page)
     for name in fastlr.schedules.list_schedules():
         assert (site / "generated" / "schedules" / f"{name}.html").exists()
