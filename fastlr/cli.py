@@ -56,6 +56,8 @@ def execute(argv: Sequence[str] | None) -> int:
     """Run the command and return its exit status; a refusal is printed."""
     try:
         arguments = build_parser().parse_args(argv)
+        if "run" not in arguments:
+            raise Refusal(f"fastlr: give a command: {', '.join(COMMANDS)}; `fastlr --help` says what each does", 2)
         run: Callable[[argparse.Namespace], int] = arguments.run
         return run(arguments)
     except Refusal as refusal:
@@ -84,7 +86,7 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"fastlr {fastlr.__version__}")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(metavar="COMMAND")
     for name, command in COMMANDS.items():
         options = commands.add_parser(name, help=command.LINE, description=command.LINE, allow_abbrev=False)
         options.add_argument("--json", action="store_true", help="write one JSON document to stdout")

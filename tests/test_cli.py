@@ -34,7 +34,7 @@ def python(*arguments, cwd):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("", "fastlr: the following arguments are required: COMMAND"),
+        ("", "fastlr: give a command: study, find, diagnose, watch, plot, bench, info, inspect; `fastlr --help`"),
         ("stduy", "fastlr: argument COMMAND: invalid choice: 'stduy'"),
         ("study --lrs", "fastlr study: argument --lrs: expected at least one argument"),
         ("study --lrs fast", "fastlr study: argument --lrs: invalid float value: 'fast'"),

@@ -135,6 +135,13 @@ def test_diagnose_reads_a_log(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out) == document
 
 
+@pytest.mark.parametrize("text", ["", "loss\n", "\n"])
+def test_an_empty_log_is_told_in_one_line(tmp_path, text, capsys):
+    (tmp_path / "run.csv").write_text(text)
+    assert cli.main(["diagnose", str(tmp_path / "run.csv")]) == 2
+    assert "run.csv: the log is empty: it needs names in its first line and numbers below" in capsys.readouterr().err
+
+
 def test_diagnose_finds_names_of_other_libraries_and_takes_a_rate(tmp_path, capsys):
     path = log(tmp_path, "other.csv", columns="cost,eval_loss", text="{loss},{val}")
     assert cli.main(["diagnose", path]) == 2
@@ -182,6 +189,7 @@ def test_watch_follows_a_log_until_interrupted(tmp_path, capsys, monkeypatch):
     ("watch none.csv --once", "fastlr watch: none.csv: No such file"),
     ("watch none.csv --every 0", "fastlr watch: --every must be seconds above 0, got 0"),
     ("watch none.csv --page a.txt", "fastlr watch: --page must end in .html, got 'a.txt'"),
+    ("find --data none.csv", "fastlr find: data: none.csv: No such file or directory"),
     ("find --optimizer sdg", "fastlr find: no optimizer is called 'sdg'; did you mean 'sgd'?"),
     ("find --network rleu", "fastlr find: a network is its widths and one of relu, tanh, sigmoid"),
     ("find --network 63-10-relu", "so a network must start with 64 and end with 10; got 63-10-relu"),

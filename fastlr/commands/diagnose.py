@@ -22,7 +22,8 @@ def declare(options: argparse.ArgumentParser) -> None:
     add = options.add_argument
     add("log", type=Path, metavar="FILE", help="a .csv with names in its first line, or .jsonl, as History writes them")
     add("--loss", metavar="NAME", help=f"name of the training loss; default: the first of {', '.join(LOSSES)}")
-    add("--validation", metavar="NAME", help=f"name of the validation loss; default: {VALIDATIONS[0]} and its kin")
+    add("--validation", metavar="NAME", help=f"name of the validation loss; default: the first of "
+        f"{', '.join(VALIDATIONS)}")
     add("--lr", metavar="NAME|NUMBER", help="name of the rate, or a constant rate; default: lr or learning_rate")
 
 
@@ -53,9 +54,12 @@ def read(arguments: argparse.Namespace, who: str) -> tuple[dict[str, Any], list[
         raise Refusal(f"{who}: {printable(error).removeprefix('History: ')}", 2) from error
     names = history.names
     loss = named(arguments.loss, LOSSES, names)
+    if loss is None and not names:
+        raise Refusal(f"{who}: {path}: the log is empty: it needs names in its first line and numbers below, "
+                      f"or lines of JSON", 2)
     if loss is None:
         raise Refusal(f"{who}: {path}: no losses called {arguments.loss or 'loss'!r}; pass --loss NAME, one of "
-                      f"{printable(', '.join(names)) or 'none: the log is empty'}", 2)
+                      f"{printable(', '.join(names))}", 2)
     found: dict[str, Any] = {"loss": history[loss], "t": history.t(loss)}
     if (validation := named(arguments.validation, VALIDATIONS, names)) is not None:
         found["val_loss"] = history[validation]

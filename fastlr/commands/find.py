@@ -49,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
         text = str(error)
         raise Refusal("fastlr find: " + text.removeprefix("find_lr: ").removeprefix("study: "), 2) from error
     except OSError as error:
-        raise Refusal(f"fastlr find: {error}", 2) from error
+        raise Refusal(f"fastlr find: data: {arguments.data}: {error.strerror or error}", 2) from error
     if out is not None:
         figure = Figure(figsize=(7.2, 4), layout="constrained")
         result.plot(figure.add_subplot(title=what))
