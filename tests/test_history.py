@@ -87,6 +87,7 @@ def test_what_is_one_number():
     (({"": 2.0},), ValueError, "a name must be printable text other than 't'"),
     (({"a\nb": 2.0},), ValueError, "a name must be printable text"),
     (({},), ValueError, "nothing to record"),
+    ((0.5,), TypeError, r"numbers need names, as in record\(loss=0.3\) or a dict, got float"),
     (({"loss": 1.0}, {"t": 1.5}), TypeError, "t must be an integer, got 1.5"),
     (({"loss": 1.0}, {"t": -1}), ValueError, "t must be from 0 up, got -1"),
     (({"loss": 1.0}, {"t": 2**63}), ValueError, r"t must be from 0 to 2\*\*63 - 1, got 9223372036854775808"),
@@ -100,7 +101,7 @@ def test_bad_records_record_nothing(tmp_path, arguments, error, words):
     before, text = content(history), (tmp_path / "run.jsonl").read_bytes()
     values, options = (*arguments, {})[:2]
     with pytest.raises(error, match=words):
-        history.record({"other": 1.0, **values} if values else values, **options)
+        history.record({"other": 1.0, **values} if values and isinstance(values, dict) else values, **options)
     assert content(history) == before and (tmp_path / "run.jsonl").read_bytes() == text
     history.close()
 
@@ -362,7 +363,7 @@ def test_a_csv_of_others_is_read(tmp_path):
 
 @pytest.mark.parametrize("name, text, words", [
     ("a.csv", "t,loss\n1,x\n2,3\n", "a.csv: line 2: 'loss': expected a number, got 'x'"),
-    ("a.csv", "t,loss\n1,2,3\n", "a.csv: line 2: expected 2 entries, got 3"),
+    ("a.csv", "t,loss\n1,2,3\n", "a.csv: line 2: expected 2 entries separated by commas, got 3"),
     ("a.csv", "t,t\n1,2\n", "a.csv: line 1: expected different names"),
     ("a.csv", "t,loss\n1.5,2\n", "line 2: 't': expected an integer from 0 up, got '1.5'"),
     ("a.jsonl", '{"t": 1, "loss": 2}\n{"t": 2, "lo\n{"t": 3}\n', "a.jsonl: line 2: expected a JSON object"),

@@ -129,7 +129,8 @@ def read_csv(path: Path_) -> Iterator[tuple[int, Row, str]]:
     for k, (number, line) in enumerate(lines[1:], start=1):
         entries = next(csv.reader([line]))
         if len(entries) > len(columns):
-            raise ValueError(f"History: {name}: line {number}: expected {len(columns)} entries, got {len(entries)}")
+            raise ValueError(f"History: {name}: line {number}: expected {len(columns)} entries "
+                             f"separated by commas, got {len(entries)}")
         present = {column: entry for column, entry in zip(columns, entries, strict=False) if entry.strip()}
         yield *row_of(f"History: {name}: line {number}", k, present), line
 

@@ -153,6 +153,9 @@ class History:
         OSError
             If the file cannot be written, as on a full disk; nothing is recorded then, in memory or in the file.
         """
+        if values is not None and not isinstance(values, Mapping):
+            raise TypeError(f"History.record: numbers need names, as in record(loss=0.3) or a dict, got "
+                            f"{type(values).__name__}")
         series = self._series
         row = {name if name in series else checked_name(name): value if type(value) is float else number(name, value)
                for name, value in ({**values, **named} if values else named).items()}
