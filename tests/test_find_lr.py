@@ -468,6 +468,14 @@ def test_overflow_and_a_raising_optimizer_are_divergence():
     assert problem.w.tolist() == [1, 1, 1, 1]
 
 
+@pytest.mark.parametrize("returned, got", [(1.0, "float"), ((1.0,), "tuple"), (None, "NoneType")])
+def test_a_function_without_gradients_is_refused_with_everything_as_it_was(returned, got):
+    w = np.ones(2)
+    with pytest.raises(TypeError, match=f"find_lr: loss_and_grad must return the loss and the gradients, got {got}"):
+        fastlr.find_lr(fastlr.SGD(w), lambda batch: returned, [0])
+    assert w.tolist() == [1, 1]
+
+
 def test_too_high_a_start_is_told():
     problem = Quadratic()
     with pytest.raises(ValueError, match="find_lr: the loss diverged at the rate .*: lower lr_min, which is 100"):

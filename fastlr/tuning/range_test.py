@@ -370,7 +370,11 @@ def finite_loss(loss_and_grad: LossAndGrad, batches: Iterator[Any]) -> tuple[flo
     """Loss and gradients of the next batch, or of one of the two after it if its loss is not finite."""
     loss, grads = math.nan, None
     for _ in range(MOST_NONFINITE):
-        loss, grads = loss_and_grad(next(batches))
+        returned = loss_and_grad(next(batches))
+        if not isinstance(returned, tuple | list) or len(returned) != 2:
+            raise TypeError(f"find_lr: loss_and_grad must return the loss and the gradients, got "
+                            f"{type(returned).__name__}")
+        loss, grads = returned
         if math.isfinite(float(loss)):
             break
     return float(loss), grads
