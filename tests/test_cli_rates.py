@@ -183,6 +183,28 @@ def test_watch_follows_a_log_until_interrupted(tmp_path, capsys, monkeypatch):
     assert "http-equiv=refresh content=3" in page.read_text()
 
 
+@pytest.mark.parametrize("begun", ["", "loss,lr\n"])
+def test_watch_waits_for_the_first_record(tmp_path, capsys, monkeypatch, begun):
+    from fastlr.commands import watch
+
+    (tmp_path / "run.csv").write_text(begun)
+    assert cli.main(["watch", str(tmp_path / "run.csv"), "--once"]) == 2
+    assert "run.csv: the log is empty" in capsys.readouterr().err
+    waits = []
+
+    def sleep(seconds):
+        waits.append(seconds)
+        if len(waits) == 2:
+            log(tmp_path, "run.csv", n=80)
+        if len(waits) == 4:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(watch.time, "sleep", sleep)
+    assert cli.main(["watch", str(tmp_path / "run.csv")]) == 130
+    out, err = capsys.readouterr()
+    assert out.count("too slow: ") == 1 and err == "" and len(waits) == 4
+
+
 @pytest.mark.parametrize(("line", "message"), [
     ("diagnose none.csv", "fastlr diagnose: none.csv: No such file"),
     ("diagnose run.txt", "fastlr diagnose: run.txt: a log must be a .csv or a .jsonl file"),

@@ -12,6 +12,10 @@ from . import Refusal, block_characters, print_json, printable
 
 LINE = "Say what the losses in a log (CSV or JSON lines) mean for the learning rate, and what to do."
 
+class EmptyLog(Refusal):
+    """The log has no name of a series yet."""
+
+
 WIDTH = 72              # characters of a curve and of a line of advice
 LOSSES = ("loss", "train_loss", "training_loss", "train/loss")
 VALIDATIONS = ("val_loss", "valid_loss", "validation_loss", "eval_loss", "test_loss", "val/loss", "eval/loss")
@@ -55,8 +59,8 @@ def read(arguments: argparse.Namespace, who: str) -> tuple[dict[str, Any], list[
     names = history.names
     loss = named(arguments.loss, LOSSES, names)
     if loss is None and not names:
-        raise Refusal(f"{who}: {path}: the log is empty: it needs names in its first line and numbers below, "
-                      f"or lines of JSON", 2)
+        raise EmptyLog(f"{who}: {path}: the log is empty: it needs names in its first line and numbers below, "
+                       f"or lines of JSON", 2)
     if loss is None:
         raise Refusal(f"{who}: {path}: no losses called {arguments.loss or 'loss'!r}; pass --loss NAME, one of "
                       f"{printable(', '.join(names))}", 2)

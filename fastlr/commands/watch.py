@@ -39,7 +39,13 @@ def run(arguments: argparse.Namespace) -> int:
         now = size_and_time(arguments.log)
         if now != seen or arguments.once:
             seen = now
-            history, findings = log_of.read(arguments, "fastlr watch")
+            try:
+                history, findings = log_of.read(arguments, "fastlr watch")
+            except log_of.EmptyLog:                # (the run has just begun)
+                if arguments.once:
+                    raise
+                time.sleep(arguments.every)
+                continue
             if arguments.page is not None:
                 every = None if arguments.once else arguments.every
                 write(arguments.page, page(str(arguments.log), history, findings, every))
