@@ -109,6 +109,15 @@ def refuse_differentiable(owner: str, given: dict[str, Any]) -> None:
         raise ValueError(f"{owner}: capturable=True is not supported, as steps are done on the CPU; leave it out")
 
 
+def refuse_schedule(owner: str, lr: Any) -> None:
+    """A schedule is what torch's checks cannot compare with a number."""
+    from ..schedules import Schedule
+
+    if isinstance(lr, Schedule):
+        raise TypeError(f"{owner}: lr must be a number, as in torch, got the schedule {type(lr).__name__}; drive the "
+                        f"optimizer by scheduler = schedule.to_torch(optimizer), and call scheduler.step()")
+
+
 def of_torch(name: str) -> type[Optimizer]:
     """A class with the arguments, checks and messages of torch's own, whose constructor it calls."""
     theirs = getattr(torch.optim, name)
@@ -118,7 +127,11 @@ def of_torch(name: str) -> type[Optimizer]:
 
         def __init__(self, params: Any, *arguments: Any, **keywords: Any) -> None:
             self._take_common(keywords)
+            for word in keywords:
+                if word not in known:
+                    raise TypeError(f"{name}: unknown keyword {word!r}{nearest(word, [*known, *COMMON])}")
             bound = inspect.signature(theirs.__init__).bind(self, params, *arguments, **keywords)
+            refuse_schedule(name, bound.arguments.get("lr"))
             refuse_differentiable(name, bound.arguments)
             theirs.__init__(self, params, *arguments, **keywords)
             if "state_dtype" in self._common:              # (Adagrad makes it at once, in the parameters' type)
@@ -126,6 +139,7 @@ def of_torch(name: str) -> type[Optimizer]:
             self._begin()
 
     signature = inspect.signature(theirs.__init__)
+    known = [word for word in signature.parameters if word != "self"]
     own = [p for p in signature.parameters.values() if p.name != "self"]
     return finished(Made, name, own, theirs.__doc__)
 

@@ -88,6 +88,14 @@ def test_what_cannot_be_had_is_refused(word):
             getattr(fastlr.torch, name)([vector(1.0)], **{word: True})
 
 
+@pytest.mark.parametrize("name", ["SGD", "AdamW"])
+def test_an_unknown_keyword_and_a_schedule_are_refused_in_words(name):
+    with pytest.raises(TypeError, match=f"{name}: unknown keyword 'clip_nrom'; did you mean 'clip_norm'"):
+        getattr(fastlr.torch, name)([vector(1.0)], clip_nrom=1.0)
+    with pytest.raises(TypeError, match=rf"{name}: lr must be a number.* got the schedule cosine; .*\.to_torch\(optimizer\)"):
+        getattr(fastlr.torch, name)([vector(1.0)], fastlr.schedules.cosine(0.1, steps=10))
+
+
 def test_what_is_no_leaf_or_no_tensor_is_refused_as_by_torch():
     with pytest.raises(ValueError, match="can't optimize a non-leaf Tensor"):
         fastlr.torch.AdamW([vector(1.0) * 2])
