@@ -173,15 +173,16 @@ def optimizer(cls: Any, known: dict[str, str]) -> str:
         said = [f"``{peer}``" + (f" ({line[1]} differs)" if line[1] != "nothing" else " (the same)")
                 for peer, line in zip(others, lines, strict=True)]
         facts.append(f"- **Conventions**: ``{next(iter(cls.conventions))}``" + "".join(f", {each}" for each in said))
+    text, _, keywords = docstring(cls, known).partition("Keywords of every optimizer")
     return "\n".join([
         f".. index:: {name}\n", heading(name),
         f".. py:class:: {name}({arguments}, **options)\n   :module: fastlr\n   :no-contents-entry:\n",
-        textwrap.indent(docstring(cls, known), "   "), "",
+        textwrap.indent(text, "   "), "",
         *facts, "",
         heading("Arguments", "-"),
-        "`options` are what every optimizer takes: groups, clipping, storage, weight decay and others, see "
-        f"{link('Optimizer', known)}.", "",
         table(["argument", "default", "range", *(f"``{other}``" for other in others)], rows), "",
+        f"`options` are what every optimizer takes; {link('Optimizer', known)} describes them:", "",
+        keywords.partition("\n\n")[2], "",
         heading("In a bent valley", "-"), raw(site_pictures.optimizer(cls)), "",
         "The least loss, 0, is at the ring. :doc:`/pictures` says how the rate was chosen.", ""])
 

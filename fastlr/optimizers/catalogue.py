@@ -18,7 +18,7 @@ Made by `python -m fastlr.optimizers.catalogue`; a test holds it to the declarat
 float32; what is marked with + is kept once for each tensor, with * once for all. Formulas and the places where peers
 differ are in each class's docstring: `help(fastlr.AdamW)`.
 
-| optimizer | formula | state | bytes per parameter | weight decay | conventions |
+| optimizer | source | state | bytes per parameter | weight decay | conventions |
 |---|---|---|---|---|---|
 """
 CONVENTIONS = """
@@ -36,7 +36,7 @@ BY_A_CLOSURE = """
 Their step takes a function that computes loss and gradients, `opt.step(closure)`, and calls it as often as it needs;
 `fastlr.create_optimizer` knows them, `fastlr.list_optimizers`, of those whose step takes gradients, does not.
 
-| optimizer | formula | state |
+| optimizer | source | state |
 |---|---|---|
 """
 NAME = r"[A-Z][\w'-]+"
