@@ -563,6 +563,15 @@ def test_interleaved_parameters_do_not_share_memory():
     assert (buffer == [-1, -2] * 5).all()
 
 
+@pytest.mark.parametrize(("owner", "switch", "other"), [
+    ("SGD", "momentum", "Momentum"), ("SGD", "nesterov", "Nesterov"), ("Momentum", "nesterov", "Nesterov"),
+    ("Adam", "amsgrad", "AMSGrad"), ("RMSprop", "centered", "RMSpropCentered"), ("RMSprop", "momentum", "RMSpropMomentum")])
+def test_a_switch_of_torch_names_the_class_that_it_is_here(owner, switch, other):
+    with pytest.raises(TypeError, match=f"{owner}: unknown keyword '{switch}'; use fastlr.{other} "):
+        getattr(fastlr, owner)([np.ones(3)], **{switch: 0.9})
+    assert other.lower() in fastlr.list_optimizers()
+
+
 @pytest.mark.parametrize(("keywords", "error", "says"), [
     ({"betas": (0.9, 0.99)}, TypeError, "AdamW: unknown keyword 'betas'; did you mean 'beta1'?"),
     ({"nonsense": 1}, TypeError, "(hyper-parameters: lr, beta1, beta2, eps, weight_decay)"),

@@ -45,6 +45,11 @@ OTHER_NAMES = {"learning_rate": "lr", "rate": "lr", "alpha": "lr", "lr_schedule"
                "bounds": "constraint", "constraints": "constraint", "parameters": "params",
                "param_groups": "groups"}
 
+#: Switches of torch's classes that are classes here.
+OTHER_CLASSES = {"SGD": {"momentum": "Momentum", "nesterov": "Nesterov"}, "Momentum": {"nesterov": "Nesterov"},
+                 "Adam": {"amsgrad": "AMSGrad"},
+                 "RMSprop": {"centered": "RMSpropCentered", "momentum": "RMSpropMomentum"}}
+
 
 #: What an optimizer keeps of its groups, beside its plan: it changes where groups are added or dropped.
 OF_GROUPS = ("_structure", "_groups", "_state", "_bound", "_frozen", "_matrix_rules", "_tensors")
@@ -130,7 +135,9 @@ class BoundParameters(RuleClass, family=True):
         owner = type(self).__name__
         for name in hyper:
             if name not in self.hypers:
-                raise TypeError(f"{owner}: unknown keyword {name!r}{self._nearest_keyword(name)}"
+                other = OTHER_CLASSES.get(owner, {}).get(name)
+                hint = f"; use fastlr.{other}" if other else self._nearest_keyword(name)
+                raise TypeError(f"{owner}: unknown keyword {name!r}{hint}"
                                 f" (hyper-parameters: {', '.join(self.hypers)})")
         return {name: self.hypers[name].checked(value, owner) for name, value in hyper.items()}
 
