@@ -72,6 +72,13 @@ def test_names_of_another_library_are_those_of_hyper_parameters():
     assert "beta1" not in names.renamed("torch", "Muon()", fastlr.Muon)
 
 
+def test_the_page_on_rates_has_every_kind_of_finding():
+    from fastlr.monitor.diagnosis import KINDS
+
+    text = (DOCS / "learning_rate.md").read_text(encoding="utf-8")
+    assert [kind for kind in KINDS if f"`{kind}`" not in text] == []
+
+
 def test_the_rates_to_begin_with_are_the_defaults():
     rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \| ([\d.]+) \|", (DOCS / "learning_rate.md").read_text(), re.M)
     found = {name: float(rate) for names, rate in rows for name in re.findall(r"\w+", names)}
