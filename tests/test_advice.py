@@ -379,7 +379,12 @@ def test_means():
         ema.update()
     ema.update()
     opt.add_group([ones(3)])
-    with advises("make a new EMA after add_group"):
+    with advises("make a new EMA after add_group or drop_group"):
+        ema.update()
+    ema = fastlr.EMA(opt)
+    ema.update()
+    opt.drop_group(1)
+    with advises("make a new EMA after add_group or drop_group"):
         ema.update()
     fastlr.EMA(opt).update()
     with advises("takes parameters, not groups, as it has no hyper-parameters per group; pass an array, a sequence or a "
