@@ -681,6 +681,16 @@ def test_a_journal_of_something_else(tmp_path):
     assert (tmp_path / "trials").read_text().count("\n") > 1 and (tmp_path / "notes").read_text() == "bought milk\n"
 
 
+def test_a_command_line_without_a_command(capsys):
+    from fastlr import cli
+
+    assert cli.execute([]) == 2
+    assert "`fastlr --help` says what each does" in capsys.readouterr().err
+    assert cli.execute(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(name in shown and command.LINE in " ".join(shown.split()) for name, command in cli.COMMANDS.items())
+
+
 # All advice there is
 
 #: Parts of messages whose advice is followed elsewhere, or cannot be followed in a test.
