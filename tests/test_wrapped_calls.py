@@ -108,7 +108,7 @@ def test_what_was_added_to_the_wrapped_optimizer_is_saved(tmp_path):
     opt.inner.add_group([q])
     fastlr.save(tmp_path / "run", opt)
     assert sorted(opt.slow) == ["0", "1"]
-    with pytest.raises(RuntimeError, match=r"EMA\.swapped: the optimizer has parameters of which this has no mean"):
+    with pytest.raises(RuntimeError, match=r"EMA\.swapped: the optimizer has other parameters than those of which this has means"):
         ema = fastlr.EMA(opt)
         opt.inner.add_group([np.ones(1)])
         ema.swapped().__enter__()
