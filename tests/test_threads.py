@@ -542,6 +542,28 @@ print(counter.is_at(20), thread_pool.running())
 
 
 @FORKS
+def test_a_fork_waits_for_kernels_that_another_thread_loads(script):
+    """Else the child waits for ever for the lock of an import that nobody there ends."""
+    out = script(FORK + """
+from fastlr._engine import instruction_set
+begun, loaded = threading.Event(), []
+real = instruction_set.found
+def slow(name):
+    begun.set()
+    time.sleep(0.3)
+    loaded.append(name)
+    return real(name)
+instruction_set.found = slow
+thread = threading.Thread(target=instruction_set.load, args=("fastlr._kernels.norms",))
+thread.start()
+begun.wait()
+print(in_child(lambda: loaded == ["fastlr._kernels.norms"]))
+thread.join()
+""")
+    assert out == "0\n"
+
+
+@FORKS
 def test_a_fork_amid_the_steps_of_another_thread(script):
     out = script(FORK + """
 sys.setswitchinterval(1e-6)

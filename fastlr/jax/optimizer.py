@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..kernels import is_elementwise
-from ..optimizers.declaration import nearest
+from ..optimizers.declaration import nearest, own_arguments
 from ..optimizers.rule_class import REGISTRY, RuleClass
 from ..schedules.base import Schedule
 from . import handler
@@ -238,10 +238,7 @@ def class_of(name: str) -> type[Optimizer]:
 
 def made(cls: type[RuleClass]) -> type[Optimizer]:
     """The class for JAX, with the arguments of fastlr's own."""
-    kind = inspect.Parameter.KEYWORD_ONLY
-    declared: dict[str, Any] = {**cls.hypers, **cls.initial_states}
-    own = [inspect.Parameter("lr", inspect.Parameter.POSITIONAL_OR_KEYWORD, default=cls.hypers["lr"].default)]
-    own += [inspect.Parameter(name, kind, default=value.default) for name, value in declared.items() if name != "lr"]
+    own = own_arguments({**cls.hypers, **cls.initial_states})
 
     class Made(Optimizer):
         __slots__ = ()

@@ -1,13 +1,13 @@
 """What stands in an optimizer's class body: hyper-parameters, initial states, options, and the conventions of peers."""
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from math import inf
 from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from inspect import Signature
+    from inspect import Parameter, Signature
 
 Hyper = float | Callable[[int], float]
 
@@ -163,6 +163,14 @@ class SignatureOfClass:
         stages = Signature.from_callable(self.stages).parameters.values()
         around = [stage.replace(kind=Parameter.KEYWORD_ONLY) for stage in stages]
         return Signature([written["params"], lr, *own, *common, *around])
+
+
+def own_arguments(declared: Mapping[str, Any], called: Callable[[str], str] = str) -> list[Parameter]:
+    """What a class made of a rule's declarations takes: the rate first, by place or name, the rest by name alone."""
+    from inspect import Parameter
+
+    return [Parameter(called(name), Parameter.POSITIONAL_OR_KEYWORD if name == "lr" else Parameter.KEYWORD_ONLY,
+                      default=declared[name].default) for name in sorted(declared, key=lambda name: name != "lr")]
 
 
 #: What every optimizer takes beside its hyper-parameters, in a line each; `Optimizer` has the whole of it.

@@ -2,9 +2,8 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
 
-from ..optimizers.declaration import nearest
+from ..optimizers.declaration import nearest, own_arguments
 from ..optimizers.rule_class import REGISTRY, RuleClass
 from ..optimizers.thinc_names import moves_alone
 from .optimizer import COMMON, Optimizer, named
@@ -34,12 +33,9 @@ def class_of(name: str) -> type[Optimizer]:
 
 def made(cls: type[RuleClass]) -> type[Optimizer]:
     """The class for thinc: its arguments are thinc's where thinc has them, and the rule's own."""
-    kind = inspect.Parameter.KEYWORD_ONLY
-    own = [inspect.Parameter("learn_rate", inspect.Parameter.POSITIONAL_OR_KEYWORD, default=cls.hypers["lr"].default)]
-    declared: dict[str, Any] = {**cls.hypers, **cls.initial_states, **cls.options}
-    own += [inspect.Parameter(named(name), kind, default=value.default)
-            for name, value in declared.items() if name != "lr"]
-    own += [inspect.Parameter(name, kind, default=default) for name, default in COMMON.items()]
+    own = own_arguments({**cls.hypers, **cls.initial_states, **cls.options}, named)
+    own += [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default)
+            for name, default in COMMON.items()]
 
     class Made(Optimizer):
         __slots__ = ()

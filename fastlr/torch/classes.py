@@ -10,7 +10,7 @@ import torch
 
 from .._engine.torch_tensors import array_over
 from ..optimizers.curvature import decays
-from ..optimizers.declaration import nearest
+from ..optimizers.declaration import nearest, own_arguments
 from ..optimizers.rule_class import REGISTRY, RuleClass
 from .arguments import PEERS, TORCH_SPELLING, WITHOUT_EFFECT
 from .optimizer import COMMON, Optimizer, hooked_step, plain_step
@@ -177,9 +177,7 @@ def of_fastlr(cls: type[RuleClass]) -> type[Optimizer]:
             self._begin()
 
     kind = inspect.Parameter.KEYWORD_ONLY
-    own = [inspect.Parameter("params", inspect.Parameter.POSITIONAL_OR_KEYWORD),
-           inspect.Parameter("lr", inspect.Parameter.POSITIONAL_OR_KEYWORD, default=lr.default)]
-    own += [inspect.Parameter(name, kind, default=value.default) for name, value in declared.items() if name != "lr"]
+    own = [inspect.Parameter("params", inspect.Parameter.POSITIONAL_OR_KEYWORD), *own_arguments(declared)]
     own += [inspect.Parameter("maximize", kind, default=False)]
     own += [inspect.Parameter(name, kind, default=value) for name, value in WITHOUT_EFFECT.items()]
     return finished(Made, cls.__name__, own, cls.__doc__)
