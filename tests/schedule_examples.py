@@ -142,7 +142,7 @@ def arguments_of(schedule):
 
 def exact(schedule, t):
     arguments = {k: v for k, v in arguments_of(schedule).items() if k != "end"}
-    with mpmath.workprec(2500 if t < 1e-30 else 250):      # 1 - t / steps
+    with mpmath.workprec(2500 if t < 1e-10 else 250):      # 1 - (t / steps)**2, steps to 2**53
         return reference.CURVES[type(schedule).__name__].formula(
             mpf(t), **{k: v if isinstance(v, bool) else mpf(v) for k, v in arguments.items()}
         )
