@@ -14,6 +14,8 @@ except ModuleNotFoundError as error:
         raise
     raise ImportError("fastlr.torch needs PyTorch: pip install torch") from None
 
+from torch.optim import LBFGS as LBFGS
+
 from .interface import begin
 
 begin()
@@ -33,4 +35,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({"Optimizer", "clip_grad_norm_", "find_lr", "offload", "tune_lr", *names()})
+    return sorted({"LBFGS", "Optimizer", "clip_grad_norm_", "find_lr", "offload", "tune_lr", *names()})

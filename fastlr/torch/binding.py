@@ -103,12 +103,13 @@ def is_movable(param: torch.Tensor) -> bool:
     return local.device.type == "cpu" and local.layout == torch.strided and local.dtype in (*FLOATS, *COMPLEX)
 
 
-def why_not(param: torch.Tensor, owner: str, name: str) -> Exception:
-    """What is wrong with a parameter that has a gradient but cannot be moved."""
+def why_not(param: torch.Tensor, owner: str, name: str, fused: bool | None = None) -> Exception:
+    """What is wrong with a parameter that has a gradient but cannot be moved; with `fused`, in torch's words, too."""
     local = getattr(param, "_local_tensor", param)
     if local.device.type == "meta":
-        return RuntimeError(f"{owner}: parameter {name} is on the meta device and has no memory; materialise it, with "
-                            f"model.to_empty(device='cpu'), before the first step")
+        what = "`fused=True` requires all the params to be floating point Tensors of supported devices; " * bool(fused)
+        return RuntimeError(f"{what}{owner}: parameter {name} is on the meta device and has no memory; materialise it, "
+                            f"with model.to_empty(device='cpu'), before the first step")
     if local.device.type != "cpu":
         return RuntimeError(f"{owner}: parameter {name} is on {local.device}, fastlr.torch steps on the CPU; move the "
                             f"model there, or use torch.optim")
@@ -311,7 +312,7 @@ class Binding:
                     if is_movable(param) and not idle:
                         movable.append((name, param))
                     elif param.grad is not None:
-                        raise why_not(param, type(opt).__name__, name)
+                        raise why_not(param, type(opt).__name__, name, groups[index].get("fused"))
                     else:
                         self.unbound.append(param)
                 members.append(movable)

@@ -100,13 +100,18 @@ def common_parameters() -> list[inspect.Parameter]:
                                    for name in ("zero_grads", "in_backward")]
 
 
-def refuse_differentiable(owner: str, given: dict[str, Any]) -> None:
-    """What cannot be had: steps that autograd follows, or that a graph of an accelerator captures."""
-    if given.get("differentiable"):
-        raise ValueError(f"{owner}: differentiable=True is not supported, as steps are no operations of autograd; use "
-                         f"torch.optim.{owner}")
+def refuse_capturable(owner: str, given: dict[str, Any]) -> None:
+    """What cannot be had: steps that a graph of an accelerator captures."""
     if given.get("capturable"):
         raise ValueError(f"{owner}: capturable=True is not supported, as steps are done on the CPU; leave it out")
+
+
+def refuse_beside_differentiable(opt: Optimizer, owner: str) -> None:
+    """What torch's own step, which autograd follows, does not have."""
+    given = [*opt._common, *(name for name in ("zero_grads", "in_backward") if getattr(opt, name))]
+    if given:
+        raise ValueError(f"{owner}: differentiable=True takes torch's own steps, which have no {', '.join(given)}; "
+                         f"leave one of them out")
 
 
 def refuse_schedule(owner: str, lr: Any) -> None:
@@ -124,6 +129,7 @@ def of_torch(name: str) -> type[Optimizer]:
 
     class Made(Optimizer, theirs):     # type: ignore[misc, valid-type]
         _peer = PEERS[name]
+        _step_of_torch = staticmethod(inspect.unwrap(theirs.step))
 
         def __init__(self, params: Any, *arguments: Any, **keywords: Any) -> None:
             self._take_common(keywords)
@@ -132,7 +138,9 @@ def of_torch(name: str) -> type[Optimizer]:
                     raise TypeError(f"{name}: unknown keyword {word!r}{nearest(word, [*known, *COMMON])}")
             bound = inspect.signature(theirs.__init__).bind(self, params, *arguments, **keywords)
             refuse_schedule(name, bound.arguments.get("lr"))
-            refuse_differentiable(name, bound.arguments)
+            refuse_capturable(name, bound.arguments)
+            if bound.arguments.get("differentiable"):
+                refuse_beside_differentiable(self, name)
             theirs.__init__(self, params, *arguments, **keywords)
             if "state_dtype" in self._common:              # (Adagrad makes it at once, in the parameters' type)
                 self.state.clear()
@@ -172,7 +180,10 @@ def of_fastlr(cls: type[RuleClass]) -> type[Optimizer]:
                 raise ValueError("Tensor lr must be 1-element")
             own = {**checked, "maximize": bool(keywords.get("maximize", False)),
                    **{name: keywords.get(name, value) for name, value in WITHOUT_EFFECT.items()}}
-            refuse_differentiable(owner, own)
+            refuse_capturable(owner, own)
+            if own["differentiable"]:
+                raise ValueError(f"{owner}: differentiable=True is not supported, as torch has no step of {owner} that "
+                                 f"autograd could follow; leave it out")
             torch.optim.Optimizer.__init__(self, params, own)
             self._begin()
 

@@ -37,6 +37,7 @@ class Optimizer(torch.optim.Optimizer):
     _step_supports_amp_scaling = True
     _rule_class: ClassVar[type[RuleClass] | None] = None       # of fastlr's; None where `_peer` has several
     _peer: ClassVar[Peer | None] = None                        # how torch's class is fastlr's rules; None: it has none
+    _step_of_torch: ClassVar[Any] = None        # what torch's class does, without hooks
     _needs_more: ClassVar[bool] = False        # whether a step is given more than gradients
     _binding: Binding | None
     _common: dict[str, Any]
@@ -55,6 +56,8 @@ class Optimizer(torch.optim.Optimizer):
         """What is left to do when the groups are there."""
         self._state_shown = False
         Stages(**{name: value for name, value in self._common.items() if name in STAGES}).check(type(self).__name__)
+        if self._differentiable():     # (torch's own step takes gradients that a GradScaler has divided)
+            self._step_supports_amp_scaling = False
         if self.in_backward:
             step_in_backward(self)
 
@@ -79,9 +82,18 @@ class Optimizer(torch.optim.Optimizer):
         return bool(before_all or after_all or self._optimizer_step_pre_hooks or self._optimizer_step_post_hooks
                     or profiler_is_on()) and not hasattr(type(self).step, "__wrapped__")
 
+    def _differentiable(self) -> bool:
+        """Whether autograd follows the steps, which are torch's own then."""
+        return bool(self.defaults.get("differentiable"))
+
     def _move(self, **more: Any) -> None:
         """One update of everything, by the gradients that there are; `more`: what else the rule is given."""
         own = self.__dict__
+        binding = own["_binding"]
+        if binding is None and self._differentiable():
+            with torch.enable_grad():
+                self._step_of_torch(self)
+            return
         own["_checked"] = False
         scale = own.get("grad_scale")
         scale = 1.0 if scale is None else float(scale)
@@ -90,7 +102,6 @@ class Optimizer(torch.optim.Optimizer):
             if self.zero_grads:
                 self.zero_grad(set_to_none=False)
             return
-        binding = own["_binding"]
         if binding is None or not binding.watch.same_params(self.param_groups) \
                 or (self._state_shown and self._state_changed(binding)):
             binding = self._bind()
@@ -325,7 +336,8 @@ class Optimizer(torch.optim.Optimizer):
         self.__setstate__({"state": state, "param_groups": saved_groups, "_norms": None if norms is None else
                            (int(norms["count"]), float(norms["mean"]), float(norms["variance"]))})
         try:
-            self._bind()               # (what cannot be loaded is refused here, with nothing changed)
+            if not self._differentiable():
+                self._bind()           # (what cannot be loaded is refused here, with nothing changed)
         except Exception:
             self.__dict__.update(present)
             self._binding = binding

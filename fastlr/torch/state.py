@@ -115,7 +115,7 @@ def completed(cls: str, given: Mapping[str, Any], group: Mapping[str, Any]) -> M
 
 def as_in_torch(cls: str, state: dict[str, Any], param: torch.Tensor, group: Mapping[str, Any]) -> dict[str, Any]:
     """A state as torch's class has it: ASGD's rate and share of the next step, and its mean where none is kept yet."""
-    if cls != "ASGD" or not state:
+    if cls != "ASGD" or "averaging" not in state:
         return state
     step, lr = float(state["step"]), float(group["lr"])
     state = dict(state)
