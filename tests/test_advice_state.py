@@ -91,6 +91,29 @@ def test_frozen_and_dropped():
     assert measured.measured["0"].grad_norm == 0
 
 
+def test_what_outlives_its_optimizer():
+    group = fastlr.SGD(ones(2)).groups[0]
+    for use in (lambda: group.params, lambda: group.current, lambda: setattr(group, "lr", 0.1)):
+        with advises("this group's optimizer is gone; keep the optimizer as long as its groups", ReferenceError):
+            use()
+    opt = fastlr.SGD(ones(2))
+    group = opt.groups[0]
+    group.lr = 0.5
+    assert (group.params, group.current["lr"]) == (["0"], 0.5)
+
+    opt.add_callback(after=lambda opt: None)
+    step = opt.step
+    del opt
+    with advises("this step is of an optimizer that is gone; keep the optimizer, and call its step", ReferenceError):
+        step([ones(2)])
+    opt = fastlr.SGD(ones(2), lr=0.5)
+    callback = opt.add_callback(after=lambda opt: None)
+    opt.step(ones(2))
+    assert opt.t == 1
+    del opt
+    callback.remove()
+
+
 def test_partitions():
     with advises("let a part be made with groups of its own, from the mapping that it is given"):
         fastlr.Partition([{"params": params()}], {"*": fastlr.SGD})

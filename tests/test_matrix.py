@@ -2,6 +2,7 @@
 import ctypes
 import hashlib
 from pathlib import Path
+from weakref import WeakMethod
 
 import numpy as np
 import pytest
@@ -538,7 +539,7 @@ def test_blocks_of_adam_mini():
 def with_rule(rule):
     """A driver of one tensor by a rule that AdamMini's class does not know."""
     opt = fastlr.AdamMini([np.zeros((3, 4))])
-    return MatrixStep(kernels.tensor_ops, opt._tensors, [rule], opt._fields, opt._update, {})
+    return MatrixStep(kernels.tensor_ops, opt._tensors, [rule], opt._fields, WeakMethod(opt._update), {})
 
 
 def changed(rule, **fields):

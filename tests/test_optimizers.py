@@ -612,7 +612,8 @@ def test_a_schedule_that_fails_changes_nothing():
 
 
 def test_groups_say_what_they_lack():
-    group = fastlr.AdamW(np.zeros(2)).groups[0]
+    opt = fastlr.AdamW(np.zeros(2))
+    group = opt.groups[0]
     with pytest.raises(AttributeError, match="AdamW: a group has no 'momentum'"):
         _ = group.momentum
     with pytest.raises(AttributeError, match=r"AdamW: a group has no 'beta3'; did you mean 'beta2'\?"):

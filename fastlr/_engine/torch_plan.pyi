@@ -15,7 +15,7 @@ class TorchTensors:
         steps: Any,
         of_special: Callable[[Any], Any],
         convert_gradient: Callable[[Any, Any, str], Any],
-        step_elements: Callable[[int, Any, float], None],
+        step_elements: Callable[[], Callable[[int, Any, float], None] | None],
         may_be_native: bool,
     ) -> None: ...
     def read(self, as_objects: bool = ...) -> int: ...

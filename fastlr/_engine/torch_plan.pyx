@@ -58,7 +58,7 @@ cdef class TorchTensors:
     `owners` are the parameters, as groups have them; `locals` the strided tensors over the same memory that the plan
     was made with; `steps` has the count of updates of each, as torch keeps it; `of_special` gives, for an owner that is
     complex or of a type of its own, its local tensor; `convert_gradient` makes a strided tensor on the CPU, or a sparse
-    one, of a gradient that is neither. `step_elements` moves some elements of a parameter.
+    one, of a gradient that is neither. `step_elements` is a weak reference to what moves some elements of a parameter.
     """
 
     cdef readonly Plan plan
@@ -373,7 +373,7 @@ cdef class TorchTensors:
                 rows, values = gradient._indices()[0].contiguous(), gradient._values()
                 step_rows(plan, i, array_over(rows), array_over(values), grad_scale, False)
             else:
-                self.step_elements(i, gradient, grad_scale)
+                self.step_elements()(i, gradient, grad_scale)
                 plan.scalars.skip(i, -1)           # (the step that ends below counts it as skipped)
         self.source.arrays = self.gradients
         plan.bound = self.source

@@ -263,9 +263,9 @@ cdef class MatrixStep:
     `names` are those of a group's values; `options` the other settings that rules name: a number for all tensors, or
     a list of one for each. `constants` are numbers that a rule reads beside settings, e.g. coefficients.
 
-    `call(i, g, hyper, t)` makes updates of tensors without a rule: an array, a factor of the learning rate, and what
-    the state becomes, by slot; it changes nothing itself. Where a rule leaves its large tensors' updates to Python, it
-    is `call(update, into)`, where `into` is an array for what is made of the update.
+    `call` is a weak reference to a function. With `(i, g, hyper, t)` it makes updates of tensors without a rule: an
+    array, a factor of the learning rate, and what the state becomes, by slot; it changes nothing itself. Where a rule
+    leaves its large tensors' updates to Python, it is given `(update, into)`: an array for what is made of the update.
     """
 
     def __cinit__(self, tensor_ops, list tensors, list rules, tuple names, call, dict options, tuple constants=()):
@@ -542,7 +542,7 @@ cdef object update_phases(MatrixStep driver, MatrixContext* x, MatrixTensor* ten
     update = np.frombuffer(PyMemoryView_FromMemory(tensor.update, size, PyBUF_WRITE), dtype).reshape(shape)
     out = np.frombuffer(PyMemoryView_FromMemory(into, size, PyBUF_WRITE), dtype).reshape(shape)
     tensor.update = into
-    driver.call(update, out)
+    driver.call()(update, out)
 
 
 cdef object update_in_python(MatrixStep driver, MatrixContext* x, Py_ssize_t i, const double* values, int width):
@@ -559,7 +559,7 @@ cdef object update_in_python(MatrixStep driver, MatrixContext* x, Py_ssize_t i, 
             thread_pool.run(load_part, x, tensor.blocks)
     g = np.frombuffer(PyMemoryView_FromMemory(tensor.g, tensor.size * item_size(tensor), PyBUF_READ), dtype)
     hyper = {name: values[<int>given.group * width + k] for k, name in enumerate(driver.names)}
-    update, lr_factor, memory = driver.call(i, g.reshape(given.matrix_shape[1:]), hyper, tensor.t)
+    update, lr_factor, memory = driver.call()(i, g.reshape(given.matrix_shape[1:]), hyper, tensor.t)
     if tensor.copies_gradient and np.may_share_memory(update, g):      # (the next tensor's will be loaded there)
         update = update.copy()
     owners, moves = [np.ascontiguousarray(update, dtype)], []

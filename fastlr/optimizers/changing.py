@@ -52,6 +52,9 @@ class Dropped:
     def __init__(self, name: str) -> None:
         self.name = name
 
+    def __call__(self) -> Dropped:     # (as the reference to an optimizer)
+        return self
+
     @property
     def _plan(self) -> NoReturn:
         raise RuntimeError(f"{self.name}: this group was dropped")
@@ -108,7 +111,7 @@ def drop_group(opt: BoundParameters, group: Group | int) -> None:
             raise
 
     before.retire(leave)
-    object.__setattr__(group, "_optimizer", Dropped(who))
+    object.__setattr__(group, "_owner", Dropped(who))
 
 
 def take_out(opt: BoundParameters, index: int, kept: list[int], dropped: set[str]) -> None:

@@ -1,10 +1,11 @@
 """Groups of parameters: their hyper-parameters, and the tensors that are read from what was given."""
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import inf
 from numbers import Real
 from typing import TYPE_CHECKING, Any
+from weakref import ref
 
 from .._engine.plan import Plan
 from .._engine.tensors import Tensor, bind
@@ -23,19 +24,29 @@ if TYPE_CHECKING:
 
 
 class Group:
-    """Parameters that share hyper-parameters; each is read and set as an attribute: `opt.groups[0].lr = 1e-4`."""
+    """Parameters that share hyper-parameters; each is read and set as an attribute: `opt.groups[0].lr = 1e-4`.
 
-    __slots__ = ("_given_lr_max", "_index", "_lr_max", "_optimizer", "_values")
-    _optimizer: GroupOwner
+    (It does not keep its optimizer alive: that and its arrays are freed with their last name, without a collection.)
+    """
+
+    __slots__ = ("_given_lr_max", "_index", "_lr_max", "_owner", "_values")
+    _owner: Callable[[], GroupOwner | None]
     _index: int
     _values: dict[str, Hyper]
     _given_lr_max: float | None
     _lr_max: float | None              # the largest learning rate, if decay is corrected by it
 
     def __init__(self, optimizer: GroupOwner, index: int, values: dict[str, Hyper], lr_max: float | None) -> None:
-        for name, value in (("_optimizer", optimizer), ("_index", index), ("_values", values),
+        for name, value in (("_owner", ref(optimizer)), ("_index", index), ("_values", values),
                             ("_given_lr_max", lr_max), ("_lr_max", None)):
             object.__setattr__(self, name, value)
+
+    @property
+    def _optimizer(self) -> GroupOwner:
+        optimizer = self._owner()
+        if optimizer is None:
+            raise ReferenceError("this group's optimizer is gone; keep the optimizer as long as its groups")
+        return optimizer
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):       # (of a group that is not made yet)

@@ -4,6 +4,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from typing import Any, ClassVar, Literal
+from weakref import WeakMethod
 
 import numpy as np
 
@@ -68,7 +69,7 @@ class Matrix(Optimizer, family=True):
                     if slot in self._initial:
                         array[...] = self._initial[slot]
         self._tensors = tensors
-        return MatrixStep(kernels.tensor_ops, tensors, self._matrix_rules, self._fields, self._update,
+        return MatrixStep(kernels.tensor_ops, tensors, self._matrix_rules, self._fields, WeakMethod(self._update),
                           self._rule_options(), self._rule_constants())
 
     def step_rows(self, name: str, rows: Any, grads: Any, grad_scale: float = 1.0, *,

@@ -4,6 +4,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import inf, sqrt
 from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import ref
 
 if TYPE_CHECKING:
     from .binding import BoundParameters
@@ -61,20 +62,26 @@ def measure(opt: BoundParameters, on: bool) -> None:
 
 
 class Callbacks:
-    """The functions around an optimizer's steps: they take the place of its method `step` while there are any."""
+    """The functions around an optimizer's steps: they take the place of its method `step` while there are any.
+
+    (The optimizer holds this, so this refers to it weakly.)
+    """
 
     def __init__(self, opt: Any) -> None:
-        self.opt = opt
+        self.reference = ref(opt)
         self.before: list[Before] = []
         self.after: list[After] = []
 
     def step(self, grads: Any = None, *arguments: Any, **keywords: Any) -> Any:
         """The optimizer's step, with what comes before and after."""
+        opt = self.reference()
+        if opt is None:
+            raise ReferenceError("this step is of an optimizer that is gone; keep the optimizer, and call its step")
         for before in tuple(self.before):
-            before(self.opt, grads)
-        returned = type(self.opt).step(self.opt, grads, *arguments, **keywords)
+            before(opt, grads)
+        returned = type(opt).step(opt, grads, *arguments, **keywords)
         for after in tuple(self.after):
-            after(self.opt)
+            after(opt)
         return returned
 
 
@@ -90,8 +97,9 @@ class Callback:
         for functions, function in ((callbacks.before, self._before), (callbacks.after, self._after)):
             if function in functions:
                 functions.remove(function)         # type: ignore[arg-type]
-        if not callbacks.before and not callbacks.after and "step" in vars(callbacks.opt):
-            object.__delattr__(callbacks.opt, "step")
+        opt = callbacks.reference()
+        if opt is not None and not callbacks.before and not callbacks.after and "step" in vars(opt):
+            object.__delattr__(opt, "step")
 
 
 def add_callback(opt: BoundParameters, before: Before | None, after: After | None) -> Callback:

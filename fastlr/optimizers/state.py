@@ -53,13 +53,15 @@ def write_all(prepared: Sequence[Prepared], after: Callable[[], None] | None = N
         if after is not None:
             after()
 
-    def exclusively(plans: list[Plan]) -> None:
-        if plans:
-            plans[0].exclusively(lambda: exclusively(plans[1:]))
-        else:
-            completed(write)
+    exclusively(list({id(plan): plan for each in prepared for plan in each.plans}.values()), write)
 
-    exclusively(list({id(plan): plan for each in prepared for plan in each.plans}.values()))
+
+def exclusively(plans: list[Plan], write: Callable[[], None]) -> None:
+    """Write while nobody can step any of these."""
+    if plans:
+        plans[0].exclusively(lambda: exclusively(plans[1:], write))
+    else:
+        completed(write)
 
 
 # Values

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from math import isfinite
 from typing import Any
+from weakref import WeakMethod
 
 import torch
 
@@ -142,8 +143,8 @@ def refuse_parts(owner: str, cls: type[Any], common: Mapping[str, Any],
 class Unit:
     """The groups that one rule moves, as one plan: the parameters in it, and fastlr's optimizer of them."""
 
-    __slots__ = ("common", "counts", "groups", "inner", "params", "rule", "state_watch", "steps", "tensors",
-                 "without_state")
+    __slots__ = ("__weakref__", "common", "counts", "groups", "inner", "params", "rule", "state_watch", "steps",
+                 "tensors", "without_state")
 
     def __init__(self, opt: Any, rule: Rule, groups: list[int], members: list[list[tuple[str, torch.Tensor]]],
                  common: Mapping[str, Any], before: Mapping[int, float]) -> None:
@@ -181,7 +182,7 @@ class Unit:
         plan.t = int(self.steps.max()) if len(self.params) else 0
         takes_rows = inner.kind == "elementwise" and not inner.depends_on_param and not inner.needs_curvature
         self.tensors = TorchTensors(plan, self.params, locals_, self.steps, local_of,
-                                    partial(local_gradient, owner, takes_rows), self.step_elements,
+                                    partial(local_gradient, owner, takes_rows), WeakMethod(self.step_elements),
                                     inner.kind == "elementwise" and not inner.needs_curvature)
         self.state_watch = StateWatch()
         self.without_state: set[int] = set()

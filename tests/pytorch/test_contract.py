@@ -1,8 +1,10 @@
 """What callers of `torch.optim.Optimizer` rely on, line by line."""
 import copy
+import gc
 import inspect
 import io
 import pickle
+import weakref
 from collections import defaultdict
 
 import pytest
@@ -639,6 +641,25 @@ def test_copies_go_on_as_the_original(case):
             each.step()
     for other in (copied_params, pickled_params):
         assert all(torch.equal(one, two) for one, two in zip(params, other, strict=True))
+
+
+@pytest.mark.parametrize("name", ["SGD", "AdamW", "Lion", "LAMB", "Muon"])
+def test_what_it_holds_is_freed_with_its_last_name(name):
+    gc.collect()
+    gc.disable()                       # (which would free what refers to itself, some time)
+    try:
+        param = torch.nn.Parameter(torch.ones(4, 3))
+        opt = getattr(fastlr.torch, name)([param], lr=0.5)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(opt, lambda epoch: 1.0)
+        param.sum().backward()
+        opt.step()
+        scheduler.step()
+        opt.load_state_dict(opt.state_dict())
+        gone = [weakref.ref(x) for x in (param, opt, scheduler)]
+        del param, opt, scheduler
+        assert all(reference() is None for reference in gone)
+    finally:
+        gc.enable()
 
 
 def test_two_optimizers_never_share_state():
