@@ -361,9 +361,11 @@ cdef class ScalarGroups:
         cdef const Chunk* chunks = self.layout.chunks
         cdef Py_ssize_t chunk_count = self.layout.chunk_count
         cdef const RuleTable* rule = self.constants.rule
-        cdef Py_ssize_t i, k, first = -1, size = 0
+        cdef Py_ssize_t i, k, begin, chunk, first = -1, size = 0
         cdef double[MAX_SUMS] sums, totals
         cdef double* terms = self.chunk_terms
+        cdef double total
+        cdef bint of_squares
         cdef int j
         thread_pool.do_all(self.terms_task, job, self.layout.tasks, self.layout.elements)
         for j in range(MAX_SUMS):
@@ -379,16 +381,19 @@ cdef class ScalarGroups:
             rule.finish_all(self.groups[first].hyper, &self.groups[first].now, self.shared, totals, <double>size)
         k = 0
         for i in range(self.layout.count):
-            for j in range(MAX_SUMS):
-                sums[j] = 0
+            begin = k
             while k < chunk_count and chunks[k].view == i:
-                for j in range(rule.sums):
-                    sums[j] += terms[k * MAX_SUMS + j]
                 k += 1
             if job.gradients[i].g == NULL:
                 continue
-            if rule.normed != NULL:
-                if self.layout.views[i].is_double and any_lost(sums, rule.sums):
+            of_squares = rule.normed != NULL and not self.layout.views[i].is_double
+            for j in range(rule.sums):         # (a sum stays in a register until its root is taken: half the time)
+                total = 0
+                for chunk in range(begin, k):
+                    total += terms[chunk * MAX_SUMS + j]
+                sums[j] = sqrt(total) if of_squares else total
+            if rule.normed != NULL and not of_squares:
+                if any_lost(sums, rule.sums):
                     self.norms(job, rule.normed, rule.sums, i, sums)
                 else:
                     for j in range(rule.sums):
