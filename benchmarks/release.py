@@ -5,7 +5,8 @@ Each is built from a worktree of its own into a wheel, which is installed into a
 build/releases, so that a second run builds nothing). Then a process of each release and of each peer that is installed
 (torch, optax; NumPy, a loop in C and the bytes-only roof always) runs a workload for some milliseconds when it is asked
 to, in rounds of first, second, ..., last, last, ..., first; five such rounds are an attempt. All workloads are measured
-once, and again in new processes as long as the budget lasts. Last, callgrind counts each release's instructions.
+once, and again in new processes as long as the budget lasts; then those that look slower than in the release before,
+until that can be said. Last, callgrind counts each release's instructions.
 
 Raw figures go to benchmarks/history/DATE-VERSION.json, and the page that shows them to build/releases.html.
 """
@@ -34,6 +35,8 @@ import ab_counts
 from ab import IMPORTS, SAMPLE, Child, Lost, machine
 from ab_child import batched
 from ab_environments import Build, pinned, prepared
+from ab_verdict import suspect
+from release_page import THRESHOLD, ratios, write_page
 from release_peers import PEERS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -235,19 +238,41 @@ class Run:
                 children = self.children(stack, attempts)
                 if not attempts:
                     self.describe(children)
-                for k, (name, result) in enumerate(self.results.items()):
+                for k, name in enumerate(self.results):
                     if self.left() <= 0:
-                        return attempts
+                        break
                     if sys.stderr.isatty():
                         print(f"\r{attempts + 1}: {k + 1} of {len(self.results)} {name:50s}", end="", file=sys.stderr,
                               flush=True)
-                    if name in IMPORTS:
-                        imported(self.releases, name, result)
-                    else:
-                        attempt({who: child for who, child in children.items() if name in self.listed[who]
-                                 and who not in result.lacks}, name, result)
-            attempts += 1
+                    self.attempt(children, name)
+                else:
+                    attempts += 1
+        self.decide(attempts)
         return attempts
+
+    def attempt(self, children: dict[str, Child], name: str) -> None:
+        """Measure one workload once more."""
+        result = self.results[name]
+        if name in IMPORTS:
+            imported(self.releases, name, result)
+        else:
+            attempt({who: child for who, child in children.items() if name in self.listed[who]
+                     and who not in result.lacks}, name, result)
+
+    def decide(self, number: int) -> None:
+        """Measure again what looks slower than in the release before, until that can be said: whatever the budget."""
+        members = [release.version for release in self.releases[-2:]]
+
+        def looks_slower(result: Result) -> bool:
+            before, now = (result.seconds.get(member, []) for member in members)
+            return bool(before and now) and suspect(ratios(now, before), THRESHOLD)
+
+        while len(members) == 2 and (names := [name for name, found in self.results.items() if looks_slower(found)]):
+            with ExitStack() as stack:
+                children = self.children(stack, number)
+                for name in names:
+                    self.attempt(children, name)
+            number += 1
 
     def left(self) -> float:
         return self.begin + 60 * float(self.chosen.budget) - monotonic()
@@ -368,8 +393,6 @@ def main() -> int:
     path = Path(chosen.json) if chosen.json else HISTORY / f"{document['date']}-{labels[-1]}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(document, indent=None, separators=(",", ":")).replace('},"', '},\n"') + "\n")
-    from release_page import write_page
-
     write_page(path, Path(chosen.page))
     print(f"{len(releases)} releases, {len(run.results)} workloads, {attempts} attempts at all of them\n{path}\n"
           f"{chosen.page}")

@@ -160,6 +160,28 @@ def run(old=(1.0, 1.0, 1.0), new=(0.5, 0.5, 0.5), torch=(2.0, 2.0, 2.0)):
             "seconds": {who: [[each] * 5 for each in found] for who, found in seconds.items()}}}}
 
 
+def test_what_looks_slower_is_measured_until_that_can_be_said(monkeypatch):
+    import release
+    from ab_verdict import SLOWER, verdict
+
+    def result(now):
+        return release.Result(seconds={"0.1.0": [[1.0] * 5] * 3, "0.2.0": [[now] * 5] * 3})
+
+    measured = release.Run([release.Release(each, "", "", None, 0.0) for each in ("0.1.0", "0.2.0")], None)
+    measured.results = {"slower": result(1.3), "same": result(1.0), "faster": result(0.5)}
+    monkeypatch.setattr(measured, "children", lambda stack, number: {})
+
+    def attempt(children, name):
+        for seconds in measured.results[name].seconds.values():
+            seconds.append(seconds[0])
+
+    monkeypatch.setattr(measured, "attempt", attempt)
+    measured.decide(3)
+    assert [len(found.seconds["0.2.0"]) for found in measured.results.values()] == [5, 3, 3]
+    found = measured.results["slower"].seconds
+    assert verdict(release.ratios(found["0.2.0"], found["0.1.0"]), 0.03) == SLOWER
+
+
 class Loaded(HTMLParser):
     """What a page would load; whether its elements are closed."""
 
