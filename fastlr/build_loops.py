@@ -160,7 +160,7 @@ def terms_function(r: Rule, stem: str, c: str) -> Iterator[str]:
         yield f"    cdef double[TILE] term{k}"
     yield "    cdef double[LANES] lane"
     yield f"    cdef {r.types['terms']} terms"
-    yield "    cdef Py_ssize_t i, j, whole = (size + LANES - 1) // LANES * LANES"
+    yield "    cdef Py_ssize_t i, j, whole = LANES if size < LANES else (size + LANES - 1) // LANES * LANES"
     if moves:
         yield f"    cdef {c} " + ", ".join(f"slot_{p.name}_i" for p in mine if p.pointer)
     yield "    for i in range(size):"
@@ -174,9 +174,9 @@ def terms_function(r: Rule, stem: str, c: str) -> Iterator[str]:
     for k in range(len(sums)):
         yield "    for i in range(size, whole):"
         yield f"        term{k}[i] = 0"
-        yield "    for j in range(LANES):"
-        yield "        lane[j] = 0"
-        yield "    for i in range(whole // LANES):"
+        yield "    for j in range(LANES):         # (no loop that sets or copies: compilers call functions for those)"
+        yield f"        lane[j] = 0.0 + term{k}[j]"
+        yield "    for i in range(1, whole // LANES):"
         yield "        for j in range(LANES):"
         yield f"            lane[j] = lane[j] + term{k}[i * LANES + j]"
         yield f"    totals[{k}] += fold_lanes(lane)"

@@ -30,9 +30,9 @@ cdef inline double sum_of_squares(const real* restrict x, Py_ssize_t size) noexc
         for i in range(size):
             total += <double>x[i] * <double>x[i]
         return total
-    for j in range(LANES):
-        lane[j] = 0
-    for i in range(size // LANES):
+    for j in range(LANES):             # (not set to 0 first, for which a compiler may call a slow function)
+        lane[j] = <double>x[j] * <double>x[j]
+    for i in range(1, size // LANES):
         for j in range(LANES):
             lane[j] = lane[j] + <double>x[i * LANES + j] * <double>x[i * LANES + j]
     for i in range(whole, size):
