@@ -104,5 +104,6 @@ cdef class ScalarGroups:
     cdef void begin(self, double loss) noexcept nogil
     cdef void begin_tensors(self, const GradientView* gradients) noexcept nogil
     cdef void reduce_terms(self, StepJob* job) noexcept nogil
+    cdef void finish_all(self, const GradientView* gradients) noexcept nogil
     cdef void count_step(self, const GradientView* gradients) noexcept nogil
     cdef void skip(self, Py_ssize_t i, int64_t steps) noexcept nogil

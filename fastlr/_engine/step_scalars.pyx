@@ -359,48 +359,60 @@ cdef class ScalarGroups:
         Norms are computed again where squares were lost. The threads have been made by `thread_pool.prepare_for`.
         """
         cdef const Chunk* chunks = self.layout.chunks
+        cdef const TensorView* views = self.layout.views
+        cdef const GradientView* gradients = job.gradients
         cdef Py_ssize_t chunk_count = self.layout.chunk_count
         cdef const RuleTable* rule = self.constants.rule
-        cdef Py_ssize_t i, k, begin, chunk, first = -1, size = 0
-        cdef double[MAX_SUMS] sums, totals
+        cdef ScalarGroup* groups = self.groups
+        cdef Py_ssize_t i, k, begin, chunk
+        cdef double[MAX_SUMS] sums
         cdef double* terms = self.chunk_terms
         cdef double total
         cdef bint of_squares
-        cdef int j
+        cdef int j, count = rule.sums
         thread_pool.do_all(self.terms_task, job, self.layout.tasks, self.layout.elements)
-        for j in range(MAX_SUMS):
-            totals[j] = 0
-        for k in range(chunk_count):
-            i = chunks[k].view
-            if job.gradients[i].g != NULL:
-                first = i if first < 0 else first
-                size += chunks[k].size
-                for j in range(rule.sums):
-                    totals[j] += terms[k * MAX_SUMS + j]
-        if first >= 0 and rule.finish_all != NULL:
-            rule.finish_all(self.groups[first].hyper, &self.groups[first].now, self.shared, totals, <double>size)
+        if rule.finish_all != NULL:
+            self.finish_all(gradients)
         k = 0
         for i in range(self.layout.count):
             begin = k
             while k < chunk_count and chunks[k].view == i:
                 k += 1
-            if job.gradients[i].g == NULL:
+            if gradients[i].g == NULL:
                 continue
-            of_squares = rule.normed != NULL and not self.layout.views[i].is_double
-            for j in range(rule.sums):         # (a sum stays in a register until its root is taken: half the time)
+            of_squares = rule.normed != NULL and not views[i].is_double
+            for j in range(count):             # (a sum stays in a register until its root is taken: half the time)
                 total = 0
                 for chunk in range(begin, k):
                     total += terms[chunk * MAX_SUMS + j]
                 sums[j] = sqrt(total) if of_squares else total
             if rule.normed != NULL and not of_squares:
-                if any_lost(sums, rule.sums):
-                    self.norms(job, rule.normed, rule.sums, i, sums)
+                if any_lost(sums, count):
+                    self.norms(job, rule.normed, count, i, sums)
                 else:
-                    for j in range(rule.sums):
+                    for j in range(count):
                         sums[j] = sqrt(sums[j])
             if rule.finish != NULL:
-                rule.finish(self.groups[i].hyper, &self.groups[i].now, self.layout.memories[i], self.shared, sums,
-                            <double>self.layout.views[i].size)
+                rule.finish(groups[i].hyper, &groups[i].now, self.layout.memories[i], self.shared, sums,
+                            <double>views[i].size)
+
+    cdef void finish_all(self, const GradientView* gradients) noexcept nogil:
+        """What follows from the sums over all tensors together."""
+        cdef const Chunk* chunks = self.layout.chunks
+        cdef const RuleTable* rule = self.constants.rule
+        cdef Py_ssize_t k, first = -1, size = 0
+        cdef double[MAX_SUMS] totals
+        cdef int j
+        for j in range(MAX_SUMS):
+            totals[j] = 0
+        for k in range(self.layout.chunk_count):
+            if gradients[chunks[k].view].g != NULL:
+                first = chunks[k].view if first < 0 else first
+                size += chunks[k].size
+                for j in range(rule.sums):
+                    totals[j] += self.chunk_terms[k * MAX_SUMS + j]
+        if first >= 0:
+            rule.finish_all(self.groups[first].hyper, &self.groups[first].now, self.shared, totals, <double>size)
 
     # Skipped steps
 
