@@ -185,6 +185,44 @@ cdef struct Batch:
     bint refused               # set by any chunk that has a time without a rate; none reads it
 
 
+cdef extern from *:
+    """
+    #define MAGNITUDE_BITS UINT64_C(0x7FFFFFFFFFFFFFFF)
+    #define INFINITY_BITS UINT64_C(0x7FF0000000000000)
+    """
+    uint64_t MAGNITUDE_BITS, INFINITY_BITS         # of a double: all but its sign, and those of infinity
+
+cdef inline uint64_t bits_of(double x) noexcept nogil:
+    cdef uint64_t bits
+    memcpy(&bits, &x, sizeof(bits))
+    return bits
+
+
+# What follows is of bits, as compilers make vectors of integers' operations, and not of `refused |= not x >= 0`.
+
+cdef inline bint read_times(const double* t, double* times, int n) noexcept nogil:
+    """Copy times, each at most the largest double; whether one is negative or NaN."""
+    cdef uint64_t refused = 0, bits
+    cdef double x
+    cdef int i
+    for i in range(n):
+        x = t[i] + 0.0                     # (-0.0 is 0)
+        bits = bits_of(x)
+        refused |= bits | (INFINITY_BITS - bits)       # (the sign: of x, or where it is NaN)
+        times[i] = x if x <= DBL_MAX else DBL_MAX
+    return refused >> 63
+
+
+cdef inline bint has_no_rate(const double* y, int n) noexcept nogil:
+    """Whether one of these is infinite or NaN. (No rate is below 0.)"""
+    cdef uint64_t refused = 0, bits
+    cdef int i
+    for i in range(n):
+        bits = bits_of(y[i])
+        refused |= INFINITY_BITS - 1 - (bits & MAGNITUDE_BITS)
+    return refused >> 63
+
+
 cdef void evaluate_chunk(void* context, Py_ssize_t chunk) noexcept nogil:
     """The rates of one chunk of an array of times, at least up to the first time that has none."""
     cdef Batch* batch = <Batch*>context
@@ -192,24 +230,21 @@ cdef void evaluate_chunk(void* context, Py_ssize_t chunk) noexcept nogil:
     cdef double[BLOCK] times
     cdef const double* t
     cdef double* y
-    cdef double x
     cdef int i, n
-    cdef int64_t refused
+    cdef bint refused
     while begin < last:
         n = <int>min(last - begin, BLOCK)
-        t, y, refused = batch.t + begin, batch.y + begin, 0
-        for i in range(n):
-            x = t[i]
-            refused |= not x >= 0
-            times[i] = x if 0 <= x <= DBL_MAX else DBL_MAX
+        t, y = batch.t + begin, batch.y + begin
+        refused = read_times(t, times, n)
+        if refused:
+            for i in range(n):
+                times[i] = t[i] if 0 <= t[i] <= DBL_MAX else DBL_MAX
         evaluate_block(batch.nodes, 0, times, y, n)
-        if refused:                        # (a loop of its own: few blocks need it)
+        if refused:
             for i in range(n):
                 if not t[i] >= 0:
                     y[i] = NAN
-        for i in range(n):
-            refused |= not y[i] <= DBL_MAX
-        if refused:
+        if refused or has_no_rate(y, n):
             batch.refused = True
             return
         begin += n
