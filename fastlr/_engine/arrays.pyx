@@ -94,13 +94,16 @@ cdef bint read_array(object array, ArrayView* array_view) except -1:
     return True
 
 
+cdef dict STORED_NAMES = {FLOAT32: "float32", FLOAT64: "float64", FLOAT16: "float16", BFLOAT16: "bfloat16",
+                          SIGNED8: "int8", UNSIGNED8: "uint8", REST16: "int16"}
+
+
 def stored_as(array):
     """The name of how an array's elements are stored, or None."""
     cdef ArrayView array_view
     if not read_array(array, &array_view):
         return None
-    return {FLOAT32: "float32", FLOAT64: "float64", FLOAT16: "float16", BFLOAT16: "bfloat16", SIGNED8: "int8",
-            UNSIGNED8: "uint8", REST16: "int16"}[array_view.stored]
+    return STORED_NAMES[array_view.stored]
 
 
 cdef bint strided_layout(StridedLayout* layout, const ArrayView* array_view, const int* axes) noexcept nogil:

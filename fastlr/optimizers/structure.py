@@ -236,8 +236,8 @@ def arranged(part: Container | None, grads: Any, owner: str, label: str) -> list
 
 def same_names(expected: Any, given: Any, label: str) -> None:
     """ValueError unless both have the same names."""
-    if type(given) is dict and type(expected) is dict and given.keys() == expected.keys():
-        return                         # (the usual case, and there is one for each tensor)
+    if type(given) is dict and isinstance(expected, dict) and given.keys() == expected.keys():
+        return                         # (the usual case)
     if not isinstance(given, Mapping):
         raise ValueError(f"{label}: expected a mapping, got {type(given).__name__}")
     if expected and len(given) == len(expected) and all(name in given for name in expected):
