@@ -4,6 +4,9 @@ from cpython.object cimport PyObject
 from libc.stdint cimport int64_t
 from libc.stdio cimport snprintf
 cimport fastlr._c_api.handles as handles
+cimport fastlr._c_api.plan_setup as setup
+cimport fastlr._c_api.plan_state as state
+cimport fastlr._c_api.plan_steps as steps
 from fastlr._c_api.c_plan cimport CPlan
 from fastlr._c_api.handles cimport MESSAGE_SIZE, Place
 from fastlr._kernels.build_id cimport FASTLR_LAYOUT
@@ -99,7 +102,7 @@ cdef int plan_option(fastlr_plan* handle, int group, const char* name, const cha
     cdef Place* place
     cdef int error = take_with_python(handle, &place)
     if error == FASTLR_OK:
-        error = (<CPlan>place.plan).option(group, name, value)
+        error = setup.option(<CPlan>place.plan, group, name, value)
         handles.give(place)
     return error
 
@@ -108,7 +111,7 @@ cdef int plan_set(fastlr_plan* handle, int group, const char* name, double value
     cdef Place* place
     cdef int error = take_with_python(handle, &place)
     if error == FASTLR_OK:
-        error = (<CPlan>place.plan).number(group, name, value)
+        error = setup.number(<CPlan>place.plan, group, name, value)
         handles.give(place)
     return error
 
@@ -117,7 +120,7 @@ cdef int plan_schedule(fastlr_plan* handle, int group, const char* name, PyObjec
     cdef Place* place
     cdef int error = take_with_python(handle, &place)
     if error == FASTLR_OK:
-        error = (<CPlan>place.plan).schedule(group, name, schedule)
+        error = setup.schedule(<CPlan>place.plan, group, name, schedule)
         handles.give(place)
     return error
 
@@ -126,7 +129,7 @@ cdef int plan_add(fastlr_plan* handle, const fastlr_tensor* tensor) noexcept nog
     cdef Place* place
     cdef int error = take_with_python(handle, &place)
     if error == FASTLR_OK:
-        error = (<CPlan>place.plan).add(tensor)
+        error = setup.add(<CPlan>place.plan, tensor)
         handles.give(place)
     return error
 
@@ -135,7 +138,7 @@ cdef int plan_build(fastlr_plan* handle) noexcept nogil:
     cdef Place* place
     cdef int error = take_with_python(handle, &place)
     if error == FASTLR_OK:
-        error = (<CPlan>place.plan).build()
+        error = setup.build(<CPlan>place.plan)
         handles.give(place)
     return error
 
@@ -145,7 +148,7 @@ cdef int plan_step(fastlr_plan* handle, const void* const* gradients,
     cdef Place* place
     cdef int error = handles.take(handle, &place)
     if error == FASTLR_OK:
-        error = (<CPlan>place.plan).step(gradients, options)
+        error = steps.step(<CPlan>place.plan, gradients, options)
         handles.give(place)
     return error
 
@@ -155,7 +158,7 @@ cdef int plan_step_rows(fastlr_plan* handle, int64_t tensor, int64_t n, const in
     cdef Place* place
     cdef int error = handles.take(handle, &place)
     if error == FASTLR_OK:
-        error = (<CPlan>place.plan).step_rows(tensor, n, rows, gradients, ends_step != 0, options)
+        error = steps.step_rows(<CPlan>place.plan, tensor, n, rows, gradients, ends_step != 0, options)
         handles.give(place)
     return error
 
@@ -165,7 +168,7 @@ cdef int plan_accumulate(fastlr_plan* handle, const void* const* gradients,
     cdef Place* place
     cdef int error = take_with_python(handle, &place)
     if error == FASTLR_OK:
-        error = (<CPlan>place.plan).accumulate(gradients, options)
+        error = steps.accumulate(<CPlan>place.plan, gradients, options)
         handles.give(place)
     return error
 
@@ -175,7 +178,7 @@ cdef int plan_step_curvature(fastlr_plan* handle, const void* const* gradients, 
     cdef Place* place
     cdef int error = take_with_python(handle, &place)
     if error == FASTLR_OK:
-        error = (<CPlan>place.plan).step_curvature(gradients, curvature, options)
+        error = steps.step_curvature(<CPlan>place.plan, gradients, curvature, options)
         handles.give(place)
     return error
 
@@ -184,7 +187,7 @@ cdef int plan_place_state(fastlr_plan* handle, int64_t tensor, const char* slot,
     cdef Place* place
     cdef int error = take_with_python(handle, &place)
     if error == FASTLR_OK:
-        error = (<CPlan>place.plan).place_state(tensor, slot, memory, take != 0)
+        error = state.place_state(<CPlan>place.plan, tensor, slot, memory, take != 0)
         handles.give(place)
     return error
 
@@ -193,7 +196,7 @@ cdef int plan_info(fastlr_plan* handle, fastlr_plan_info* info) noexcept nogil:
     cdef Place* place
     cdef int error = handles.take(handle, &place)
     if error == FASTLR_OK:
-        error = (<CPlan>place.plan).info(info)
+        error = state.info(<CPlan>place.plan, info)
         handles.give(place)
     return error
 
@@ -202,7 +205,7 @@ cdef int plan_get(fastlr_plan* handle, int group, const char* name, double* valu
     cdef Place* place
     cdef int error = handles.take(handle, &place)
     if error == FASTLR_OK:
-        error = (<CPlan>place.plan).value(group, name, value)
+        error = setup.value(<CPlan>place.plan, group, name, value)
         handles.give(place)
     return error
 
@@ -211,7 +214,7 @@ cdef int plan_state(fastlr_plan* handle, int64_t tensor, const char* slot, fastl
     cdef Place* place
     cdef int error = handles.take(handle, &place)
     if error == FASTLR_OK:
-        error = (<CPlan>place.plan).state(tensor, slot, array)
+        error = state.state(<CPlan>place.plan, tensor, slot, array)
         handles.give(place)
     return error
 
@@ -220,7 +223,7 @@ cdef int plan_clock(fastlr_plan* handle, int64_t* t, int64_t* skipped_steps) noe
     cdef Place* place
     cdef int error = handles.take(handle, &place)
     if error == FASTLR_OK:
-        error = (<CPlan>place.plan).clock(t, skipped_steps)
+        error = state.clock(<CPlan>place.plan, t, skipped_steps)
         handles.give(place)
     return error
 
@@ -229,7 +232,7 @@ cdef int plan_set_clock(fastlr_plan* handle, int64_t t, const int64_t* skipped_s
     cdef Place* place
     cdef int error = handles.take(handle, &place)
     if error == FASTLR_OK:
-        error = (<CPlan>place.plan).set_clock(t, skipped_steps)
+        error = state.set_clock(<CPlan>place.plan, t, skipped_steps)
         handles.give(place)
     return error
 
@@ -238,7 +241,7 @@ cdef int plan_save(fastlr_plan* handle, const char* path) noexcept nogil:
     cdef Place* place
     cdef int error = take_with_python(handle, &place)
     if error == FASTLR_OK:
-        error = (<CPlan>place.plan).save(path)
+        error = state.save(<CPlan>place.plan, path)
         handles.give(place)
     return error
 
@@ -247,7 +250,7 @@ cdef int plan_load(fastlr_plan* handle, const char* path) noexcept nogil:
     cdef Place* place
     cdef int error = take_with_python(handle, &place)
     if error == FASTLR_OK:
-        error = (<CPlan>place.plan).load(path)
+        error = state.load(<CPlan>place.plan, path)
         handles.give(place)
     return error
 
@@ -257,7 +260,7 @@ cdef const char* plan_slot(fastlr_plan* handle, int64_t tensor, int64_t k) noexc
     cdef const char* name
     if handles.take(handle, &place) != FASTLR_OK:
         return NULL
-    name = (<CPlan>place.plan).slot_name(tensor, k)
+    name = state.slot_name(<CPlan>place.plan, tensor, k)
     handles.give(place)
     return name
 
