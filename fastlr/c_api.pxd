@@ -132,6 +132,7 @@ cdef extern from "fastlr/fastlr.h" nogil:
                                    const fastlr_step_options* options) noexcept nogil
         int (*plan_place_state)(fastlr_plan* plan, int64_t tensor, const char* slot, void* memory,
                                 int take) noexcept nogil
+        int (*plan_constrain)(fastlr_plan* plan) noexcept nogil
 
 cdef extern from "fastlr/fastlr.h":
     const fastlr_api* fastlr_import() except NULL

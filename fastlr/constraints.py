@@ -42,9 +42,9 @@ class Constraint:
     axis: int | None = None
 
     def __repr__(self) -> str:
-        over = "" if self.kind == "box" else f", axis={self.axis}"
-        numbers = f"{self.low:g}, {self.high:g}" if self.kind == "box" else f"{self.high:g}"
-        return f"{self.kind}({numbers}{over})"
+        given = f"{self.low:g}, {self.high:g}" if self.kind == "box" else \
+            f"axis={self.axis}, norm={self.high:g}" if self.kind == "unit_norm" else f"{self.high:g}, axis={self.axis}"
+        return f"{self.kind}({given})"
 
 
 def box(low: float = -inf, high: float = inf) -> Constraint:

@@ -13,7 +13,9 @@ from registry import BITWISE, BY_ROWS, LOSS, arrays, bits, other_value
 from test_embedding import HEADER, declared
 
 import fastlr
-from fastlr import schedules
+from fastlr import constraints, schedules
+from fastlr._c_api.option_text import read_option
+from fastlr.constraints import box, max_norm, nonnegative, simplex, unit_norm
 from fastlr.optimizers.curvature import Sophia
 from fastlr.optimizers.learning_rate_free import WithLoss
 from fastlr.schedules.expression import parse
@@ -64,6 +66,7 @@ FUNCTIONS = {
     "plan_accumulate": (ctypes.c_int, POINTER, POINTER, POINTER),
     "plan_step_curvature": (ctypes.c_int, POINTER, POINTER, POINTER, POINTER),
     "plan_place_state": (ctypes.c_int, POINTER, INT64, TEXT, POINTER, ctypes.c_int),
+    "plan_constrain": (ctypes.c_int, POINTER),
     "plan_message": (TEXT, POINTER), "plan_free": (ctypes.c_int, POINTER), "message": (TEXT, ctypes.c_int),
 }
 
@@ -269,7 +272,7 @@ def seen(array):
     return array.view(np.uint16) if array.dtype == ml_dtypes.bfloat16 else array
 
 
-def read_option(value):
+def option_value(value):
     if isinstance(value, str) and "(" in value:
         return parse(value)
     return value
@@ -294,7 +297,7 @@ def test_c_trains_with_the_bits_of_python(stranger, name, kind, storage, threads
         steps[2][4] = None
         texts = [(-1, key, str(value)) for key, value in options.items()]
         try:
-            opt = fastlr.create_optimizer(name, theirs, **{key: read_option(value) for key, value in options.items()})
+            opt = fastlr.create_optimizer(name, theirs, **{key: option_value(value) for key, value in options.items()})
         except (TypeError, ValueError) as error:
             with pytest.raises(RuntimeError, match=re.escape(str(error))):
                 stranger.plans.plan(name, texts, [(key, seen(x), 0) for key, x in ours.items()],
@@ -641,6 +644,123 @@ def test_wrong_memory_is_refused_and_nothing_changes():
     assert not m.any()
 
 
+# Constraints
+
+CONSTRAINTS = {
+    "box(-0.5, 0.5)": box(-0.5, 0.5), "box(high=0.25)": box(high=0.25), "nonnegative()": nonnegative(),
+    "max_norm(1.5)": max_norm(1.5), "max_norm(3, axis=None)": max_norm(3, axis=None), "unit_norm()": unit_norm(),
+    "unit_norm(None, norm=2.0)": unit_norm(None, norm=2.0), "simplex()": simplex(), "simplex(2.5, None)": simplex(2.5, None),
+    "{'a': box(-inf, 0.5), 'b': unit_norm(), 'e': None}": {"a": box(-inf, 0.5), "b": unit_norm(), "e": None},
+    "[nonnegative(), max_norm(2), None, None, simplex()]": [nonnegative(), max_norm(2), None, None, simplex()],
+}
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("kind", ["float32", "float64", "split", "shadow"])
+@pytest.mark.parametrize("name", TRAINED)
+def test_constraints_have_the_bits_of_the_class(name, kind, threads):
+    fastlr.set_num_threads(threads)
+    for number, (text, constraint) in enumerate(CONSTRAINTS.items()):
+        layout = list(LAYOUTS)[number % 3]
+        options = {"lr": 0.1, "ema_decay": 0.5} | BESIDE.get(kind, {})
+        values = arrays(np.float64, SHAPES)
+        ours, theirs = ({key: laid(x, PARAMETERS[kind], layout) for key, x in zip(NAMES, values, strict=True)}
+                        for _ in range(2))
+        plan = Plan(name, ours, constraint=text, **options)
+        opt = fastlr.create_optimizer(name, theirs, constraint=constraint, **options)
+        for t in range(3):
+            grads = [laid(x, PARAMETERS[kind], "rows") for x in arrays(np.float64, SHAPES, 10 + t)]
+            if t == 1:
+                grads[1] = None
+            plan.done(plan.step(grads))
+            opt.step(dict(zip(NAMES, grads, strict=True)))
+        same(plan, opt, ours.values(), theirs.values())
+        unconstrained = {key: x.astype(PARAMETERS[kind]) for key, x in zip(NAMES, values, strict=True)}
+        assert bits(unconstrained.values()) != bits(ours.values())
+
+
+def test_constraints_hold_in_16_bits_over_rows_and_without_a_step():
+    for dtype in (np.float16, ml_dtypes.bfloat16):
+        ours, theirs = ([x.astype(dtype) for x in arrays(np.float64, [(30, 8), (40,)])] for _ in range(2))
+        plan = Plan("adamw", ours, constraint="box(-0.125, 0.3)", lr=0.1)
+        opt = fastlr.AdamW(theirs, constraint=box(-0.125, 0.3), lr=0.1)
+        opt.constrain()
+        plan.done(lr.plan_constrain(plan.handle))
+        assert bits(ours) == bits(theirs) and all(np.abs(x.astype(float)).max() <= 0.301 for x in ours)
+    ours, theirs = (arrays(np.float32, [(30, 8), (40,)]) for _ in range(2))
+    plan, opt = Plan("adamw", ours, constraint="max_norm(1)", lr=0.1), fastlr.AdamW(theirs, constraint=max_norm(1), lr=0.1)
+    for t in range(3):
+        rows, (grads,) = np.array([3, 29, 3, 0]), arrays(np.float32, [(4, 8)], seed=t)
+        plan.done(plan.step_rows(0, rows, grads, t % 2))
+        opt.step_rows("0", rows, grads, ends_step=bool(t % 2))
+    same(plan, opt, ours, theirs)
+    assert np.linalg.norm(ours[0][3]) <= 1 + 1e-6 < np.linalg.norm(ours[0][4])
+    plan.done(lr.plan_constrain(plan.handle))
+    opt.constrain()
+    same(plan, opt, ours, theirs)
+    assert np.linalg.norm(ours[0], axis=1).max() <= 1 + 1e-6
+    whole = Plan("adamw", ours, constraint="max_norm(1, axis=None)")
+    refused(whole, "REFUSED", "a constraint over more than a row needs whole steps", whole.step_rows(0, [1], np.ones((1, 8), np.float32)))
+
+
+def test_a_constraint_is_saved_with_a_plan_and_kept_when_tensors_come(tmp_path):
+    path = str(tmp_path / "plan.safetensors").encode()
+    ours, theirs = arrays(np.float64, [(7, 5), (6, 4)]), arrays(np.float64, [(7, 5), (6, 4)])
+    plan = Plan("momentum", ours[:1], constraint="unit_norm()", lr=0.1)
+    opt = fastlr.Momentum(theirs[:1], constraint=unit_norm(), lr=0.1)
+    plan.done(plan.add(ours[1], "late", 1)).done(lr.plan_build(plan.handle))
+    opt.add_group({"late": theirs[1]})
+    for t in range(2):
+        grads = arrays(np.float64, [(7, 5), (6, 4)], seed=t)
+        plan.done(plan.step(grads))
+        opt.step([[grads[0]], {"late": grads[1]}])
+        plan.done(lr.plan_save(plan.handle, path))
+        plan.done(lr.plan_load(plan.handle, path))
+    same(plan, opt, ours, theirs)
+    assert abs(np.linalg.norm(ours[1], axis=1) - 1).max() < 1e-12
+
+
+@pytest.mark.parametrize(("group", "text", "error", "words"), [
+    (-1, "box", "REFUSED", "constraint: expected a call such as max_norm(3.0), got box"),
+    (-1, "0.5", "REFUSED", "expected a call such as max_norm(3.0), got 0.5"),
+    (-1, "max_nrom(3)", "REFUSED", "no constraint 'max_nrom'; did you mean 'max_norm'"),
+    (-1, "max_norm(-1)", "REFUSED", "max_norm: limit must be positive and finite, got -1.0"),
+    (-1, "max_norm()", "REFUSED", "missing 1 required positional argument: 'limit'"),
+    (-1, "max_norm(x)", "REFUSED", "constraint: expected a literal, got x"),
+    (-1, "max_norm(*[1])", "REFUSED", "constraint: expected a literal, got *[1]"),
+    (-1, "box(**{})", "REFUSED", "constraint: ** before arguments is not allowed"),
+    (-1, "simplex(axis=1)", "REFUSED", "axis must be 0 (rows) or None"),
+    (-1, "box(2, 1)", "REFUSED", "box: low must be at most high"),
+    (-1, "__import__('os')", "REFUSED", "no constraint '__import__'"),
+    (-1, "os.system('x')", "REFUSED", "expected a call such as max_norm(3.0), got os.system('x')"),
+    (-1, "{'x': box(0)}", "REFUSED", "constraint names no parameter: 'x'"),
+    (-1, "{**box(0)}", "REFUSED", "constraint: expected a literal, got **"),
+    (-1, "[box(0), box(1)]", "REFUSED", "constraint: expected 1 entries, one per parameter, got 2"),
+    (-1, "box(" * 300, "REFUSED", "expected a call such as"), (-1, " " * 20000, "REFUSED", "at most 10000 characters"),
+    (0, "box(0)", "REFUSED", "unknown keyword 'constraint'"),
+])
+def test_a_wrong_constraint_is_refused(group, text, error, words):
+    plan = Plan("adamw")
+    plan.done(plan.add(np.zeros(3)))
+    code = lr.plan_option(plan.handle, group, b"constraint", text.encode()) or lr.plan_build(plan.handle)
+    refused(plan, error, words, code)
+
+
+def test_a_constraint_comes_before_the_plan_is_built():
+    plan, _ = small()
+    refused(plan, "REFUSED", "constraint cannot be set once the plan is built",
+            lr.plan_option(plan.handle, -1, b"constraint", b"nonnegative()"))
+    late = Plan("adamw")
+    late.done(late.add(np.zeros(3)))
+    refused(late, "NOT_BUILT", "plan_constrain: call plan_build first", lr.plan_constrain(late.handle))
+
+
+def test_every_constraint_can_be_written():
+    for made in (box(-2, 3), nonnegative(), max_norm(3), unit_norm(None), simplex(2.5), box(high=1.5)):
+        assert read_option("constraint", repr(made)) == made
+    assert {text.partition("(")[0] for text in CONSTRAINTS if text[0] not in "{["} == {*constraints.__all__} - {"Constraint"}
+
+
 # What is wrong is refused, and nothing changes
 
 def small(**options):
@@ -664,7 +784,7 @@ def test_no_plan_is_refused_by_every_function(handle):
         "plan_step_rows": (0, 0, array, array, 1, None), "plan_info": (array,), "plan_get": (0, name, array),
         "plan_state": (0, name, array), "plan_clock": (array, array), "plan_set_clock": (0, None), "plan_save": (name,),
         "plan_load": (name,), "plan_free": (), "plan_accumulate": (array, None), "plan_step_curvature": (array, array, None),
-        "plan_place_state": (0, name, array, 0),
+        "plan_place_state": (0, name, array, 0), "plan_constrain": (),
     }
     assert set(calls) == {n for n in FUNCTIONS if n.startswith("plan")} - {"plan_new", "plan_of", "plan_message", "plan_slot"}
     for function, given in calls.items():

@@ -1,7 +1,6 @@
 """What a C program says of a plan before it is built, and the optimizer that is made of it."""
 from __future__ import annotations
 
-import ast
 from typing import Any
 
 from .._engine.arrays import overlaps_itself
@@ -11,7 +10,6 @@ from ..optimizers.curvature import decays
 from ..optimizers.declaration import nearest
 from ..optimizers.matrix import Matrix
 from ..optimizers.stages import STAGES
-from ..schedules.expression import parse
 
 #: What tensors are added by, not options.
 NOT_OPTIONS = ("params", "grads", "dtype")
@@ -95,14 +93,6 @@ def set_option(optimizer: Optimizer, group: int, name: str, value: Any) -> None:
         raise ValueError(f"{type(optimizer).__name__}: {name} cannot be set once the plan is built"
                          f"{nearest(name, (*optimizer.hypers, *STAGES))}")
     setattr(optimizer if group < 0 else optimizer.groups[group], name, value)
-
-
-def read_value(text: str) -> Any:
-    """An option from text: a literal of Python, a schedule, or else a word."""
-    try:
-        return ast.literal_eval(text.strip())
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return parse(text) if "(" in text else text
 
 
 def allows_rows(optimizer: Optimizer) -> bool:

@@ -192,6 +192,15 @@ cdef int plan_place_state(fastlr_plan* handle, int64_t tensor, const char* slot,
     return error
 
 
+cdef int plan_constrain(fastlr_plan* handle) noexcept nogil:
+    cdef Place* place
+    cdef int error = take_with_python(handle, &place)
+    if error == FASTLR_OK:
+        error = state.constrain(<CPlan>place.plan)
+        handles.give(place)
+    return error
+
+
 cdef int plan_info(fastlr_plan* handle, fastlr_plan_info* info) noexcept nogil:
     cdef Place* place
     cdef int error = handles.take(handle, &place)
@@ -271,7 +280,7 @@ cdef int fill_plans(fastlr_api* api) except -1:
     api.plan_option, api.plan_set, api.plan_schedule = plan_option, plan_set, plan_schedule
     api.plan_add, api.plan_build, api.plan_step, api.plan_step_rows = plan_add, plan_build, plan_step, plan_step_rows
     api.plan_accumulate, api.plan_step_curvature = plan_accumulate, plan_step_curvature
-    api.plan_place_state = plan_place_state
+    api.plan_place_state, api.plan_constrain = plan_place_state, plan_constrain
     api.plan_info, api.plan_get, api.plan_clock, api.plan_set_clock = plan_info, plan_get, plan_clock, plan_set_clock
     api.plan_slot, api.plan_state, api.plan_save, api.plan_load = plan_slot, plan_state, plan_save, plan_load
     return 0

@@ -17,7 +17,8 @@ from fastlr.c_api cimport (
 )
 
 from fastlr._c_api.c_plan import DTYPES
-from fastlr._c_api.description import read_value, set_option
+from fastlr._c_api.description import set_option
+from fastlr._c_api.option_text import read_option
 from fastlr._engine.arrays import BFloat16
 from fastlr._engine.instruction_set import one_build
 
@@ -35,7 +36,7 @@ cdef int option(CPlan plan, int group, const char* name, const char* value) noex
     if name == NULL or value == NULL:
         return plan.fail(FASTLR_BAD_POINTER, "plan_option: name and value must not be NULL")
     try:
-        return set_in_python(plan, group, name, read_value(value.decode()))
+        return set_in_python(plan, group, name, read_option(name.decode(), value.decode()))
     except BaseException as error:
         return plan.failed(error)
 

@@ -11,3 +11,4 @@ cdef int set_clock(CPlan plan, int64_t t, const int64_t* skipped_steps) noexcept
 cdef int place_state(CPlan plan, int64_t k, const char* slot, void* memory, bint take) noexcept with gil
 cdef int save(CPlan plan, const char* path) noexcept with gil
 cdef int load(CPlan plan, const char* path) noexcept with gil
+cdef int constrain(CPlan plan) noexcept with gil

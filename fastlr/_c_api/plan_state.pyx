@@ -170,3 +170,16 @@ cdef int load(CPlan plan, const char* path) noexcept with gil:
         return FASTLR_OK
     except BaseException as error:
         return plan.failed(error)
+
+
+cdef int constrain(CPlan plan) noexcept with gil:
+    try:
+        if not plan.built:
+            return plan.fail(FASTLR_NOT_BUILT, "plan_constrain: call plan_build first, and again after plan_add")
+        if not take_flag(&plan.engine.stepping):           # (the class would raise; this is the number of it)
+            return plan.busy()
+        give_flag(&plan.engine.stepping)
+        plan.optimizer.constrain()
+        return FASTLR_OK
+    except BaseException as error:
+        return plan.failed(error)

@@ -239,8 +239,9 @@ typedef struct fastlr_api {
        set in Python; until then its steps are refused. Takes the GIL. */
     fastlr_plan *(*plan_of)(struct _object *optimizer);
 
-    /* Give an option by its name in Python and its value as text: "True", "0.1", "int8", "None", "{'b': False}", or a
-       schedule, "cosine(1e-3, steps=1000)". group -1: an argument of the class's constructor, for all tensors; 0, 1, ...
+    /* Give an option by its name in Python and its value as text: "True", "0.1", "int8", "None", "{'b': False}", a
+       schedule, "cosine(1e-3, steps=1000)", or for `constraint` calls of fastlr.constraints, "max_norm(3)" for all or
+       "{'w': max_norm(3), 'b': nonnegative()}". group -1: an argument of the class's constructor, for all tensors; 0, 1, ...
        a hyper-parameter of that group. Before plan_build, everything that the constructor takes; after it, what can be
        set on the object: hyper-parameters and some stages. Takes the GIL. */
     int (*plan_option)(fastlr_plan *plan, int group, const char *name, const char *value);
@@ -319,6 +320,10 @@ typedef struct fastlr_api {
        bytes as plan_state's array has, aligned to its elements, laid out as that one. What the slot holds is copied
        there; with `take` != 0, it becomes what is there. Takes the GIL. */
     int (*plan_place_state)(fastlr_plan *plan, int64_t tensor, const char *slot, void *memory, int take);
+
+    /* Bring every parameter within its constraint now, without a step, as `constrain` of the class: for values that you
+       set. (Each step does so for what it moved.) Takes the GIL. */
+    int (*plan_constrain)(fastlr_plan *plan);
 } fastlr_api;
 
 #ifdef Py_PYTHON_H
