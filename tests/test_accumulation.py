@@ -160,6 +160,14 @@ def test_bad_gradients_are_refused_as_in_a_step():
     assert snapshot(opt, [p]) == before
 
 
+def test_what_needs_gradients_is_named():
+    with pytest.raises(TypeError, match=re.escape("Momentum: accumulate() needs gradients: pass them, or bind them with "
+                                                  "grads= in the constructor")):
+        fastlr.Momentum(np.ones(3)).accumulate()
+    with pytest.raises(TypeError, match=re.escape("Momentum: step() needs gradients")):
+        fastlr.Momentum(np.ones(3)).step()
+
+
 def test_a_group_that_comes_between_parts_changes_nothing_of_them():
     p, q = (np.ones(4, np.float32) for _ in range(2))
     opt = fastlr.Momentum({"p": p}, nonfinite="skip")

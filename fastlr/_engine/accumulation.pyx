@@ -28,7 +28,7 @@ def accumulate(Plan plan, list gradients, grad_scale, bint zero_grads, shares):
     plan.begin()
     try:
         scale = plan.checked_scale(grad_scale)
-        plan.read_gradients(&job, gradients, zero_grads)
+        plan.read_gradients(&job, gradients, zero_grads, "accumulate")
         plan.compute_scalars(&job, scale, NAN)
         for i in range(scalars.count()):
             now, key = &scalars.groups[i], scalars.key(i)

@@ -59,8 +59,8 @@ cdef class Plan:
     cpdef int end(self) except -1
     cpdef int refuse_replaced(self) except -1
     cdef int read_curvature(self, list gradients, list estimates) except -1
-    cdef double checked_scale(self, grad_scale) except? -1
-    cdef int read_gradients(self, StepJob* job, list gradients, bint zero_grads) except -1
+    cpdef double checked_scale(self, grad_scale) except? -1
+    cdef int read_gradients(self, StepJob* job, list gradients, bint zero_grads, str call) except -1
     cdef int compute_scalars(self, StepJob* job, double grad_scale, double loss) except -1
     cdef int run_tasks(self, StepJob* job) except -1
     cdef int skip(self, StepJob* job) except -1

@@ -153,7 +153,7 @@ cdef class Plan:
             if keeps is not None:
                 self.read_curvature(gradients, curvatures)
             scale = self.checked_scale(grad_scale)
-            self.read_gradients(&job, gradients, zero_grads)
+            self.read_gradients(&job, gradients, zero_grads, "step")
             self.compute_scalars(&job, scale, loss)
             if curvatures is not None and not self.curvature.all_finite(&job, self.clipping, self.t) \
                     or not self.clipping.measure(&job, self.scalars, self.t):
@@ -194,10 +194,6 @@ cdef class Plan:
         finally:
             self.release()
 
-    def refuse_scale(self, grad_scale):
-        """ValueError for a number by which gradients of these parameters cannot be divided."""
-        self.checked_scale(grad_scale)
-
     cdef int read_curvature(self, list gradients, list estimates) except -1:
         if gradients is None and self.bound is not None:
             gradients = self.bound.arrays
@@ -205,7 +201,8 @@ cdef class Plan:
             self.curvature = Curvature(self.layout, self.scalars, self.kernels)
         return self.curvature.read(estimates, gradients, self.t)
 
-    cdef double checked_scale(self, grad_scale) except? -1:
+    cpdef double checked_scale(self, grad_scale) except? -1:
+        """A number by which gradients of these parameters can be divided; ValueError for any other."""
         cdef Layout layout = self.layout
         cdef double scale = grad_scale if type(grad_scale) is float else as_number(grad_scale, layout.caller)
         if not 0 < scale < INFINITY:
@@ -215,14 +212,14 @@ cdef class Plan:
                              f"{layout.max_grad_scale:.3g}], where its inverse is a normal number, got {scale}")
         return scale
 
-    cdef int read_gradients(self, StepJob* job, list gradients, bint zero_grads) except -1:
-        """Read where this step's gradients are; all that is checked of them is checked here."""
+    cdef int read_gradients(self, StepJob* job, list gradients, bint zero_grads, str call) except -1:
+        """Read where this step's gradients are; all that is checked of them is checked here. `call`: who needs them."""
         cdef Gradients source = self.given
         if gradients is not None:
             source.read(gradients, zero_grads)
         elif self.bound is None:
-            raise TypeError(f"{self.layout.caller}: step() needs gradients: pass them, or bind them with grads= in the "
-                            f"constructor")
+            raise TypeError(f"{self.layout.caller}: {call}() needs gradients: pass them, or bind them with grads= in "
+                            f"the constructor")
         else:
             source = self.bound
             if zero_grads and not source.read_elsewhere:

@@ -340,7 +340,7 @@ class Partition(Resumable):
         if self._clip_norm is not None and self._clip_norm < norm + 1e-6 < inf:
             scale *= (norm + 1e-6) / self._clip_norm
             for part in self._parts.values():          # (before the first of them moves)
-                unwrapped(part)._plan.refuse_scale(scale)
+                unwrapped(part)._plan.checked_scale(scale)
         self._grad_norm = norm
         return isfinite(norm) or self._nonfinite != "skip", scale
 
