@@ -302,6 +302,26 @@ def test_groups_are_refused():
         fastlr.Partition([{"params": normal(0)}], {"*": fastlr.SGD})
 
 
+def test_a_part_takes_and_drops_no_group():
+    params = normal(0)
+    opt = build(params)
+    opt.step(normal(1))
+    before, state = as_bits(params), repr(opt.state_dict())
+    part, group = opt["rest"], opt["rest"].groups[0]
+    for call, change in (("add_group", lambda: part.add_group({"late": np.zeros(3)})),
+                         ("drop_group", lambda: part.drop_group(group))):
+        with pytest.raises(TypeError, match=f"AdamW: {call} cannot change the part 'rest' of a Partition; make a new "
+                                            f"Partition, and load the state of this one with strict=False"):
+            change()
+        assert as_bits(params) == before and repr(opt.state_dict()) == state and len(part.groups) == 1
+    wrapped = fastlr.Partition({"a": np.ones(3)}, {"a": lambda p: fastlr.Lookahead(fastlr.SGD(p, lr=0.1))})
+    with pytest.raises(TypeError, match="SGD: add_group cannot change the part 'a' of a Partition"):
+        wrapped["a"].add_group({"late": np.zeros(3)})
+    alone = fastlr.SGD({"a": np.ones(3)})
+    alone.add_group({"late": np.zeros(3)})
+    assert len(alone.groups) == 2
+
+
 def test_another_partition_is_refused_and_changes_nothing():
     one, other = normal(0), normal(1)
     opt = build(one)

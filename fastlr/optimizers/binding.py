@@ -70,6 +70,7 @@ class BoundParameters(RuleClass, family=True):
     _measures = False                      # whether each tensor is measured
     _frozen: frozenset[str] = frozenset()  # the parameters that take no gradient
     _bound: list[Any] | None               # gradients that steps read when they are given none
+    _part: str | None = None               # which part of a Partition this is
 
     def __init__(self, params: Any, lr: Hyper | None = None, *, grads: Any = None, state_dtype: Any = None,
                  dtype: Literal["bfloat16"] | None = None, decay: Any = None, decay_mask: Any = None,
@@ -301,6 +302,7 @@ class BoundParameters(RuleClass, family=True):
         Gradients then come as one entry per group. Bound gradients are forgotten: bind again.
         """
         self._require_own_values()
+        self._refuse_as_part("add_group")
         plan, structure, groups = self._plan, self._structure, list(self._groups)
         present = {name: value for name, value in vars(self).items() if name in OF_GROUPS}
         # (the present plan holds the addresses of what its tensors have: a refused group must leave them that)
@@ -407,6 +409,12 @@ class BoundParameters(RuleClass, family=True):
     def _arranged(self, grads: Any, label: str = "grads") -> list[Any]:
         """Gradients in the order of the tensors."""
         return self._structure.arranged(grads, type(self).__name__, label)
+
+    def _refuse_as_part(self, call: str) -> None:
+        """TypeError if this is a part of a Partition, which knows the parameters of its parts."""
+        if self._part is not None:
+            raise TypeError(f"{type(self).__name__}: {call} cannot change the part {self._part!r} of a Partition; make "
+                            f"a new Partition, and load the state of this one with strict=False")
 
     def _require_own_values(self) -> None:
         """RuntimeError while the parameters hold their running means."""

@@ -66,6 +66,7 @@ class Dropped:
 def drop_group(opt: BoundParameters, group: Group | int) -> None:
     """Let a group go, with its state: see `Optimizer.drop_group`."""
     opt._require_own_values()
+    opt._refuse_as_part("drop_group")
     who, groups, before = type(opt).__name__, opt.groups, opt._plan
     if isinstance(group, bool) or not isinstance(group, int | Group):
         raise TypeError(f"{who}: drop_group: expected a group or its index, got {group!r}")

@@ -116,6 +116,8 @@ class Partition(Resumable):
         self._bound: list[Any] | None = None
         if grads is not None:
             self.bind(grads)
+        for label, part in self._parts.items():
+            unwrapped(part)._part = label
 
     def _sorted(self) -> list[Tensor]:
         """The tensors in the order of the parameters; errors call their gradients by where they are."""
