@@ -226,7 +226,8 @@ def test_watch_waits_for_the_first_record(tmp_path, capsys, monkeypatch, begun):
     ("find --seed -1", "fastlr find: seed must be at least 0, got -1"),
     ("find --out here.txt", "fastlr find: --out must end in .svg, .png or .pdf, got 'here.txt'"),
     ("find --out /no/such/folder/a.png", "fastlr find: --out: there is no folder '/no/such/folder'"),
-    ("bench --optimizers sdg", "fastlr bench: no optimizer is called 'sdg'"),
+    ("bench --optimizers adamv", "fastlr bench: no optimizer is called 'adamv'; did you mean 'adam"),
+    ("bench --optimizers nope", "fastlr bench: no optimizer is called 'nope'; fastlr.list_optimizers() names them"),
     ("bench --rounds 0", "fastlr bench: argument --rounds: must be a whole number from 1 up, got '0'"),
 ])
 def test_a_wrong_argument_is_one_line_and_status_2(line, message, capsys):

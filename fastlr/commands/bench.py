@@ -31,11 +31,14 @@ def run(arguments: argparse.Namespace) -> int:
     """Measure, and print a table, or JSON of seconds."""
     import fastlr
 
-    names = []
+    from ..optimizers.declaration import nearest
+
+    names, known = [], fastlr.list_optimizers()
     for pattern in arguments.optimizers.lower().split(","):
-        matching = [name for name in fastlr.list_optimizers() if fnmatchcase(name, pattern)]
+        matching = [name for name in known if fnmatchcase(name, pattern)]
         if not matching:
-            raise Refusal(f"fastlr bench: no optimizer is called {pattern!r}; fastlr.list_optimizers() names them", 2)
+            cure = nearest(pattern, known) or "; fastlr.list_optimizers() names them"
+            raise Refusal(f"fastlr bench: no optimizer is called {pattern!r}{cure}", 2)
         names += [name for name in matching if name not in names]
     wanted = [(name, *size) for size in SIZES for name in names]
     steps = []
