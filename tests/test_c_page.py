@@ -26,7 +26,7 @@ has_library = pytest.mark.skipif(not sysconfig.get_config_var("Py_ENABLE_SHARED"
 @pytest.fixture(scope="module")
 def files():
     found = files_of(PAGE)
-    assert set(found) == {"program.c", "CMakeLists.txt", "steps.pyx", "train.pyx", "setup.py", None}
+    assert set(found) == {"program.c", "CMakeLists.txt", "program.cpp", "steps.pyx", "train.pyx", "setup.py", None}
     return {name: texts[0] for name, texts in found.items() if name}
 
 
@@ -61,6 +61,21 @@ def test_the_program_has_the_bits_of_the_python_beside_it(files, run, tmp_path, 
     (command,) = (text for text in files_of(PAGE)[None] if text.startswith("cc "))
     run(command.replace("cc ", f"{shlex.join(compiler)} -Wall -Wextra -Werror ", 1))
     assert run("./program") == in_python() != ""
+
+
+@has_library
+@pytest.mark.skipif(not shutil.which("c++"), reason="needs a C++ compiler")
+def test_the_program_in_cpp_has_the_bits_of_python(files, run, tmp_path):
+    (tmp_path / "program.cpp").write_text(files["program.cpp"])
+    (command,) = (text for text in files_of(PAGE)[None] if text.startswith("cc "))
+    run(command.replace("cc program.c", "c++ -std=c++11 -Wall -Wextra -Wpedantic -Werror program.cpp"))
+    w, b = np.zeros(3, np.float32), np.zeros(1, np.float32)
+    opt = fastlr.AdamW([{"params": {"0": w}}, {"params": {"1": b}, "weight_decay": 0}],
+                       lr=fastlr.schedules.cosine(0.1, steps=100))
+    for _ in range(100):
+        opt.step([{"0": w - np.arange(3, dtype=np.float32)}, {"1": b + np.float32(1)}])
+    overlap = "gradient 0 shares memory with a parameter or its state, which the step writes; pass a copy"
+    assert run("./program").splitlines() == [f"{w[1]:.9g} {w[2]:.9g} {b[0]:.9g}", overlap]
 
 
 @has_library
