@@ -504,6 +504,78 @@ def test_c_and_python_step_one_optimizer():
     refused(plan, "BAD_NAME", "has no group of this number", lr.plan_set(plan.handle, 1, b"lr", 1.0))
 
 
+def made(opt):
+    plan = Plan.__new__(Plan)
+    plan.handle, plan.kept = lr.plan_of(id(opt)), []
+    assert plan.handle, lr.plan_message(None)
+    return plan
+
+
+@pytest.mark.parametrize("name", ["adamw", "sm3"])
+def test_what_is_frozen_in_python_takes_no_gradient_in_c(name):
+    params = arrays(np.float64, [(6, 4), (5, 4)])
+    opt = fastlr.create_optimizer(name, params, lr=0.1)
+    plan, before = made(opt), bits(params)
+    grads = arrays(np.float64, [(6, 4), (5, 4)], seed=1)
+    opt.freeze("1")
+    for again in (False, True):
+        if again:
+            opt.clip_value = 1.0                   # (there is another plan)
+            plan.done(lr.plan_build(plan.handle))
+        for function in ("plan_step", "plan_accumulate") if name == "adamw" else ("plan_step",):
+            refused(plan, "REFUSED", "tensor 1 is frozen, and takes no gradient; pass NULL for it, or call unfreeze",
+                    plan.step(grads, function))
+        if name == "adamw":
+            refused(plan, "REFUSED", "tensor 1 is frozen", plan.step_rows(1, [2], grads[1][:1]))
+    assert bits(params) == before and opt.t == 0
+    plan.done(plan.step([grads[0], None]))
+    opt.unfreeze()
+    plan.done(plan.step(grads))
+    assert opt.t == 2 and bits(params)[1] != before[1]
+
+
+def test_a_parameter_that_was_replaced_or_holds_its_mean_is_refused():
+    params = {"a": np.ones(3), "b": np.ones((4, 2))}
+    opt = fastlr.AdamW(params, lr=0.1, ema_decay=0.5)
+    plan, grads = made(opt), [np.ones(3), np.ones((4, 2))]
+    plan.done(plan.step(grads))
+    with opt.swapped():
+        means = bits(params.values())
+        for code in (plan.step(grads), plan.step(grads, "plan_accumulate"), plan.step_rows(1, [2], np.ones((1, 2))),
+                     lr.plan_constrain(plan.handle), lr.plan_build(plan.handle)):
+            refused(plan, "REFUSED", "the parameters hold the means; leave the with block of swapped() first", code)
+        assert bits(params.values()) == means and lr.plan_of(id(opt)) is None
+    plan.done(lr.plan_build(plan.handle)).done(plan.step(grads))
+    before, params["b"] = params["b"], np.ones((4, 2))
+    old = bits([before])
+    for code in (plan.step(grads), plan.step_rows(1, [2], np.ones((1, 2)))):
+        refused(plan, "REFUSED", "params['b'] was replaced", code)
+    assert bits([before]) == old and opt.t == 2
+    params["b"] = before
+    plan.done(plan.step(grads))
+
+
+def test_steps_are_measured_as_in_python_or_refused():
+    ours, theirs = arrays(np.float32, [(6, 4), (5,)]), arrays(np.float32, [(6, 4), (5,)])
+    shared, opt = fastlr.AdamW(ours, lr=0.1, clip_tensor_norm=0.5), fastlr.AdamW(theirs, lr=0.1, clip_tensor_norm=0.5)
+    shared.measure()
+    opt.measure()
+    plan = made(shared)
+    for t in range(3):
+        grads = arrays(np.float32, [(6, 4), (5,)], seed=t)
+        plan.done(plan.step(grads))
+        opt.step(grads)
+        assert shared.measured == opt.measured and opt.measured["0"].grad_norm > 0
+    matrices = fastlr.SM3(arrays(np.float32, [(6, 4)]))
+    plan = made(matrices)
+    matrices.measure()
+    refused(plan, "BUSY", "then call plan_build", plan.step(grads[:1]))
+    refused(plan, "REFUSED", "SM3: a step from C does not measure an update of matrices", lr.plan_build(plan.handle))
+    refused(plan, "NOT_BUILT", "call plan_build first", plan.step(grads[:1]))
+    matrices.measure(False)
+    plan.done(lr.plan_build(plan.handle)).done(plan.step(grads[:1]))
+
+
 @pytest.mark.parametrize("wrong", [3, None, "wrapped"])
 def test_a_plan_is_of_an_optimizer(wrong):
     given = fastlr.Lookahead(fastlr.SGD([np.zeros(3)])) if wrong == "wrapped" else wrong
@@ -794,6 +866,64 @@ def test_no_plan_is_refused_by_every_function(handle):
         assert lr.plan_message(handle) == lr.message(ERRORS["FASTLR_NO_PLAN"])
 
 
+@pytest.mark.parametrize(("function", "given", "text"), [
+    ("plan_option", (-1, None, b"1"), "plan_option: name and value must not be NULL"),
+    ("plan_option", (-1, b"lr", None), "plan_option: name and value must not be NULL"),
+    ("plan_set", (-1, None, 1.0), "plan_set: name must not be NULL"),
+    ("plan_schedule", (-1, None, id(None)), "plan_schedule: name and schedule must not be NULL"),
+    ("plan_schedule", (-1, b"lr", None), "plan_schedule: name and schedule must not be NULL"),
+    ("plan_add", (None,), "plan_add: tensor must not be NULL"),
+    ("plan_step", (None, None), "plan_step: gradients must not be NULL; of a tensor without, its pointer is"),
+    ("plan_step_rows", (0, 1, None, 8, 1, None), "plan_step_rows: rows and gradients must not be NULL"),
+    ("plan_step_rows", (0, 1, 8, None, 1, None), "plan_step_rows: rows and gradients must not be NULL"),
+    ("plan_accumulate", (None, None), "plan_accumulate: gradients must not be NULL"),
+    ("plan_step_curvature", (None, None, None), "plan_step_curvature: gradients must not be NULL"),
+    ("plan_info", (None,), "plan_info: info must not be NULL"), ("plan_get", (0, None, 8), "plan_get: name and value must"),
+    ("plan_get", (0, b"lr", None), "plan_get: name and value must not be NULL"),
+    ("plan_state", (0, None, 8), "plan_state: slot and array must not be NULL"),
+    ("plan_state", (0, b"m", None), "plan_state: slot and array must not be NULL"),
+    ("plan_clock", (None, None), "plan_clock: t must not be NULL"),
+    ("plan_save", (None,), "plan_save: path must not be NULL"), ("plan_load", (None,), "plan_load: path must not be NULL"),
+    ("plan_place_state", (0, None, 8, 0), "plan_place_state: slot and memory must not be NULL"),
+    ("plan_place_state", (0, b"m", None, 0), "plan_place_state: slot and memory must not be NULL"),
+])
+def test_null_is_refused_in_words(function, given, text):
+    plan, params = small()
+    before = bits(params)
+    refused(plan, "BAD_POINTER", text, getattr(lr, function)(plan.handle, *given))
+    assert (bits(params), plan.info.t) == (before, 0)
+
+
+def test_null_of_what_makes_plans():
+    assert lr.plan_new(None) is None and lr.plan_message(None) == b"plan_new: the optimizer's name must not be NULL"
+    assert lr.plan_of(None) is None and lr.plan_message(None) == b"plan_of: the optimizer must not be NULL"
+
+
+NOT_BUILT = {
+    "plan_step": (8, None), "plan_step_rows": (0, 0, None, None, 1, None), "plan_accumulate": (8, None),
+    "plan_step_curvature": (8, 8, None), "plan_info": ((INT64 * 20)(56),), "plan_get": (0, b"lr", (INT64 * 1)()),
+    "plan_state": (0, b"m", (INT64 * 20)(48)), "plan_clock": ((INT64 * 1)(), None), "plan_set_clock": (0, None),
+    "plan_save": (b"x",), "plan_load": (b"x",), "plan_place_state": (0, b"m", 8, 0), "plan_constrain": (),
+}
+
+
+@pytest.mark.parametrize("function", NOT_BUILT)
+def test_a_plan_that_is_not_built_is_refused_in_words(function):
+    plan = Plan("adamw")
+    plan.done(plan.add(np.zeros(3)))
+    refused(plan, "NOT_BUILT", f"{function}: call plan_build first", getattr(lr, function)(plan.handle, *NOT_BUILT[function]))
+    assert lr.plan_slot(plan.handle, 0, 0) is None
+
+
+@pytest.mark.parametrize(("function", "given"), [
+    ("plan_option", (-1, b"\xff", b"1")), ("plan_option", (-1, b"lr", b"\xff")), ("plan_set", (-1, b"\xff", 1.0)),
+    ("plan_save", (b"/no/\xff",)), ("plan_load", (b"/no/\xff",)), ("plan_place_state", (0, b"\xff", 8, 0)),
+])
+def test_what_is_no_text_is_refused(function, given):
+    plan, _ = small()
+    refused(plan, "REFUSED", "'utf-8' codec can't decode byte 0xff", getattr(lr, function)(plan.handle, *given))
+
+
 def test_a_freed_plan_is_refused_also_when_its_place_serves_another():
     plan, params = small()
     before, old = bits(params), plan.handle
@@ -919,6 +1049,16 @@ def test_wrong_gradients_are_refused_and_nothing_changes():
     plan.done(plan.step([memory[:24], memory[:5]]))            # (gradients that are only read may share memory)
 
 
+def test_a_gradient_whose_elements_share_memory_can_be_read_but_not_set_to_zero():
+    params, memory = [np.zeros((3, 4))], np.ones(4)
+    plan = Plan("sgd", params, [np.broadcast_to(memory, (3, 4))], lr=1.0)
+    plan.done(plan.step([memory]))
+    assert (params[0] == -1).all()
+    refused(plan, "OVERLAP", "gradient 0 has elements that share memory, and zero_grads would set them to zero before",
+            plan.step([memory], zero_grads=1))
+    assert (params[0] == -1).all() and memory.all()
+
+
 def test_a_gradient_between_a_parameters_elements_is_none_of_them():
     memory = np.arange(40.0)
     pairs = memory.reshape(20, 2)
@@ -1017,6 +1157,50 @@ def test_an_older_header_has_shorter_structs():
     ctypes.cast(long, ctypes.POINTER(ctypes.c_uint32))[0] = 4000
     plan.done(lr.plan_info(plan.handle, long))
     assert Info.from_buffer(long).elements == 29
+
+
+def test_members_of_a_newer_header_are_read_as_zero_and_refused_if_they_are_set():
+    plan, params = small()
+    before = bits(params)
+    names = [(Info, "plan_info", ()), (Array, "plan_state", (0, b"m"))]
+    for kind, function, given in names:                        # (what is not known here is filled with zeros)
+        long = (ctypes.c_char * 256)(*[7] * 256)
+        ctypes.cast(long, ctypes.POINTER(ctypes.c_uint32))[0] = 200
+        plan.done(getattr(lr, function)(plan.handle, *given, long))
+        assert kind.from_buffer(long).struct_size == 200
+        assert long.raw[ctypes.sizeof(kind):] == bytes(200 - ctypes.sizeof(kind)) + bytes([7] * 56)
+    grads = arrays(np.float64, [(6, 4), (5,)], seed=1)
+    pointers = (POINTER * 2)(*(g.ctypes.data for g in grads))
+    Longer = struct(zero_grads=INT32, grad_scale=DOUBLE, loss=DOUBLE, unknown=DOUBLE)
+    refused(plan, "BAD_STRUCT", "zeros in members that this fastlr does not know", lr.plan_step(
+        plan.handle, pointers, ctypes.byref(Longer(ctypes.sizeof(Longer), 0, 1.0, nan, 1e-300))))
+    assert bits(params) == before
+    plan.done(lr.plan_step(plan.handle, pointers, ctypes.byref(Longer(ctypes.sizeof(Longer), 0, 1.0, nan, 0.0))))
+    Wider = type("Wider", (ctypes.Structure,), {"_fields_": [("known", Tensor), ("unknown", INT64)]})
+    late, memory = Plan("adamw"), np.zeros(3)
+    for unknown in (1, 0):
+        given = Wider(late.tensor(memory), unknown)
+        given.known.struct_size = ctypes.sizeof(Wider)
+        code = lr.plan_add(late.handle, ctypes.cast(ctypes.pointer(given), POINTER))
+        if unknown:
+            refused(late, "BAD_STRUCT", "zeros in members that this fastlr does not know", code)
+        else:
+            late.done(code)
+    late.done(lr.plan_build(late.handle))
+    assert late.info.tensors == 1
+
+
+def test_of_several_groups_that_come_later_all_are_built_or_none(tmp_path):
+    plan, _ = small()
+    state = tmp_path / "before.safetensors"
+    plan.done(plan.step(arrays(np.float64, [(6, 4), (5,)], seed=1)))
+    plan.done(lr.plan_save(plan.handle, str(state).encode()))
+    good, memory = np.zeros(3), np.zeros(8)
+    plan.done(plan.add(good, "good", 1)).done(plan.add(memory[:5], "x", 2)).done(plan.add(memory[4:], "y", 2))
+    for _ in range(2):
+        refused(plan, "REFUSED", "parameter 'x' and parameter 'y' share memory", lr.plan_build(plan.handle))
+    plan.done(lr.plan_save(plan.handle, str(tmp_path / "after.safetensors").encode()))
+    assert (tmp_path / "after.safetensors").read_bytes() == state.read_bytes()
 
 
 def test_a_plan_that_another_thread_uses_is_busy(monkeypatch, tmp_path):

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 from math import inf, isnan, nan
 from pathlib import Path
 
@@ -89,6 +90,48 @@ def test_the_header_is_plain_c_and_cpp_without_python(tmp_path, compiler, langua
     done = subprocess.run([*compiler, *flags, f"-I{fastlr.get_include()}", str(source)],
                           capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+IMPORTS = """
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <fastlr/fastlr.h>
+PyObject *import(void);
+PyObject *import(void)
+{
+    const fastlr_api *api = fastlr_import();
+    return api == NULL ? NULL : PyLong_FromUnsignedLong(api->struct_size);
+}
+"""
+
+
+def test_a_table_that_is_not_the_headers_is_refused(tmp_path, compiler, monkeypatch):
+    (tmp_path / "imports.c").write_text(IMPORTS)
+    done = subprocess.run([*compiler, "-shared", "-fPIC", "-Wall", "-Werror", f"-I{fastlr.get_include()}",
+                           f"-I{sysconfig.get_path('include')}", "-o", "imports.so", "imports.c"], cwd=tmp_path,
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    own = ctypes.PyDLL(str(tmp_path / "imports.so"))["import"]
+    own.restype, own.argtypes = ctypes.py_object, []
+    size = own()
+    address = ctypes.pythonapi.PyCapsule_GetPointer
+    address.restype, address.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+    capsule = ctypes.pythonapi.PyCapsule_New
+    capsule.restype, capsule.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
+    table = ctypes.create_string_buffer(size)
+    ctypes.memmove(table, address(fastlr._C_API, b"fastlr._C_API"), size)
+    numbers = ctypes.cast(table, ctypes.POINTER(ctypes.c_uint32))
+    monkeypatch.setattr(fastlr, "_C_API", capsule(ctypes.addressof(table), b"fastlr._C_API", None))
+    numbers[1] = size + 80                 # (of a newer fastlr, whose table has more entries)
+    assert own() == size + 80
+    for version, bytes_ in ((1, size - 8), (2, size), (0, size)):
+        numbers[0], numbers[1] = version, bytes_
+        with pytest.raises(ImportError, match=f"fastlr {fastlr.__version__} has table {version} of {bytes_} bytes, this module "
+                                              f"was compiled for table 1 of {size} bytes: compile it again, or install"):
+            own()
+    monkeypatch.setattr(fastlr, "_C_API", None)
+    with pytest.raises(AttributeError, match="fastlr._C_API"):
+        own()
 
 
 # Cython: a loop of one's own

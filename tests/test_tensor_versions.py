@@ -8,6 +8,7 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 import registry  # noqa: F401 (lets every optimizer step with gradients alone)
+from test_c_plans import made, refused
 
 import fastlr
 
@@ -92,6 +93,23 @@ def test_steps_over_rows_and_of_bound_gradients_move_the_version():
     assert moves(p, lambda: opt.step_rows("p", [1], np.ones((1, 1), np.float32))) == (True, True)
     bound = fastlr.SGD([q], lr=1.0, grads=gradient(q))
     assert moves(q, bound.step) == (True, True)
+
+
+def test_steps_from_c_move_the_version_and_refuse_other_memory():
+    for given in (lambda p: [p], lambda p: {"p": p}):
+        p = Tensor([[1.0, 2.0], [3.0, 4.0]])
+        opt = fastlr.SGD(given(p), lr=1.0, nonfinite="skip")
+        plan, g = made(opt), np.ones((2, 2), np.float32)
+        assert moves(p, lambda: plan.done(plan.step([g]))) == (True, True)                 # noqa: B023
+        assert moves(p, lambda: plan.done(plan.step_rows(0, [1], g[:1]))) == (True, True)  # noqa: B023
+        bad = np.full((2, 2), np.nan, np.float32)
+        assert moves(p, lambda: plan.done(plan.step([bad]))) == (False, False)             # noqa: B023
+        assert moves(p, lambda: plan.step([p.data])) == (False, False)                     # noqa: B023
+        memory, p.data = p.data, p.data.copy()
+        before = memory.copy()
+        for code in (plan.step([g]), plan.step_rows(0, [1], g[:1])):
+            refused(plan, "REFUSED", "was given other memory since this optimizer took it", code)
+        assert np.array_equal(memory, before) and opt.t == 2
 
 
 def test_what_writes_between_steps_moves_the_version(tmp_path):

@@ -74,6 +74,10 @@ cdef class CPlan:
         if plan.matrix_step is not None and plan.matrix_step.calls_python:
             raise ValueError(f"{plan.layout.caller}: an update of these tensors needs products of matrices that are "
                              f"made in Python; step it from Python")
+        if plan.matrix_step is not None and plan.layout.measures:
+            raise ValueError(f"{plan.layout.caller}: a step from C does not measure an update of matrices; call "
+                             f"measure(False), or step it from Python")
+        plan.refuse_replaced()
         order = list(range(plan.layout.count))
         if self.description is not None:
             numbers = {tensor.name: i for i, tensor in enumerate(plan.layout.tensors)}

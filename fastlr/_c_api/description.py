@@ -80,11 +80,21 @@ class Description:
             self.optimizer = self.cls(params, **self.options)
             self.placed = len(self.tensors)
         else:
-            for number in numbers:
-                self.optimizer.add_group(groups[number], **self.group_options.get(number, {}))
-                self.placed += len(groups[number])
+            self.add_groups(self.optimizer, {number: groups[number] for number in numbers})
         self.group_options = {}
         return self.optimizer
+
+    def add_groups(self, optimizer: Optimizer, groups: dict[int, dict[str, Array]]) -> None:
+        """Add these groups, or none of them."""
+        added = []
+        try:
+            for number, arrays in groups.items():
+                added.append(optimizer.add_group(arrays, **self.group_options.get(number, {})))
+        except BaseException:
+            for group in reversed(added):
+                optimizer.drop_group(group)
+            raise
+        self.placed = len(self.tensors)
 
 
 def set_option(optimizer: Optimizer, group: int, name: str, value: Any) -> None:

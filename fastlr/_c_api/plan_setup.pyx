@@ -120,7 +120,8 @@ cdef int add(CPlan plan, const fastlr_tensor* tensor) noexcept with gil:
                                              "add_group, then plan_build")
         if tensor == NULL or not read_struct(tensor, sizeof(fastlr_tensor), &given):
             return plan.fail(FASTLR_BAD_STRUCT if tensor != NULL else FASTLR_BAD_POINTER,
-                             "plan_add: tensor must not be NULL, and have struct_size = sizeof(fastlr_tensor)")
+                             "plan_add: tensor must not be NULL, and have struct_size = sizeof(fastlr_tensor), and "
+                             "zeros in members that this fastlr does not know")
         if given.dtype not in DTYPES or given.grad_dtype != 0 and given.grad_dtype not in DTYPES:
             return plan.fail(FASTLR_BAD_DTYPE, "plan_add: dtype must be FASTLR_FLOAT16, _BFLOAT16, _FLOAT32 or "
                                                "_FLOAT64, grad_dtype one of these or 0")

@@ -6,9 +6,9 @@ from cpython.memoryview cimport PyMemoryView_FromMemory
 from libc.math cimport NAN
 from libc.stddef cimport size_t
 from libc.stdint cimport int64_t, uintptr_t
-from libc.string cimport memcpy, memset, strcmp
+from libc.string cimport memset, strcmp
 from fastlr._c_api.c_plan cimport CPlan
-from fastlr._c_api.sized_structs cimport sized
+from fastlr._c_api.sized_structs cimport sized, write_struct
 from fastlr._engine.clipping cimport not_measured
 from fastlr._engine.plan cimport give_flag, take_flag
 from fastlr._kernels.build_id cimport FASTLR_LAYOUT
@@ -41,12 +41,12 @@ cdef int info(CPlan plan, fastlr_plan_info* info) noexcept nogil:
     if not plan.built:
         return plan.fail(FASTLR_NOT_BUILT, "plan_info: call plan_build first, and again after plan_add")
     memset(&known, 0, sizeof(known))
-    known.struct_size, known.groups = info.struct_size, plan.engine.scalars.group_count
+    known.groups = plan.engine.scalars.group_count
     known.tensors, known.elements = plan.engine.layout.count, plan.engine.layout.elements
     known.t, known.skipped, known.grad_norm = plan.engine.t, plan.engine.skipped, plan.engine.clipping.grad_norm
     if known.grad_norm == not_measured():
         known.grad_norm = NAN
-    memcpy(info, &known, min(<size_t>info.struct_size, sizeof(known)))
+    write_struct(info, &known, sizeof(known))
     return FASTLR_OK
 
 
@@ -61,7 +61,6 @@ cdef const char* slot_name(CPlan plan, int64_t k, int64_t j) noexcept nogil:
 
 cdef int state(CPlan plan, int64_t k, const char* name, fastlr_array* array) noexcept nogil:
     cdef Py_ssize_t j
-    cdef fastlr_array found
     if array == NULL or name == NULL:
         return plan.fail(FASTLR_BAD_POINTER, "plan_state: slot and array must not be NULL")
     if not sized(array.struct_size, sizeof(fastlr_array)):
@@ -73,9 +72,7 @@ cdef int state(CPlan plan, int64_t k, const char* name, fastlr_array* array) noe
     k = plan.gradients.count if k < 0 else k
     for j in range(plan.first_slot[k], plan.first_slot[k + 1]):
         if strcmp(plan.slots[j].name, name) == 0:
-            found = plan.slots[j].array
-            found.struct_size = array.struct_size
-            memcpy(array, &found, min(<size_t>array.struct_size, sizeof(found)))
+            write_struct(array, &plan.slots[j].array, sizeof(fastlr_array))
             return FASTLR_OK
     return plan.fail(FASTLR_BAD_NAME, "plan_state: the tensor has no slot of this name; plan_slot has all")
 

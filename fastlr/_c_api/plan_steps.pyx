@@ -67,6 +67,9 @@ cdef int step_alone(CPlan plan, const void* const* gradients, const fastlr_step_
     cdef int error
     if fault != NO_FAULT:
         return bad_gradient(plan, "gradient", fault, wrong)
+    error = refused(plan, gradients)
+    if error != FASTLR_OK:
+        return error
     for wrong in range(plan.gradients.count if plan.needs_curvature else 0):
         if gradients[wrong] != NULL and \
                 plan.engine.scalars.skipped_steps[plan.gradients.place[wrong]] >= plan.engine.t:
@@ -82,6 +85,8 @@ cdef int step_alone(CPlan plan, const void* const* gradients, const fastlr_step_
         return plan.fail(FASTLR_NO_MEMORY, "out of memory")
     if options.zero_grads and (verdict == SKIPPED or plan.engine.matrix_step is not None):
         plan.gradients.set_to_zero()
+    if plan.engine.torch_parameters is not None and verdict != SKIPPED:
+        return mark_written(plan)
     return FASTLR_OK
 
 
@@ -106,15 +111,16 @@ cdef int step_rows(CPlan plan, int64_t k, int64_t n, const int64_t* rows, const 
                          "plan_step")
     if not take_flag(&plan.engine.stepping):
         return plan.busy()
-    error = step_rows_alone(plan, plan.gradients.place[k], n, rows, gradients, ends_step, read.grad_scale)
+    error = step_rows_alone(plan, k, n, rows, gradients, ends_step, read.grad_scale)
     give_flag(&plan.engine.stepping)
     return error
 
 
-cdef int step_rows_alone(CPlan plan, Py_ssize_t i, Py_ssize_t n, const int64_t* rows, const void* gradients,
+cdef int step_rows_alone(CPlan plan, Py_ssize_t k, Py_ssize_t n, const int64_t* rows, const void* gradients,
                          bint ends_step, double grad_scale) noexcept nogil:
     cdef RowsJob job
     cdef RowLayouts layouts
+    cdef Py_ssize_t i = plan.gradients.place[k]
     cdef ArrayView view = plan.gradients.arrays[i]
     cdef Py_ssize_t[MAX_DIMENSIONS] shape
     cdef Py_ssize_t[MAX_DIMENSIONS] strides
@@ -124,6 +130,10 @@ cdef int step_rows_alone(CPlan plan, Py_ssize_t i, Py_ssize_t n, const int64_t* 
     cdef int axis, error
     if rows_refused(plan.engine, i, reason):
         return plan.fail(FASTLR_REFUSED, reason)
+    if plan.engine.frozen != NULL and plan.engine.frozen[i]:
+        return frozen(plan, k)
+    if plan.description is None and plan.engine.watched is not None and look(plan) != FASTLR_OK:
+        return FASTLR_REFUSED
     if plan.needs_curvature and plan.engine.scalars.skipped_steps[i] >= plan.engine.t:
         return plan.fail(FASTLR_REFUSED, "plan_step_rows: the tensor's curvature was never estimated; begin with "
                                          "plan_step_curvature, with zeros for rows that are not touched")
@@ -153,7 +163,9 @@ cdef int step_rows_alone(CPlan plan, Py_ssize_t i, Py_ssize_t n, const int64_t* 
     verdict = move_rows(plan.engine, i, &job, grad_scale, ends_step)
     if verdict == REFUSED:
         return not_finite(plan, i)
-    return FASTLR_OK if verdict != NO_MEMORY else plan.fail(FASTLR_NO_MEMORY, "out of memory")
+    if verdict == NO_MEMORY:
+        return plan.fail(FASTLR_NO_MEMORY, "out of memory")
+    return mark_written(plan) if plan.engine.torch_parameters is not None and verdict != SKIPPED else FASTLR_OK
 
 
 # By means of the class, with Python
@@ -213,9 +225,13 @@ cdef int read_step(CPlan plan, str function, const void* const* gradients, const
     if not take_flag(&plan.engine.stepping):             # (the class would raise; this is the number of it)
         return plan.busy()
     fault = plan.gradients.read(gradients, read.zero_grads != 0, &wrong)
+    if fault == NO_FAULT:
+        error = refused(plan, gradients)
     give_flag(&plan.engine.stepping)
     if fault != NO_FAULT:
         return bad_gradient(plan, "gradient", fault, wrong)
+    if error != FASTLR_OK:
+        return error
     plan.synchronize()
     return FASTLR_OK
 
@@ -254,7 +270,8 @@ cdef int read_options(CPlan plan, const fastlr_step_options* options, fastlr_ste
     memset(read, 0, sizeof(fastlr_step_options))
     read.loss = NAN
     if options != NULL and not read_struct(options, sizeof(fastlr_step_options), read):
-        return plan.fail(FASTLR_BAD_STRUCT, "options must have struct_size = sizeof(fastlr_step_options)")
+        return plan.fail(FASTLR_BAD_STRUCT, "options must have struct_size = sizeof(fastlr_step_options), and zeros "
+                                            "in members that this fastlr does not know")
     if read.grad_scale == 0:
         read.grad_scale = 1
     if not plan.engine.layout.min_grad_scale <= read.grad_scale <= plan.engine.layout.max_grad_scale \
@@ -267,6 +284,33 @@ cdef int read_options(CPlan plan, const fastlr_step_options* options, fastlr_ste
         return plan.fail(FASTLR_BAD_HYPER, "a step of this optimizer needs options with the loss where the "
                                            "gradients were taken, a finite number")
     return FASTLR_OK
+
+
+cdef int refused(CPlan plan, const void* const* gradients) noexcept nogil:
+    """An error if Python did something to its optimizer that a step must not pass over; the caller has the flag."""
+    cdef Py_ssize_t k
+    for k in range(plan.gradients.count if plan.engine.frozen != NULL else 0):
+        if gradients[k] != NULL and plan.engine.frozen[plan.gradients.place[k]]:
+            return frozen(plan, k)
+    return look(plan) if plan.description is None and plan.engine.watched is not None else FASTLR_OK
+
+
+cdef int look(CPlan plan) noexcept with gil:
+    """Look whether parameters were replaced, as the class does before a step."""
+    try:
+        plan.engine.refuse_replaced()
+        return FASTLR_OK
+    except BaseException as error:
+        return plan.failed(error)
+
+
+cdef int mark_written(CPlan plan) noexcept with gil:
+    """Tell PyTorch that its tensors were written, so that it refuses a graph that was saved before."""
+    try:
+        plan.engine.torch_parameters.mark_written()
+        return FASTLR_OK
+    except BaseException as error:
+        return plan.failed(error)
 
 
 cdef int evaluate(CPlan plan) noexcept nogil:
@@ -298,6 +342,12 @@ cdef int not_finite(CPlan plan, Py_ssize_t i) noexcept nogil:
             snprintf(plan.message, MESSAGE_SIZE, "gradient %lld holds NaN or infinity at t = %lld; nothing was "
                      "changed", <long long>k, <long long>plan.engine.t)
     return FASTLR_NOT_FINITE
+
+
+cdef int frozen(CPlan plan, Py_ssize_t k) noexcept nogil:
+    snprintf(plan.message, MESSAGE_SIZE, "tensor %lld is frozen, and takes no gradient; pass NULL for it, or call "
+             "unfreeze in Python", <long long>k)
+    return FASTLR_REFUSED
 
 
 cdef int no_curvature(CPlan plan, Py_ssize_t k) noexcept nogil:

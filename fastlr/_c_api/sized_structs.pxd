@@ -2,7 +2,7 @@
 """Structs that begin with their own size: those of a program with an older or a newer header are shorter or longer."""
 from libc.stddef cimport size_t
 from libc.stdint cimport uint32_t
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 
 
 cdef inline bint sized(uint32_t size, size_t own) noexcept nogil:
@@ -11,9 +11,21 @@ cdef inline bint sized(uint32_t size, size_t own) noexcept nogil:
 
 
 cdef inline bint read_struct(const void* given, size_t size, void* into) noexcept nogil:
-    """Read a struct that begins with its own size, as far as it has what is known here; False if it cannot be one."""
+    """Read what it has of what is known here; False if it cannot be one, or says something that is not known here."""
     cdef uint32_t own = (<const uint32_t*>given)[0]
+    cdef size_t k
     if not sized(own, size):
         return False
+    for k in range(size, own):
+        if (<const char*>given)[k] != 0:
+            return False
     memcpy(into, given, min(<size_t>own, size))
     return True
+
+
+cdef inline void write_struct(void* into, const void* known, size_t size) noexcept nogil:
+    """Write what is known here, as far as the caller's struct reaches, and zeros beyond; its size stays."""
+    cdef uint32_t own = (<const uint32_t*>into)[0]
+    memcpy(<char*>into + sizeof(own), <const char*>known + sizeof(own), min(<size_t>own, size) - sizeof(own))
+    if own > size:
+        memset(<char*>into + size, 0, own - size)

@@ -188,7 +188,7 @@ cdef const char* message(int error) noexcept nogil:
     if error == FASTLR_BAD_NAME:
         return "there is no such name, or no tensor or group of this number"
     if error == FASTLR_BAD_STRUCT:
-        return "struct_size must be sizeof(the struct)"
+        return "struct_size must be sizeof(the struct), and what this fastlr does not know must be 0"
     return "unknown error"
 
 

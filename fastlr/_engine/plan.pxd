@@ -40,6 +40,7 @@ cdef class Plan:
     cdef Workspace row_sums            # ... and what its gradients add up to, chunk by chunk
     cdef public object torch_parameters    # a TorchParameters, or None
     cdef public tuple watched          # what says whether parameters were replaced, or None
+    cdef bint* frozen                  # which tensors take no gradient, or NULL: for steps from C, past the class
     cdef object kernels
     cdef const RuleTable* rule
     cdef TaskFunction step_task

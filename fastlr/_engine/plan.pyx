@@ -82,6 +82,14 @@ cdef class Plan:
         self.scalars.max_lrs[group] = max_lr
         self.scalars.corrected |= max_lr > 0
 
+    def set_frozen(self, indices):
+        """Which tensors take no gradient. (The class refuses one by name; this is for steps that come from C.)"""
+        cdef Py_ssize_t k
+        if indices and self.frozen == NULL:
+            self.frozen = <bint*>self.layout.memory.take(self.layout.count, sizeof(bint))
+        for k in range(self.layout.count if self.frozen != NULL else 0):
+            self.frozen[k] = k in indices
+
     def set_ema_decay(self, double decay):
         """What the coming steps leave of the running mean of each parameter."""
         self.scalars.constants.ema_decay = decay

@@ -282,6 +282,8 @@ class BoundParameters(RuleClass, family=True):
         if "torch" in sys.modules:
             sources = [(tensor.name, source) for tensor in tensors for source in tensor.sources()]
             plan.torch_parameters = TorchParameters(sources) if sources else None
+        if self._frozen:
+            plan.set_frozen({k for k, tensor in enumerate(tensors) if tensor.name in self._frozen})
         return plan
 
     def _matrix_step(self, tensors: list[Tensor]) -> MatrixStep | None:
@@ -395,6 +397,7 @@ class BoundParameters(RuleClass, family=True):
         labels = {k: tensor.name for k, tensor in enumerate(self._plan.tensors) if tensor.name in frozen}
         if self._bound is not None:
             self._plan.bind_arrays([None if k in labels else array for k, array in enumerate(self._bound)])
+        self._plan.set_frozen(labels)
         self._frozen = frozen
         self._structure = FrozenStructure(structure, labels) if labels else structure
         self._watch()

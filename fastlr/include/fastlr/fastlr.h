@@ -66,7 +66,8 @@ enum fastlr_error {
     FASTLR_NOT_FINITE = 13,        /* a gradient has NaN or infinity, and nonfinite is "raise" */
     FASTLR_NO_PYTHON = 14,         /* the interpreter does not run (any more) */
     FASTLR_BAD_NAME = 15,          /* no hyper-parameter, slot or tensor is called so or has this number */
-    FASTLR_BAD_STRUCT = 16         /* struct_size is none of a struct of this table or an older one */
+    FASTLR_BAD_STRUCT = 16         /* struct_size is none of a struct of this table or an older one; or a newer one's has
+                                      members that are not known here, and not 0 */
 };
 
 /* One elementwise update rule. Only ever appended to, and only fastlr makes one. */
@@ -103,7 +104,8 @@ typedef struct fastlr_tensor {
     int32_t padding;
 } fastlr_tensor;
 
-/* Settings of one step. NULL, or a member that struct_size leaves out, is the default. */
+/* Settings of one step. NULL, or a member that struct_size leaves out, is the default. (Of a newer header's longer struct,
+   here and in fastlr_tensor, members that the running fastlr does not know must be 0.) */
 typedef struct fastlr_step_options {
     uint32_t struct_size;          /* sizeof(fastlr_step_options) */
     int32_t zero_grads;            /* 1: set gradients to zero in the same pass; 0, the default: only read them */
@@ -236,7 +238,9 @@ typedef struct fastlr_api {
     /* A new plan that steps the tensors of an optimizer that was made in Python (an object of a class of fastlr, no
        wrapper), which it shares with Python: state, t and values are the same. It is built, and its gradients are
        contiguous, of the parameters' types. Build it again after `add_group` or after a stage such as `clip_norm` was
-       set in Python; until then its steps are refused. Takes the GIL. */
+       set in Python; until then its steps are refused. A parameter that is frozen takes no gradient; functions of
+       `add_callback` are not called. Where parameters were given in a mapping, or are tensors of PyTorch, each step
+       takes the GIL, to refuse a parameter that was replaced and to tell PyTorch what is written. Takes the GIL. */
     fastlr_plan *(*plan_of)(struct _object *optimizer);
 
     /* Give an option by its name in Python and its value as text: "True", "0.1", "int8", "None", "{'b': False}", a
