@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 
 from ..optimizers.rule_class import REGISTRY, RuleClass
+from ..schedules import Schedule
 
 Group = Mapping[str, Any]
 
@@ -120,8 +121,18 @@ def rule_of(peer: Peer | None, cls: type[RuleClass] | None, group: Group) -> Rul
     return Rule(cls, group.get("decay"), maximize, group.get("convention"), options)
 
 
-def values_of(peer: Peer | None, cls: type[RuleClass], group: Group) -> dict[str, Any]:
-    """A group's hyper-parameters, by fastlr's names, as numbers."""
+def refuse_schedule(owner: str, name: str, value: Any) -> None:
+    """TypeError for a schedule or a function: torch's checks cannot compare one with a number, and where torch's state
+    counts no steps, it would begin anew when that is loaded."""
+    if callable(value) and not isinstance(value, torch.Tensor):
+        what = f"the schedule {type(value).__name__}" if isinstance(value, Schedule) else repr(value)
+        cure = "drive the optimizer by scheduler = schedule.to_torch(optimizer), and call scheduler.step()" \
+            if name == "lr" else "set a number before each step"
+        raise TypeError(f"{owner}: {name} must be a number, as in torch, got {what}; {cure}")
+
+
+def values_of(owner: str, peer: Peer | None, cls: type[RuleClass], group: Group) -> dict[str, Any]:
+    """A group's hyper-parameters, by fastlr's names: numbers, or of a class of fastlr's own a schedule."""
     special = peer.values if peer is not None else {}
     values = {}
     for name in cls.hypers:
@@ -134,5 +145,7 @@ def values_of(peer: Peer | None, cls: type[RuleClass], group: Group) -> dict[str
             value = group[key][index]
         else:
             continue                   # (fastlr's default)
+        if peer is not None:
+            refuse_schedule(owner, name, value)
         values[name] = float(value) if isinstance(value, torch.Tensor) else value
     return values

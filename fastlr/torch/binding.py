@@ -169,7 +169,7 @@ class Unit:
         inner._given = given
         arrays = iter([array_over(local) for local in locals_])
         inner.__init__([{"params": {name: next(arrays) for name, _ in group},
-                         **values_of(opt._peer, rule.cls, opt.param_groups[index])}
+                         **values_of(owner, opt._peer, rule.cls, opt.param_groups[index])}
                         for index, group in zip(groups, members, strict=True)], **rule.keywords, **common)
         if inner.kind == "matrix":
             for tensor, state in zip(inner._plan.tensors, given, strict=True):
@@ -365,7 +365,7 @@ class Binding:
             for unit in self.units:
                 if index in unit.groups:
                     own = unit.inner.groups[unit.groups.index(index)]
-                    for name, value in values_of(opt._peer, unit.rule.cls, group).items():
+                    for name, value in values_of(type(opt).__name__, opt._peer, unit.rule.cls, group).items():
                         if own._values[name] != value:
                             unit.inner._set_hyper([own], name, value)
             self.watch.take(index)

@@ -12,7 +12,7 @@ from .._engine.torch_tensors import array_over
 from ..optimizers.curvature import decays
 from ..optimizers.declaration import nearest, own_arguments
 from ..optimizers.rule_class import REGISTRY, RuleClass
-from .arguments import PEERS, TORCH_SPELLING, WITHOUT_EFFECT
+from .arguments import PEERS, TORCH_SPELLING, WITHOUT_EFFECT, refuse_schedule
 from .optimizer import COMMON, Optimizer, hooked_step, plain_step
 
 MADE: dict[Any, type[Optimizer]] = {}
@@ -114,15 +114,6 @@ def refuse_beside_differentiable(opt: Optimizer, owner: str) -> None:
                          f"leave one of them out")
 
 
-def refuse_schedule(owner: str, lr: Any) -> None:
-    """A schedule is what torch's checks cannot compare with a number."""
-    from ..schedules import Schedule
-
-    if isinstance(lr, Schedule):
-        raise TypeError(f"{owner}: lr must be a number, as in torch, got the schedule {type(lr).__name__}; drive the "
-                        f"optimizer by scheduler = schedule.to_torch(optimizer), and call scheduler.step()")
-
-
 def of_torch(name: str) -> type[Optimizer]:
     """A class with the arguments, checks and messages of torch's own, whose constructor it calls."""
     theirs = getattr(torch.optim, name)
@@ -137,7 +128,7 @@ def of_torch(name: str) -> type[Optimizer]:
                 if word not in known:
                     raise TypeError(f"{name}: unknown keyword {word!r}{nearest(word, [*known, *COMMON])}")
             bound = inspect.signature(theirs.__init__).bind(self, params, *arguments, **keywords)
-            refuse_schedule(name, bound.arguments.get("lr"))
+            refuse_schedule(name, "lr", bound.arguments.get("lr"))
             refuse_capturable(name, bound.arguments)
             if bound.arguments.get("differentiable"):
                 refuse_beside_differentiable(self, name)

@@ -97,6 +97,46 @@ def test_an_unknown_keyword_and_a_schedule_are_refused_in_words(name):
         getattr(fastlr.torch, name)([vector(1.0)], fastlr.schedules.cosine(0.1, steps=10))
 
 
+@pytest.mark.parametrize("name", ["SGD", "AdamW"])
+@pytest.mark.parametrize("bound", [False, True])
+def test_a_schedule_that_is_set_in_a_group_is_refused_at_the_step(name, bound):
+    p = vector(1.0)
+    opt = getattr(fastlr.torch, name)([p], lr=0.1)
+    p.grad = torch.ones_like(p)
+    if bound:
+        opt.step()
+    before = p.detach().clone()
+    for value, what in ((fastlr.schedules.cosine(0.1, steps=10), "the schedule cosine"), (lambda t: 0.1, "<function")):
+        opt.param_groups[0]["lr"] = value
+        for _ in range(2):
+            with pytest.raises(TypeError, match=rf"{name}: lr must be a number, as in torch, got {what}.*\.to_torch\(opt"):
+                opt.step()
+        assert torch.equal(p, before)
+    opt.param_groups[0]["lr"] = 0.5
+    opt.step()
+    assert not torch.equal(p, before)
+
+
+def test_a_schedule_in_a_group_of_a_class_of_fastlr_goes_on_after_it_was_loaded():
+    def made(p):
+        opt = fastlr.torch.Lion([p], lr=0.1)
+        opt.param_groups[0]["lr"] = fastlr.schedules.linear(0.1, steps=8)
+        return opt
+
+    p = vector(1.0)
+    opt = made(p)
+    for _ in range(3):
+        p.grad = torch.ones_like(p)
+        opt.step()
+    q = torch.nn.Parameter(p.detach().clone())
+    other = made(q)
+    other.load_state_dict(opt.state_dict())
+    for param, each in ((p, opt), (q, other)):
+        param.grad = torch.ones_like(param)
+        each.step()
+    assert torch.equal(p, q)
+
+
 def test_what_is_no_leaf_or_no_tensor_is_refused_as_by_torch():
     with pytest.raises(ValueError, match="can't optimize a non-leaf Tensor"):
         fastlr.torch.AdamW([vector(1.0) * 2])
