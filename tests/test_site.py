@@ -122,6 +122,38 @@ def test_the_check_of_links_reads_styles(tmp_path):
     assert loaded("check_links").faults(tmp_path / "none") == [f"{tmp_path / 'none'} has no pages"]
 
 
+def rows(*cells):
+    return "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in cells)
+
+
+CODE = '<code class="docutils">{}</code>'
+#: As on the pages: an optimizer's arguments, names of another library, figures; each with a picture of a whole page.
+TABLES = [
+    rows(*((CODE.format(name), "0.001", "[0, inf)", "0.001", "1e-08", "0.001") for name in ("lr", "weight_decay"))),
+    rows((CODE.format("NAdam(decoupled_weight_decay=True)"), CODE.format("NAdamW"),
+          f"kept with {CODE.format('convention=')}: {CODE.format('weight_decay')} 0.01, there 0")),
+    rows(("10,000 rows of a million by 64", "18 times as fast as SparseAdam", CODE.format("python benchmarks/rows.py"))),
+    rows((CODE.format("adjust"), CODE.format("'match_rms_adamw'"), CODE.format("'match_rms_adamw', 'original', 'spectral'"),
+          CODE.format("'match_rms_adamw'"))),
+]
+
+
+@pytest.mark.parametrize("table", TABLES, ids=["arguments", "names", "figures", "words"])
+def test_tables_and_pictures_fit_a_phone(browser, tmp_path, table):
+    style = (DOCS / "static" / "site.css").read_text(encoding="utf-8")
+    (tmp_path / "page.html").write_text(
+        f'<meta name="viewport" content="width=device-width"><style>body {{ margin: 13px; font: 16px sans-serif }} '
+        f'code {{ font: 81% monospace }} table {{ border-spacing: 0 }} {style}</style>'
+        f'<table class="docutils">{table}</table><p><img width="1240" height="904" src="data:image/svg+xml,'
+        f"<svg xmlns='http://www.w3.org/2000/svg'/>\"></p>")
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride",
+                            {"width": 390, "height": 800, "deviceScaleFactor": 1, "mobile": True})
+    browser.get((tmp_path / "page.html").as_uri())
+    sizes = browser.execute_script("return ['table', 'img', 'html'].map(name => document.querySelector(name).scrollWidth)")
+    assert sizes[0] <= 364 and sizes[1] == 364 and sizes[2] == 390, sizes
+    assert browser.execute_script("return getComputedStyle(document.querySelector('td')).position") == "sticky"
+
+
 @pytest.mark.skipif(not HAS_SPHINX, reason="needs pip install '.[docs]'")
 def test_the_site_is_built(tmp_path):
     site = tmp_path / "site"
