@@ -21,6 +21,7 @@ from .configuration import show_config as show_config
 from .optimizers import *
 
 if TYPE_CHECKING:
+    from . import callbacks as callbacks
     from . import constraints as constraints
     from . import interchange as interchange
     from . import kernels as kernels
@@ -52,7 +53,8 @@ _LATER = {
     "History": "monitor", "diagnose": "monitor",
     "Plateau": "schedules.plateau",
     "find_lr": "tuning", "tune_lr": "tuning",
-    "constraints": "constraints", "interchange": "interchange", "kernels": "kernels", "schedules": "schedules",
+    "callbacks": "callbacks", "constraints": "constraints",
+    "interchange": "interchange", "kernels": "kernels", "schedules": "schedules",
     "rule_from_pointers": "rules.pointers",
     "_C_API": "_engine.c_api",            # the table of include/fastlr/fastlr.h
     **{name: f"optimizers.{module}" for name, module in optimizers.LATER.items()},
@@ -72,7 +74,7 @@ def overview() -> str:
             sorted(name for name in optimizers.LATER if name[0].isupper()),
         "Schedules (`help(fastlr.schedules)`)": ["schedules", "Plateau"],
         "Constraints after a step, and state from and to torch and optax": ["constraints", "interchange"],
-        "Looking for a learning rate": ["find_lr", "tune_lr", "line_search", "History", "diagnose"],
+        "Looking for a learning rate": ["find_lr", "tune_lr", "line_search", "History", "diagnose", "callbacks"],
         "Files, and loss scaling": ["save", "load", "CheckpointError", "LossScale"],
         "For frameworks and rules of your own": ["kernels", "get_include", "rule_from_pointers", "Optimizer", "Hyper",
                                                  "within", "Group"],

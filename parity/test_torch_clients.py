@@ -129,6 +129,102 @@ def test_trainer_of_lightning(tmp_path):
     same(losses)
 
 
+def lit(lightning, plateau=None, scheduled=False):
+    class Module(lightning.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.net, self.losses, self.rates = network(), [], []
+
+        def training_step(self, batch):
+            loss = mse(self.net(batch[0]), batch[1])
+            self.losses.append(loss.item())
+            return loss
+
+        def on_before_optimizer_step(self, optimizer):
+            self.rates.append(optimizer.param_groups[0]["lr"])
+
+        def validation_step(self, batch):
+            self.log("val_loss", mse(self.net(batch[0]), batch[1]))
+
+        def configure_optimizers(self):
+            opt = fastlr.torch.SGD(self.parameters(), lr=0.08)
+            if not scheduled:
+                return opt
+            scheduler = plateau.to_torch(opt) if plateau else torch.optim.lr_scheduler.ExponentialLR(opt, 0.9)
+            return {"optimizer": opt, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    return Module()
+
+
+def fit_lit(lightning, module, callback, folder, epochs, resume=None, **more):
+    data = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*table()), batch_size=16)
+    trainer = lightning.Trainer(max_epochs=epochs, accelerator="cpu", logger=False, enable_progress_bar=False,
+                                enable_model_summary=False, default_root_dir=str(folder), callbacks=[callback], **more)
+    trainer.fit(module, data, data, ckpt_path=resume)
+    return trainer
+
+
+def never_better():
+    """A plateau of which every metric after the first is a reduction."""
+    return fastlr.Plateau(0.08, factor=0.5, patience=0, threshold=1e9, threshold_mode="absolute")
+
+
+@needs("lightning")
+@pytest.mark.parametrize("accumulated", [1, 2])
+def test_the_callback_of_lightning_records_updates(tmp_path, accumulated):
+    import lightning
+
+    module, callback = lit(lightning), fastlr.callbacks.lightning_callback()
+    fit_lit(lightning, module, callback, tmp_path, 3, accumulate_grad_batches=accumulated)
+    history, updates = callback.history, 12 // accumulated
+    assert history.t("loss").tolist() == list(range(1, updates + 1))
+    means = torch.tensor(module.losses, dtype=torch.float64).reshape(updates, accumulated).mean(dim=1)
+    torch.testing.assert_close(torch.tensor(history["loss"].copy()), means, rtol=1e-6, atol=0)
+    assert history["lr"].tolist() == module.rates == [0.08] * updates
+    assert history.t("val_loss").tolist() == [k * updates // 3 for k in (1, 2, 3)]
+
+
+@needs("lightning")
+@pytest.mark.parametrize("scheduled", [False, True])
+def test_a_plateau_lowers_the_rate_of_lightning_and_stops_it(tmp_path, scheduled):
+    import lightning
+
+    plateau = never_better()
+    module = lit(lightning, plateau, scheduled)
+    callback = fastlr.callbacks.lightning_callback(plateau=plateau, stop=3)
+    fit_lit(lightning, module, callback, tmp_path, 9)
+    assert module.rates == [0.08] * 8 + [0.04] * 4 + [0.02] * 4
+    assert callback.history["lr"].tolist() == module.rates
+
+
+@needs("lightning")
+def test_a_checkpoint_of_lightning_has_the_callback(tmp_path):
+    import lightning
+
+    def callback(history):
+        return fastlr.callbacks.lightning_callback(history, plateau=never_better())
+
+    whole = callback(fastlr.History())
+    fit_lit(lightning, lit(lightning), whole, tmp_path, 4)
+    first = callback(fastlr.History())
+    fit_lit(lightning, lit(lightning), first, tmp_path, 2).save_checkpoint(tmp_path / "checkpoint")
+    first.history.record(loss=9.0, t=11)                  # (what was recorded after the checkpoint is forgotten)
+    again = callback(first.history)
+    fit_lit(lightning, lit(lightning), again, tmp_path, 4, resume=tmp_path / "checkpoint")
+    for name in ("loss", "lr", "val_loss"):
+        assert again.history[name].tolist() == whole.history[name].tolist(), name
+    assert again.recorder.reductions == 3
+
+
+@needs("lightning")
+def test_a_scheduler_that_a_plateau_cannot_drive_is_refused(tmp_path):
+    import lightning
+
+    callback = fastlr.callbacks.lightning_callback(plateau=never_better())
+    with pytest.raises(ValueError, match=r"lightning_callback: ExponentialLR sets the rate.*return plateau\.to_torch"):
+        fit_lit(lightning, lit(lightning, scheduled=True), callback, tmp_path, 1)
+
+
 @needs("accelerate")
 def test_accelerate():
     from accelerate import Accelerator

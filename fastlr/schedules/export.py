@@ -1,7 +1,7 @@
 """Schedules to torch, optax and Keras; each library is imported when it is first used.
 
-Their classes derive from a class of the framework, so they are made at the first use: `ScheduledLR` for torch and
-`ScheduledRate` for Keras are attributes of this module from then on, and can be pickled by their names.
+Their classes derive from a class of the framework, so they are made at the first use: `ScheduledLR` and `PlateauLR` for
+torch and `ScheduledRate` for Keras are attributes of this module from then on, and can be pickled by their names.
 """
 from __future__ import annotations
 
@@ -36,6 +36,11 @@ def to_torch(schedule: CompiledSchedule, optimizer: Optimizer, last_epoch: int =
                                  f"neither momentum nor betas; leave it out")
     made: LRScheduler = class_of_framework("ScheduledLR")(optimizer, schedule, momentum, last_epoch)
     return made
+
+
+def plateau_to_torch(plateau: Any, optimizer: Optimizer, last_epoch: int = -1) -> Any:
+    """A torch scheduler that sets the rate of every group to the plateau's. See `Plateau.to_torch`."""
+    return class_of_framework("PlateauLR")(optimizer, plateau, None, last_epoch)
 
 
 def to_optax(schedule: CompiledSchedule) -> Callable[[Any], Any]:
@@ -105,6 +110,55 @@ def torch_class() -> type:
     return ScheduledLR
 
 
+def plain_number(value: Any) -> float:
+    """A number, also of a tensor that autograd follows."""
+    return float(value.item() if hasattr(value, "item") else value)
+
+
+def plateau_class() -> type:
+    base = class_of_framework("ScheduledLR")
+
+    class PlateauLR(base):  # type: ignore[misc, valid-type, unused-ignore]
+        """A `Plateau` as a scheduler of torch."""
+
+        @property
+        def plateau(self) -> Any:
+            return self.schedule
+
+        def observe(self, metric: Any) -> bool:
+            """Count a metric, and set the rates of this t at once if the scale was lowered; whether it was."""
+            lowered: bool = self.plateau.observe(plain_number(metric))
+            if lowered:
+                self.set_rates()
+            return lowered
+
+        def step(self, metric: Any = None) -> None:
+            """Count an update, after a metric where one is given, as torch's ReduceLROnPlateau takes it."""
+            if metric is not None:
+                self.plateau.observe(plain_number(metric))
+            super().step()
+
+        def set_rates(self) -> None:
+            """Set the rates of this t, by the plateau's scale as it is."""
+            self._last_lr = self.get_lr()
+            for group, rate in zip(self.optimizer.param_groups, self._last_lr, strict=True):
+                if isinstance(group["lr"], float | int):
+                    group["lr"] = rate
+                else:
+                    group["lr"].fill_(rate)      # (a tensor, which a compiled step reads)
+
+        def state_dict(self) -> dict[str, Any]:
+            return {"last_epoch": self.last_epoch, "plateau": self.plateau.state_dict()}
+
+        def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+            self.plateau.load_state_dict(state_dict["plateau"])
+            self.last_epoch = state_dict["last_epoch"]
+            self._step_count = self.last_epoch + 1
+            self.set_rates()
+
+    return PlateauLR
+
+
 def keras_class() -> type:
     import keras
 
@@ -130,7 +184,8 @@ def keras_class() -> type:
     return registered
 
 
-MAKERS: dict[str, Callable[[], type]] = {"ScheduledLR": torch_class, "ScheduledRate": keras_class}
+MAKERS: dict[str, Callable[[], type]] = {"ScheduledLR": torch_class, "PlateauLR": plateau_class,
+                                         "ScheduledRate": keras_class}
 
 
 def class_of_framework(name: str) -> Any:

@@ -193,6 +193,23 @@ class Plateau:
         history.follow(follower)
         return follower
 
+    def to_torch(self, optimizer: Any, last_epoch: int = -1) -> Any:
+        """A torch LRScheduler that sets the rate of every group to this plateau's, absolutely.
+
+        ``scheduler.step()`` counts an update, ``scheduler.observe(metric)`` a metric, and lowers the rates at once.
+        ``scheduler.step(metric)`` does both, as torch's ReduceLROnPlateau takes a metric once per epoch. A group with
+        an entry "lr_scale" gets that multiple of the rate. The scheduler's `state_dict` has the plateau's.
+
+            plateau = fastlr.Plateau(schedules.cosine(1e-3, steps=10_000), factor=0.5)
+            scheduler = plateau.to_torch(torch.optim.AdamW(model.parameters()))
+
+        Differs from torch's ReduceLROnPlateau, which multiplies what is in `lr`: the rate is the schedule's at the
+        count of steps, times the scale, whatever was in `lr`, so that it follows any schedule of fastlr.
+        """
+        from .export import plateau_to_torch
+
+        return plateau_to_torch(self, optimizer, last_epoch)
+
     def _improved(self, metric: float) -> bool:
         if self.best is None or not isfinite(metric):
             return isfinite(metric)

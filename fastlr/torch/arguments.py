@@ -12,6 +12,7 @@ import torch
 
 from ..optimizers.rule_class import REGISTRY, RuleClass
 from ..schedules import Schedule
+from ..schedules.plateau import Plateau
 
 Group = Mapping[str, Any]
 
@@ -125,7 +126,7 @@ def refuse_schedule(owner: str, name: str, value: Any) -> None:
     """TypeError for a schedule or a function: torch's checks cannot compare one with a number, and where torch's state
     counts no steps, it would begin anew when that is loaded."""
     if callable(value) and not isinstance(value, torch.Tensor):
-        what = f"the schedule {type(value).__name__}" if isinstance(value, Schedule) else repr(value)
+        what = f"the schedule {type(value).__name__}" if isinstance(value, Schedule | Plateau) else repr(value)
         cure = "drive the optimizer by scheduler = schedule.to_torch(optimizer), and call scheduler.step()" \
             if name == "lr" else "set a number before each step"
         raise TypeError(f"{owner}: {name} must be a number, as in torch, got {what}; {cure}")
