@@ -1,5 +1,6 @@
 """`fastlr find`, `diagnose`, `watch` and `bench` as a user meets them."""
 import json
+import re
 import sys
 
 import pytest
@@ -159,8 +160,31 @@ def test_watch_looks_once_and_writes_a_page(tmp_path, capsys):
     assert cli.main(["watch", path, "--once", "--page", str(page)]) == 0
     assert "too slow: " in capsys.readouterr().out
     text = page.read_text()
-    assert "<h2>too slow</h2>" in text and 'class="loss"' in text and 'class="lr"' in text and "http-equiv" not in text
-    assert "src=" not in text and "href=" not in text              # (it needs nothing else)
+    assert "<h2>too slow</h2>" in text and 'class="loss line"' in text and 'class="lr line"' in text
+    assert "http-equiv" not in text and "src=" not in text and "href=" not in text       # (it needs nothing else)
+
+
+def test_axes_of_a_watched_log_have_numbers_that_are_round_and_beside_the_axis(tmp_path, capsys):
+    """Drawn for two widths at the size at which they are shown; a validation loss is at its own updates."""
+    rows = ["t,loss,val_loss,lr"] + [f"{t},{3 * 0.97**t},{2 * 0.98**t if t % 40 == 0 else ''},0.01" for t in range(1, 121)]
+    (tmp_path / "run.csv").write_text("\n".join(rows) + "\n")
+    page = tmp_path / "page.html"
+    assert cli.main(["watch", str(tmp_path / "run.csv"), "--once", "--page", str(page)]) == 0
+    pictures = re.findall(r"<svg class=(wide|narrow) viewBox=\"0 0 (\d+) \d+\".*?</svg>", page.read_text())
+    assert pictures == [("wide", "700"), ("narrow", "350")] * 2
+    for svg in re.findall(r"<svg class=.*?</svg>", page.read_text()):
+        named = [(float(x), anchor, text) for x, anchor, text in re.findall(
+            r'<text class="tick" x="([\d.]+)" y="[\d.]+" text-anchor="(\w+)">([^<]*)</text>', svg)]
+        beside = [text for x, anchor, text in named if anchor == "end" and x < 56]
+        assert len(beside) >= 2 and all(len(text) <= 6 for text in beside), beside
+        assert svg.count('class="label"') == 2
+        width = int(re.search(r'viewBox="0 0 (\d+)', svg)[1])
+        below = [x + 4 * len(text) for x, anchor, text in named if anchor == "middle"]     # (8 units a letter, at most)
+        assert max(below) <= width
+    first = re.findall(r"<svg class=wide.*?</svg>", page.read_text())[0]
+    (line,) = re.findall(r'class="val_loss line" points="([^"]*)"', first)
+    xs = [float(pair.split(",")[0]) for pair in line.split()]
+    assert xs == pytest.approx([56 + (674 - 56) * (t - 1) / 119 for t in (40, 80, 120)], abs=0.06)
 
 
 def test_watch_follows_a_log_until_interrupted(tmp_path, capsys, monkeypatch):

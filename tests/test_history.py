@@ -428,6 +428,29 @@ def test_plots_show_losses_and_rate():
         History().plot(ax)
 
 
+@pytest.mark.parametrize(("low", "high"), [(0.61, 0.69), (0.11, 0.7), (0.02, 3), (1e-6, 2)])
+def test_the_axes_of_a_plot_are_named_however_far_they_range(low, high):
+    """Matplotlib names decades alone: between 0.61 and 0.69 there is none."""
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    pyplot.switch_backend("agg")
+    history = History.from_rows({"loss": float(loss), "lr": 0.1} for loss in np.geomspace(high, low, 30))
+    ax = history.plot()
+    figure = ax.figure
+    figure.canvas.draw()
+    (bottom, top), named = ax.get_ylim(), []
+    for place, text in zip(ax.get_yticks(), ax.get_yticklabels(), strict=True):
+        if bottom <= place <= top:
+            named.append(float(text.get_text()))
+            assert named[-1] == pytest.approx(place, rel=1e-5)
+    assert len(named) >= 2
+    for axes in figure.axes:
+        for label in (axes.xaxis.label, axes.yaxis.label):
+            if label.get_text():
+                box = label.get_window_extent()
+                assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1, label
+    pyplot.close(figure)
+
+
 def test_without_a_terminal_lines_now_and_then(monkeypatch):
     now, file, history = [0.0], io.StringIO(), History()
     monkeypatch.setattr(time, "monotonic", lambda: now[0])

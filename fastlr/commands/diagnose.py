@@ -42,7 +42,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def read(arguments: argparse.Namespace, who: str) -> tuple[dict[str, Any], list[Any]]:
-    """The series of a log by their standard names, and what `diagnose` says: nothing while there are too few losses."""
+    """The series of a log by their standard names, and what `diagnose` says: nothing while there are too few losses.
+
+    "t/loss" has the updates of "loss", and so on.
+    """
     import fastlr
 
     path: Path = arguments.log
@@ -64,23 +67,23 @@ def read(arguments: argparse.Namespace, who: str) -> tuple[dict[str, Any], list[
     if loss is None:
         raise Refusal(f"{who}: {path}: no losses called {arguments.loss or 'loss'!r}; pass --loss NAME, one of "
                       f"{printable(', '.join(names))}", 2)
-    found: dict[str, Any] = {"loss": history[loss], "t": history.t(loss)}
+    found: dict[str, Any] = {"loss": history[loss], "t/loss": history.t(loss)}
     if (validation := named(arguments.validation, VALIDATIONS, names)) is not None:
-        found["val_loss"] = history[validation]
+        found |= {"val_loss": history[validation], "t/val_loss": history.t(validation)}
     elif arguments.validation:
         raise Refusal(f"{who}: {path}: no losses called {arguments.validation!r}; the log has "
                       f"{printable(', '.join(names))}", 2)
     found |= {name: history[name] for name in names if name.split("/")[0] == "grad_norm"}
     rate = named(arguments.lr, RATES, names)
     if rate is not None:
-        found["lr"] = history[rate]
+        found |= {"lr": history[rate], "t/lr": history.t(rate)}
     elif arguments.lr:
         try:
             found["lr"] = [float(arguments.lr)] * len(found["loss"])
         except ValueError:
             raise Refusal(f"{who}: --lr must be a name of the log or a number, got {arguments.lr!r}", 2) from None
     try:
-        return found, fastlr.diagnose({name: series for name, series in found.items() if name != "t"})
+        return found, fastlr.diagnose({name: series for name, series in found.items() if name.split("/")[0] != "t"})
     except ValueError as error:
         if "losses at least" not in str(error):
             raise Refusal(f"{who}: {error}".replace("diagnose: diagnose: ", "diagnose: "), 2) from error
@@ -112,7 +115,7 @@ def curves(history: dict[str, Any]) -> list[str]:
                        for part in shown)
         lines.append(f"{label:11} {text}")
         lines.append(f"{'':11} from {values[0]:.4g} to {values[-1]:.4g}" + (
-            f"; updates {history['t'][0]} to {history['t'][-1]}" if name == "loss" else ""))
+            f"; updates {history['t/loss'][0]} to {history['t/loss'][-1]}" if name == "loss" else ""))
     return lines
 
 

@@ -15,9 +15,15 @@ from . import diagnose as log_of
 
 LINE = "Follow a log while it is written: curves, rate, diagnosis and what to do."
 
+WIDTHS = 700, 350      # of pictures for wide screens and narrow ones, each drawn at the size at which it is shown
 STYLE = """:root{color-scheme:light dark}body{font:16px/1.5 system-ui;max-width:46rem;margin:2rem auto;padding:0 1rem}
-svg{width:100%;height:auto}path{fill:none;stroke-width:1.5}.loss{stroke:#2a6fdb}.val_loss{stroke:#d9822b}.lr{stroke:#888}
-text{font:12px system-ui;fill:currentColor}line{stroke:currentColor;opacity:.3}td{padding-right:1.5rem}"""
+figure{margin:1.5rem 0}svg{width:100%;height:auto}.narrow{display:none}td{padding-right:1.5rem}
+@media (max-width:640px){.wide{display:none}.narrow{display:block}}
+polyline{fill:none;stroke:currentColor}.grid{opacity:.2}.axis{opacity:.6}.line{stroke-width:1.8;stroke-linejoin:round}
+.loss.line{stroke:#2a6fdb}.val_loss.line{stroke:#d9822b;stroke-dasharray:6 3}.lr.line{stroke:#888}
+text{font:13px system-ui;fill:currentColor}figcaption span{margin-right:1.5rem}
+i{display:inline-block;width:1.8rem;margin-right:.4rem;border-top:3px solid #2a6fdb;vertical-align:middle}
+i.val_loss{border-top:3px dashed #d9822b}"""
 
 
 def declare(options: argparse.ArgumentParser) -> None:
@@ -87,34 +93,34 @@ def page(title: str, history: dict[str, Any], findings: list[Any], every: float 
         parts.append(f"<h2>{html.escape(finding.kind)}</h2><p>{html.escape(finding.advice)}</p><table>{rows}</table>")
     if not findings:
         parts.append(f"<p>{html.escape(log_of.told(findings)[0])}</p>")
-    parts.append(drawn(history, ("loss", "val_loss"), "loss (blue), validation loss (orange), by update"))
-    if "lr" in history:
-        parts.append(drawn(history, ("lr",), "learning rate, by update"))
+    parts.append(drawn(history, {"loss": "training", "val_loss": "validation"}, "loss"))
+    parts.append(drawn(history, {"lr": "rate"}, "learning rate"))
     return "\n".join(parts) + "\n</html>\n"
 
 
-def drawn(history: dict[str, Any], names: tuple[str, ...], caption: str) -> str:
-    """Curves over the whole run, on a logarithmic scale where all values are above 0."""
+def drawn(history: dict[str, Any], labels: dict[str, str], what: str) -> str:
+    """Curves over the whole run, on a logarithmic scale where values range far, for wide screens and narrow ones."""
     import numpy as np
 
-    series = {name: np.asarray(history[name], float) for name in names if name in history and len(history[name])}
+    from ..study.drawing import Panel
+
+    series = {name: np.asarray(history[name], float) for name in labels if name in history and len(history[name])}
     finite = [values[np.isfinite(values)] for values in series.values()]
     seen = np.concatenate(finite) if finite else np.empty(0)
     if not len(seen):
         return ""
-    scale = np.log if seen.min() > 0 else np.asarray
-    low, high = float(seen.min()), float(np.quantile(seen, 0.995))
-    bottom, top = float(scale(low)), float(scale(high))
-    lines = []
-    for name, values in series.items():
-        keep = np.linspace(0, len(values) - 1, min(len(values), 600)).astype(int)
-        x, y = 60 + 630 * keep / max(len(values) - 1, 1), values[keep]
-        known = np.isfinite(y)
-        heights = 200 - 180 * np.clip((scale(y[known]) - bottom) / ((top - bottom) or 1), 0, 1.05)
-        points = " L".join(f"{a:.1f} {b:.1f}" for a, b in zip(x[known], heights, strict=True))
-        lines.append(f'<path class="{name}" d="M{points}"/>' if points else "")
-    first, last = (history["t"][0], history["t"][-1]) if len(history["t"]) else (0, 0)
-    return (f'<figure><svg viewBox="0 0 700 230" role=img aria-label="{caption}"><line x1=60 x2=690 y1=200 y2=200 />'
-            f'<line x1=60 x2=60 y1=20 y2=200 /><text x=4 y=204>{low:.3g}</text><text x=4 y=24>{high:.3g}</text>'
-            f'<text x=60 y=220>{first}</text><text x=690 y=220 text-anchor=end>{last}</text>{"".join(lines)}</svg>'
-            f"<figcaption>{caption}</figcaption></figure>")
+    low, high = float(seen.min()), float(np.quantile(seen, 0.995))      # (one blow-up does not flatten the rest)
+    log, first = low > 0 and high > 3 * low, next(iter(series))
+    legend = "".join(f"<span><i class={name}></i>{label}</span>" for name, label in labels.items() if name in series)
+    pictures = []
+    for kind, width in (("wide", WIDTHS[0]), ("narrow", WIDTHS[1])):
+        panel = Panel("", f"{what} by update", width, 260, left=56, right=26, top=30)
+        times = {name: np.asarray(history.get(f"t/{name}", range(1, len(series[name]) + 1))) for name in series}
+        ends = [t for of in times.values() for t in (int(of[0]), int(of[-1]))]
+        panel.axes((min(ends), max(ends)), (low, high), "update", what, y_log=log, x_whole=True)
+        for name, values in series.items():
+            keep = np.unique(np.linspace(0, len(values) - 1, min(len(values), 600)).astype(int))
+            panel.curve([float(t) for t in times[name][keep]], [float(v) for v in values[keep]], f"{name} line")
+        pictures.append(panel.svg().replace("<svg ", f"<svg class={kind} ", 1))
+    return (f"<figure>{''.join(pictures)}" + (f"<figcaption>{legend}</figcaption>" if first != "lr" else "")
+            + "</figure>")

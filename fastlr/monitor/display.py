@@ -41,7 +41,7 @@ def plot(history: Recorded, ax: Axes | None, names: list[str] | None) -> Axes:
     if ax is None:
         from matplotlib import pyplot
 
-        ax = pyplot.subplots()[1]
+        ax = pyplot.subplots(layout="constrained")[1]      # (no label beyond the edge)
     for name, t, values in drawn:
         few = len(values) < len(drawn[0][2])
         ax.plot(t, np.where(np.isfinite(values), values, np.nan), label=name, marker="." if few else None,
@@ -49,6 +49,7 @@ def plot(history: Recorded, ax: Axes | None, names: list[str] | None) -> Axes:
     seen = np.concatenate([values[np.isfinite(values)] for _, _, values in drawn])
     if len(seen) and seen.min() > 0:
         ax.set_yscale("log")
+        name_ticks(ax.yaxis, float(seen.min()), float(seen.max()))
     ax.set_xlabel("update")
     ax.set_ylabel(chosen[0] if len(chosen) == 1 else "loss" if names is None else "value")
     if names is None and "lr" in history:
@@ -58,6 +59,20 @@ def plot(history: Recorded, ax: Axes | None, names: list[str] | None) -> Axes:
         ax.plot([], [], color="0.6", linewidth=0.8, linestyle="--", label="lr")
     ax.legend(fontsize=8)
     return ax
+
+
+def name_ticks(axis: Any, low: float, high: float) -> None:
+    """Numbers on a logarithmic axis: its own name decades alone, and not even one in a range of less than a decade."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+    if high < 3 * low:
+        axis.set_major_locator(MaxNLocator(6))
+    elif high < 1000 * low:
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    else:
+        axis.set_major_locator(LogLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 @contextmanager

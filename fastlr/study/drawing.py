@@ -30,8 +30,8 @@ class Scale:
             share = (value - self.low) / (self.high - self.low)
         return self.start + share * (self.end - self.start)
 
-    def ticks(self, most: int = 6) -> list[float]:
-        """Round values in the range, at most `most` of them."""
+    def ticks(self, most: int = 6, whole: bool = False) -> list[float]:
+        """Round values in the range, whole numbers if `whole`: two of them at least, and at most `most`."""
         if self.log:
             tens = [10.0**k for k in range(ceil(log10(self.low) - 1e-9), floor(log10(self.high) + 1e-9) + 1)]
             if len(tens) < 3:
@@ -41,9 +41,12 @@ class Scale:
                     for m in (1, 2, 5)
                     if self.low * 0.999 <= m * 10.0**k <= self.high * 1.001
                 ]
-            return tens[:: ceil(len(tens) / most)] if tens else [self.low]
+            if len(tens) > 2:
+                return tens[:: ceil(len(tens) / most)]
+        # (also of a logarithmic scale that is less than a decade)
         step = 10.0 ** floor(log10((self.high - self.low) / most))
         step *= next(m for m in (1, 2, 5, 10) if (self.high - self.low) / (m * step) <= most)
+        step = max(step, 1.0) if whole else step
         return [k * step for k in range(ceil(self.low / step - 1e-9), floor(self.high / step + 1e-9) + 1)]
 
 
@@ -93,6 +96,7 @@ class Panel:
         x_log: bool = False,
         y_log: bool = False,
         x_ticks: Sequence[float] | None = None,
+        x_whole: bool = False,
     ) -> None:
         """Draw scales, grid lines and labels; after this `self.x` and `self.y` map values to coordinates."""
         left, top, right, bottom = self.box
@@ -100,7 +104,7 @@ class Panel:
         for value in self.y.ticks(5):
             self.line([(left, self.y(value)), (right, self.y(value))], "grid")
             self.text(left - 6, self.y(value) + 4, short(value), "tick", "end")
-        for value in self.x.ticks(6) if x_ticks is None else x_ticks:
+        for value in self.x.ticks(6, x_whole) if x_ticks is None else x_ticks:
             self.line([(self.x(value), bottom), (self.x(value), bottom + 4)], "axis")
             self.text(self.x(value), bottom + 17, short(value), "tick", "middle")
         self.line([(left, bottom), (right, bottom)], "axis")
@@ -111,6 +115,10 @@ class Panel:
     def line(self, points: Iterable[Point], kind: str, hover: str = "") -> None:
         shown = " ".join(f"{place(x)},{place(y)}" for x, y in points)
         self.parts.append(f'<polyline class="{kind}" points="{shown}">{title(hover)}</polyline>')
+
+    def level(self, y: float, hover: str) -> None:
+        """A dashed line across, at one value."""
+        self.line([(self.box[0], self.y(y)), (self.box[2], self.y(y))], "target", hover)
 
     def curve(self, xs: Sequence[float], ys: Sequence[float | None], kind: str, hover: str = "") -> None:
         """A line through values; a value that is None or not finite interrupts it."""
