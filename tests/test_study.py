@@ -53,6 +53,24 @@ def test_the_gradient_is_that_of_the_loss(activation):
 
 
 @every_activation
+def test_the_gradient_of_a_regression_is_that_of_its_squared_error(activation):
+    net = study.Network((5, 7, 1), activation, seed=1, dtype=np.float64, regression=True)
+    x, _ = some_batch(6, 5, 3, np.float64)
+    batch = x, np.random.default_rng(8).standard_normal(6)
+    loss, _ = net.loss_and_grad(batch)
+    assert loss == net.loss(batch) == pytest.approx(((net.predict(x) - batch[1]) ** 2).mean())
+    h = 1e-6
+    for name, p in net.params.items():
+        for i in np.ndindex(p.shape):
+            kept = p[i]
+            p[i] = kept + h
+            above = net.loss(batch)
+            p[i] = kept - h
+            numeric, p[i] = (above - net.loss(batch)) / (2 * h), kept
+            assert net.grads[name][i] == pytest.approx(numeric, rel=1e-6, abs=1e-8), (name, i)
+
+
+@every_activation
 def test_loss_and_grad_reports_the_loss_and_writes_into_the_same_buffers(activation):
     net = study.Network((5, 7, 3), activation)
     before = {name: g.__array_interface__["data"] for name, g in net.grads.items()}
@@ -92,6 +110,7 @@ def test_a_seed_decides_the_first_weights(activation):
     [
         ({"layers": (64,)}, r"Network: layers must be two or more widths of at least 1, got \(64,\)"),
         ({"layers": (64, 0, 10)}, r"Network: layers must be two or more widths of at least 1, got \(64, 0, 10\)"),
+        ({"regression": True}, "Network: a regression has one output, so the last width must be 1, got 10"),
         ({"activation": "rely"}, "Network: activation must be one of relu, tanh, sigmoid, got 'rely'"),
     ],
 )
@@ -206,10 +225,25 @@ def test_a_rate_that_saturates_its_units_has_diverged_though_its_loss_is_finite(
     assert result.train_loss is None or result.train_loss > 3  # a fresh network guesses: ln 10 = 2.3 nats
 
 
+def test_a_network_whose_units_die_has_collapsed(data):
+    """At rate 3 rectifiers die, and all rows get the same output; the loss is that of guessing by frequencies."""
+    result = study.train(study.Cell(lr=3.0, epochs=10), data)
+    assert result.collapsed and not result.diverged and not result.learned
+    assert result.train_loss == pytest.approx(data.baseline["train_loss"], rel=0.05)
+    assert str(result).endswith(": collapsed")
+
+
+def test_a_network_that_forgets_has_collapsed(data):
+    """A rate that grows a hundredfold: it has learned after an epoch, and has not in the end."""
+    rising = "constant(1).then(constant(300), at=66)"
+    result = study.train(study.Cell(lr=0.1, epochs=6, schedule=rising), data)
+    assert min(result.curve["train_loss"]) < 1 and (result.collapsed or result.diverged) and not result.learned
+
+
 @every_activation
 def test_a_rate_too_small_to_learn_has_not_diverged(data, activation):
     result = study.train(study.Cell(network=f"64-16-10-{activation}", lr=1e-6, epochs=1), data)
-    assert not result.diverged
+    assert not result.diverged and not result.collapsed and not result.learned
     assert result.updates_to_target is None
 
 
@@ -290,7 +324,7 @@ def test_a_grid_is_every_combination_once_seed_after_seed():
     assert [cell.seed for cell in cells] == [0] * 4 + [1] * 4
     assert len(set(cells)) == 8
     assert {cell.epochs for cell in cells} == {3}
-    assert len(study.grid()) == 5 * 4 * 2
+    assert len(study.grid()) == 5 * 5 * 2
 
 
 def test_progress_is_called_after_each_cell(data):
@@ -404,21 +438,31 @@ def test_what_is_lost_has_neither_escaped_nor_been_found():
 
 def test_descent_stops_at_the_first_gradient_that_is_small_enough(data):
     """Against the same descent by NumPy alone; float32 may round otherwise, so within one update."""
-    task = Descent("64-16-10-tanh", 0.1, target_norm=0.4)
+    task = Descent("64-16-10-tanh", 0.1, target_norm=0.3)
     result = descend(task, data)
     net = study.Network((64, 16, 10), "tanh")
     updates = 0
     net.loss_and_grad(data.train)
-    while np.sqrt(sum((g.astype(float) ** 2).sum() for g in net.grads.values())) > 0.4:
+
+    def norm():
+        return np.sqrt(sum((g.astype(float) ** 2).sum() for g in net.grads.values()))
+
+    first = norm()
+    while norm() > 0.3 * first:
         for name, p in net.params.items():
             p -= np.float32(0.1) * net.grads[name]
         net.loss_and_grad(data.train)
         updates += 1
     assert abs(result.updates - updates) <= 1
-    assert result.norm == result.norms[-1] <= 0.4 < min(result.norms[:-1])
+    assert result.norms[0] == pytest.approx(first, rel=1e-5)
+    assert result.norm == result.norms[-1] <= 0.3 * result.norms[0] < min(result.norms[:-1])
     assert len(result.norms) == result.updates + 1
+    again = descend(replace(task, most_loss=result.train_loss / 2), data)               # (a small norm is not enough)
+    assert again.updates > result.updates and again.train_loss <= result.train_loss / 2
     short = descend(replace(task, limit=3), data)
     assert (short.updates, short.seconds, len(short.norms)) == (None, None, 4)
+    dead = descend(Descent("64-32-10-relu", 10.0, limit=40), data)                     # (its norm is 0, nearly)
+    assert dead.collapsed and dead.updates is None and dead.norm < 0.1 * dead.norms[0] and str(dead).endswith("collapsed")
     lost = descend(replace(task, lr=1e30, network="64-16-16-10-relu"), data)
     assert lost.updates is None
     json.dumps(lost.to_dict(), allow_nan=False)
@@ -435,6 +479,23 @@ def test_memory_depends_on_the_optimizer_and_not_on_the_rate(data, optimizer, sl
 
 
 # data
+
+
+def test_diabetes_is_a_regression_whose_baseline_is_the_mean(data):
+    diabetes = study.load("diabetes")
+    assert (diabetes.regression, diabetes.features, diabetes.outputs, diabetes.target[0]) == (
+        True, 10, 1, pytest.approx(150, abs=10))
+    result = study.train(study.Cell("10-8-1-tanh", 0.03, epochs=20, target_loss=0.6), diabetes)
+    assert result.learned and not result.diverged and not result.collapsed
+    assert result.test_accuracy is None and 0.3 < result.test_r2 < 0.7       # (of a linear model: 0.45 to 0.55)
+    assert result.test_r2 == pytest.approx(1 - result.test_loss / diabetes.baseline["test_loss"])
+    assert 0 < result.updates_to_target < result.updates
+    assert not data.regression
+    counts = np.bincount(data.train[1]) / len(data.train[1])
+    assert data.baseline["test_loss"] == pytest.approx(-np.log(counts)[data.test[1]].mean())
+    assert data.majority == (data.test[1] == counts.argmax()).mean()
+    with pytest.raises(ValueError, match="diabetes has 10 features and a number to predict, so .* end with 1; got 10-8-2"):
+        study.run([study.Cell("10-8-2-tanh")], diabetes)
 
 
 @pytest.mark.parametrize(("name", "features", "classes", "rows"), [("wine", 13, 3, 178), ("breast_cancer", 30, 2, 569)])
@@ -502,13 +563,20 @@ def test_text_and_missing_values_of_a_table_become_numbers(tmp_path):
     assert all(len(np.unique(every[:, k])) == 2 for k in (1, 2, 3))
 
 
-def test_a_target_is_named_and_a_number_becomes_thirds(tmp_path):
+def test_a_target_is_named_and_a_number_is_predicted_as_one(tmp_path):
     path = tmp_path / "some.csv"
     path.write_text("\n".join(["price,size,kind", *(f"{k * 1.25},{k % 7},{'ab'[k % 2]}" for k in range(60))]))
     prices = study.load(str(path), target="price")
-    assert prices.classes == ("1 low", "2 middle", "3 high") and prices.features == 3
-    assert prices.notes[0] == "'price' is a number: its classes are thirds, cut at 24.58 and 49.17"
-    assert prices.majority == pytest.approx(1 / 3, abs=0.05)
+    assert prices.classes == () and prices.regression and prices.features == 3 and prices.outputs == 1
+    assert prices.notes[-1] == "the target is a number with 60 different values: a regression"
+    assert [len(y) for _, y in (prices.train, prices.validation, prices.test)] == [36, 12, 12]
+    assert prices.train[1].dtype == np.float32
+    assert abs(prices.train[1].mean()) < 1e-6 and abs(prices.train[1].std() - 1) < 1e-6
+    mean, spread = prices.target
+    every = np.sort(np.concatenate([y for _, y in (prices.train, prices.validation, prices.test)]) * spread + mean)
+    np.testing.assert_allclose(every, 1.25 * np.arange(60), atol=1e-4)
+    assert prices.baseline["train_loss"] == pytest.approx(1)
+    assert "test_accuracy" not in prices.baseline
     assert study.load(str(path)).classes == ("a", "b")
     with pytest.raises(ValueError, match=r"no column is called 'prise'; did you mean 'price'\?"):
         study.load(str(path), target="prise")
@@ -543,7 +611,11 @@ TWENTY = np.arange(20.0)[:, None]
     ("a.npz", npz(x=TWENTY.astype(str), y=np.arange(20) % 2), "a.npz: x must be numbers, got <U32"),
     ("a.npz", npz(x=np.where(TWENTY == 3, np.nan, TWENTY), y=np.arange(20) % 2), "a.npz: row 4: a value is missing"),
     ("a.npz", npz(x=np.array([{}] * 20), y=np.arange(20)), "a.npz: not a readable .npz file"),
-    ("a.txt", b"1,2", "data: one of digits, wine, breast_cancer, or a .csv or .npz file, got '.*a.txt'"),
+    ("a.txt", b"1,2", "data: one of digits, wine, breast_cancer, diabetes, or a .csv or .npz file, got '.*a.txt'"),
+    ("a.csv", b"size,ID\n" + b"".join(b"1,%d\n" % k for k in range(40)), "a.csv: the target 'ID' numbers the rows; choose"),
+    ("a.csv", b"".join(b"%d,7.5\n" % k for k in range(40)), "two classes at least, got 1: '7.5' in every row; choose another"),
+    ("a.csv", b"".join(b"%d,%d.5\n" % (k % 3, k) for k in range(19)), "a.csv: a regression needs 20 rows at least, got 19"),
+    ("a.csv", b"".join(b"%d,%de300\n" % (k % 3, k * k) for k in range(40)), "numbers of the target too large"),
 ])
 def test_a_file_that_nothing_can_be_learned_from_says_why_in_one_line(tmp_path, name, content, message):
     path = tmp_path / name

@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         if out is not None:
             from matplotlib.figure import Figure
-        result, what = find(arguments)
+        result, what, loss = find(arguments)
     except ImportError as error:
         raise Refusal(f"fastlr find: {error}", 1) from error
     except (ValueError, TypeError) as error:
@@ -60,12 +60,12 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json({"problem": what, **result.to_dict()})
     else:
-        print_result(result, what)
+        print_result(result, what, loss)
     return 0
 
 
-def find(arguments: argparse.Namespace) -> tuple[Any, str]:
-    """The result, and the name of the problem."""
+def find(arguments: argparse.Namespace) -> tuple[Any, str, str]:
+    """The result, the name of the problem, and the text for two losses of it."""
     import numpy as np
 
     import fastlr
@@ -78,10 +78,10 @@ def find(arguments: argparse.Namespace) -> tuple[Any, str]:
     x, y = data.train
     name = arguments.network
     if name in ACTIVATIONS:
-        name = f"{data.features}-32-{len(data.classes)}-{name}"
+        name = f"{data.features}-32-{data.outputs}-{name}"
     cell = Cell(name, seed=arguments.seed, optimizer=arguments.optimizer, batch_size=arguments.batch_size)
     check_fit(cell, data)
-    network = Network(*parse_network(name), seed=cell.seed)
+    network = Network(*parse_network(name), seed=cell.seed, regression=data.regression)
     opt = fastlr.create_optimizer(cell.optimizer, network.params, lr=1e-3)
 
     def batches() -> Iterator[Any]:
@@ -101,11 +101,12 @@ def find(arguments: argparse.Namespace) -> tuple[Any, str]:
                             budget=arguments.budget, on_trial=told,
                             validation=(lambda: network.loss(data.validation)) if arguments.validate else None)
     progress("")
-    return result, f"{data.name}, {name}, {cell.optimizer}"
+    loss = "squared error {:.3g} to {:.3g} variances" if data.regression else "cross-entropy {:.3g} to {:.3g} nats"
+    return result, f"{data.name}, {name}, {cell.optimizer}", loss
 
 
-def print_result(result: Any, what: str) -> None:
-    """Print the result as text."""
+def print_result(result: Any, what: str, loss: str) -> None:
+    """Print the result as text; `loss` has the name and the unit of losses."""
     print(f"{what}: tested {result.updates:,} updates, model unchanged")
     finite = [float(loss) for loss in result.smoothed if math.isfinite(loss)]
     shown = [finite[k * len(finite) // min(WIDTH, len(finite))] for k in range(min(WIDTH, len(finite)))]
@@ -114,7 +115,7 @@ def print_result(result: Any, what: str) -> None:
     levels = [1 + round(7 * (min(loss, top) - low) / ((top - low) or 1)) for loss in shown]
     line = "".join(block_characters()[level] for level in levels)
     print(f"  {line}\n  loss after a step, lr {result.lrs[0]:.1e} to {result.lrs[len(finite) - 1]:.1e}; "
-          f"cross-entropy {result.before:.3g} to {low:.3g} nats")
+          + loss.format(result.before, low))
     count = len(result.runs)
     print(f"  {'rule':10}{'lr':>10}" + (f"   range over {count} sweeps" if count > 1 else ""))
     for name, rate in result.suggestions.items():

@@ -10,7 +10,7 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from . import Refusal, at_least_one, print_json, say
+from . import Refusal, at_least_one, print_json, progress, say
 
 if TYPE_CHECKING:
     from ..study.laboratory import Outcome, Task
@@ -22,17 +22,20 @@ SAVED_EVERY = 20.0  # seconds between two writes of results.json
 
 def declare(options: argparse.ArgumentParser) -> None:
     add = options.add_argument
-    add("--data", default="digits", metavar="DATA", help="digits (default), wine, breast_cancer, a .csv or a .npz file")
+    add("--data", default="digits", metavar="DATA",
+        help="digits (default), wine, breast_cancer, diabetes, a .csv or a .npz file")
     add("--target", metavar="COLUMN", help="column of a .csv to learn; default: label, target, class, y or the last")
-    add("--lrs", type=float, nargs="+", metavar="LR", help="default: 0.001 0.01 0.05 0.1")
+    add("--lrs", type=float, nargs="+", metavar="LR", help="default: 0.001 0.01 0.1 1 3")
     add("--networks", nargs="+", metavar="NET", help="like 64-32-10-relu; default: five that fit the data")
     add("--seeds", type=at_least_one, metavar="N", help="seeds 0 to N-1; default: 5")
     add("--epochs", type=at_least_one, metavar="N", help="passes over the training rows; default: 80")
     add("--optimizer", metavar="NAME", help="one of fastlr.list_optimizers(); default: sgd")
     add("--schedule", metavar="EXPR", help='multiplies the rate, like "cosine(1, steps=updates).warmup(20)"')
     add("--batch-size", type=at_least_one, metavar="N", help="rows per update; default: 32")
-    add("--target-loss", type=float, metavar="L", help="training loss, in nats, that counts as converged; default: 0.2")
+    add("--target-loss", type=float, metavar="L",
+        help="training loss that counts as converged; default: nine tenths of what short trainings gain")
     add("--jobs", type=at_least_one, metavar="N", help="processes; default: one per processor")
+    add("--budget", type=float, metavar="S", help="stop after so many seconds, with what is done; default: no limit")
     add("--out", type=Path, default=Path("fastlr-study"), metavar="DIR", help="folder; default: fastlr-study")
     add("--quick", action="store_true", help="two seeds, 20 epochs: seconds instead of a minute")
 
@@ -47,6 +50,12 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         data = load(arguments.data, target=arguments.target)
         settings = settings_of(arguments, data)
+        laboratory.plan(settings, data)            # (refuses what cannot be run before anything is trained)
+        if arguments.target_loss is None:
+            progress("three short trainings, to choose the target")
+            with laboratory.single_threaded():
+                settings = replace(settings, target_loss=laboratory.pilot_target(settings, data))
+            progress("")
         planned = laboratory.plan(settings, data)
     except ImportError as error:
         raise Refusal(f"fastlr study: {error}", 1) from error
@@ -55,6 +64,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise Refusal(f"fastlr {text}" if text.startswith("study: ") else f"fastlr study: {text}", 2) from error
     except OSError as error:
         raise Refusal(f"fastlr study: data: {arguments.data}: {error.strerror or error}", 2) from error
+    if arguments.budget is not None and not arguments.budget > 0:
+        raise Refusal(f"fastlr study: --budget must be seconds above 0, got {arguments.budget:g}", 2)
     folder: Path = arguments.out
     jobs = min(arguments.jobs or laboratory.processors(), sum(map(len, planned.values())))
     try:
@@ -66,7 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
         say(f"{data.name}: {note}")
     results = record.Record(settings, data, planned, jobs)
     with laboratory.one_interrupt():
-        status = run_experiments(results, planned, jobs, folder)
+        status = run_experiments(results, planned, jobs, folder, arguments.budget)
         document = results.document()
         try:
             with laboratory.interrupts_blocked():  # (an interrupt waits until the files are whole)
@@ -87,11 +98,17 @@ def run(arguments: argparse.Namespace) -> int:
     return status
 
 
-def run_experiments(results: Record, planned: dict[str, list[Task]], jobs: int, folder: Path) -> int:
+class OutOfTime(Exception):
+    """The budget is spent."""
+
+
+def run_experiments(
+    results: Record, planned: dict[str, list[Task]], jobs: int, folder: Path, budget: float | None
+) -> int:
     """Run the planned experiments, with progress on stderr and files from time to time; the exit status."""
     from ..study import laboratory, record, report
 
-    saved = monotonic()
+    begun = saved = monotonic()
     try:
         with report.progress(results.total, sys.stderr) as advance:
 
@@ -102,8 +119,13 @@ def run_experiments(results: Record, planned: dict[str, list[Task]], jobs: int, 
                 if monotonic() - saved > SAVED_EVERY:
                     record.write_results(folder, results.document())
                     saved = monotonic()
+                if budget is not None and monotonic() - begun > budget and results.done < results.total:
+                    raise OutOfTime
 
             missing = laboratory.run_tasks(planned, results.data, jobs, note)
+    except OutOfTime:
+        say(f"fastlr study: {results.done} of {results.total} experiments in {budget:g} s")
+        return 0
     except KeyboardInterrupt:
         say(f"fastlr study: interrupted after {results.done} of {results.total} experiments")
         return 130
@@ -135,6 +157,7 @@ def settings_of(arguments: argparse.Namespace, data: Any) -> Any:
     settings = replace(settings, **given)
     return replace(
         settings,
+        ladder_seeds=settings.ladder_seeds if arguments.seeds is None else min(settings.ladder_seeds, settings.seeds),
         further_seeds=min(settings.further_seeds, settings.seeds),
         descent_seeds=min(settings.descent_seeds, settings.seeds),
         ladder_epochs=min(settings.ladder_epochs, settings.epochs),

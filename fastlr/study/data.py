@@ -1,4 +1,4 @@
-"""The data of a study: three small data sets that scikit-learn includes, or a file; nothing is downloaded."""
+"""The data of a study: small data sets that scikit-learn includes, or a file; nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 
 from .networks import Array, Batch
-from .table_file import read_table
+from .table_file import MOST_CLASSES, are_amounts, read_table, whole
 
-NAMES = ("digits", "wine", "breast_cancer")
+NAMES = ("digits", "wine", "breast_cancer", "diabetes")
 FRACTIONS = (0.6, 0.2)
 MIN_CLASS_ROWS = 5  # so that each split has one
+MIN_ROWS = 20  # of a regression
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,8 +25,10 @@ class Dataset:
     """Three disjoint splits (x, y): x is (n, features) float32, y is (n,) int64 labels; all read-only.
 
     `mean` and `scale` are the training split's, one pair of numbers or a pair per feature:
-    original = x * scale + mean. `classes` are the labels of the source; y has their indices. `notes` tell what was left
-    out or made of a table to get numbers.
+    original = x * scale + mean. `classes` are the labels of the source; y has their indices. Without classes the data
+    are a regression: y is (n,) float32, numbers of mean 0 and variance 1 in the training split, and `target` has that
+    split's mean and deviation, in the source's own unit. `notes` tell what was left out or made of a table to get
+    numbers.
     """
 
     name: str
@@ -36,24 +39,50 @@ class Dataset:
     scale: float | Array
     classes: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    target: tuple[float, float] = (0.0, 1.0)
 
     @property
     def features(self) -> int:
         return int(self.train[0].shape[1])
 
     @property
+    def regression(self) -> bool:
+        return not self.classes
+
+    @property
+    def outputs(self) -> int:
+        """Of a network: one for each class, or the number that is predicted."""
+        return len(self.classes) or 1
+
+    @property
     def majority(self) -> float:
         """The accuracy on the test split of always saying the most frequent class of the training split."""
-        return float((self.test[1] == np.bincount(self.train[1]).argmax()).mean())
+        return self.baseline["test_accuracy"]
+
+    @property
+    def baseline(self) -> dict[str, float]:
+        """The losses, and the accuracies, of a prediction that does not look at the features.
+
+        It is the frequencies of the classes in the training split, of which the most frequent one is said, so that the
+        loss is their cross-entropy; in a regression the mean of the training split, and there is no accuracy.
+        """
+        splits = {"train": self.train[1], "validation": self.validation[1], "test": self.test[1]}
+        if self.regression:
+            return {f"{name}_loss": float(np.square(y, dtype=np.float64).mean()) for name, y in splits.items()}
+        counts = np.bincount(self.train[1], minlength=len(self.classes))
+        nats = -np.log(counts / counts.sum())
+        losses = {f"{name}_loss": float(nats[y].mean()) for name, y in splits.items()}
+        return losses | {f"{name}_accuracy": float((y == counts.argmax()).mean()) for name, y in splits.items()}
 
 
 def load(source: str, seed: int = 0, target: str | None = None) -> Dataset:
     """The data set of a name (`NAMES`) or of a file that ends in .csv or .npz, split by `seed`.
 
     A .csv file has a row for each example; the label is the column `target`, or the one that the first line names
-    label, target, class or y, else the last. Text columns and missing values become numbers, and a target of numbers is
-    cut into thirds: see `fastlr.study.table_file`. A .npz file holds x (n, ...) and y (n,), or X and y, or data and
-    target. Each feature is scaled to mean 0 and variance 1 in the training split.
+    label, target, class or y, else the last. Text columns and missing values become numbers: see
+    `fastlr.study.table_file`. A .npz file holds x (n, ...) and y (n,), or X and y, or data and target. Each feature is
+    scaled to mean 0 and variance 1 in the training split. A target of numbers that are not whole, or of more than 20
+    different ones, is a regression.
 
     Raises `ValueError`, one line with the place, for data that cannot be used: one class, too few rows of a class, in a
     .npz text, missing or infinite values. `OSError` for a file that cannot be read, `ImportError` for a name without
@@ -65,6 +94,8 @@ def load(source: str, seed: int = 0, target: str | None = None) -> Dataset:
         return digits(seed)
     if source in NAMES:
         bunch = from_sklearn(source)
+        if source == "diabetes":
+            return split_numbers(source, bunch.data, bunch.target, seed)
         return split(source, bunch.data, np.asarray(bunch.target_names)[bunch.target], seed)
     path = Path(source)
     suffix = path.suffix.lower()
@@ -72,11 +103,20 @@ def load(source: str, seed: int = 0, target: str | None = None) -> Dataset:
         close = difflib.get_close_matches(source, NAMES, n=1)
         cure = f"; did you mean {close[0]!r}?" if close else ""
         raise ValueError(f"data: one of {', '.join(NAMES)}, or a .csv or .npz file, got {source!r}{cure}")
+    notes: list[str] = []
     if suffix == ".npz":
-        return split(path.name, *read_npz(path), seed)
-    x, labels, notes = read_table(path, target)
-    x, labels = without_rare(x, labels, notes)
-    return replace(split(path.name, x, labels, seed), notes=tuple(notes))
+        x, labels = read_npz(path)
+    else:
+        x, labels, notes = read_table(path, target)
+    if are_amounts(labels):
+        notes.append(f"the target is a number with {len(np.unique(labels)):,} different values: a regression"
+                     + (f" (numbers are classes where they are whole and at most {MOST_CLASSES})"
+                        if labels.dtype.kind in "iub" else ""))
+        made = split_numbers(path.name, x, labels, seed)
+    else:
+        x, labels = without_rare(x, labels, notes)
+        made = split(path.name, x, labels, seed)
+    return replace(made, notes=tuple(notes))
 
 
 def without_rare(x: Array, labels: Array, notes: list[str]) -> tuple[Array, Array]:
@@ -124,11 +164,12 @@ def split(
     """Check, split and scale rows and labels: with one mean and deviation if `together`, else one per feature."""
     classes, y, counts = np.unique(labels, return_inverse=True, return_counts=True)
     if len(classes) < 2:
-        raise ValueError(f"data: {name}: labels must be of two classes at least, got {len(classes)}")
+        raise ValueError(f"data: {name}: labels must be of two classes at least, got {len(classes)}: "
+                         f"{str(classes[0])[:40]!r} in every row; choose another target")
     if MIN_CLASS_ROWS * len(classes) > len(y):
         raise ValueError(
             f"data: {name}: {len(classes)} classes in {len(y)} rows; each class needs {MIN_CLASS_ROWS} rows at least. "
-            "Are the labels classes?"
+            "If the target names the rows, choose another one"
         )
     if counts.min() < MIN_CLASS_ROWS:
         raise ValueError(
@@ -136,7 +177,33 @@ def split(
             f"each class needs {MIN_CLASS_ROWS} at least, to be in each split"
         )
     parts = stratified(y, shares, np.random.default_rng(seed))
-    training = x[parts[0]]
+    scaled, mean, scale = scaled_features(name, x, parts[0], together)
+    splits = ((frozen(scaled[rows]), frozen(y[rows].astype(np.int64))) for rows in parts)
+    train, validation, test = splits
+    return Dataset(name, train, validation, test, mean, scale, tuple(map(str, classes)))
+
+
+def split_numbers(name: str, x: Array, values: Array, seed: int, shares: tuple[float, float] = FRACTIONS) -> Dataset:
+    """Check, split and scale rows and the numbers that a regression predicts."""
+    if len(values) < MIN_ROWS:
+        raise ValueError(f"data: {name}: a regression needs {MIN_ROWS} rows at least, got {len(values)}")
+    parts = stratified(np.zeros(len(values)), shares, np.random.default_rng(seed))
+    scaled, mean, scale = scaled_features(name, x, parts[0], together=False)
+    with np.errstate(over="ignore", invalid="ignore"):
+        training = np.asarray(values[parts[0]], np.float64)
+        middle, spread = float(training.mean()), float(training.std())
+        if not np.isfinite(middle + spread):
+            raise ValueError(f"data: {name}: numbers of the target too large to be scaled to float32")
+        if spread == 0:
+            raise ValueError(f"data: {name}: the target is {middle:.6g} in every training row; choose another target")
+        y = ((values - middle) / spread).astype(np.float32)
+    train, validation, test = ((frozen(scaled[rows]), frozen(y[rows])) for rows in parts)
+    return Dataset(name, train, validation, test, mean, scale, (), target=(middle, spread))
+
+
+def scaled_features(name: str, x: Array, rows: Array, together: bool) -> tuple[Array, Any, Any]:
+    """Features of mean 0 and variance 1 in the training rows; the mean and the deviation that were taken out."""
+    training = x[rows]
     with np.errstate(over="ignore", invalid="ignore"):
         known = np.where(np.isnan(training), 0.0, training)  # (NaN is missing; such a value becomes the mean, 0)
         count = np.maximum((~np.isnan(training)).sum(axis=0), 1)
@@ -146,10 +213,7 @@ def split(
         scaled = np.where(np.isnan(x), 0.0, (x - mean) / scale).astype(np.float32)
     if not np.isfinite(scaled).all():
         raise ValueError(f"data: {name}: numbers too large to be scaled to float32")
-    splits = ((frozen(scaled[rows]), frozen(y[rows].astype(np.int64))) for rows in parts)
-    train, validation, test = splits
-    pair: tuple[Any, Any] = (float(mean), float(scale)) if together else (frozen(mean), frozen(scale))
-    return Dataset(name, train, validation, test, pair[0], pair[1], tuple(map(str, classes)))
+    return (scaled, float(mean), float(scale)) if together else (scaled, frozen(mean), frozen(scale))
 
 
 def stratified(labels: Array, shares: tuple[float, ...], rng: np.random.Generator) -> list[Array]:
@@ -195,10 +259,3 @@ def read_npz(path: Path) -> tuple[Array, Array]:
     if y.dtype.kind not in "fiubUS" or (y.dtype.kind == "f" and not np.isfinite(y).all()):
         raise ValueError(f"data: {path.name}: y must be finite numbers or text, got {y.dtype}")
     return x, whole(y)
-
-
-def whole(labels: Array) -> Array:
-    """Labels as integers where all are whole numbers, so that class names are 0 and not 0.0."""
-    if labels.dtype.kind == "f" and (np.abs(labels) < 2**53).all() and (labels == np.rint(labels)).all():
-        return labels.astype(np.int64)
-    return labels

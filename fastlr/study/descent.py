@@ -14,15 +14,17 @@ import numpy as np
 import fastlr
 
 from .data import Dataset
-from .experiment import Cell, batches, parse_network, take_step
+from .experiment import LEARNED, Cell, batches, outputs_are_constant, parse_network, take_step
 from .networks import Network
 
 
 @dataclass(frozen=True)
 class Descent:
-    """One experiment: gradient descent on the whole training split until the gradient's norm is `target_norm`.
+    """One experiment: gradient descent on the whole training split until the gradient's norm is small.
 
-    The norm is Euclidean, over all weights and biases. After `limit` updates the target counts as not reached.
+    The norm is Euclidean, over all weights and biases; the target is the fraction `target_norm` of the first one, and a
+    training loss of at most `most_loss` (None: the network has learned anything, see `experiment.Result`), as the
+    gradient of dead units is small too. After `limit` updates it counts as not reached.
     """
 
     network: str
@@ -30,6 +32,7 @@ class Descent:
     seed: int = 0
     target_norm: float = 0.1
     limit: int = 500
+    most_loss: float | None = None
 
     def __str__(self) -> str:
         return f"{self.network} whole-split lr {self.lr:g} seed {self.seed}"
@@ -40,7 +43,10 @@ class Descent:
 
 @dataclass(frozen=True)
 class DescentResult:
-    """`updates` and `seconds` of wall time until the target, None if not reached; the norm before each update."""
+    """`updates` and `seconds` of wall time until the target, None if not reached; the norm before each update.
+
+    `collapsed`: the network has learned nothing, and gives nearly the same outputs for all rows.
+    """
 
     task: Descent
     updates: int | None
@@ -48,32 +54,36 @@ class DescentResult:
     norm: float | None
     train_loss: float | None
     norms: tuple[float | None, ...]
+    collapsed: bool = False
 
     def to_dict(self) -> dict[str, Any]:
-        own = {name: getattr(self, name) for name in ("updates", "norm", "train_loss")}
+        own = {name: getattr(self, name) for name in ("updates", "norm", "train_loss", "collapsed")}
         return asdict(self.task) | own | {"norms": list(self.norms), "machine": {"seconds": self.seconds}}
 
     def __str__(self) -> str:
-        return f"{self.task}: {'not reached' if self.updates is None else f'{self.updates} updates'}"
+        missed = "collapsed" if self.collapsed else "not reached"
+        return f"{self.task}: {missed if self.updates is None else f'{self.updates} updates'}"
 
 
 def descend(task: Descent, data: Dataset) -> DescentResult:
     """Run gradient descent; record the norm of every gradient."""
     layers, activation = parse_network(task.network)
-    net = Network(layers, activation, seed=task.seed)
+    net = Network(layers, activation, seed=task.seed, regression=data.regression)
     opt = fastlr.SGD(net.params, grads=net.grads, lr=task.lr)
     norms: list[float] = []
-    loss = math.inf
+    loss, chance = math.inf, LEARNED * data.baseline["train_loss"]
+    enough = chance if task.most_loss is None else min(chance, task.most_loss)
     with np.errstate(all="ignore"):
         start = perf_counter()
         while True:
             loss, _ = net.loss_and_grad(data.train)
             norms.append(math.sqrt(sum(float(np.vdot(g, g)) for g in net.grads.values())))
-            if not norms[-1] > task.target_norm or not math.isfinite(norms[-1] + loss) or opt.t == task.limit:
+            reached = norms[-1] <= task.target_norm * norms[0] and loss <= enough
+            if reached or norms[-1] == 0 or not math.isfinite(norms[-1] + loss) or opt.t == task.limit:
                 break
             opt.step()
         seconds = perf_counter() - start
-    reached = norms[-1] <= task.target_norm and math.isfinite(loss)
+        collapsed = math.isfinite(norms[-1] + loss) and not loss < chance and outputs_are_constant(net, data.train[0])
     return DescentResult(
         task,
         updates=opt.t if reached else None,
@@ -81,6 +91,7 @@ def descend(task: Descent, data: Dataset) -> DescentResult:
         norm=norms[-1] if math.isfinite(norms[-1]) else None,
         train_loss=loss if math.isfinite(loss) else None,
         norms=tuple(norm if math.isfinite(norm) else None for norm in norms),
+        collapsed=collapsed,
     )
 
 
@@ -128,7 +139,7 @@ def measure_memory(task: Memory, data: Dataset) -> MemoryUse:
     layers, activation = parse_network(task.network)
 
     def train_briefly() -> tuple[Network, Any]:
-        net = Network(layers, activation)
+        net = Network(layers, activation, regression=data.regression)
         opt = fastlr.create_optimizer(task.optimizer, net.params, grads=net.grads, lr=task.lr)
         for batch in islice(batches(data.train, cell), 10):
             loss, _ = net.loss_and_grad(batch)

@@ -21,10 +21,13 @@ import fastlr
 
 from ..optimizers.base import REGISTRY
 from .data import Dataset, digits
-from .networks import ACTIVATIONS, Array, Batch, Network, log_softmax
+from .networks import ACTIVATIONS, Array, Batch, Network
 from .rates import rate
 
-LEARNING_RATES = (0.001, 0.01, 0.05, 0.1)
+LEARNING_RATES = (0.001, 0.01, 0.1, 1.0, 3.0)  # from too low to too high for most networks
+LEARNED = 0.99  # of the baseline's training loss: a network that ends above has learned nothing
+CONSTANT = 0.01  # nats, or deviations of a target: outputs that differ less between rows do not depend on them
+MOST_ROWS = 0.9  # that have such outputs, where a network has collapsed: a few rows may still reach a unit
 NETWORKS = ("64-32-10-relu", "64-64-32-10-relu", "64-32-10-tanh", "64-32-32-32-10-tanh", "64-128-10-sigmoid")
 
 
@@ -36,8 +39,8 @@ class Cell:
     `fastlr.list_optimizers()`, used with its own defaults. The rate is multiplied by `schedule`, an
     expression like "cosine(1, steps=updates)", in which `updates` is the length of the run; None: it is constant. An
     incomplete last batch of an epoch is left out, so every update averages `batch_size` rows. The run has converged at
-    the first update at which the training loss (nats per row), averaged over one epoch of updates, is at most
-    `target_loss`.
+    the first update at which the training loss per row (nats, or the squared error of a regression in variances of the
+    target), averaged over one epoch of updates, is at most `target_loss`.
 
     Raises `ValueError` for settings that cannot be run.
     """
@@ -80,12 +83,17 @@ class Cell:
 class Result:
     """The outcome of one cell. Losses are nats per row, accuracies fractions in [0, 1], times seconds.
 
+    In a regression losses are squared errors in variances of the target in the training split, and accuracies are None;
+    each `r2` is the share of the baseline's loss that is gone, 1 - loss / `Dataset.baseline`, and None for classes.
+
     `followed` is the schedule of the learning rate. `updates` took `train_seconds` of wall time: batches, gradients
     and steps, without any evaluation; the target was reached after `seconds_to_target` of them. Both that and
     `updates_to_target` are None where it was not reached. Losses and accuracies are those of a whole split after the
     last update; `curve` has them before the first epoch and after each. A run has `diverged` if a loss was not finite,
     which ends it and leaves losses and accuracies None, or if the final training loss was above the initial one:
-    saturated units can keep a loss finite at any rate.
+    saturated units can keep a loss finite at any rate. It has `learned` if its final training loss is below that of the
+    baseline by 1 % at least. It has `collapsed` if it has not, and either had done so after an earlier epoch or gives
+    nearly the same outputs for all rows: then a rate that was too high has cost it its units.
     """
 
     cell: Cell
@@ -102,6 +110,11 @@ class Result:
     validation_accuracy: float | None = None
     test_accuracy: float | None = None
     curve: dict[str, list[float | None]] | None = None
+    learned: bool = False
+    collapsed: bool = False
+    train_r2: float | None = None
+    validation_r2: float | None = None
+    test_r2: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """A mapping of numbers, texts and None, without NaN and infinities, for any JSON reader.
@@ -113,7 +126,12 @@ class Result:
         return asdict(self.cell) | own | {"machine": machine}
 
     def __str__(self) -> str:
-        outcome = "diverged" if self.diverged else f"{100 * (self.test_accuracy or 0):.1f} %"
+        if self.diverged or self.collapsed:
+            outcome = "diverged" if self.diverged else "collapsed"
+        elif self.test_accuracy is None:
+            outcome = f"R2 {self.test_r2:.3f}"
+        else:
+            outcome = f"{100 * self.test_accuracy:.1f} %"
         return f"{self.cell}: {outcome}"
 
 
@@ -161,7 +179,7 @@ def train(cell: Cell, data: Dataset) -> Result:
     """
     check_fit(cell, data)
     layers, activation = parse_network(cell.network)
-    net = Network(layers, activation, seed=cell.seed)
+    net = Network(layers, activation, seed=cell.seed, regression=data.regression)
     epoch = len(data.train[1]) // cell.batch_size
     lr = rate(cell.lr, cell.schedule, epoch * cell.epochs)
     opt = fastlr.create_optimizer(cell.optimizer, net.params, grads=net.grads, lr=lr)
@@ -184,16 +202,23 @@ def train(cell: Cell, data: Dataset) -> Result:
                 start = perf_counter()
     last = seen[-1] if math.isfinite(losses[-1]) else {}
     finite = bool(last) and all(map(math.isfinite, last.values()))
+    diverged = not (finite and last["train_loss"] <= seen[0]["train_loss"])
+    chance = LEARNED * data.baseline["train_loss"]
+    learned = not diverged and last["train_loss"] < chance
+    collapsed = not diverged and not learned and (
+        any(values["train_loss"] < chance for values in seen[1:]) or outputs_are_constant(net, data.train[0]))
     reached = updates_to_target(losses, epoch, cell.target_loss)
     return Result(
         cell=cell,
         followed=f"constant({cell.lr!r})" if cell.schedule is None else str(lr),
-        diverged=not (finite and last["train_loss"] <= seen[0]["train_loss"]),
+        diverged=diverged,
         updates=opt.t,
         updates_to_target=reached,
         train_seconds=clock[-1] if clock else 0.0,
         seconds_to_target=None if reached is None else clock[reached - 1],
         curve={name: [finite_or_none(values[name]) for values in seen] for name in seen[0]},
+        learned=learned,
+        collapsed=collapsed,
         **(last if finite else {}),
     )
 
@@ -206,19 +231,28 @@ def take_step(opt: Any, loss: float) -> None:
         opt.step()
 
 
+def outputs_are_constant(net: Network, x: Array) -> bool:
+    """Whether nearly all rows get the same outputs, as by a network whose units are dead or saturated."""
+    outputs = net.logits(x)
+    apart = np.abs(outputs - np.median(outputs, axis=0)).max(axis=1)
+    return bool(np.quantile(apart, MOST_ROWS) < CONSTANT)
+
+
 def inspector(net: Network, data: Dataset) -> Callable[[], dict[str, float]]:
-    """A function that returns the losses and accuracies of the three splits, in one pass over all rows."""
+    """A function that returns the losses and accuracies (or R2) of the three splits, in one pass over all rows."""
     splits = {"train": data.train, "validation": data.validation, "test": data.test}
     x = np.concatenate([x for x, _ in splits.values()])
     y = np.concatenate([y for _, y in splits.values()])
     ends = np.cumsum([len(y) for _, y in splits.values()])[:-1]
-    rows = np.arange(len(y))
+    baseline = data.baseline
 
     def inspect() -> dict[str, float]:
         logits: Array = net.logits(x)
-        losses = np.split(-log_softmax(logits)[rows, y], ends)
-        right = np.split(logits.argmax(axis=1) == y, ends)
+        losses = np.split(net.row_losses(logits, y), ends)
         means = {f"{name}_loss": float(part.mean()) for name, part in zip(splits, losses, strict=True)}
+        if data.regression:
+            return means | {f"{name}_r2": 1 - means[f"{name}_loss"] / baseline[f"{name}_loss"] for name in splits}
+        right = np.split(logits.argmax(axis=1) == y, ends)
         return means | {f"{name}_accuracy": float(part.mean()) for name, part in zip(splits, right, strict=True)}
 
     return inspect
@@ -274,10 +308,11 @@ def check_fit(cell: Cell, data: Dataset) -> None:
     """Raise `ValueError` unless the widths of input and output, the batch and the schedule fit the data."""
     y = data.train[1]
     (inputs, *_, outputs), _ = parse_network(cell.network)
-    if (inputs, outputs) != (data.features, len(data.classes)):
+    if (inputs, outputs) != (data.features, data.outputs):
+        learns = "a number to predict" if data.regression else f"{len(data.classes)} classes"
         raise ValueError(
-            f"study: {data.name} has {data.features} features and {len(data.classes)} classes, "
-            f"so a network must start with {data.features} and end with {len(data.classes)}; got {cell.network}"
+            f"study: {data.name} has {data.features} features and {learns}, "
+            f"so a network must start with {data.features} and end with {data.outputs}; got {cell.network}"
         )
     if cell.batch_size > len(y):
         raise ValueError(f"study: batch_size must be at most {len(y)}, the training rows, got {cell.batch_size}")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..schedules import Schedule
-from .claims import Run, best_rate, group, mean_loss
+from .claims import Run, best_rate, group, lost, mean_loss
 from .drawing import Panel, place, short
 from .landscapes import LANDSCAPES
 from .rates import rate
@@ -48,10 +48,12 @@ def span(values: Iterable[float | None], fallback: tuple[float, float], log: boo
     return (min(known), max(known)) if known else fallback
 
 
-def loss_by_rate(ladder: Sequence[Run], width: int) -> Figure:
-    """Validation loss over five decades of rates, a line for each activation."""
-    networks = group(ladder, "network") if ladder else {}
-    lrs = sorted(group(ladder, "lr")) if ladder else []
+def loss_by_rate(ladder: Sequence[Run], width: int, unit: str, baseline: float) -> Figure | None:
+    """Validation loss over five decades of rates, a line for each activation; None without a loss to draw."""
+    losses = [run["validation_loss"] for run in ladder if not lost(run)]
+    if not losses:
+        return None
+    networks, lrs = group(ladder, "network"), sorted(group(ladder, "lr"))
     panel = Panel(
         "",
         "Validation loss by learning rate, for three activation functions",
@@ -61,18 +63,19 @@ def loss_by_rate(ladder: Sequence[Run], width: int) -> Figure:
         right=14,
         top=44,
     )
-    losses = [run["validation_loss"] for run in ladder if not run["diverged"]]
-    low, high = span(losses, (0.1, 3.0), log=True)
-    top = high * (high / low) ** 0.16  # above it: marks of diverged runs
+    low, high = span([*losses, baseline], (0.1, 3.0), log=True)
+    top = high * (high / low) ** 0.16 * 1.05  # above it: marks of lost runs
+    bottom = low / (high / low) ** 0.14 / 1.05  # below it: the best rates
     panel.axes(
-        (min(lrs, default=1e-4), max(lrs, default=10)),
-        (low * 0.55, top),
+        (lrs[0], lrs[-1]),
+        (bottom, top),
         "learning rate",
-        "validation loss, nats",
+        f"validation loss, {unit}",
         x_log=True,
         y_log=True,
     )
-    legend, marked = [], list[float]()
+    panel.level(baseline, f"baseline {baseline:.3g}")
+    legend, marked = [], dict[float, float]()
     for k, (network, runs) in enumerate(networks.items()):
         activation = network.rpartition("-")[2]
         legend.append((f"c{k} line", activation))
@@ -88,20 +91,30 @@ def loss_by_rate(ladder: Sequence[Run], width: int) -> Figure:
         panel.curve(known, means, f"c{k} line")
         best = best_rate(runs)
         for lr, mean in zip(known, means, strict=True):
-            hover = f"{activation}, rate {lr:g}: {mean:.3g} nats, mean of {len(rates[lr])}"
+            hover = f"{activation}, rate {lr:g}: {mean:.3g} {unit}, mean of {len(rates[lr])}"
             panel.dot(lr_x := panel.x(lr), panel.y(mean), f"c{k} dot", hover, 6 if lr == best else 3)
             if lr == best:
                 # (texts of networks with the same best rate are placed below each other)
-                panel.text(lr_x, panel.y(mean) + 20 + 14 * marked.count(lr), f"{lr:g}", f"c{k} mark", "middle")
-                marked.append(lr)
-        for lr in (lr for lr in sorted(rates) if any(run["diverged"] for run in rates[lr])):
-            lost = sum(run["diverged"] for run in rates[lr])
+                marked[lr] = max(panel.y(mean) + 20, marked.get(lr, 0) + 15)
+                panel.text(lr_x, marked[lr], f"{lr:g}", f"c{k} mark", "middle")
+        for lr in (lr for lr in sorted(rates) if any(map(lost, rates[lr]))):
+            counts = {name: sum(run[name] for run in rates[lr]) for name in ("diverged", "collapsed")}
             x, y = panel.x(lr), panel.box[1] + 6 + 9 * k
-            hover = f"{activation}, rate {lr:g}: {lost} of {len(rates[lr])} diverged"
-            panel.parts.append(cross(x, y, f"c{k} cross", hover))
-    if any(run["diverged"] for run in ladder):
-        panel.text(panel.box[0] + 6, panel.box[1] + 14, "× diverged", "tick")
+            hover = f"{activation}, rate {lr:g}, of {len(rates[lr])}: " + ", ".join(
+                f"{count} {name}" for name, count in counts.items() if count)
+            draw = cross if counts["diverged"] else ring
+            panel.parts.append(draw(x, y, f"c{k} cross", hover))
+    marks = {"× a seed diverged": any(run["diverged"] for run in ladder),
+             "○ a seed collapsed": any(run["collapsed"] for run in ladder)}
+    if any(marks.values()):
+        told = "   ".join(text for text, there in marks.items() if there)
+        panel.text(panel.box[0] + 6, panel.box[1] + 10, told, "tick")
+    legend.append(("target line", "the baseline"))
     return figure([panel], "", legend, wide=True)
+
+
+def ring(x: float, y: float, kind: str, hover: str, size: float = 3.5) -> str:
+    return f'<circle class="{kind}" cx="{place(x)}" cy="{place(y)}" r="{size:g}"><title>{hover}</title></circle>'
 
 
 def cross(x: float, y: float, kind: str, hover: str, size: float = 3.5) -> str:
@@ -109,19 +122,20 @@ def cross(x: float, y: float, kind: str, hover: str, size: float = 3.5) -> str:
     return f'<path class="{kind}" d="M{a} {c}L{b} {d}M{a} {d}L{b} {c}"><title>{hover}</title></path>'
 
 
-def loss_by_epoch(grid: Sequence[Run], target: float) -> Figure:
+def loss_by_epoch(grid: Sequence[Run], target: float, unit: str, baseline: float) -> Figure:
     """Training loss by epoch, a panel for each network, a line for each rate."""
     lrs = list(group(grid, "lr")) if grid else []
     low, high = span((v for run in grid for v in (run["curve"] or {}).get("train_loss", ())), (0.01, 3), log=True)
-    panels = []
+    high = min(high, 4 * baseline)
+    low = min(low, target / 1.2)
+    panels, drawn = [], False
     for network, runs in (group(grid, "network") if grid else {}).items():
         panel = Panel(network, f"Training loss by epoch, {network}")
         epochs = max(len(run["curve"]["train_loss"]) for run in runs) - 1
-        panel.axes((0, max(1, epochs)), (low, min(high, 10.0)), "epoch", "training loss, nats", y_log=True)
-        if low < target < high:
-            panel.line(
-                [(panel.box[0], panel.y(target)), (panel.box[2], panel.y(target))], "target", f"target {target:g}"
-            )
+        panel.axes((0, max(1, epochs)), (low, high), "epoch", f"loss, {unit}", y_log=True, x_whole=True)
+        drawn = low < target < high
+        if drawn:
+            panel.level(target, f"target {target:g}")
         for k, lr in enumerate(lrs):
             of = [run for run in runs if run["lr"] == lr]
             mean, least, most = averaged(of, "train_loss")
@@ -132,25 +146,28 @@ def loss_by_epoch(grid: Sequence[Run], target: float) -> Figure:
         panels.append(panel)
     return figure(
         panels,
-        f"Training loss after each epoch: mean over seeds, and the range of all seeds as a shade. Dashed: the "
-        f"target of {target:g} nats that tables 2 and 3 measure the way to. On this scale a straight line down is a "
-        "loss that falls by the same factor in every epoch.",
+        "Training loss after each epoch: mean over seeds, and the range of all seeds as a shade; a line ends where a "
+        f"seed's loss stopped being finite, and its losses above {short(round(high, 1))} are drawn at the top. "
+        + (f"Dashed: the target of {target:g} {unit} that tables 2 and 3 measure the way to. " if drawn else "")
+        + "On this scale a straight line down is a loss that falls by the same factor in every epoch.",
         rates_legend(lrs),
     )
 
 
-def lines_by_rate(runs: Sequence[Run], value: Callable[[Run], float | None], titles: tuple[str, str]) -> Panel:
-    """One panel: a measure by rate, with logarithmic axes and a line for each network."""
+def lines_by_rate(runs: Sequence[Run], value: Callable[[Run], float | None], titles: tuple[str, str]) -> Panel | None:
+    """One panel: a measure by rate, with logarithmic axes and a line for each network; None without a value."""
+    known = [run for run in runs if not lost(run) and value(run) is not None]
+    if not known:
+        return None
     panel = Panel(titles[0], f"{titles[0]} by learning rate", height=260)
-    lrs = sorted(group(runs, "lr")) if runs else [0.01, 0.1]
-    known = [run for run in runs if not run["diverged"]]
+    lrs = sorted(group(runs, "lr"))
     low, high = span(map(value, known), (1, 10), log=True)
     x = (lrs[0] / 1.25, lrs[-1] * 1.25)
     panel.axes(x, (low * 0.8, high * 1.25), "learning rate", titles[1], x_log=True, y_log=True, x_ticks=lrs)
     for k, (network, of) in enumerate(group(runs, "network").items() if runs else ()):
         points = []
         for lr in lrs:
-            values = [v for run in of if run["lr"] == lr and not run["diverged"] and (v := value(run)) is not None]
+            values = [v for run in of if run["lr"] == lr and not lost(run) and (v := value(run)) is not None]
             if values:
                 points.append((lr, fmean(values), len(values)))
         kind = f"c{k % MARKS}"
@@ -164,7 +181,8 @@ def networks_legend(runs: Sequence[Run]) -> list[tuple[str, str]]:
     return [(f"c{k % MARKS} line", network) for k, network in enumerate(group(runs, "network") if runs else ())]
 
 
-def convergence(grid: Sequence[Run]) -> Figure:
+def convergence(grid: Sequence[Run]) -> Figure | None:
+    """Updates and time to the target by rate; None where no network got there."""
     def time(run: Run) -> float | None:
         seconds = run["machine"]["seconds_to_target"]
         return None if seconds is None else 1000 * float(seconds)
@@ -173,26 +191,28 @@ def convergence(grid: Sequence[Run]) -> Figure:
         lines_by_rate(grid, lambda run: run["updates_to_target"], ("Updates to the target", "updates")),
         lines_by_rate(grid, time, ("Time to the target", "ms")),
     ]
+    if None in panels:
+        return None
     return figure(
-        panels,
+        [panel for panel in panels if panel is not None],
         "Updates to the target, and the time they took. A rate at which a network never got there has no point. A line "
         "that falls as steeply as the rate rises says that ten times the rate takes a tenth of the updates.",
         networks_legend(grid),
     )
 
 
-def gap_by_epoch(grid: Sequence[Run]) -> Figure:
-    """Training and validation loss by epoch, at the highest rate that did not diverge."""
+def gap_by_epoch(grid: Sequence[Run], unit: str) -> Figure | None:
+    """Training and validation loss by epoch, at each network's best rate; None where nothing was learned."""
     panels = []
     for network, runs in (group(grid, "network") if grid else {}).items():
-        rates = {lr: of for lr, of in group(runs, "lr").items() if isfinite(mean_loss(of))}
-        if not rates:
+        rates, lr = group(runs, "lr"), best_rate(runs)
+        if lr is None or not any(run["learned"] for run in rates[lr]):
             continue
-        lr = max(rates)
         train, validation = averaged(rates[lr], "train_loss")[0], averaged(rates[lr], "validation_loss")[0]
         panel = Panel(network, f"Training and validation loss, {network} at rate {lr:g}")
         low, high = span([*train, *validation], (0.01, 3), log=True)
-        panel.axes((0, max(1, len(train) - 1)), (low, min(high, 10.0)), "epoch", f"nats at rate {lr:g}", y_log=True)
+        epochs = max(1, len(train) - 1)
+        panel.axes((0, epochs), (low, high), "epoch", f"rate {lr:g}", y_log=True, x_whole=True)
         xs = [float(x) for x in range(len(train))]
         panel.band(xs, train, validation, "gap")
         panel.curve(xs, train, "c0 line", "training loss")
@@ -202,17 +222,23 @@ def gap_by_epoch(grid: Sequence[Run]) -> Figure:
             least, epoch = min(known)
             panel.dot(panel.x(epoch), panel.y(least), "c1 dot", f"least validation loss: {least:.3g}, epoch {epoch}", 5)
         panels.append(panel)
+    if not panels:
+        return None
     return figure(
         panels,
-        "Training and validation loss at the highest rate, mean over seeds; the shade between them is the gap, the "
-        "dot the least validation loss. Overfitting is a validation loss that climbs away from its dot.",
+        f"Training and validation loss in {unit}, at each network's best rate, mean over seeds; the shade is the gap, "
+        "the dot the least validation loss. Overfitting is a validation loss that climbs away from its dot.",
         [("c0 line", "training"), ("c1 line", "validation")],
     )
 
 
 def gradient_norms(descent: Sequence[Run], target: float) -> Figure:
     lrs = list(group(descent, "lr")) if descent else []
-    low, high = span((v for run in descent for v in run["norms"]), (0.1, 2), log=True)
+    shares = {id(run): [None if v is None or not run["norms"][0] else 100 * v / run["norms"][0] for v in run["norms"]]
+              for run in descent}
+    low, high = span((v for of in shares.values() for v in of), (10, 100), log=True)
+    high = min(high, 1000.0)
+    low, target = max(low, 50 * target), 100 * target
     panels = []
     for network, runs in (group(descent, "network") if descent else {}).items():
         panel = Panel(network, f"Gradient norm by update, {network}")
@@ -221,20 +247,20 @@ def gradient_norms(descent: Sequence[Run], target: float) -> Figure:
             (1, max(2, longest)),
             (min(low, target) * 0.8, high * 1.2),
             "update",
-            "gradient norm",
+            "% of the first norm",
             x_log=True,
             y_log=True,
         )
-        panel.line([(panel.box[0], panel.y(target)), (panel.box[2], panel.y(target))], "target", f"target {target:g}")
+        panel.level(target, f"target {target:g} %")
         for k, lr in enumerate(lrs):
             for run in (run for run in runs if run["lr"] == lr):
                 # (as many points as can be seen)
                 count = len(run["norms"])
                 picked = np.unique(np.geomspace(1, count, 90).round().astype(int)) - 1
-                end = "reached" if run["updates"] is not None else "not reached"
+                end = "reached" if run["updates"] is not None else "collapsed" if run["collapsed"] else "not reached"
                 panel.curve(
                     [float(p + 1) for p in picked],
-                    [run["norms"][p] for p in picked],
+                    [shares[id(run)][p] for p in picked],
                     f"r{k} line thin",
                     f"rate {lr:g}, seed {run['seed']}: {end} after {count - 1} updates",
                 )
@@ -242,7 +268,7 @@ def gradient_norms(descent: Sequence[Run], target: float) -> Figure:
     return figure(
         panels,
         "The norm of the whole split's gradient before each update, a line for each seed, both axes logarithmic. "
-        f"Dashed: the norm of {target:g} that ends a descent.",
+        f"Dashed: the {target:g} % of the first norm that end a descent.",
         rates_legend(lrs),
     )
 
@@ -284,7 +310,7 @@ def escapes(runs: Sequence[Run]) -> Figure:
             panel.text(
                 x1 - 6,
                 y1 - 8,
-                f"{100 * run['escaped']:.1f} % escaped, {100 * run['found']:.1f} % global",
+                f"{100 * run['found']:.1f} % global, {100 * (run['escaped'] - run['found']):.1f} % local",
                 "note",
                 "end",
             )
@@ -296,13 +322,14 @@ def escapes(runs: Sequence[Run]) -> Figure:
             panel.path(star(x, y), "best")
         panel.parts.append(f'<rect class="frame" x="{x0}" y="{y0}" width="{x1 - x0}" height="{y1 - y0}"/>')
         panels.append(panel)
-    panels.append(escape_shares(runs))
+    panels.append(escape_shares(runs, "To a global minimum", lambda run: run["found"]))
+    panels.append(escape_shares(runs, "To another local minimum", lambda run: run["escaped"] - run["found"]))
     return figure(
         panels,
         "Five landscapes from above, the bluer the lower. Ring: the local minimum where every start begins. Star: a "
         f"global minimum. Dots: where the first {len(runs[0]['points']) if runs else 0} of the starts were when the "
-        "noise stopped, those that the picture reaches. The rate is chosen above. Last: the share that ended in "
-        "another basin, by rate, a line for each landscape.",
+        "noise stopped, those that the picture reaches. The rate is chosen above. Last: the shares that ended in the "
+        "basin of a global minimum and of another local one, by rate, a line for each landscape.",
         [(f"c{k} line", LANDSCAPES[name].title) for k, name in enumerate(group(runs, "landscape") if runs else ())],
     )
 
@@ -324,16 +351,16 @@ def star(x: float, y: float, size: float = 8) -> str:
     )
 
 
-def escape_shares(runs: Sequence[Run]) -> Panel:
+def escape_shares(runs: Sequence[Run], title: str, share: Callable[[Run], float]) -> Panel:
     lrs = sorted(group(runs, "lr")) if runs else [0.01, 0.1]
-    panel = Panel("By rate", "Share of starts that escaped, by learning rate", 330, 270)
-    panel.axes((lrs[0] / 1.25, lrs[-1] * 1.25), (0, 100), "learning rate", "escaped, %", x_log=True, x_ticks=lrs)
+    panel = Panel(title, f"{title}: share of starts by learning rate", 330, 270)
+    panel.axes((lrs[0] / 1.25, lrs[-1] * 1.25), (0, 100), "learning rate", "% of starts", x_log=True, x_ticks=lrs)
     for k, (name, of) in enumerate(group(runs, "landscape").items() if runs else ()):
         of = sorted(of, key=lambda run: run["lr"])
-        panel.curve([run["lr"] for run in of], [100 * run["escaped"] for run in of], f"c{k} line", name)
+        panel.curve([run["lr"] for run in of], [100 * share(run) for run in of], f"c{k} line", name)
         for run in of:
-            hover = f"{LANDSCAPES[name].title}, rate {run['lr']:g}: {100 * run['escaped']:.1f} % of {run['starts']:,}"
-            panel.dot(panel.x(run["lr"]), panel.y(100 * run["escaped"]), f"c{k} dot", hover)
+            hover = f"{LANDSCAPES[name].title}, rate {run['lr']:g}: {100 * share(run):.1f} % of {run['starts']:,}"
+            panel.dot(panel.x(run["lr"]), panel.y(100 * share(run)), f"c{k} dot", hover)
     return panel
 
 
@@ -371,14 +398,17 @@ def memory(runs: Sequence[Run]) -> Figure:
     )
 
 
-def strategies(grid: Sequence[Run], others: Sequence[Run], named: dict[str, Any]) -> Figure:
-    """Validation loss by epoch of each strategy, at its own best rate."""
+def strategies(
+    grid: Sequence[Run], others: Sequence[Run], named: dict[str, Any], unit: str, baseline: float
+) -> Figure | None:
+    """Validation loss by epoch of each strategy, at its own best rate; None where each was lost in some seed."""
     seeds = {run["seed"] for run in others}
     network = others[0]["network"] if others else None
     pool = [run for run in grid if run["network"] == network and run["seed"] in seeds] + list(others)
     cells = group(pool, "optimizer", "schedule") if pool else {}
-    panels = []
+    panels, kinds = [], set[str]()
     low, high = span((v for run in pool for v in run["curve"]["validation_loss"]), (0.05, 3), log=True)
+    high = min(high, 4 * baseline)
     for k, (name, (optimizer, schedule)) in enumerate(named.items()):
         of = cells.get((optimizer, schedule), [])
         best = best_rate(of)
@@ -386,7 +416,7 @@ def strategies(grid: Sequence[Run], others: Sequence[Run], named: dict[str, Any]
             continue
         panel = Panel(name, f"Validation loss by epoch, {name} at its best rate", height=200)
         epochs = max(len(run["curve"]["validation_loss"]) for run in of) - 1
-        panel.axes((0, max(1, epochs)), (low, min(high, 10.0)), "epoch", f"nats at rate {best:g}", y_log=True)
+        panel.axes((0, max(1, epochs)), (low, high), "epoch", f"rate {best:g}", y_log=True, x_whole=True)
         for lr, runs in group(of, "lr").items():
             if lr != best:
                 mean = averaged(runs, "validation_loss")[0]
@@ -394,14 +424,19 @@ def strategies(grid: Sequence[Run], others: Sequence[Run], named: dict[str, Any]
         mean, least, most = averaged([run for run in of if run["lr"] == best], "validation_loss")
         xs = [float(x) for x in range(len(mean))]
         kind = "c0" if k == 0 else "c1" if optimizer == next(iter(named.values()))[0] else "c2"
+        kinds.add(f"{kind} line")
         panel.band(xs, least, most, f"{kind} band")
         panel.curve(xs, mean, f"{kind} line", f"rate {best:g}: ends at {mean[-1]:.3g}" if mean and mean[-1] else name)
         panels.append(panel)
+    if not panels:
+        return None
+    several = len(group(pool, "lr")) > 1
+    legend = [("c0 line", "as in table 1"), ("c1 line", "decaying"), ("c2 line", "other optimizers")]
     return figure(
         panels,
-        "Validation loss of each strategy at the rate that was best for it, mean and range of the seeds; thin, at the "
-        "other rates.",
-        [("c0 line", "as in table 1"), ("c1 line", "decaying"), ("c2 line", "other optimizers")],
+        f"Validation loss in {unit} of each strategy at the rate that was best for it, mean and range of the seeds"
+        + ("; thin, at the other rates." if several else "."),
+        [entry for entry in legend if entry[0] in kinds],
     )
 
 

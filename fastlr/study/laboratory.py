@@ -1,13 +1,15 @@
 """A whole study: its experiments, and how one process or several run them.
 
-There are six kinds of experiments. `grid`: every network at every rate and seed. `ladder`: one architecture with each
-activation, at eleven rates from 1e-4 to 10, because claims about "too low" and "too high" need both ends. `strategies`:
-constant, decaying and adaptive rates. `descent`: gradient descent on the whole training split. `escape`: landscapes.
-`memory`: bytes. An outcome depends on its task and the data alone, not on the process, nor on earlier tasks.
+There are seven kinds of experiments. `grid`: every network at every rate and seed. `ladder`: one architecture with each
+activation, at eleven rates from 1e-4 to 10, because claims about "too low" and "too high" need both ends. `decay`: the
+same at some of these rates, decaying. `strategies`: constant, decaying and adaptive rates. `descent`: gradient descent
+on the whole training split. `escape`: landscapes. `memory`: bytes. An outcome depends on its task and the data alone,
+not on the process, nor on earlier tasks.
 """
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import signal
@@ -17,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import pairwise, zip_longest
 from typing import Any, Protocol
 
 import fastlr
@@ -25,15 +27,19 @@ import fastlr
 from ..optimizers.base import REGISTRY
 from .data import Dataset
 from .descent import Descent, Memory
-from .experiment import LEARNING_RATES, NETWORKS, Cell, check_fit, check_rate, grid, parse_network
+from .experiment import LEARNING_RATES, NETWORKS, Cell, check_fit, check_rate, grid, parse_network, train
 from .landscapes import LANDSCAPES, Escape
-from .networks import ACTIVATIONS, Network
+from .networks import ACTIVATIONS
 
 LADDER = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0)
-__all__ = ["BrokenExecutor", "Settings", "run_tasks", "default_networks", "plan"]
+DECAYING = LADDER[2:-1]  # rates of `decay`: those at which a held rate may be the best
+DECAY = "cosine(1, steps=updates)"
+PILOT_RATES = (0.01, 0.1, 1.0)
+GAIN = 0.9  # of a pilot's gain on the baseline: the default target
+__all__ = ["BrokenExecutor", "Settings", "run_tasks", "default_networks", "pilot_target", "plan"]
 
 MOST_KILLED = 3  # experiments whose process was killed twice: then the study stops
-EXPERIMENTS = ("grid", "ladder", "strategies", "descent", "escape", "memory")
+EXPERIMENTS = ("grid", "ladder", "decay", "strategies", "descent", "escape", "memory")
 
 
 class Outcome(Protocol):
@@ -58,9 +64,10 @@ class Settings:
     schedule: str | None = None
     batch_size: int = 32
     target_loss: float = 0.2
-    target_norm: float = 0.1
+    target_norm: float = 0.1  # of the first gradient's norm
     ladder_epochs: int = 30
-    further_seeds: int = 3  # of ladder and strategies
+    ladder_seeds: int = 3  # of ladder and decay
+    further_seeds: int = 3  # of strategies
     descent_seeds: int = 3
     limit: int = 500  # updates of descent
     starts: int = 2000  # of each landscape
@@ -72,6 +79,7 @@ QUICK: dict[str, Any] = {
     "seeds": 2,
     "epochs": 20,
     "ladder_epochs": 10,
+    "ladder_seeds": 3,  # (fewer could decide no claim)
     "further_seeds": 2,
     "descent_seeds": 1,
     "limit": 350,
@@ -86,8 +94,23 @@ def default_networks(data: Dataset) -> tuple[str, ...]:
     made = []
     for text in NETWORKS:
         widths, activation = parse_network(text)
-        made.append("-".join(map(str, (data.features, *widths[1:-1], len(data.classes)))) + f"-{activation}")
+        made.append("-".join(map(str, (data.features, *widths[1:-1], data.outputs))) + f"-{activation}")
     return tuple(made)
+
+
+def pilot_target(settings: Settings, data: Dataset) -> float:
+    """A training loss that these data allow: 0.9 of the way from the baseline's to the lowest of three short trainings.
+
+    They train the first network at rates 0.01, 0.1 and 1, or the settings' own where there are fewer than three, with
+    seed 0, for as many epochs as the ladder. The target has two digits.
+    """
+    baseline = data.baseline["train_loss"]
+    lrs = PILOT_RATES if len(settings.lrs) >= len(PILOT_RATES) else settings.lrs
+    least = baseline
+    for lr in lrs:
+        cell = Cell(settings.networks[0], lr, 0, settings.optimizer, settings.ladder_epochs, settings.batch_size)
+        least = min(least, train(cell, data).train_loss or math.inf)
+    return float(f"{baseline - GAIN * (baseline - least):.2g}") if least < baseline else float(f"{0.5 * baseline:.2g}")
 
 
 def strategies(settings: Settings, updates: int) -> dict[str, tuple[str, str | None]]:
@@ -107,6 +130,12 @@ def independent(optimizer: str) -> bool:
     """Whether a rule updates each element by its own gradients alone, so that one array can hold many descents."""
     rule = REGISTRY[optimizer]
     return rule.kind == "elementwise" and not (rule.reduces or rule.shared or rule.needs_loss)
+
+
+def parameters(network: str) -> int:
+    """The number of weights and biases of a network."""
+    widths, _ = parse_network(network)
+    return sum((fan_in + 1) * fan_out for fan_in, fan_out in pairwise(widths))
 
 
 def activations_of(network: str) -> list[str]:
@@ -138,7 +167,9 @@ def plan(settings: Settings, data: Dataset) -> dict[str, list[Task]]:
     updates = len(data.train[1]) // settings.batch_size * settings.epochs
     further = range(settings.further_seeds)
     first = networks[0]
-    ladder = grid(LADDER, activations_of(first), further, epochs=settings.ladder_epochs, **common)
+    steep = {"epochs": settings.ladder_epochs, **common}
+    ladder = grid(LADDER, activations_of(first), range(settings.ladder_seeds), **steep)
+    decay = grid(DECAYING, activations_of(first), range(settings.ladder_seeds), schedule=DECAY, **steep)
     other_strategies = list(strategies(settings, updates).values())[1:]
     with_strategies = [
         Cell(first, lr, seed, optimizer, settings.epochs, settings.batch_size, settings.target_loss, schedule)
@@ -146,8 +177,9 @@ def plan(settings: Settings, data: Dataset) -> dict[str, list[Task]]:
         for optimizer, schedule in other_strategies
         for lr in lrs
     ]
+    halfway = (data.baseline["train_loss"] + settings.target_loss) / 2
     descents = [
-        Descent(network, lr, seed, settings.target_norm, settings.limit)
+        Descent(network, lr, seed, settings.target_norm, settings.limit, halfway)
         for seed in range(settings.descent_seeds)
         for network in of_different_activations(networks, 3)
         for lr in lrs
@@ -158,14 +190,14 @@ def plan(settings: Settings, data: Dataset) -> dict[str, list[Task]]:
         for name in LANDSCAPES
         for lr in lrs
     ]
-    by_size = sorted(networks, key=lambda text: sum(p.size for p in Network(*parse_network(text)).params.values()))
+    by_size = sorted(networks, key=parameters)
     memory = [
         Memory(network, lr, optimizer, settings.batch_size)
         for network in dict.fromkeys((by_size[0], by_size[-1]))
         for optimizer in dict.fromkeys(("sgd", "momentum", "adam", settings.optimizer))
         for lr in lrs
     ]
-    made: tuple[Sequence[Task], ...] = (cells, ladder, with_strategies, descents, escapes, memory)
+    made: tuple[Sequence[Task], ...] = (cells, ladder, decay, with_strategies, descents, escapes, memory)
     return {name: list(tasks) for name, tasks in zip(EXPERIMENTS, made, strict=True)}
 
 

@@ -50,14 +50,16 @@ ACTIVATIONS = {
 
 
 class Network:
-    """Layers h_k = f(h_{k-1} W_k + b_k), the last without f, under softmax cross-entropy.
+    """Layers h_k = f(h_{k-1} W_k + b_k), the last without f, under softmax cross-entropy or a squared error.
 
     `layers` are the widths from input to classes; `params` and `grads` map "fc1.weight" (in, out),
     "fc1.bias" (out,), "fc2.weight", ... to arrays of `dtype`. Both are allocated once, in the constructor, and
     every later call writes to the same memory. Weights start as normal deviates of `seed`, scaled by He's rule for
     relu and Glorot's for tanh and sigmoid; biases start at zero. The same arguments give the same bits.
+    With `regression` the network has one output, which predicts a number, and the loss is the mean squared error.
 
-    Raises `ValueError` for fewer than two layers, a width below 1, or an unknown activation.
+    Raises `ValueError` for fewer than two layers, a width below 1, an unknown activation, or a regression with other
+    than one output.
     """
 
     def __init__(
@@ -66,13 +68,16 @@ class Network:
         activation: str = "relu",
         seed: int = 0,
         dtype: DTypeLike = np.float32,
+        regression: bool = False,
     ) -> None:
         if len(layers) < 2 or min(layers) < 1:
             raise ValueError(f"Network: layers must be two or more widths of at least 1, got {tuple(layers)}")
         if activation not in ACTIVATIONS:
             known = ", ".join(ACTIVATIONS)
             raise ValueError(f"Network: activation must be one of {known}, got {activation!r}")
-        self.activation = ACTIVATIONS[activation]
+        if regression and layers[-1] != 1:
+            raise ValueError(f"Network: a regression has one output, so the last width must be 1, got {layers[-1]}")
+        self.activation, self.regression = ACTIVATIONS[activation], regression
         self.depth = len(layers) - 1
         self.params: dict[str, Array] = {}
         rng = np.random.default_rng(seed)
@@ -87,34 +92,49 @@ class Network:
 
         x is (n, inputs) of the network's dtype, y is (n,) integer labels. With p the softmax of the logits,
         the gradient at the logits is (p - onehot(y)) / n; the chain rule gives that of each layer, from the last.
+        In a regression y is (n,) numbers, the loss the mean of (output - y)^2, its gradient 2 (output - y) / n.
         """
         x, y = batch
         h = self._forward(x)
-        log_p = log_softmax(h[-1])
-        correct = np.arange(len(y)), y
-        delta = np.exp(log_p)
-        delta[correct] -= 1
-        delta /= len(y)
+        if self.regression:
+            error = h[-1][:, 0] - y
+            loss = float(np.square(error).mean())
+            delta = (error * (2 / len(y)))[:, None].astype(h[-1].dtype)
+        else:
+            log_p = log_softmax(h[-1])
+            correct = np.arange(len(y)), y
+            loss = -float(log_p[correct].mean())
+            delta = np.exp(log_p)
+            delta[correct] -= 1
+            delta /= len(y)
         for k in range(self.depth, 0, -1):
             np.matmul(h[k - 1].T, delta, out=self.grads[f"fc{k}.weight"])
             np.sum(delta, axis=0, out=self.grads[f"fc{k}.bias"])
             if k > 1:
                 delta = delta @ self.params[f"fc{k}.weight"].T * self.activation.slope(h[k - 1])
-        return -float(log_p[correct].mean()), self.grads
+        return loss, self.grads
 
     def loss(self, batch: Batch) -> float:
-        """The mean cross-entropy of a batch, in nats, without gradients."""
+        """The mean cross-entropy of a batch, in nats, or its mean squared error, without gradients."""
         x, y = batch
-        return -float(log_softmax(self._forward(x)[-1])[np.arange(len(y)), y].mean())
+        return float(self.row_losses(self._forward(x)[-1], y).mean())
+
+    def row_losses(self, outputs: Array, y: Array) -> Array:
+        """The loss of each row, by the outputs of the last layer: (n,)."""
+        if self.regression:
+            squares: Array = np.square(outputs[:, 0] - y)
+            return squares
+        return -log_softmax(outputs)[np.arange(len(y)), y]
 
     def logits(self, x: Array) -> Array:
-        """The scores of each class for each row of x, before the softmax: (n, classes)."""
+        """The last layer's outputs for each row of x, scores of the classes before the softmax: (n, classes)."""
         return self._forward(x)[-1]
 
     def predict(self, x: Array) -> Array:
-        """The most likely class of each row of x: (n,) integers."""
-        classes: Array = self._forward(x)[-1].argmax(axis=1)
-        return classes
+        """The most likely class of each row of x: (n,) integers; in a regression the predicted number."""
+        outputs = self._forward(x)[-1]
+        predicted: Array = outputs[:, 0] if self.regression else outputs.argmax(axis=1)
+        return predicted
 
     def accuracy(self, x: Array, y: Array) -> float:
         """The fraction of rows of x whose predicted class is y, in [0, 1]."""

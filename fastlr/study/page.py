@@ -23,8 +23,9 @@ except ImportError as error:
 from . import figures
 from .claims import best_rate, group, mean_loss
 from .drawing import contrast, interpolated_color
+from .record import TRAINED
 from .report import facts
-from .tables import number
+from .tables import Measure, best_entry, measure_of, number
 
 TEMPLATE = Path(__file__).with_name("page.html.jinja")
 
@@ -60,17 +61,20 @@ DARK = {
 # cividis: even steps of lightness, also for most color-blind readers. doi:10.1371/journal.pone.0199239
 HEAT = ("#00224e", "#123570", "#3b496c", "#575d6d", "#707173", "#8a8678", "#a59c74", "#c3b369", "#e1cc55", "#fee838")
 
-# tables whose entries are shaded: unit, scale, and whether less is brighter. The scale "errors" is logarithmic in the
-# distance from 100 %, as 97 and 98 % would look alike beside an entry of 40 % otherwise
+# what an entry tells beside its figure, on the page in smaller letters below it
+REMARK = r" (?=±)|; |: (?=\d+ % above)| (?=\(\d)|, (?=\d+ (?:of|%))"
+
+# tables whose entries are shaded, the better the brighter: of what, scale, and whether less is better. An entry's
+# "quality" is shaded where its own number does not say what is good: a network that has learned nothing has no gap. The
+# scale "errors" is logarithmic in the distance from 100 %, as 97 and 98 % would look alike beside 40 % otherwise
 SHADED = {
     "accuracy": ("%", "errors", False),
     "time-to-target": ("ms", "log", True),
     "updates-to-convergence": ("updates", "log", True),
-    "instances-per-second": ("thousand", "linear", False),
-    "overfitting": ("x minimum", "linear", True),
+    "overfitting": ("{unit}, validation loss", "log", True),
     "full-batch-descent": ("ms", "log", True),
-    "escape-rate": ("%", "linear", False),
-    "generalisation-gap": ("nats", "linear", True),
+    "escape-rate": ("% global", "linear", False),
+    "generalisation-gap": ("{unit}, test loss", "log", True),
     "strategies": ("%", "errors", False),
 }
 
@@ -81,15 +85,19 @@ def render(document: dict[str, Any]) -> str:
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     found = document["experiments"]
     lrs = list(document["settings"]["lrs"])
+    measure = measure_of(document)
     return template.render(
         document=document,
         facts=facts(document),
         figures=as_markup(all_figures(document)),
-        tables=[{**table, "rows": shaded(table, document), "shades": shades(table)} for table in document["tables"]],
+        tables=[
+            {**table, "rows": shaded(table, document), "shades": shades(table, measure)} for table in document["tables"]
+        ],
         ink=text_color,
-        headlines=headlines(found),
-        opening=opening(found["ladder"]),
+        headlines=headlines(document),
+        opening=opening(found["ladder"], measure),
         lrs=lrs,
+        shown=lrs.index(most_found(found["escape"], lrs)),
         light=css_variables(LIGHT, len(lrs)),
         dark=css_variables(DARK, len(lrs)),
         heat=[interpolated_color(HEAT, k / 19) for k in range(20)],
@@ -98,17 +106,20 @@ def render(document: dict[str, Any]) -> str:
 
 def all_figures(document: dict[str, Any]) -> dict[str, list[figures.Figure]]:
     """The figures of each table, by its name; and the first of the page, for wide screens and narrow ones."""
-    found, settings = document["experiments"], document["settings"]
-    return {
-        "opening": [figures.loss_by_rate(found["ladder"], 860), figures.loss_by_rate(found["ladder"], 350)],
-        "accuracy": [figures.loss_by_epoch(found["grid"], settings["target_loss"])],
-        "updates-to-convergence": [figures.convergence(found["grid"])],
-        "overfitting": [figures.gap_by_epoch(found["grid"])],
+    found, settings, measure = document["experiments"], document["settings"], measure_of(document)
+    grid, unit = found["grid"], measure.loss_unit
+    train, validation = measure.baseline["train_loss"], measure.baseline["validation_loss"]
+    made: dict[str, list[figures.Figure | None]] = {
+        "opening": [figures.loss_by_rate(found["ladder"], width, unit, validation) for width in (860, 350)],
+        "accuracy": [figures.loss_by_epoch(grid, settings["target_loss"], unit, train)],
+        "updates-to-convergence": [figures.convergence(grid)],
+        "overfitting": [figures.gap_by_epoch(grid, unit)],
         "full-batch-descent": [figures.gradient_norms(found["descent"], settings["target_norm"])],
         "escape-rate": [figures.escapes(found["escape"])],
         "memory": [figures.memory(found["memory"])],
-        "strategies": [figures.strategies(found["grid"], found["strategies"], document["strategies"])],
+        "strategies": [figures.strategies(grid, found["strategies"], document["strategies"], unit, validation)],
     }
+    return {name: [figure for figure in of if figure is not None] for name, of in made.items()}
 
 
 def as_markup(named: dict[str, list[figures.Figure]]) -> dict[str, list[figures.Figure]]:
@@ -130,18 +141,18 @@ def css_variables(theme: dict[str, Any], rates: int) -> dict[str, str]:
 def shaded(table: dict[str, Any], document: dict[str, Any]) -> list[list[dict[str, Any]]]:
     """A table's rows for the page: each entry split into figure and remark, with a shade in tables that have them."""
     _, scale, less = SHADED.get(table["name"], ("", "linear", False))
-    means = [e["mean"] for row in table["rows"] for e in row if "mean" in e]
+    values = qualities(table)
     rows = []
     for row in table["rows"]:
         made = []
         for entry in row:
-            figure, *remark = re.split(r" (?=±)|; |: (?=x)|, (?=norm|\d+ of)", entry["text"], maxsplit=1)
+            figure, *remark = re.split(REMARK, entry["text"], maxsplit=1)
             shown: dict[str, Any] = {"figure": figure, "remark": "".join(remark), "raw": entry, "picture": ""}
             if table["name"] in SHADED and "mean" in entry:
-                share = figures.shade(entry["mean"], min(means), max(means), scale)
+                share = figures.shade(entry.get("quality", entry["mean"]), min(values), max(values), scale)
                 shown["shade"] = round(19 * (1 - share if less else share))
             made.append(shown)
-        if table["name"] == "strategies":
+        if row[0]["text"] in document["strategies"] and table["name"] == "strategies":
             data, settings = document["data"], document["settings"]
             updates = data["train"] // settings["batch_size"] * settings["epochs"]
             schedule = document["strategies"][row[0]["text"]][1]
@@ -150,14 +161,25 @@ def shaded(table: dict[str, Any], document: dict[str, Any]) -> list[list[dict[st
     return rows
 
 
-def shades(table: dict[str, Any]) -> tuple[str, str] | None:
+def qualities(table: dict[str, Any]) -> list[float]:
+    """The numbers by which entries are shaded."""
+    return [e.get("quality", e["mean"]) for row in table["rows"] for e in row if "mean" in e]
+
+
+def shades(table: dict[str, Any], measure: Measure) -> tuple[str, str] | None:
     """The values of the darkest and the brightest shade of a table; None if it has no shades."""
-    means = [e["mean"] for row in table["rows"] for e in row if "mean" in e]
-    if table["name"] not in SHADED or not means:
+    values = qualities(table)
+    if table["name"] not in SHADED or not values:
         return None
     unit, _, less = SHADED[table["name"]]
-    ends = [number(min(means)), number(max(means))][:: -1 if less else 1]
-    return ends[0], f"{ends[1]} {unit}"
+    ends = [number(min(values)), number(max(values))][:: -1 if less else 1]
+    return f"worst: {ends[0]}", f"best: {ends[1]} {unit.format(unit=measure.loss_unit)}"
+
+
+def most_found(escapes: list[dict[str, Any]], lrs: list[float]) -> float:
+    """The rate at which most starts reached a global minimum: the one that is shown first."""
+    found = {lr: sum(run["found"] for run in of) for lr, of in group(escapes, "lr").items()}
+    return max(found, key=lambda lr: found[lr], default=lrs[-1])
 
 
 def text_color(colour: str) -> str:
@@ -165,7 +187,7 @@ def text_color(colour: str) -> str:
     return max(("#000000", "#ffffff"), key=lambda text: contrast(text, colour))
 
 
-def opening(ladder: list[dict[str, Any]]) -> str:
+def opening(ladder: list[dict[str, Any]], measure: Measure) -> str:
     """The numbers of the first figure, as text."""
     best: list[str] = []
     ends: dict[float, list[str]] = {}
@@ -173,49 +195,49 @@ def opening(ladder: list[dict[str, Any]]) -> str:
         rates, rate = group(runs, "lr"), best_rate(runs)
         if rate is None:
             continue
-        best.append(f"{rate:g} for {network.rpartition('-')[2]} ({number(mean_loss(rates[rate]))} nats)")
+        best.append(f"{rate:g} for {network.rpartition('-')[2]} ({number(mean_loss(rates[rate]))} {measure.loss_unit})")
         for lr in (min(rates), max(rates)):
             loss = mean_loss(rates[lr])
-            ends.setdefault(lr, []).append("diverged" if loss == float("inf") else number(loss))
+            ends.setdefault(lr, []).append("lost" if loss == float("inf") else number(loss))
     if not best:
-        return "No run of it is finished."
+        return "At every rate some seed was lost." if ladder else "No run of it is finished."
     at_ends = "; ".join(f"at {lr:g}, {enumeration(losses)}" for lr, losses in ends.items())
-    return f"The best rate is {enumeration(best)}. At the ends of the scale they come to: {at_ends}."
+    return (f"The best rate is {enumeration(best)}; the baseline is {number(measure.baseline['validation_loss'])} "
+            f"{measure.loss_unit}. At the ends of the scale they come to: {at_ends}.")
 
 
 def enumeration(parts: Sequence[str]) -> str:
     return f"{', '.join(parts[:-1])} and {parts[-1]}" if len(parts) > 1 else parts[0]
 
 
-def headlines(found: dict[str, list[dict[str, Any]]]) -> list[tuple[str, str]]:
-    """A few numbers for the top of the page: (number, description)."""
+def headlines(document: dict[str, Any]) -> list[tuple[str, str]]:
+    """A few numbers for the top of the page: (number, description). They are those of the tables."""
     made = []
-    trained = [run for run in found["grid"] if not run["diverged"]]
-    if trained:
-        best = max(
-            group(trained, "network", "lr").items(),
-            key=lambda item: sum(run["test_accuracy"] for run in item[1]) / len(item[1]),
-        )
-        mean = sum(run["test_accuracy"] for run in best[1]) / len(best[1])
-        made.append(
-            (f"{100 * mean:.1f} %", f"of test rows right: {best[0][0]} at rate {best[0][1]:g}, mean of {len(best[1])}")
-        )
-        reached = [run for run in trained if run["updates_to_target"] is not None]
-        if reached:
-            fastest = min(reached, key=lambda run: run["updates_to_target"])
-            made.append(
-                (
-                    f"{fastest['updates_to_target']:,}",
-                    f"updates to the target at best: {fastest['network']} at rate {fastest['lr']:g}",
-                )
-            )
-    runs = found["grid"] + found["ladder"] + found["strategies"]
+    found, measure = document["experiments"], measure_of(document)
+    tables = {table["name"]: table for table in document["tables"]}
+
+    def best(name: str, lowest: bool = False) -> tuple[str, str, dict[str, Any]] | None:
+        return best_entry(tables[name]["columns"], tables[name]["rows"], lowest)
+
+    if top := best("accuracy"):
+        network, rate, entry = top
+        made.append((f"{entry['mean']:.1f} %", f"test {measure.score_name}, {network} at {rate}, mean of {entry['n']}; "
+                                               f"the baseline: {measure.baseline_score():.1f} %"))
+    if fewest := best("updates-to-convergence", lowest=True):
+        network, rate, entry = fewest
+        made.append((f"{entry['mean']:,.0f}", f"updates to the target, {network} at {rate}, mean of {entry['n']}"))
+    runs = [run for name in TRAINED for run in found[name]]
     if runs:
-        lost = [run for run in runs if run["diverged"]]
-        from_ = f", all at rate {min(run['lr'] for run in lost):g} or above" if lost else ""
-        made.append((f"{len(lost)} of {len(runs)}", f"trainings diverged{from_}"))
+        diverged = [run for run in runs if run["diverged"]]
+        collapsed = [run for run in runs if run["collapsed"]]
+        gone = diverged + collapsed
+        from_ = f", all at rate {min(run['lr'] for run in gone):g} or above" if gone else ""
+        made.append((f"{len(gone)} of {len(runs)}",
+                     f"trainings lost: {len(diverged)} diverged, {len(collapsed)} collapsed{from_}"))
     if found["escape"]:
         starts = sum(run["starts"] for run in found["escape"])
         away = sum(run["starts"] * run["escaped"] for run in found["escape"])
-        made.append((f"{100 * away / starts:.0f} %", f"of {starts:,} noisy starts left their local minimum"))
+        best_ = sum(run["starts"] * run["found"] for run in found["escape"])
+        made.append((f"{100 * away / starts:.0f} %", f"of {starts:,} noisy starts left their local minimum, "
+                                                      f"{100 * best_ / starts:.0f} % for a global one"))
     return made

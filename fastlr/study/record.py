@@ -21,7 +21,8 @@ from .data import Dataset
 from .laboratory import EXPERIMENTS, Outcome, Settings, Task, strategies
 from .tables import tables
 
-SCHEMA, VERSION = "fastlr-study", 1
+SCHEMA, VERSION = "fastlr-study", 2
+TRAINED = "grid", "ladder", "decay", "strategies"  # experiments whose runs have curves
 
 
 class Record:
@@ -65,7 +66,9 @@ class Record:
                 "train": len(data.train[1]),
                 "validation": len(data.validation[1]),
                 "test": len(data.test[1]),
-                "majority": data.majority,
+                "regression": data.regression,
+                "target": list(data.target),
+                "baseline": data.baseline,
                 "notes": list(data.notes),
             },
             "environment": {
@@ -158,7 +161,7 @@ def table_rows(table: dict[str, Any]) -> Iterator[list[Any]]:
 def runs(document: dict[str, Any]) -> Iterator[list[Any]]:
     """A row for each network that was trained."""
     names: list[str] = []
-    for experiment in ("grid", "ladder", "strategies"):
+    for experiment in TRAINED:
         for run in document["experiments"][experiment]:
             own = {name: value for name, value in run.items() if name not in ("curve", "machine")} | run["machine"]
             if not names:
@@ -169,10 +172,11 @@ def runs(document: dict[str, Any]) -> Iterator[list[Any]]:
 
 def curves(document: dict[str, Any]) -> Iterator[list[Any]]:
     """A row for each epoch of each training run, and one for the state before the first."""
-    names = "train_loss", "validation_loss", "test_loss", "train_accuracy", "validation_accuracy", "test_accuracy"
+    score = "r2" if document["data"]["regression"] else "accuracy"
+    names = [f"{split}_{what}" for what in ("loss", score) for split in ("train", "validation", "test")]
     keys = "network", "lr", "seed", "optimizer", "schedule"
     yield ["experiment", *keys, "epoch", *names]
-    for experiment in ("grid", "ladder", "strategies"):
+    for experiment in TRAINED:
         for run in document["experiments"][experiment]:
             series = zip(*(run["curve"][name] for name in names), strict=True)
             for epoch, values in enumerate(series):

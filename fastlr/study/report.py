@@ -19,6 +19,8 @@ try:
 except ImportError as error:
     raise ImportError("study: the tables need rich, which is missing; pip install 'fastlr-core[lab]'") from error
 
+from .tables import measure_of, number
+
 NARROWEST = 100  # characters of a line in a file
 EVERY = 2.0  # seconds between two lines of progress, where there is no bar
 VERDICTS = {"refuted": "bold red", "held here": "bold green", "undecided": "bold yellow"}
@@ -36,7 +38,7 @@ def print_tables(document: dict[str, Any], file: TextIO) -> None:
     console = Terminal(file=file, highlight=False)
     sign = "+-" if console.options.ascii_only else "±"
     tables = [table for table in document["tables"] if table["rows"]]
-    drawn = [draw(table, sign) for table in tables]
+    drawn = [draw(table, sign, console.width if file.isatty() else None) for table in tables]
     if not file.isatty():  # lines are as long as the widest table needs; text is wrapped
         unlimited = console.options.update(max_width=10_000)
         widths = (
@@ -54,12 +56,18 @@ def print_tables(document: dict[str, Any], file: TextIO) -> None:
     console.print(Text(plain_signs(facts(document), sign)))
 
 
-def draw(table: dict[str, Any], sign: str = "±") -> Table:
-    """One table; in a narrow terminal entries are wrapped, never cut off."""
-    rich = Table(box=SIMPLE_HEAD)
+def draw(table: dict[str, Any], sign: str = "±", width: int | None = None) -> Table:
+    """One table; in a narrow terminal entries are wrapped between words, inside them if there is no other way."""
+    rich = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    named = table["name"] != "claims"  # whether the first column is not wrapped
+    least = []
     for k, column in enumerate(table["columns"]):
-        numeric, named = column.startswith("lr "), k == 0 and table["name"] != "claims"
-        rich.add_column(Text(column), justify="right" if numeric else "left", overflow="fold", no_wrap=named)
+        texts = [column, *(plain_signs(row[k]["text"], sign) for row in table["rows"])]
+        least.append(max(len(text) if named and k == 0 else max(map(len, text.split())) for text in texts))
+    fits = width is None or sum(least) + 2 * len(least) + 1 <= width  # (a space and a divider for each)
+    for k, column in enumerate(table["columns"]):
+        rich.add_column(Text(column), justify="right" if column.startswith("lr ") else "left", overflow="fold",
+                        no_wrap=named and k == 0, min_width=least[k] if fits else None)
     for row in table["rows"]:
         rich.add_row(*(Text(plain_signs(entry["text"], sign), style=VERDICTS.get(entry["text"], "")) for entry in row))
     return rich
@@ -72,7 +80,7 @@ def heading(table: dict[str, Any]) -> str:
 
 def plain_signs(text: str, sign: str) -> str:
     """The text, in ASCII where the terminal can show no more."""
-    return text if sign == "±" else text.replace("±", sign).replace("“", '"').replace("”", '"')
+    return text if sign == "±" else text.replace("±", sign).replace("“", '"').replace("”", '"').replace("²", "2")
 
 
 def facts(document: dict[str, Any]) -> str:
@@ -82,13 +90,28 @@ def facts(document: dict[str, Any]) -> str:
     schedule = f" by {settings['schedule']}" if settings["schedule"] else ""
     spread = "Mean ± standard deviation over seeds. " if settings["seeds"] > 1 else ""
     diverged = ""
-    if any(run.get("diverged") for runs in document["experiments"].values() for run in runs):
-        diverged = "'diverged': the loss stopped being finite, or ended above where it began. "
+    every = [run for runs in document["experiments"].values() for run in runs]
+    if any(run.get("diverged") for run in every):
+        diverged = "'Diverged': the loss stopped being finite, or ended above where it began. "
+    if any(run.get("collapsed") for run in every):
+        diverged += ("'Collapsed': it ended no better than the baseline, as the network had forgotten what it had "
+                     "learned, or gives the same output for all rows. ")
+    baseline, measure = data["baseline"], measure_of(document)
+    test_loss = f"{number(baseline['test_loss'])} {measure.loss_unit}"
+    if data["regression"]:
+        mean, deviation = data["target"]
+        learns, unit = "a number to predict", "Losses are squared errors in variances of the target. "
+        chance = (f"always predicting the training mean, {mean:.5g} (standard deviation {deviation:.4g}), has a test "
+                  f"loss of {test_loss}")
+    else:
+        learns, unit = f"{data['classes']} classes", "Losses are cross-entropies in nats. "
+        chance = (f"always saying the most frequent class is right on {baseline['test_accuracy']:.1%} of these; "
+                  f"knowing the classes' frequencies alone has a test loss of {test_loss}")
     unfinished = "" if document["complete"] else "Interrupted: some experiments are missing. "
     return (
-        f"{unfinished}Data: {data['name']}, {data['features']} features, {data['classes']} classes, "
+        f"{unfinished}Data: {data['name']}, {data['features']} features, {learns}, "
         f"{data['train']:,} rows to train, {data['validation']:,} to validate, {data['test']:,} to test; "
-        f"always saying the most frequent class is right on {data['majority']:.1%} of these. "
+        f"the baseline, {chance}. {unit}"
         f"{''.join(f'{note}. ' for note in data['notes'])}Training: "
         f"{settings['optimizer']}{schedule}, {settings['epochs']} epochs, batches of {settings['batch_size']}, {seeds}"
         f". {spread}{diverged}"

@@ -1,4 +1,4 @@
-"""A table in a CSV file as features and classes: text, missing values, targets that are numbers, identifiers."""
+"""A table in a CSV file as features and a target: text, missing values, identifiers."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ LABEL_NAMES = ("label", "target", "class", "y")
 MISSING = {"", "na", "n/a", "nan", "null", "none", "?", "."}
 IDENTIFIERS = ("", "id", "index", "row", "rownames", "unnamed: 0")
 MOST_CATEGORIES = 20    # of a text column; one with more is left out
-MOST_CLASSES = 20       # of a target of whole numbers; one with more is cut into thirds
+MOST_CLASSES = 20       # of a target of whole numbers; one with more is a regression
 
 
 def read_table(path: Path, target: str | None = None) -> tuple[Array, Array, list[str]]:
-    """Features (n, features) float64, in which NaN is missing, labels (n,), and what was done to get them.
+    """Features (n, features) float64, in which NaN is missing, the target (n,), and what was done to get them.
 
     Numbers stay as they are. A text column becomes a column of 0 and 1 for each of its values, one for missing values
     among them. Left out are text columns of more than 20 values, as names, columns called id or index whose values all
-    differ, and rows without a label. A target of numbers that are not whole, or of
-    more than 20, is cut into thirds.
+    differ, and rows without a target. The target is numbers where all of its entries are, else text.
+
+    Raises `ValueError` for what is no table, and for a target that numbers the rows.
     """
     columns, rows, headed = split_lines(path)
     k = target_column(path, columns, target, headed)
@@ -34,7 +35,9 @@ def read_table(path: Path, target: str | None = None) -> tuple[Array, Array, lis
     if not all(known):
         notes.append(f"{known.count(False)} rows without {columns[k]!r} are left out")
         entries = [[entry for entry, keep in zip(column, known, strict=True) if keep] for column in entries]
-    labels = labels_of(entries[k], columns[k], notes)
+    labels = target_of(entries[k])
+    if headed and columns[k].lower() in IDENTIFIERS and len(set(entries[k])) == len(entries[k]) > 1:
+        raise ValueError(f"data: {path.name}: the target {columns[k]!r} numbers the rows; choose another with --target")
     features = []
     for j, column in enumerate(columns):
         if j != k:
@@ -74,19 +77,27 @@ def target_column(path: Path, columns: list[str], target: str | None, headed: bo
     return columns.index(target)
 
 
-def labels_of(entries: list[str], name: str, notes: list[str]) -> Array:
-    """The classes of a target."""
+def target_of(entries: list[str]) -> Array:
+    """The entries of a target as whole numbers, as numbers, or as text."""
     numbers = [number(entry) for entry in entries]
     if any(value is None or not isfinite(value) for value in numbers):
         return np.array(entries)
-    values = np.array(numbers, float)
-    whole = (np.abs(values) < 2**53).all() and (values == np.rint(values)).all()
-    count = len(np.unique(values))
-    if count > MOST_CLASSES or (not whole and count > 2):
-        cuts = np.quantile(values, [1 / 3, 2 / 3])
-        notes.append(f"{name!r} is a number: its classes are thirds, cut at {cuts[0]:.4g} and {cuts[1]:.4g}")
-        return np.array(["1 low", "2 middle", "3 high"])[np.searchsorted(cuts, values)]
-    return values.astype(np.int64) if whole else values
+    return whole(np.array(numbers, float))
+
+
+def whole(labels: Array) -> Array:
+    """Labels as integers where all are whole numbers, so that class names are 0 and not 0.0."""
+    if labels.dtype.kind == "f" and (np.abs(labels) < 2**53).all() and (labels == np.rint(labels)).all():
+        return labels.astype(np.int64)
+    return labels
+
+
+def are_amounts(labels: Array) -> bool:
+    """Whether a target is predicted as a number: it has more than two values that are not whole, or more than 20."""
+    if labels.dtype.kind not in "fiub":
+        return False
+    count = len(np.unique(labels))
+    return count > MOST_CLASSES or (labels.dtype.kind == "f" and count > 2)
 
 
 def encoded(name: str, entries: list[str], notes: list[str]) -> list[Array]:

@@ -8,16 +8,57 @@ several runs, their mean, spread (sample standard deviation) and number.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from math import sqrt
+from dataclasses import dataclass
+from math import isfinite, sqrt
 from statistics import fmean, stdev
 from typing import Any
 
-from .claims import Run, best_rate, claims, group, mean_loss
+from .claims import Run, best_rate, claims, group, lost, mean_loss
 
 Entry = dict[str, Any]
 Table = dict[str, Any]
 
 OVERFIT = 1.05  # the final validation loss over its minimum, from which a run counts as overfitting
+KEPT = 0.9  # of the best rate's gain on the baseline: what a rate "as good" keeps
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What a study's networks are measured by: classes by nats and accuracy, numbers by squared errors and R2."""
+
+    regression: bool
+    baseline: dict[str, float]
+
+    @property
+    def score_name(self) -> str:
+        return "R²" if self.regression else "accuracy"
+
+    @property
+    def loss_unit(self) -> str:
+        return "variances" if self.regression else "nats"
+
+    @property
+    def loss_name(self) -> str:
+        return "squared error" if self.regression else "cross-entropy"
+
+    @property
+    def baseline_name(self) -> str:
+        return "always the mean" if self.regression else "most frequent class"
+
+    def score(self, run: Run, split: str = "test") -> float:
+        """Accuracy or R2 after the last update, in percent."""
+        return 100 * float(run[f"{split}_{'r2' if self.regression else 'accuracy'}"])
+
+    def baseline_score(self, split: str = "test") -> float:
+        return 0.0 if self.regression else 100 * self.baseline[f"{split}_accuracy"]
+
+    def baseline_row(self, columns: list[str], text: str) -> list[Entry]:
+        """A row of what a prediction that does not look at the features comes to, at any rate."""
+        return [plain(self.baseline_name), *(plain(text) for _ in columns[1:])]
+
+
+def measure_of(document: dict[str, Any]) -> Measure:
+    return Measure(document["data"]["regression"], document["data"]["baseline"])
 
 
 def tables(document: dict[str, Any]) -> list[Table]:
@@ -25,20 +66,22 @@ def tables(document: dict[str, Any]) -> list[Table]:
     found = document["experiments"]
     settings = document["settings"]
     grid, ladder = found["grid"], found["ladder"]
-    target = f"{settings['target_loss']:g} nats"
+    measure = measure_of(document)
+    target = f"{settings['target_loss']:g} {measure.loss_unit}"
+    origin = f"The baseline's training loss is {number(measure.baseline['train_loss'])} {measure.loss_unit}. "
     made = [
-        accuracy(grid),
-        time_to_target(grid, target, document["environment"]["jobs"]),
-        updates_to_target(grid, target),
+        accuracy(grid, measure),
+        time_to_target(grid, target, origin, document["environment"]["jobs"]),
+        updates_to_target(grid, target, origin),
         throughput(grid, document["environment"]["jobs"]),
-        overfitting(grid),
+        overfitting(grid, measure),
         descent(found["descent"], settings["target_norm"]),
         escape(found["escape"], settings["optimizer"]),
         memory(found["memory"]),
-        activations(ladder, grid),
-        generalization_gap(grid),
-        strategies(grid, found["strategies"], document["strategies"]),
-        common_claims(found),
+        activations(ladder, grid, measure),
+        generalization_gap(grid, measure),
+        strategies(grid, found["strategies"], document["strategies"], measure),
+        common_claims(found, measure),
     ]
     return [{"number": k} | table for k, table in enumerate(made, start=1)]
 
@@ -88,19 +131,31 @@ def over_trained(
     form: Callable[[float], str] = number,
     missing: str = "not reached",
 ) -> Entry:
-    """An entry over the runs that did not diverge; the others, and those without a value, are counted."""
+    """An entry over the runs that neither diverged nor collapsed; those, and runs without a value, are counted."""
     if not runs:
         return plain("-")
-    trained = [run for run in runs if not run["diverged"]]
+    trained = kept(runs)
     if not trained:
-        return plain("diverged")
+        return plain(losses_text(runs))
     values = [v for v in map(value, trained) if v is not None]
     entry = measured(values, form) if values else plain(missing)
     if values and len(values) < len(trained):
         entry["text"] += f" ({len(values)} of {len(trained)})"
     if len(trained) < len(runs):
-        entry["text"] += f", {len(runs) - len(trained)} of {len(runs)} diverged"
+        entry["text"] += f", {losses_text(runs)}"
     return entry
+
+
+def kept(runs: Sequence[Run]) -> list[Run]:
+    """The runs that neither diverged nor collapsed."""
+    return [run for run in runs if not lost(run)]
+
+
+def losses_text(runs: Sequence[Run]) -> str:
+    """How many runs diverged and collapsed: "diverged" for all of them, else "1 of 3 diverged, 1 of 3 collapsed"."""
+    counts = {name: sum(bool(run[name]) for run in runs) for name in ("diverged", "collapsed")}
+    return ", ".join(name if count == len(runs) else f"{count} of {len(runs)} {name}"
+                     for name, count in counts.items() if count)
 
 
 def by_network(runs: Sequence[Run], entry: Callable[[Sequence[Run]], Entry]) -> tuple[list[str], list[list[Entry]]]:
@@ -138,38 +193,38 @@ def whole(value: float) -> str:
 # 1 to 5, 10: the grid
 
 
-def accuracy(grid: Sequence[Run]) -> Table:
-    columns, rows = by_network(grid, lambda runs: over_trained(runs, lambda r: 100 * r["test_accuracy"], percent))
+def accuracy(grid: Sequence[Run], measure: Measure) -> Table:
+    columns, rows = by_network(grid, lambda runs: over_trained(runs, measure.score, percent))
     best, finding = best_entry(columns, rows), ""
+    baseline = f"{measure.baseline_score():.1f}"
     if best:
-        means = {
-            lr: fmean(100 * r["test_accuracy"] for r in runs if not r["diverged"])
-            for lr, runs in group(grid, "lr").items()
-            if not all(r["diverged"] for r in runs)
-        }
+        means = {lr: fmean(map(measure.score, kept(runs))) for lr, runs in group(grid, "lr").items() if kept(runs)}
         low, high = min(means, key=lambda lr: means[lr]), max(means, key=lambda lr: means[lr])
         finding = (
             f"The highest is {best[2]['text']} %, {best[0]} at {best[1]}. Over all networks rate {high:g} gives "
-            f"{means[high]:.1f} %, rate {low:g} {means[low]:.1f} %."
+            f"{means[high]:.1f} %, rate {low:g} {means[low]:.1f} %. "
         )
-    return table(
-        "accuracy",
-        "Test accuracy by learning rate",
-        "%",
-        columns,
-        rows,
-        "The share of rows of the test split, seen by no part of training, whose most likely class is the right one, "
-        "after the last update.",
-        finding,
+        finding += ("Always predicting the training mean is 0." if measure.regression else
+                    f"Always saying the most frequent class is right on {baseline} %.")
+    if rows:
+        rows.append(measure.baseline_row(columns, baseline))
+    how = (
+        "The share of the squared error of always predicting the training mean that the network takes away, on the "
+        "test split, seen by no part of training, after the last update: 100 % is a perfect prediction, below 0 a "
+        "worse one than the mean."
+        if measure.regression
+        else "The share of rows of the test split, seen by no part of training, whose most likely class is the right "
+        "one, after the last update."
     )
+    return table("accuracy", f"Test {measure.score_name} by learning rate", "%", columns, rows, how, finding)
 
 
-def time_to_target(grid: Sequence[Run], target: str, jobs: int) -> Table:
+def time_to_target(grid: Sequence[Run], target: str, origin: str, jobs: int) -> Table:
     columns, rows = by_network(
         grid, lambda runs: over_trained(runs, lambda r: milliseconds(r["machine"]["seconds_to_target"]))
     )
     best = best_entry(columns, rows, lowest=True)
-    short = sum(entry["text"].startswith("not reached") for row in rows for entry in row[1:])
+    short = sum("mean" not in entry for row in rows for entry in row[1:])
     finding = f"The shortest is {best[2]['text']} ms, {best[0]} at {best[1]}. " if best else ""
     finding += f"{short} of {sum(len(row) - 1 for row in rows)} combinations never got there."
     return table(
@@ -179,7 +234,7 @@ def time_to_target(grid: Sequence[Run], target: str, jobs: int) -> Table:
         columns,
         rows,
         "Wall time of batches, gradients and updates, without evaluation, until the training loss, averaged over the "
-        f"latest epoch of updates, was at most the target. Measured with {jobs} "
+        f"latest epoch of updates, was at most the target. {origin}Measured with {jobs} "
         f"{'process' if jobs == 1 else 'processes'} at work; whatever else the machine does counts too.",
         finding,
         timed=True,
@@ -190,7 +245,7 @@ def milliseconds(seconds: float | None) -> float | None:
     return None if seconds is None else 1000 * seconds
 
 
-def updates_to_target(grid: Sequence[Run], target: str) -> Table:
+def updates_to_target(grid: Sequence[Run], target: str, origin: str) -> Table:
     columns, rows = by_network(grid, lambda runs: over_trained(runs, lambda r: r["updates_to_target"], whole))
     best, most = best_entry(columns, rows, lowest=True), max((run["updates"] for run in grid), default=0)
     finding = ""
@@ -211,9 +266,9 @@ def updates_to_target(grid: Sequence[Run], target: str) -> Table:
         "updates",
         columns,
         rows,
-        f"The first update at which the training loss, averaged over the latest epoch of updates, is at most {target}; "
-        f"'not reached': not in {most:,} updates; (k of n): in k of n seeds.",
-        finding,
+        f"The first update at which the training loss, averaged over the latest epoch of updates, is at most {target}. "
+        f"{origin}'Not reached': not in {most:,} updates; (k of n): in k of n seeds.",
+        finding or (f"No combination got there in {most:,} updates." if rows else ""),
     )
 
 
@@ -256,27 +311,33 @@ def rise(run: Run) -> float | None:
     return None if run["validation_loss"] is None or not losses or min(losses) <= 0 else losses[-1] / min(losses)
 
 
-def overfits(run: Run) -> bool:
-    return (rise(run) or 0) > OVERFIT and run["train_accuracy"] > run["test_accuracy"]
+def gap(run: Run, measure: Measure) -> float:
+    """Training minus test accuracy or R2, in points."""
+    return measure.score(run, "train") - measure.score(run)
 
 
-def overfitting(grid: Sequence[Run]) -> Table:
+def overfits(run: Run, measure: Measure) -> bool:
+    return (rise(run) or 0) > OVERFIT and gap(run, measure) > 0
+
+
+def overfitting(grid: Sequence[Run], measure: Measure) -> Table:
     def entry(runs: Sequence[Run]) -> Entry:
-        shown = over_trained(runs, rise, lambda value: f"{value:.2f}")
-        trained = [run for run in runs if not run["diverged"]]
-        if "mean" in shown:
-            do = sum(map(overfits, trained))
-            answer = "yes" if 2 * do > len(trained) else "no"
-            apart = fmean(100 * (run["train_accuracy"] - run["test_accuracy"]) for run in trained)
-            lost = f", {len(runs) - len(trained)} of {len(runs)} diverged" if len(trained) < len(runs) else ""
-            shown |= {
-                "answer": answer,
-                "overfitting": do,
-                "accuracy_gap": apart,
-                "text": f"{answer} ({do} of {len(trained)}): {100 * (shown['mean'] - 1):.0f} % above, "
-                f"{apart:+.1f}{lost}",
-            }
-        return shown
+        judged = [run for run in kept(runs) if run["learned"] and rise(run) is not None]
+        if not judged:
+            return plain(losses_text(runs) or "nothing learned") if runs else plain("-")
+        shown = measured([float(rise(run) or 0) for run in judged])
+        do = sum(overfits(run, measure) for run in judged)
+        answer = "yes" if 2 * do > len(judged) else "no"
+        apart = fmean(gap(run, measure) for run in judged)
+        rest = losses_text(runs) if len(kept(runs)) < len(runs) else ""
+        return shown | {
+            "answer": answer,
+            "overfitting": do,
+            "gap": apart,
+            "quality": fmean(run["validation_loss"] for run in judged),
+            "text": f"{answer} ({do} of {len(judged)}): {100 * (shown['mean'] - 1):.0f} % above, {apart:+.1f}"
+            + (f", {rest}" if rest else ""),
+        }
 
     columns, rows = by_network(grid, entry)
     entries = [e for row in rows for e in row[1:] if "answer" in e]
@@ -286,44 +347,48 @@ def overfitting(grid: Sequence[Run]) -> Table:
         worst = max(entries, key=lambda e: e["mean"])
         finding += (f" The furthest that a validation loss ended above its own minimum is "
                     f"{100 * (worst['mean'] - 1):.0f} %.")
+        apart = measure.baseline_score("train") - measure.baseline_score()
+        rows.append(measure.baseline_row(columns, f"no: 0 % above, {apart:+.1f}"))
+    else:
+        finding = "No network learned anything that it could overfit."
     return table(
         "overfitting",
         "Overfitting: yes or no, and the evidence",
         "validation loss above its minimum; gap in points",
         columns,
         rows,
-        "Yes or no (seeds that do, of all): the final validation loss over its own minimum, then training minus test "
-        f"accuracy in points. A run overfits if the first is above {OVERFIT:g} and the second positive; a "
-        "combination, if most of its seeds do.",
+        "Yes or no (seeds that do, of those that learned anything): how far the final validation loss ended above its "
+        f"own minimum, then training minus test {measure.score_name} in points. A run overfits if the first is above "
+        f"{100 * (OVERFIT - 1):.0f} % and the second positive; a combination, if most of its seeds do. Nothing "
+        "learned: the training loss ended within 1 % of the baseline's, or above it.",
         finding,
     )
 
 
-def generalization_gap(grid: Sequence[Run]) -> Table:
+def generalization_gap(grid: Sequence[Run], measure: Measure) -> Table:
     def apart(run: Run) -> float:
         return float(run["test_loss"] - run["train_loss"])
 
-    columns, rows = by_network(grid, lambda runs: over_trained(runs, apart, lambda value: f"{value:.3f}"))
-    means = (
-        {
-            lr: fmean(apart(r) for r in runs if not r["diverged"])
-            for lr, runs in group(grid, "lr").items()
-            if not all(r["diverged"] for r in runs)
-        }
-        if grid
-        else {}
-    )
+    def entry(runs: Sequence[Run]) -> Entry:
+        shown = over_trained(runs, apart, lambda value: f"{value:.3f}")
+        return shown | {"quality": fmean(run["test_loss"] for run in kept(runs))} if "mean" in shown else shown
+
+    columns, rows = by_network(grid, entry)
+    means = {lr: fmean(map(apart, kept(runs))) for lr, runs in group(grid, "lr").items() if kept(runs)}
     finding = ""
     if means:
         finding = "Mean over networks: " + ", ".join(f"{means[lr]:.3f} at {lr:g}" for lr in sorted(means)) + "."
+    if rows:
+        baseline = measure.baseline["test_loss"] - measure.baseline["train_loss"]
+        rows.append(measure.baseline_row(columns, f"{baseline:.3f}"))
     return table(
         "generalisation-gap",
         "Generalisation gap by learning rate",
-        "nats",
+        measure.loss_unit,
         columns,
         rows,
         "Test loss minus training loss after the last update. A network that has learned little has a small gap "
-        "too: read it beside the accuracy.",
+        f"too: read it beside the {measure.score_name}.",
         finding,
     )
 
@@ -337,8 +402,10 @@ def descent(runs: Sequence[Run], target: float) -> Table:
         if not of:
             return plain("-")
         if not reached:
-            norms = [run["norm"] for run in of if run["norm"] is not None]
-            return plain(f"not reached, norm {fmean(norms):.2g}" if norms else "diverged")
+            ends = [run["norm"] / run["norms"][0] for run in of if run["norm"] is not None and run["norms"][0]]
+            if any(run["collapsed"] for run in of):
+                return plain(losses_text([run | {"diverged": run["norm"] is None} for run in of]))
+            return plain(f"not reached, {100 * fmean(ends):.0f} %" if ends else "diverged")
         shown = measured([1000 * run["machine"]["seconds"] for run in reached])
         few = f" ({len(reached)} of {len(of)})" if len(reached) < len(of) else ""
         shown["updates"] = fmean(run["updates"] for run in reached)
@@ -354,13 +421,15 @@ def descent(runs: Sequence[Run], target: float) -> Table:
         finding = f"The shortest is {number(least['mean'])} ms, {row} at {column}: {least['updates']:.0f} updates."
     return table(
         "full-batch-descent",
-        f"Full-batch gradient descent: time to a gradient norm of {target:g}",
+        f"Full-batch gradient descent: time to {100 * target:g} % of the first gradient's norm",
         "ms",
         columns,
         rows,
         "Wall time and updates until the Euclidean norm of the gradient of the whole training split, over all weights "
-        f"and biases, is at most {target:g}; plain descent; 'not reached': not in {limit:,} updates, with the norm "
-        "where it ended.",
+        f"and biases, is at most {100 * target:g} % of that at the start, and the loss halfway from the baseline's to "
+        "the target of table 3: the gradient of dead units is small too. Plain descent. 'Not reached': not in "
+        f"{limit:,} updates, with the share of the first norm where it ended. 'Collapsed': the network has learned "
+        "nothing and gives nearly the same outputs for all rows.",
         finding,
         timed=True,
     )
@@ -373,32 +442,37 @@ def escape(runs: Sequence[Run], requested: str) -> Table:
     def entry(run: Run | None) -> Entry:
         if run is None:
             return plain("-")
+        if run["lost"] == 1:
+            return plain("all lost")
         share = run["escaped"]
         error = 100 * sqrt(share * (1 - share) / run["starts"])
-        lost = f", {100 * run['lost']:.1f} lost" if run["lost"] else ""
+        gone = f", {100 * run['lost']:.1f} lost" if run["lost"] else ""
+        local = 100 * (share - run["found"])
         return {
-            "text": f"{100 * share:.1f} ± {error:.1f}; global {100 * run['found']:.1f}{lost}",
+            "text": f"{100 * run['found']:.1f} + {local:.1f} ± {error:.1f}{gone}",
             "mean": 100 * share,
             "spread": error,
             "n": run["starts"],
             "found": 100 * run["found"],
+            "quality": 100 * run["found"],
         }
 
     rows = [[plain(name), *(entry(cells.get((name, lr))) for lr in lrs)] for name in group(runs, "landscape")]
     finding, facts = "", ""
     if runs:
-        finding = (
-            "Mean over landscapes: "
-            + ", ".join(
-                f"{100 * fmean(r['escaped'] for r in of):.1f} % at {lr:g}" for lr, of in group(runs, "lr").items()
-            )
-            + "."
-        )
+        def shares(name: str) -> str:
+            means = {lr: 100 * fmean(run[name] for run in of) for lr, of in group(runs, "lr").items()}
+            return ", ".join(f"{mean:.1f} % at {lr:g}" for lr, mean in means.items() if mean or name != "lost")
+
+        finding = f"Mean over landscapes: {shares('escaped')}; of these, to a global minimum {shares('found')}."
+        if any(run["lost"] for run in runs):
+            finding += f" Lost, as numbers were no longer finite: {shares('lost')}."
         facts = (
-            f"{runs[0]['starts']:,} starts in a local minimum, {runs[0]['steps']:,} updates by {runs[0]['optimizer']} "
-            f"with normal noise of deviation {runs[0]['noise']:g} on every gradient, then noiseless descent: the share "
-            "that is in another basin, with its standard error; of all starts, the share in the basin of a global "
-            "minimum. Heights are divided by the curvature at the local minimum, which makes 2 the limit of stability."
+            f"{runs[0]['starts']:,} starts in a local minimum, {runs[0]['steps']:,} updates by {runs[0]['optimizer']}, "
+            "then descent without noise: the share of starts that is in the basin of a global minimum + the share in "
+            "that of another local one ± the standard error of both together. The noise: a normal deviate "
+            f"of standard deviation {runs[0]['noise']:g} on each of the two components of every gradient, where "
+            "heights are divided by the curvature at the local minimum, which makes 2 the limit of stability."
         )
         if runs[0]["optimizer"] != requested:
             facts += f" Not by {requested}, which looks at more than one number: the starts would not be independent."
@@ -463,31 +537,33 @@ def kib(size: float) -> str:
 # 9, 11, 12
 
 
-def activations(ladder: Sequence[Run], grid: Sequence[Run]) -> Table:
-    rows = []
+def activations(ladder: Sequence[Run], grid: Sequence[Run], measure: Measure) -> Table:
+    rows, found = [], []
+    baseline = measure.baseline["validation_loss"]
     for network, runs in (group(ladder, "network") if ladder else {}).items():
         rates = group(runs, "lr")
         best = best_rate(runs)
-        if best is None:
-            continue
         activation = network.rpartition("-")[2]
-        close = [lr for lr, of in sorted(rates.items()) if mean_loss(of) <= 1.25 * mean_loss(rates[best])]
-        edge = [lr for lr, of in sorted(rates.items()) if any(run["diverged"] for run in of)]
-        same = [run for run in grid if run["network"].endswith(f"-{activation}")]
-        of_grid = best_rate(same)
-        rows.append(
-            [
-                plain(activation),
+        edge = [lr for lr, of in sorted(rates.items()) if any(map(lost, of))]
+        of_grid = best_rate([run for run in grid if run["network"].endswith(f"-{activation}")])
+        if best is None:
+            middle = [plain("none")] + [plain("-")] * 3
+        else:
+            worst = baseline - KEPT * max(baseline - mean_loss(rates[best]), 0.0)
+            close = [lr for lr, of in sorted(rates.items()) if mean_loss(of) <= max(worst, mean_loss(rates[best]))]
+            found.append(f"{activation}: {best:g}")
+            middle = [
                 {"text": f"{best:g}", "mean": best, "spread": None, "n": len(rates[best])},
                 over_trained(rates[best], lambda r: r["validation_loss"], lambda value: f"{value:.3f}"),
-                over_trained(rates[best], lambda r: 100 * r["test_accuracy"], percent),
+                over_trained(rates[best], measure.score, percent),
                 plain(f"{close[0]:g} to {close[-1]:g}"),
-                plain(f"{edge[0]:g}" if edge else "none"),
-                plain("-" if of_grid is None else f"{of_grid:g}"),
             ]
-        )
+        rows.append([plain(activation), *middle, plain(f"{edge[0]:g}" if edge else "none"),
+                     plain("-" if of_grid is None else f"{of_grid:g}")])
+    if rows:
+        rows.append([plain(measure.baseline_name), plain("-"), plain(f"{baseline:.3f}"),
+                     plain(f"{measure.baseline_score():.1f}"), *[plain("-")] * 3])
     widths = ladder[0]["network"].rpartition("-")[0] if ladder else ""
-    finding = ", ".join(f"{row[0]['text']}: {row[1]['text']}" for row in rows)
     return table(
         "best-rate",
         "Best learning rate by activation function",
@@ -495,22 +571,23 @@ def activations(ladder: Sequence[Run], grid: Sequence[Run]) -> Table:
         [
             "activation",
             "best rate",
-            "validation loss",
-            "test accuracy, %",
-            "rates within 1.25 x",
-            "diverges from",
-            "best in table 1's grid",
+            f"validation loss, {measure.loss_unit}",
+            f"test {measure.score_name}, %",
+            f"{100 * KEPT:.0f} % as good",
+            "lost from",
+            "best in the grid",
         ],
         rows,
         f"The same widths, {widths}, under each activation, at {len(group(ladder, 'lr')) if ladder else 0} rates from "
         "1e-4 to 10, held; best is the lowest mean validation loss after "
-        f"{ladder[0]['epochs'] if ladder else 0} epochs. Last: the best rate of the grid over all its networks of that "
-        "activation.",
-        finding and f"Best rates: {finding}.",
+        f"{ladder[0]['epochs'] if ladder else 0} epochs. {100 * KEPT:.0f} % as good: the rates that keep that share of "
+        "what the best one gains on the baseline. Lost from: the lowest rate at which a seed diverged or collapsed. "
+        "Last: the best rate of table 1's grid over all its networks of that activation.",
+        f"Best rates: {', '.join(found)}." if found else "At every rate some seed was lost.",
     )
 
 
-def strategies(grid: Sequence[Run], others: Sequence[Run], ways: dict[str, Any]) -> Table:
+def strategies(grid: Sequence[Run], others: Sequence[Run], ways: dict[str, Any], measure: Measure) -> Table:
     seeds = {run["seed"] for run in others}
     network = others[0]["network"] if others else None
     pool = [run for run in grid if run["network"] == network and run["seed"] in seeds] + list(others)
@@ -526,10 +603,10 @@ def strategies(grid: Sequence[Run], others: Sequence[Run], ways: dict[str, Any])
             else "decaying"
         )
         mine = {lr: cells.get((optimizer, schedule, lr), []) for lr in lrs}
-        entries = [over_trained(mine[lr], lambda r: 100 * r["test_accuracy"], percent) for lr in lrs]
+        entries = [over_trained(mine[lr], measure.score, percent) for lr in lrs]
         rate = best_rate([run for runs in mine.values() for run in runs])
         rows.append([plain(name), plain(kind), *entries, plain("-" if rate is None else f"{rate:g}")])
-        if rate is not None:
+        if rate is not None and isfinite(mean_loss(mine[rate])):
             best.append((mean_loss(mine[rate]), name, rate, entries[lrs.index(rate)]))
     finding = ""
     if best:
@@ -537,16 +614,20 @@ def strategies(grid: Sequence[Run], others: Sequence[Run], ways: dict[str, Any])
         spans = {
             row[0]["text"]: max(m) - min(m) for row in rows if len(m := [e["mean"] for e in row if "mean" in e]) > 1
         }
-        finding = f"The lowest validation loss, {loss:.3g}, is that of {name} at {rate:g} ({entry['text']} % right)."
+        finding = (f"The lowest validation loss, {loss:.3g} {measure.loss_unit}, is that of {name} at {rate:g} "
+                   f"({measure.score_name} {entry['text']} %).")
         if spans:
             least, most = min(spans, key=lambda n: spans[n]), max(spans, key=lambda n: spans[n])
             finding += (
-                f" Over the rates accuracy moves by {spans[least]:.1f} points for {least}, "
+                f" Over the rates {measure.score_name} moves by {spans[least]:.1f} points for {least}, "
                 f"by {spans[most]:.1f} for {most}."
             )
+    if rows:
+        rows.append([plain(measure.baseline_name), plain("baseline"),
+                     *(plain(f"{measure.baseline_score():.1f}") for _ in lrs), plain("-")])
     return table(
         "strategies",
-        "Fixed, decaying and adaptive rates: test accuracy",
+        f"Fixed, decaying and adaptive rates: test {measure.score_name}",
         "%",
         ["strategy", "kind", *(f"lr {lr:g}" for lr in lrs), "best rate"],
         rows,
@@ -557,8 +638,8 @@ def strategies(grid: Sequence[Run], others: Sequence[Run], ways: dict[str, Any])
     )
 
 
-def common_claims(found: dict[str, list[Run]]) -> Table:
-    made = claims(found)
+def common_claims(found: dict[str, list[Run]], measure: Measure) -> Table:
+    made = claims(found, measure.loss_unit)
     rows = [
         [
             plain(c["claim"]),
@@ -573,6 +654,6 @@ def common_claims(found: dict[str, list[Run]]) -> Table:
         "",
         ["claim", "verdict", "evidence"],
         rows,
-        "Each verdict follows from the counts by the rule that stands with it in results.json and on the page.",
+        "Each verdict is that of a sign test over pairs of runs; its rule is in results.json and on the page.",
         "; ".join(f"“{c['claim']}” {c['verdict']}" for c in made) + ".",
     )
