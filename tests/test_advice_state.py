@@ -1,11 +1,12 @@
 """What errors of checkpoints, constraints, partitions and interchange advise is done here, as in test_advice.py."""
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 from test_advice import advises, ones
 
 import fastlr
-from fastlr import constraints
+from fastlr import callbacks, constraints
 from fastlr.interchange import from_torch
 
 
@@ -112,6 +113,14 @@ def test_what_outlives_its_optimizer():
     assert opt.t == 1
     del opt
     callback.remove()
+
+
+def test_what_stops_a_training():
+    opt = SimpleNamespace(param_groups=[{"lr": 0.5}])
+    with advises("stop counts the reductions of a plateau; give plateau=fastlr.Plateau(1.0, ...)", ValueError):
+        callbacks.torch_loop(opt, stop=2)
+    loop = callbacks.torch_loop(opt, plateau=fastlr.Plateau(1.0, factor=0.5, patience=1), stop=2)
+    assert [loop.validation(1.0) for _ in range(5)][-1] and opt.param_groups[0]["lr"] == 0.25
 
 
 def test_partitions():

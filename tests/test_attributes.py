@@ -138,7 +138,8 @@ def test_a_rate_that_one_group_refuses_changes_none():
 
 
 def test_groups_name_what_is_meant():
-    group = fastlr.AdamW(np.zeros(2)).groups[0]
+    opt = fastlr.AdamW(np.zeros(2))
+    group = opt.groups[0]
     with pytest.raises(AttributeError, match=r"AdamW: a group has no 'learning_rate'; did you mean 'lr'\?"):
         group.learning_rate = 0.1
     with pytest.raises(AttributeError, match="AdamW: a group has no 'clip_norm'"):
@@ -147,8 +148,9 @@ def test_groups_name_what_is_meant():
 
 @pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, pickle.dumps], ids=lambda copied: copied.__name__)
 def test_groups_are_not_copied(copied):
+    opt = fastlr.AdamW(np.zeros(2))
     with pytest.raises(TypeError, match="AdamW: a group cannot be copied or pickled, as it is part of its optimizer"):
-        copied(fastlr.AdamW(np.zeros(2)).groups[0])
+        copied(opt.groups[0])
 
 
 # Kernels
