@@ -1,6 +1,10 @@
 """Steps over 10,000 rows of a 1,000,000 x 64 float32 table, beside torch's sparse optimizers: one run, interleaved.
 
     python benchmarks/rows.py [rows of the table]
+    python benchmarks/rows.py --catch-up [rows of the table]
+
+The second compares steps over 1,000 rows with `catch_up_rows` to those without and to whole steps: at 1,000 and 4,000
+updates, of rows that were touched uniformly since the first, and what `catch_up()` of all rows takes then.
 
 needs torch, else it shows fastlr alone. "uniform" indices hardly repeat, "skewed" ones (Zipf, exponent 1.1, as words
 and users come) do. torch is given its gradient as a sparse tensor of the same indices and values, made beforehand.
@@ -21,6 +25,9 @@ import fastlr
 ROUNDS, BATCHES, GIVEN, WIDTH = 15, 8, 10_000, 64
 BAR = 10.0
 REST = 0.05                          # seconds
+TOUCHED, UPDATES = 1_000, (1_000, 4_000)
+CATCHING_UP: list[tuple[str, dict[str, Any]]] = [
+    ("SGD", {}), ("AdaGrad", {}), ("Momentum", {}), ("Adam", {}), ("AdamW", {}), ("AMSGrad", {})]
 
 Batch = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]
 
@@ -62,10 +69,47 @@ def torch_steps(name: str, length: int, given: list[Batch]) -> Callable[[int], o
     return step
 
 
+def timed(call: Callable[..., object], *arguments: Any) -> float:
+    begin = time.perf_counter()
+    call(*arguments)
+    return time.perf_counter() - begin
+
+
+def catch_up(length: int) -> None:
+    """Steps of rows that catch up, beside those of rows that do not, and whole steps."""
+    print(f"{length:,} x {WIDTH} float32, {TOUCHED:,} rows a step, {fastlr.get_num_threads()} threads")
+    random = np.random.default_rng(1)
+    grads = random.standard_normal((TOUCHED, WIDTH), dtype=np.float32)
+    whole = {"table": np.zeros((length, WIDTH), np.float32)}
+
+    def rows() -> Any:                             # (others in each step)
+        return random.integers(0, length, TOUCHED)
+
+    for name, hyper in CATCHING_UP:
+        cls = getattr(fastlr, name)
+        dense, lazy = (cls({"table": table(length)}, lr=1e-3, **hyper) for _ in range(2))
+        opt = cls({"table": table(length)}, lr=1e-3, catch_up_rows=1 << 20, **hyper)
+        dense.step(whole)                          # (which touches the pages of the state)
+        times = {"whole": statistics.median(timed(dense.step, whole) for _ in range(5))}
+        times["lazy"] = statistics.median(timed(lazy.step_rows, "table", rows(), grads) for _ in range(100))
+        for until in UPDATES:
+            while opt.t < until:
+                opt.step_rows("table", rows(), grads)
+            times[f"catching up after {until:,}"] = statistics.median(
+                timed(opt.step_rows, "table", rows(), grads) for _ in range(BATCHES))
+        times["catch_up()"] = timed(opt.catch_up)
+        print(f"  {name:10s}" + ",  ".join(f"{what} {took * 1e3:.3f} ms" for what, took in times.items()), flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--catch-up", action="store_true", help="rows that catch up, beside whole steps")
     parser.add_argument("length", nargs="?", type=int, default=1_000_000, metavar="rows", help="default: a million")
-    length = parser.parse_args().length
+    arguments = parser.parse_args()
+    length = arguments.length
+    if arguments.catch_up:
+        catch_up(length)
+        return
     print(f"{length:,} x {WIDTH} float32, {GIVEN:,} rows a step, {fastlr.get_num_threads()} threads")
     for kind in ("uniform", "skewed"):
         given = batches(length, kind == "skewed")

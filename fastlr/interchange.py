@@ -92,6 +92,7 @@ def to_torch(opt: Optimizer, like: Mapping[str, Any], *, names: Sequence[str] | 
     if torch is None:
         raise TypeError(f"{who}: import torch first, whose tensors this makes")
     slots = slots_of(opt, TORCH, who, "torch")
+    opt._require_all_updates(who)
     order = names_of(opt, like, names, who)
     counts = updates(opt)
     made: dict[Any, dict[str, Any]] = {}
@@ -171,6 +172,7 @@ def to_optax(opt: Optimizer, like: Any) -> Any:
     """
     who = "to_optax"
     slots = slots_of(opt, OPTAX, who, "optax")
+    opt._require_all_updates(who)
     counts = set(updates(opt).values())
     if len(counts) > 1:
         raise ValueError(f"{who}: parameters have had {min(counts)} to {max(counts)} updates, and optax counts one for "

@@ -193,6 +193,28 @@ def test_what_cannot_be_copied_or_pickled():
     assert opt.groups[0].lr == opt.state_dict()["groups"][0]["lr"]
 
 
+def test_rows_that_catch_up():
+    table = ones(4, 2)
+    with advises("a step of this rule depends on more than an element's gradient, and rows cannot be stepped; leave it out"):
+        fastlr.LAMB({"table": table}, catch_up_rows=True)
+    fastlr.LAMB({"table": table}).step({"table": ones(4, 2)})
+    with advises("needs a parameter without shadow=, which is for whole steps; leave one of them out"):
+        fastlr.SGD({"table": table}, catch_up_rows=True, shadow="float16")
+    opt = fastlr.Momentum({"table": table}, catch_up_rows=True)
+    with advises("its gradient cannot be bound; bind None, and give it to step_rows or step"):
+        opt.bind({"table": ones(4, 2)})
+    opt.bind({"table": None})
+    opt.step({"table": ones(4, 2)})
+    opt.step_rows("table", [1], ones(1, 2))
+    with advises("rows of 'table' are up to 1 updates behind; call catch_up() first, before parameters or state are read"):
+        opt.state_dict()
+    opt.catch_up()
+    assert opt.state_dict()["state"]["table"]["m"][0, 0] == np.float64(0.9)
+    with advises("needs parameters that have all updates after each step; make Momentum without catch_up_rows"):
+        fastlr.Lookahead(opt)
+    fastlr.Lookahead(fastlr.Momentum({"table": table})).step({"table": ones(4, 2)})
+
+
 @pytest.mark.filterwarnings("ignore:Setting the shape:DeprecationWarning")      # (from NumPy 2.5 on)
 def test_rows():
     table = ones(4, 2)
@@ -711,6 +733,7 @@ NOT_HERE = {
     "convert a scheduler that was only stepped": "parity/test_schedules_torch.py",
     "step the ": "parity/test_schedules_torch.py",
     "write into the memory that it had": "parity/test_tensor_versions.py",
+    "their updates are lost": "tests/pytorch/test_catching_up.py",
     "differs in ": "no advice",
     " failed or diverged, the first with: ": "no advice",
     " they end at t=": "no advice",

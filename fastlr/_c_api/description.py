@@ -37,6 +37,9 @@ class Description:
         owner = self.cls.__name__
         if name in NOT_OPTIONS:
             raise ValueError(f"{owner}: {name} is no option of a plan; add tensors by plan_add")
+        if name == "catch_up_rows":
+            raise ValueError(f"{owner}: catch_up_rows is for Python; give plan_step_rows gradients of zeros for rows "
+                             f"that are to have an update, or step the whole table")
         if self.optimizer is not None and group < len(self.optimizer.groups):
             set_option(self.optimizer, group, name, value)
         elif group < 0:
@@ -115,6 +118,9 @@ def require_optimizer(optimizer: Any) -> None:
     if not isinstance(optimizer, Optimizer):
         raise TypeError(f"plan_of: expected an optimizer of fastlr, and none that wraps another, got "
                         f"{type(optimizer).__name__}")
+    if any(tensor.journal is not None for tensor in optimizer._plan.tensors):
+        raise TypeError(f"plan_of: {type(optimizer).__name__} has catch_up_rows, which plans do not have; make it "
+                        f"without")
 
 
 def accumulate_in_order(optimizer: Optimizer, grads: list[Any], grad_scale: float, zero_grads: bool) -> None:

@@ -82,7 +82,7 @@ class Kernels:
     MODULES = {"step_task": "step", "terms_task": "step", "norms": "step", "accumulate_task": "step",
                "finish_task": "step", "constrain": "step", "tensor_ops": "step",
                "measure_task": "norms", "unit_norms_task": "norms", "unit_factor": "norms", "unit_squares": "norms",
-               "step_rows_task": "rows", "measure_rows_task": "rows"}
+               "step_rows_task": "rows", "measure_rows_task": "rows", "catch_up_task": "rows"}
 
     def __getattr__(self, name: str) -> Any:
         if name not in self.MODULES:
@@ -96,6 +96,6 @@ class Kernels:
 kernels = Kernels()
 
 for part in ("arrays", "clipping", "curvature", "gradients", "layout", "plan", "compiled_schedule", "row_index",
-             "step_scalars", "unit_norms"):
+             "row_journal", "step_scalars", "unit_norms"):
     one_build(f"fastlr._engine.{part}", importlib.import_module(f"fastlr._engine.{part}").build_id)
 one_build("fastlr._matrix.matrix_step", importlib.import_module("fastlr._matrix.matrix_step").build_id)

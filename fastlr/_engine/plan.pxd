@@ -7,6 +7,7 @@ from fastlr._engine.gradients cimport Gradients
 from fastlr._engine.layout cimport Layout
 from fastlr._engine.memory cimport Workspace
 from fastlr._engine.row_index cimport RowIndex
+from fastlr._engine.row_journal cimport RowJournal
 from fastlr._engine.step_scalars cimport ScalarGroups
 from fastlr._kernels.rule_table cimport RuleTable
 from fastlr._kernels.structs cimport ConstrainFunction, StepJob, TaskFunction
@@ -38,6 +39,8 @@ cdef class Plan:
     cdef MatrixStep matrix_step        # makes the updates of a rule that is not elementwise, or None
     cdef RowIndex row_index            # the rows of the latest step over rows
     cdef Workspace row_sums            # ... and what its gradients add up to, chunk by chunk
+    cdef public list journals          # per tensor: the updates that its rows catch up with, or None; None without any
+    cdef RowJournal journal            # of the tensor whose rows are stepped, or None
     cdef public object torch_parameters    # a TorchParameters, or None
     cdef public tuple watched          # what says whether parameters were replaced, or None
     cdef bint* frozen                  # which tensors take no gradient, or NULL: for steps from C, past the class

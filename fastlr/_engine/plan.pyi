@@ -2,6 +2,7 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from .._matrix.matrix_step import MatrixStep
+from .row_journal import RowJournal
 from .tensor_versions import TorchParameters
 from .tensors import Tensor
 
@@ -13,6 +14,7 @@ class Plan:
     grad_norm: float | None
     torch_parameters: TorchParameters | None
     watched: tuple[Any, ...] | None
+    journals: list[RowJournal | None] | None
     @property
     def caller(self) -> str: ...
     @property

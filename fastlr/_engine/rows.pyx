@@ -19,9 +19,9 @@ from fastlr._engine.layout cimport Layout, same_precision, same_shape
 from fastlr._engine.memory cimport Workspace
 from fastlr._engine.plan cimport Plan
 from fastlr._engine.row_index cimport RowIndex, rows_caller, rows_error
-from fastlr._kernels.rows cimport MeasuredChunk, RowsJob, RowStream
+from fastlr._kernels.rows cimport CatchUpJob, MeasuredChunk, RowsJob, RowStream
 from fastlr._kernels.structs cimport (
-    BFLOAT16, BOX, GROUP, MAX_DIMENSIONS, NO_CONSTRAINT, UNKNOWN,
+    BFLOAT16, BOX, FLOAT32, FLOAT64, GROUP, MAX_DIMENSIONS, NO_CONSTRAINT, UNKNOWN,
     ChunkSum, ScalarGroup, Storage, StridedLayout, TaskFunction, TensorView,
 )
 
@@ -32,9 +32,11 @@ build_id = FASTLR_LAYOUT.decode()
 
 cdef enum:
     TASK_ELEMENTS = 16384      # elements of the rows that a thread takes at a time
+    CATCH_UP_ELEMENTS = 1024   # ... of rows that catch up, which may have missed thousands of updates
 
 cdef TaskFunction step_task = NULL     # found at the first step over rows, as few programs do one
 cdef TaskFunction measure_task = NULL
+cdef TaskFunction catch_up_task = NULL
 
 
 def step_rows(Plan plan, Py_ssize_t i, rows, gradient, grad_scale, bint ends_step):
@@ -54,6 +56,8 @@ def step_rows(Plan plan, Py_ssize_t i, rows, gradient, grad_scale, bint ends_ste
         read_arrays(layout, i, &arrays)
         lay_out_rows(plan, i, &job, &layouts, &arrays)
         plan.row_index.read(rows, layout, i, job.width)
+        if plan.journals is not None:
+            prepare_catch_up(plan, i)
         plan.given.arrays = [read_gradient(plan, i, &job.g, &layouts.gradient, gradient)]
         if plan.scalars.schedules:
             plan.scalars.evaluate(plan.t)
@@ -79,6 +83,74 @@ cdef int prepare_rows(Plan plan) except -1:
     return 0
 
 
+def catch_up(Plan plan, Py_ssize_t i, rows=None):
+    """Let these rows of tensor i, which are within it, or all have the updates that step_rows did; whether one had not.
+    """
+    cdef RowsJob job
+    cdef RowLayouts layouts
+    cdef RowArrays arrays
+    cdef bint caught_up
+    if not plan.journals[i].behind():
+        plan.journals[i].discard()
+        return False
+    plan.begin()
+    try:
+        prepare_rows(plan)
+        prepare_catch_up(plan, i)
+        read_arrays(plan.layout, i, &arrays)
+        lay_out_rows(plan, i, &job, &layouts, &arrays)
+        if rows is not None:
+            plan.row_index.read(rows, plan.layout, i, job.width)
+        if plan.torch_parameters is not None:
+            plan.torch_parameters.mark_written()
+        with nogil:
+            if rows is None:
+                caught_up = catch_up_all(plan, &job)
+            else:
+                caught_up = catch_up_rows(plan, &job, plan.row_index.row, plan.row_index.count)
+    finally:
+        plan.release()
+    return caught_up
+
+
+cdef int prepare_catch_up(Plan plan, Py_ssize_t i) except -1:
+    """What rows of tensor i need of the interpreter to catch up."""
+    global catch_up_task
+    plan.journal = plan.journals[i]
+    if plan.journal is not None:
+        catch_up_task = <TaskFunction>PyCapsule_GetPointer(kernels.catch_up_task, "fastlr.task")
+        thread_pool.prepare()
+    return 0
+
+
+cdef bint catch_up_all(Plan plan, const RowsJob* job) noexcept nogil:
+    """Let every row have all updates, and forget those."""
+    cdef bint caught_up = catch_up_rows(plan, job, NULL, plan.journal.rows)
+    plan.journal.restart()
+    return caught_up
+
+
+cdef bint catch_up_rows(Plan plan, const RowsJob* job, const int64_t* row, Py_ssize_t count) noexcept nogil:
+    """Let these different rows (NULL: the first `count`) have all updates; whether one had not."""
+    cdef CatchUpJob past
+    cdef Py_ssize_t k, missed = 0
+    for k in range(count):
+        missed += plan.journal.count - plan.journal.done[row[k] if row != NULL else k]
+    if missed == 0 or job.width == 0:
+        return False
+    past.rows = job[0]
+    past.rows.row, past.rows.count, past.rows.random_salt = row, count, 0
+    past.rows.g.first, past.rows.g.pitch, past.rows.g.layout = <char*>plan.journal.zeros, 0, NULL
+    past.rows.g.stored = FLOAT64 if job.is_double else FLOAT32
+    past.rows.together = max(1, CATCH_UP_ELEMENTS // job.width)
+    past.updates, past.count, past.done = plan.journal.updates, plan.journal.count, plan.journal.done
+    past.moving, past.scaling, past.rising = plan.journal.moving, plan.journal.scaling, plan.journal.rising
+    past.log_decay, past.fades = plan.journal.log_decay, plan.journal.fades
+    thread_pool.do_all(catch_up_task, &past, (count + past.rows.together - 1) // past.rows.together,
+                       missed * job.width)
+    return True
+
+
 cdef Verdict move_rows(Plan plan, Py_ssize_t i, RowsJob* job, double grad_scale, bint ends_step) noexcept nogil:
     """The update, once its rows, gradients and values of schedules are read. (Call `prepare_for` of thread_pool
     before.)"""
@@ -101,9 +173,19 @@ cdef Verdict move_rows(Plan plan, Py_ssize_t i, RowsJob* job, double grad_scale,
             plan.skipped += 1
         if verdict != GOES:
             return verdict
+    if plan.journal is not None and not plan.journal.reserve():
+        return NO_MEMORY
     if plan.rule.begin != NULL:
         plan.rule.begin(now.hyper, &now.now, plan.layout.memories[i], plan.scalars.shared)
+    if plan.journal is not None:
+        if plan.journal.count == plan.journal.limit:
+            catch_up_all(plan, job)
+        else:
+            catch_up_rows(plan, job, job.row, job.count)
     thread_pool.do_all(step_task, job, tasks, job.count * job.width)
+    if plan.journal is not None:
+        plan.journal.add(plan.rule, job.is_double, &now, job.clip_factor, job.key + job.random_salt)
+        plan.journal.mark(job.row, job.count)
     if plan.layout.views[i].after != NULL and plan.layout.views[i].after.constraint != NO_CONSTRAINT:
         for k in range(job.count):
             plan.constrain_elements(&plan.job, &plan.layout.views[i], job.row[k] * job.width, job.width)

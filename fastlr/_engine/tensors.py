@@ -10,6 +10,7 @@ import numpy as np
 
 from .arena import Arena
 from .arrays import BFloat16, as_array, overlaps_itself, stored_as
+from .row_journal import RowJournal
 from .shared_memory import find_shared
 from .tensor_versions import is_torch_tensor, mark_written
 
@@ -39,6 +40,7 @@ class Tensor:
     shadow_source: Any = None
     allocated = False
     constraint: tuple[str, float, float, int] | None = None    # kind, low and high, elements of a row
+    journal: RowJournal | None = None          # where rows catch up: the updates that some have not had
     measured = False                           # whether the norms of its gradient, update and parameter are measured
     in_8_bits = False                          # whether any slot is
     memory: Array = NOTHING                    # what the rule remembers of the tensor as a whole

@@ -1,6 +1,6 @@
 # cython: language_level=3
 """The structs of a step over some rows of a table, which the engine fills and the kernels read: plain C."""
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint64_t
 from fastlr._kernels.rule_table cimport StepFunction
 from fastlr._kernels.structs cimport MAX_SLOTS, ChunkSum, ScalarGroup, Storage, StridedLayout
 
@@ -44,3 +44,31 @@ cdef struct RowsJob:
     bint staged                        # whether p or a slot is stored otherwise than it is computed
     bint stochastic
     uint64_t key, random_salt
+
+cdef enum:
+    UNKNOWN_RULE = -2          # of a rule that does not say what a gradient of zero does
+    STAYS = -1                 # ... of one whose parameter it leaves as it is
+
+cdef struct PastUpdate:
+    # What an update does to a row whose gradient is zero. Of the numbers over all updates of a journal, each has that
+    # before it (`rising`, `log_gain`: with itself).
+    ScalarGroup group
+    double clip_factor
+    uint64_t random_key                # of its random bits, the tensor's own salt included
+    int64_t moving                     # how many move an element whose state is zero
+    # Where the rule says which slot a move fades with:
+    double[MAX_SLOTS] factor, zero     # each slot becomes factor * slot + zero
+    int64_t scaling                    # how many multiply a slot or the parameter by other than 1
+    int64_t rising                     # how many may move an element further, beside its size, than the one before
+    double log_gain                    # the log of how far others move it at most, beside the first
+    double log_decay                   # ... of what they leave of a parameter
+
+cdef struct CatchUpJob:
+    # Bring rows up to date: `rows` as in a step, whose gradient is zero; its `row` may be NULL for all of the table.
+    RowsJob rows
+    const PastUpdate* updates
+    Py_ssize_t count                   # of updates
+    int64_t moving, scaling, rising    # of all of them
+    double log_decay
+    int fades                          # the slot with which a move fades, or UNKNOWN_RULE or STAYS
+    int32_t* done                      # how many of them each row has had

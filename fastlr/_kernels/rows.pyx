@@ -8,26 +8,30 @@ float32, a loop in C that prefetches into the first level takes as long as one t
 prefetches into the second takes three quarters of that, from 8 rows ahead to 128).
 """
 from cpython.pycapsule cimport PyCapsule_New
-from libc.stdint cimport int64_t, uint64_t
-from libc.string cimport memcpy, memset
+from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcmp, memcpy, memset
 from fastlr._kernels.build_id cimport FASTLR_LAYOUT
-from fastlr._kernels.codecs cimport bytes_of, encode
+from fastlr._kernels.codecs cimport as_bits, bytes_of, encode
 from fastlr._kernels.floating_point_mode cimport enter_kernel_mode, leave_kernel_mode
 from fastlr._kernels.lanes cimport LANES, sum_of_squares
 from fastlr._kernels.norms cimport NormLanes, clear_lanes, finish_lanes, measure_tile
 from fastlr._kernels.prefetch cimport prefetch_row
 from fastlr._kernels.random_bits cimport fill_random_table
-from fastlr._kernels.rows cimport MeasuredChunk, RowsJob, RowStream
+from fastlr._kernels.rows cimport STAYS, CatchUpJob, MeasuredChunk, PastUpdate, RowsJob, RowStream
 from fastlr._kernels.strided cimport copy_strided_any
-from fastlr._kernels.structs cimport FLOAT32, FLOAT64, GROUP, MAX_SLOTS, TILE, ScalarGroup
+from fastlr._kernels.structs cimport (
+    BFLOAT16, FLOAT32, FLOAT64, GROUP, MAX_SLOTS, TILE, ScalarGroup, Storage,
+)
 from fastlr._kernels.tiles cimport apply_lr_factors, is_native, load_tile, preprocess, update_ema
-from fastlr.rules.element cimport real
+from fastlr.rules.element cimport bounded, real
 
 fill_random_table()
 
 cdef enum:
     AHEAD_ROWS = 32            # how early rows are prefetched
     MAX_PREFETCH = 1024        # and how many bytes of each at most
+    LOOK_EVERY = 64            # updates after which it is seen again whether the state of a row is zero
+    COMPARE_EVERY = 8          # ... whether an update added anything to it
 
 cdef struct PrefetchList:
     # What is prefetched of every row: gradient, parameter, state, and the number that is kept of it.
@@ -246,6 +250,206 @@ cdef void step_rows(void* context, Py_ssize_t task) noexcept nogil:
             step_row_tiles(job, k, <float*>NULL)
     leave_kernel_mode(mode)
 
+# Rows that catch up with the updates that they missed.
+
+cdef bint is_zero(const char* x, Py_ssize_t bytes) noexcept nogil:
+    """Whether no bit is set."""
+    cdef Py_ssize_t i
+    cdef int bits = 0
+    for i in range(bytes):
+        bits |= x[i]
+    return bits == 0
+
+cdef bint has_subnormal(const char* x, Storage stored, Py_ssize_t size) noexcept nogil:
+    """Whether an element is subnormal in the precision of its rule, which takes it as 0."""
+    cdef Py_ssize_t i
+    cdef bint found = False
+    cdef uint64_t u
+    if stored == FLOAT32:
+        for i in range(size):
+            found |= (as_bits((<const float*>x)[i]) & <uint32_t>0x7fffffff) - 1 < <uint32_t>0x7fffff
+    elif stored == BFLOAT16:
+        for i in range(size):
+            found |= ((<const uint16_t*>x)[i] & <uint32_t>0x7fff) - 1 < <uint32_t>0x7f
+    elif stored == FLOAT64:
+        for i in range(size):
+            memcpy(&u, x + 8 * i, 8)
+            found |= (u & <uint64_t>0x7fffffffffffffff) - 1 < <uint64_t>0xfffffffffffff
+    return found
+
+cdef bint is_at_rest(const RowsJob* job, int64_t row, Py_ssize_t start, Py_ssize_t size) noexcept nogil:
+    """Whether updates that move no element whose state is zero leave a part of this row as it is, to the bit."""
+    cdef Py_ssize_t bytes
+    cdef int j
+    if job.ema.first != NULL or job.scale.first != NULL or job.p.layout != NULL:
+        return False
+    for j in range(job.slots):
+        bytes = bytes_of(job.slot[j].stored)
+        if job.slot[j].layout != NULL or job.slot_scale[j] != NULL \
+                or not is_zero(job.slot[j].first + row * job.slot[j].pitch + start * bytes, size * bytes):
+            return False
+    return not has_subnormal(job.p.first + row * job.p.pitch + start * bytes_of(job.p.stored), job.p.stored, size)
+
+cdef const real* zero_gradient(real* zeros, real* g, const real* p, const PastUpdate* update,
+                               Py_ssize_t size) noexcept nogil:
+    """What `preprocess` makes of a gradient of zeros; `zeros` are all alike, and stay from call to call."""
+    cdef Py_ssize_t i
+    cdef real zero = bounded(<real>0 * <real>update.group.grad_factor, <real>update.group.clip_value) \
+        * <real>update.clip_factor
+    cdef real l2 = <real>update.group.l2
+    if update.group.l2 != 0:
+        for i in range(size):
+            g[i] = zero + l2 * p[i]
+        return g
+    if memcmp(zeros, &zero, sizeof(real)) != 0:
+        for i in range(size):
+            zeros[i] = zero
+    return zeros
+
+# A rule that says so (`fades`) multiplies every slot by a factor of the update, and moves an element by c * m / (a *
+# root(v) + b), v being other slots. An update that adds nothing to a parameter, because that is less than half a unit
+# in its last place, is followed by none that does, if each moves less than the one before: `rising` has what is known
+# of that for any state. Half a unit is 2**-25 to 2**-24 of a float32, so that a move must have fallen by more than a
+# factor of 2 beside the parameter since one was seen to add nothing. What is left is to multiply.
+
+cdef void multiply(const CatchUpJob* past, real* p, void** slot, Py_ssize_t first, Py_ssize_t size) noexcept nogil:
+    """Do the updates from `first` on, none of which adds anything to the parameter."""
+    cdef const PastUpdate* update
+    cdef real* x
+    cdef real factor, zero
+    cdef Py_ssize_t u, i
+    cdef int j
+    if first >= past.count or past.updates[first].scaling == past.scaling:
+        return
+    for u in range(first, past.count):
+        update = &past.updates[u]
+        if update.group.now.decay_factor != 1:
+            factor = <real>update.group.now.decay_factor
+            for i in range(size):
+                p[i] = factor * p[i]
+        for j in range(past.rows.slots):
+            x, factor, zero = <real*>slot[j], <real>update.factor[j], <real>update.zero[j]
+            for i in range(size):
+                x[i] = factor * x[i] + zero
+
+cdef bint stayed(const real* p, const real* before, const PastUpdate* update, Py_ssize_t size) noexcept nogil:
+    """Whether an update multiplied a parameter by its decay, and added nothing to it."""
+    cdef Py_ssize_t i
+    cdef real[TILE] decayed
+    cdef real factor = <real>update.group.now.decay_factor
+    for i in range(size):
+        decayed[i] = factor * before[i]
+    return memcmp(p, decayed, size * sizeof(real)) == 0
+
+cdef bint only_multiplies(const CatchUpJob* past, const PastUpdate* update, const real* p,
+                          Py_ssize_t size) noexcept nogil:
+    """Whether parameters that decay stay far above what is flushed to zero, after this update."""
+    cdef Py_ssize_t i
+    cdef bint small = False
+    cdef real x
+    if past.log_decay == update.log_decay:
+        return True
+    for i in range(size):
+        x = p[i] if p[i] > <real>0 else -p[i]
+        small |= <real>0 < x and x < <real>1e-25
+    return not small and update.log_decay - past.log_decay < 20
+
+cdef void catch_up_tile(const CatchUpJob* past, int64_t row, Py_ssize_t start, Py_ssize_t size,
+                        real* also_typed) noexcept nogil:
+    """Do the updates that a part of a row has not had, in place."""
+    cdef const RowsJob* job = &past.rows
+    cdef const PastUpdate* update
+    cdef real* p = <real*>(job.p.first + row * job.p.pitch) + start
+    cdef const real* gradient
+    cdef real[TILE] zeros
+    cdef real[TILE] g
+    cdef real[TILE] before
+    cdef void* slot[MAX_SLOTS]
+    cdef Py_ssize_t u, first = past.done[row], seen = -1
+    cdef bint look
+    cdef int j
+    for j in range(MAX_SLOTS):
+        slot[j] = <real*>(job.slot[j].first + row * job.slot[j].pitch) + start if j < job.slots else NULL
+    memset(zeros, 0xff, sizeof(zeros))
+    for u in range(first, past.count):
+        update = &past.updates[u]
+        if (u - first) % LOOK_EVERY == 0 and update.moving == past.moving and is_at_rest(job, row, start, size):
+            return
+        look = past.fades >= 0 and update.rising == past.rising and (u - first) % COMPARE_EVERY == COMPARE_EVERY - 1
+        if look:
+            memcpy(before, p, size * sizeof(real))
+        gradient = zero_gradient(<real*>zeros, <real*>g, p, update, size)
+        job.step(update.group.hyper, &update.group.now, p, gradient, slot, size)
+        if past.fades == STAYS and update.rising == past.rising and only_multiplies(past, update, p, size):
+            multiply(past, p, slot, u + 1, size)
+            return
+        if look and not stayed(p, <const real*>before, update, size):
+            seen = -1
+        elif look and seen < 0:
+            seen = u
+        elif look and past.updates[seen].log_gain - update.log_gain > 0.8 and only_multiplies(past, update, p, size):
+            multiply(past, p, slot, u + 1, size)
+            return
+
+cdef bint is_plain(const RowsJob* job) noexcept nogil:
+    """Whether parameter and state are as the rule's loop reads and writes them, and nothing follows it."""
+    cdef int j
+    if job.staged or job.p.layout != NULL or job.scale.first != NULL or job.ema.first != NULL:
+        return False
+    for j in range(job.slots):
+        if job.slot[j].layout != NULL:
+            return False
+    return True
+
+cdef void catch_up_row(const CatchUpJob* past, RowsJob* job, int64_t row) noexcept nogil:
+    """Do the updates that a row has not had, each as it was done, with a gradient of zero."""
+    cdef Py_ssize_t u, n, start = 0, first = past.done[row]
+    cdef const PastUpdate* update
+    if is_plain(&past.rows):
+        while start < job.width:
+            n = job.width - start if job.width - start < TILE else TILE
+            if job.is_double:
+                catch_up_tile(past, row, start, n, <double*>NULL)
+            else:
+                catch_up_tile(past, row, start, n, <float*>NULL)
+            start += n
+        first = past.count
+    for u in range(first, past.count):
+        update = &past.updates[u]
+        if (u - first) % LOOK_EVERY == 0 and update.moving == past.moving and is_at_rest(job, row, 0, job.width):
+            break
+        job.scalar_group, job.clip_factor, job.key = &update.group, update.clip_factor, update.random_key
+        if job.is_double:
+            step_row_tiles(job, 0, <double*>NULL)
+        else:
+            step_row_tiles(job, 0, <float*>NULL)
+    past.done[row] = <int32_t>past.count
+
+cdef void catch_up_rows(void* context, Py_ssize_t task) noexcept nogil:
+    """Bring some rows up to date."""
+    cdef const CatchUpJob* past = <const CatchUpJob*>context
+    cdef RowsJob job = past.rows       # (of one row, whose scalars change)
+    cdef unsigned int mode = enter_kernel_mode()
+    cdef Py_ssize_t k, start = task * job.together, behind = start + job.together
+    cdef int64_t row, source = 0
+    cdef int64_t[2] begin
+    cdef PrefetchList ahead
+    cdef int j
+    begin[0], begin[1] = 0, 1
+    job.row, job.begin, job.source = &row, begin, &source
+    if behind > job.count:
+        behind = job.count
+    prefetch_list_of(&ahead, &job)
+    for k in range(start, behind if past.rows.row != NULL else start):
+        if past.done[past.rows.row[k]] < past.count:
+            for j in range(1, ahead.count):
+                prefetch_row(ahead.first[j] + past.rows.row[k] * ahead.pitch[j], ahead.bytes[j])
+    for k in range(start, behind):
+        row = past.rows.row[k] if past.rows.row != NULL else k
+        if past.done[row] < past.count:
+            catch_up_row(past, &job, row)
+    leave_kernel_mode(mode)
+
 cdef void measure_row(const RowsJob* job, Py_ssize_t k, Py_ssize_t begin, Py_ssize_t end, Py_ssize_t lane,
                       NormLanes* lanes, real* also_typed) noexcept nogil:
     """Measure elements begin .. end of the k-th row, of which the first is added to this lane."""
@@ -299,6 +503,7 @@ cdef void measure_rows(void* context, Py_ssize_t task) noexcept nogil:
 
 
 step_rows_task = PyCapsule_New(<void*>&step_rows, "fastlr.task", NULL)
+catch_up_task = PyCapsule_New(<void*>&catch_up_rows, "fastlr.task", NULL)
 measure_rows_task = PyCapsule_New(<void*>&measure_rows, "fastlr.task", NULL)
 
 build_id = FASTLR_LAYOUT.decode()

@@ -128,6 +128,7 @@ class _Common(TypedDict, total=False):
     constraint: Any
     convention: str | None
     lr_max: float | None
+    catch_up_rows: Any
     clip_value: float | None
     clip_adaptive: float | None
     clip_adaptive_eps: float

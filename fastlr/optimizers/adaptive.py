@@ -5,7 +5,7 @@ from .base import Optimizer
 from .declaration import Convention, Hyper, initial_state, within
 
 
-class AdaGrad(Optimizer, conventions={
+class AdaGrad(Optimizer, fades="", conventions={
         "torch": "AdaGrad", "optax": Convention("AdaGradInside", eps=1e-7, initial_accumulator_value=0.1),
         "keras": Convention("AdaGradInside", "decoupled", lr=1e-3, eps=1e-7, initial_accumulator_value=0.1)}):
     r"""Gradients over the root of the sum of all their squares: what moved much moves less.
@@ -64,7 +64,7 @@ class AdaDelta(Optimizer, conventions={
     eps: Hyper = within(1e-6)
 
 
-class RMSprop(Optimizer, conventions={
+class RMSprop(Optimizer, fades="", conventions={
         "torch": "RMSprop", "optax": Convention("RMSpropInside", alpha=0.9),
         "keras": Convention("RMSpropInside", "decoupled", lr=1e-3, alpha=0.9, eps=1e-7),
         "timm": Convention("RMSpropInside", alpha=0.9, eps=1e-10, initial_scale=1.0)}):
@@ -94,7 +94,7 @@ class RMSprop(Optimizer, conventions={
     initial_scale: Hyper = initial_state("v", 0.0)
 
 
-class RMSpropCentered(RMSprop, conventions={
+class RMSpropCentered(RMSprop, fades="", conventions={
         "torch": "RMSpropCentered", "optax": Convention("RMSpropCenteredInside", alpha=0.9),
         "keras": Convention("RMSpropCenteredInside", "decoupled", lr=1e-3, alpha=0.9, eps=1e-7),
         "timm": Convention("RMSpropCenteredInside", alpha=0.9, eps=1e-10, initial_scale=1.0)}):
@@ -118,7 +118,7 @@ class RMSpropCentered(RMSprop, conventions={
     """
 
 
-class RMSpropMomentum(RMSprop, conventions={
+class RMSpropMomentum(RMSprop, fades="m", conventions={
         "torch": "RMSpropMomentum", "optax": Convention("RMSpropMomentumInside", alpha=0.9),
         "keras": Convention("RMSpropMomentumInside", "decoupled", lr=1e-3, alpha=0.9, eps=1e-7),
         "timm": Convention("RMSpropMomentumInside", alpha=0.9, eps=1e-10, initial_scale=1.0)}):

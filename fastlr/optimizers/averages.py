@@ -18,6 +18,7 @@ from .resumable import (
     flattened,
     parameters_written,
     refuse_replaced,
+    rules_of,
     tensors_of,
     write_back,
 )
@@ -87,6 +88,8 @@ class WeightAverage(Resumable):
             raise RuntimeError(f"{type(self).__name__}.{what}: the optimizer has other parameters than those of which "
                                f"this has means; make a new {type(self).__name__} after add_group or drop_group")
         refuse_replaced(self._opt)
+        for rule in () if self._opt is None else rules_of(self._opt):
+            rule._require_all_updates(f"{type(self).__name__}.{what}")
 
     @contextmanager
     def swapped(self) -> Iterator[None]:

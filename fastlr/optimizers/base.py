@@ -101,6 +101,16 @@ class Optimizer(BoundParameters, family=True):
         Where steps leave parameters, as `fastlr.constraints` has them: bounds, norms by row, a simplex. One for all,
         or by name, or as lr_scale is given. Running mean and 16-bit copy follow it. A parameter whose gradient is None
         stays where it is; `opt.constrain()` brings all within their constraints at once.
+    catch_up_rows
+        Let rows that `step_rows` did not touch have those updates later, bit for bit as whole steps with zeros for
+        their gradients: moments decay, weight decay and momentum move on. A row has them before it is touched again or
+        the parameter is given a whole gradient. `opt.catch_up(name, rows)` lets rows have them before a batch reads
+        those, `opt.catch_up()` all rows before you evaluate or save.
+        Each update is done again, with the rates of its time, for each row that missed it; rows whose state is zero,
+        and moves that are lost in the last digit (of rules that say how they fade), are left out. True, or the most
+        updates that a row may be behind (4,096, of 500 bytes each; then all rows catch up); one for all, or by name,
+        or as lr_scale is given. Not for rules that see more than an element's gradient, nor beside constraint, shadow
+        and master.
     lr_scale
         A learning-rate factor per tensor: a number or an array of the tensor's shape (a learning rate per element),
         given as a mapping by name, a sequence, a callable ``(name, array)``, or one number for all.
@@ -397,7 +407,7 @@ class Optimizer(BoundParameters, family=True):
         Row ``rows[k]`` of the parameter (its first axis) moves by ``grads[k]``; of a row that comes several times, the
         gradients are first added in the order in which they come. A row moves exactly as `step` would move it, and the
         others stay, with their state: moments decay, weight decay shrinks and the running mean follows only where a
-        row is touched ("lazily").
+        row is touched ("lazily"). With `catch_up_rows` a row first does what it missed: see `catch_up`.
 
         This is the tensor's own update in the step under way: bias corrections count it at once, for all rows alike, as
         torch's SparseAdam, and schedules are at `t`. The step ends, and `t` moves, with the `step` that moves the rest
@@ -447,6 +457,41 @@ class Optimizer(BoundParameters, family=True):
                 return
         names = [tensor.name for tensor in plan.tensors]
         raise ValueError(f"{type(self).__name__}: step_rows: no parameter {name!r}{nearest(str(name), names)}")
+
+    def catch_up(self, name: str | None = None, rows: Any = None) -> None:
+        """Let rows have the updates that `step_rows` did without them, where `catch_up_rows` is given.
+
+        Call ``opt.catch_up(name, rows)`` before a batch reads those rows, so that its gradient is taken where whole
+        steps would have left them, and ``opt.catch_up()``, for all rows of all parameters, before you evaluate or save.
+        Rows then have the bits of whole steps, with a gradient of zero where they were not touched. Where no row is
+        behind it does nothing. `rows` are integers in [0, len(parameter)) in any shape.
+
+        >>> import numpy as np, fastlr
+        >>> params = {"table": np.zeros((3, 1))}
+        >>> opt = fastlr.Momentum(params, lr=1.0, momentum=0.5, catch_up_rows=True)
+        >>> for row in (0, 1, 0):
+        ...     opt.catch_up("table", [row])       # (here the gradient would be taken)
+        ...     opt.step_rows("table", [row], np.ones((1, 1)))
+        >>> params["table"].ravel()                # row 1 has not had the third update
+        array([-2.75, -1.  ,  0.  ])
+        >>> opt.catch_up()
+        >>> params["table"].ravel()
+        array([-2.75, -1.5 ,  0.  ])
+
+        Raises
+        ------
+        TypeError, ValueError
+            For a name that there is not, and rows that are not within the parameter.
+        """
+        if (name is None) != (rows is None):
+            raise TypeError(f"{type(self).__name__}: catch_up: give both a parameter's name and rows of it, or neither")
+        if self._catch_up_rows is not None or name is not None:
+            from .catching_up import catch_up, catch_up_rows  # (imported where it is needed, as few programs do)
+
+            if name is None:
+                catch_up(self)
+            else:
+                catch_up_rows(self, name, rows)
 
     def accumulate(self, grads: Any = None, grad_scale: float = 1.0, zero_grads: bool = False) -> None:
         r"""Add the gradient of a micro-batch to the state; parameters and t stay, and no buffer is needed.

@@ -76,7 +76,7 @@ class BoundParameters(RuleClass, family=True):
                  dtype: Literal["bfloat16"] | None = None, decay: Any = None, decay_mask: Any = None,
                  lr_scale: Any = None, shadow: Any = None, master: Literal["split"] | None = None,
                  constraint: Any = None, convention: str | None = None, lr_max: float | None = None,
-                 **hyper: Any) -> None:
+                 catch_up_rows: Any = None, **hyper: Any) -> None:
         owner = type(self).__name__
         self._read_convention(convention)
         if lr is not None:
@@ -95,6 +95,7 @@ class BoundParameters(RuleClass, family=True):
         self._shared = np.array([self._initial.get(name, 0.0) for name in self.shared])
         self._kept = self.slots if self._stages.ema_decay is None else (*self.slots, "ema")
         self._decay_mask, self._lr_scale, self._constraint = decay_mask, lr_scale, constraint
+        self._catch_up_rows = catch_up_rows
         self._structure = Structure(are_groups(params))
         self._bound = None
         tensors: list[Tensor] = []
@@ -203,6 +204,10 @@ class BoundParameters(RuleClass, family=True):
             given = per_tensor(self._constraint, tensors, owner, "constraint")
             for tensor, constraint in zip(tensors, given, strict=True):
                 set_constraint(tensor, constraint, owner)
+        if self._catch_up_rows is not None:
+            from .catching_up import set_journals  # (likewise)
+
+            set_journals(self, tensors)
         if self._decay_mask is not None:
             for tensor, decays in zip(tensors, per_tensor(self._decay_mask, tensors, owner, "decay_mask"), strict=True):
                 tensor.decays = decays is None or bool(decays)
@@ -267,6 +272,10 @@ class BoundParameters(RuleClass, family=True):
     def _watch(self) -> None:
         """Find what has to be looked at before each step."""
         tensors = self._plan.torch_parameters
+        if self._catch_up_rows is not None:
+            from .catching_up import CatchingUpStructure
+
+            self._structure = CatchingUpStructure(self._structure, self)
         self._nested = self._structure.nested
         self._plan.watched = (*self._structure.watched, *(() if tensors is None else (tensors,))) or None
 
@@ -276,6 +285,9 @@ class BoundParameters(RuleClass, family=True):
         plan = Plan(type(self).__name__, self._table(self._peer.rule), kernels, self._fields, bounds, tensors,
                     len(groups), self._shared, stages, self._matrix_step(tensors),
                     self._takes_eps_exactly(self._convention))
+        if self._catch_up_rows is not None:
+            journals = [tensor.journal for tensor in tensors]
+            plan.journals = journals if any(journal is not None for journal in journals) else None
         for group in groups:
             for name, value in group._values.items():
                 plan.assign(group._index, self._fields.index(name), value)
@@ -387,6 +399,10 @@ class BoundParameters(RuleClass, family=True):
     def bind(self, grads: Any) -> None:
         """Read these gradient buffers in every `step()` that is given none: their memory must stay where it is."""
         arrays = Structure.arranged(self._structure, grads, type(self).__name__)
+        if self._catch_up_rows is not None:
+            from .catching_up import refuse_bound
+
+            refuse_bound(self, arrays)
         if self._plan.bind(self._without_frozen(arrays)):
             self._bound_fixed = [fixed_in_memory(array) for array in arrays if isinstance(array, np.ndarray)]
         self._bound = arrays
@@ -418,6 +434,13 @@ class BoundParameters(RuleClass, family=True):
         if self._part is not None:
             raise TypeError(f"{type(self).__name__}: {call} cannot change the part {self._part!r} of a Partition; make "
                             f"a new Partition, and load the state of this one with strict=False")
+
+    def _require_all_updates(self, what: str) -> None:
+        """RuntimeError while rows have not had all updates."""
+        if self._catch_up_rows is not None:
+            from .catching_up import refuse_behind
+
+            refuse_behind(self, what)
 
     def _require_own_values(self) -> None:
         """RuntimeError while the parameters hold their running means."""

@@ -19,7 +19,7 @@ from .structure import Container, Structure
 if TYPE_CHECKING:
     from .binding import BoundParameters
 
-PER_TENSOR = ("_constraint", "_decay", "_decay_mask", "_lr_scale", "_shadow", "_state_dtype")
+PER_TENSOR = ("_catch_up_rows", "_constraint", "_decay", "_decay_mask", "_lr_scale", "_shadow", "_state_dtype")
 
 
 # Frozen parameters
@@ -67,6 +67,7 @@ def drop_group(opt: BoundParameters, group: Group | int) -> None:
     """Let a group go, with its state: see `Optimizer.drop_group`."""
     opt._require_own_values()
     opt._refuse_as_part("drop_group")
+    opt._require_all_updates("drop_group")
     who, groups, before = type(opt).__name__, opt.groups, opt._plan
     if isinstance(group, bool) or not isinstance(group, int | Group):
         raise TypeError(f"{who}: drop_group: expected a group or its index, got {group!r}")
@@ -164,6 +165,7 @@ class SwappedOut:
 def swapped(opt: BoundParameters, means: Mapping[str, Any]) -> Iterator[None]:
     """See `Optimizer.swapped`."""
     opt._plan.refuse_replaced()
+    opt._require_all_updates("swapped")
     tensors = opt._plan.tensors
     before = [np.asarray(tensor.array).copy() for tensor in tensors]
     watched = opt._plan.watched

@@ -187,6 +187,7 @@ COMMON = {
     "decay": "how weight_decay works: 'coupled', 'decoupled', 'independent' or 'corrected' (then also lr_max)",
     "decay_mask": "which parameters decay",
     "lr_scale": "a factor of the learning rate for each tensor or element",
+    "catch_up_rows": "rows that step_rows did not touch have those updates later, at the latest in catch_up()",
     "constraint": "where steps leave parameters: one of fastlr.constraints",
     "state_dtype": "how the state is stored: 'float32', 'float64', 'bfloat16', 'float16' or 'int8'",
     "rounding": "'nearest' or 'stochastic', of 16-bit values; also seed",

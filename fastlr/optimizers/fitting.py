@@ -20,7 +20,8 @@ from .plain_values import as_plain
 Rename = Mapping[str, str] | Callable[[str], str]
 
 SCALE = "_scale"                       # the end of a slot's name that has the scales of 8-bit codes
-BY_NAME = ("constraint", "decay", "decay_mask", "lr_scale")          # options that differ between parameters
+#: Options that differ between parameters.
+BY_NAME = ("catch_up_rows", "constraint", "decay", "decay_mask", "lr_scale")
 
 
 # Other names

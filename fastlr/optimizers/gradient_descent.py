@@ -10,7 +10,8 @@ from .base import Optimizer
 from .declaration import Convention, Hyper, within
 
 
-class SGD(Optimizer, conventions={"torch": "SGD", "optax": "SGD", "keras": Convention("SGD", "decoupled", lr=0.01)}):
+class SGD(Optimizer, fades="", conventions={
+        "torch": "SGD", "optax": "SGD", "keras": Convention("SGD", "decoupled", lr=0.01)}):
     r"""Each parameter moves against its gradient.
 
     .. math:: p \leftarrow p - \eta g
@@ -32,7 +33,7 @@ def share_of_velocity(h: dict[str, float], first_update: bool) -> dict[str, tupl
     return {"m": (1, (1 if first_update else 1 - h["dampening"]) / h["momentum"])}
 
 
-class Momentum(Optimizer, accumulation=share_of_velocity, conventions={
+class Momentum(Optimizer, fades="m", accumulation=share_of_velocity, conventions={
         "torch": "Momentum", "optax": "Momentum",
         "keras": Convention("MomentumInside", "decoupled", accumulates=False, lr=0.01)}):
     r"""The heavy ball: gradients add up in a velocity, and the parameter follows it.
@@ -59,7 +60,7 @@ class Momentum(Optimizer, accumulation=share_of_velocity, conventions={
     dampening: Hyper = within(0.0, 0, 1)
 
 
-class Nesterov(Optimizer, conventions={
+class Nesterov(Optimizer, fades="m", conventions={
         "torch": "Nesterov", "optax": "Nesterov", "keras": Convention("NesterovInside", "decoupled", lr=0.01)}):
     r"""The heavy ball, looking ahead: the parameter moves by the velocity it will have next.
 
@@ -98,7 +99,7 @@ class SGDW(Momentum, decay="decoupled", rule="Momentum"):
     """
 
 
-class QHM(Optimizer):
+class QHM(Optimizer, fades="m"):
     r"""Quasi-hyperbolic momentum: a step between the gradient's and its running mean's.
 
     .. math:: m \leftarrow \mu m + (1 - \mu) g, \quad p \leftarrow p - \eta \left( (1 - \nu) g + \nu m \right)

@@ -10,7 +10,7 @@ def shares_of_moments(h: dict[str, float], first_update: bool) -> dict[str, tupl
     return {"m": (1, (1 - h["beta1"]) / h["beta1"]), "v": (2, (1 - h["beta2"]) / h["beta2"])}
 
 
-class Adam(Optimizer, accumulation=shares_of_moments, conventions={
+class Adam(Optimizer, fades="m", accumulation=shares_of_moments, conventions={
         "torch": "Adam", "optax": "Adam", "keras": Convention("AdamHat", "decoupled", eps=1e-7)}):
     r"""The mean of past gradients over their root mean square, both corrected for their start at zero.
 
@@ -70,7 +70,7 @@ class AMSGrad(Adam, accumulation=shares_of_moments, conventions={
     """
 
 
-class AdamW(Adam, decay="decoupled", accumulation=shares_of_moments, conventions={
+class AdamW(Adam, fades="m", decay="decoupled", accumulation=shares_of_moments, conventions={
         "torch": "AdamW", "optax": Convention("AdamW", weight_decay=1e-4),
         "keras": Convention("AdamWHat", eps=1e-7, weight_decay=4e-3)}):
     r"""Adam, and apart from it each parameter shrinks by lr * weight_decay.
@@ -96,7 +96,7 @@ class AdamW(Adam, decay="decoupled", accumulation=shares_of_moments, conventions
     weight_decay: Hyper = within(0.01)
 
 
-class NAdam(Adam, conventions={
+class NAdam(Adam, fades="m", conventions={
         "torch": "NAdam", "optax": "NAdamConstant",
         "keras": Convention("NAdam", "decoupled", lr=1e-3, eps=1e-7, momentum_decay=1.0)}):
     r"""Adam with Nesterov's momentum: it looks one step ahead, by a momentum that grows towards beta1.
@@ -160,7 +160,7 @@ class Adan(Optimizer, decay="decoupled",
     eps: Hyper = within(1e-8)
 
 
-class NAdamW(NAdam, decay="decoupled", rule="NAdam",
+class NAdamW(NAdam, fades="m", decay="decoupled", rule="NAdam",
              conventions={"torch": "NAdam", "optax": Convention("NAdamConstant", weight_decay=1e-4)}):
     r"""NAdam, and apart from it each parameter shrinks by lr * weight_decay.
 
@@ -208,7 +208,7 @@ class AdaMax(Adam, conventions={
     lr: Hyper = within(2e-3)
 
 
-class LaProp(Adam):
+class LaProp(Adam, fades="m"):
     r"""First normalise the gradient, then let it gather momentum.
 
     .. math::
@@ -233,7 +233,7 @@ class LaProp(Adam):
     eps: Hyper = within(1e-15)
 
 
-class QHAdam(Adam):
+class QHAdam(Adam, fades="m"):
     r"""Adam between the gradient and its running mean, above and below the line.
 
     .. math::
@@ -257,7 +257,7 @@ class QHAdam(Adam):
     nu2: Hyper = within(1.0, 0, 1 + 2**-52)
 
 
-class RAdam(Adam, conventions={"torch": "RAdam", "optax": "RAdamCorrected"}):
+class RAdam(Adam, fades="m", conventions={"torch": "RAdam", "optax": "RAdamCorrected"}):
     r"""Adam that rectifies the variance of its rate: momentum alone until there are enough gradients to divide by.
 
     .. math::
@@ -280,7 +280,7 @@ class RAdam(Adam, conventions={"torch": "RAdam", "optax": "RAdamCorrected"}):
     """
 
 
-class RAdamW(RAdam, decay="decoupled", rule="RAdam",
+class RAdamW(RAdam, fades="m", decay="decoupled", rule="RAdam",
              conventions={"torch": "RAdam", "optax": "RAdamCorrected"}):
     r"""RAdam, and apart from it each parameter shrinks by lr * weight_decay.
 
@@ -324,7 +324,7 @@ class AdaBelief(Adam, decay="decoupled"):
     eps: Hyper = within(1e-16)
 
 
-class Yogi(Adam):
+class Yogi(Adam, fades="m"):
     r"""Adam whose mean square moves by no more than the square of a gradient, so that it forgets slowly.
 
     .. math::

@@ -374,6 +374,11 @@ class Partition(Resumable):
                              f"whose gradients may be None")
         self._part_of(name).step_rows(name, rows, grads, grad_scale, ends_step=False)
 
+    def catch_up(self, name: str | None = None, rows: Any = None) -> None:
+        """Let rows have the updates that `step_rows` did without them, as `Optimizer.catch_up`."""
+        for part in self._parts.values() if name is None else (self._part_of(name),):
+            unwrapped(part).catch_up(name, rows)
+
     def _part_of(self, name: str) -> Any:
         for part in self._parts.values():
             if any(tensor.name == name for tensor in tensors_of(part)):

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 def place_state(opt: BoundParameters, arrays: Mapping[str, Mapping[str, Any]], take: bool) -> None:
     """See `Optimizer.place_state`."""
+    opt._require_all_updates("place_state")
     plan = opt._plan
     placed = fitting(opt, arrays)
 

@@ -52,6 +52,9 @@ class RuleClass:
     conventions: ClassVar[dict[str, Convention]] = {}
     #: What `accumulate` adds to each slot; None where a rule needs the whole gradient at once.
     accumulation: ClassVar[Accumulation | None] = None
+    #: By a gradient of zero every slot is multiplied, and an element moves by c * slot / (a * sqrt(others) + b): the
+    #: name of that slot; "" where it does not move; None where neither holds. Rows that catch up then skip lost moves.
+    fades: ClassVar[str | None] = None
     decay_mode: ClassVar[str] = "coupled"
     hypers: ClassVar[dict[str, HyperParameter]] = {}
     initial_states: ClassVar[dict[str, InitialState]] = {}
@@ -67,7 +70,8 @@ class RuleClass:
 
     def __init_subclass__(cls, decay: str | None = None, rule: Any = None,
                           conventions: Mapping[str, str | Convention] | None = None,
-                          accumulation: Accumulation | None = None, family: bool = False) -> None:
+                          accumulation: Accumulation | None = None, fades: str | None = None,
+                          family: bool = False) -> None:
         declared = cls._read_declarations()
         if family:                     # (what optimizers derive from stands for no rule itself)
             return
@@ -78,7 +82,7 @@ class RuleClass:
         if own:
             found = cls._find_rule(rule or cls.__name__)
             cls._default_rule, cls._rules = found.name, {found.name: found}
-            cls.decay_mode, cls.accumulation, cls.conventions = "coupled", accumulation, {}
+            cls.decay_mode, cls.accumulation, cls.fades, cls.conventions = "coupled", accumulation, fades, {}
             cls._saved_as = cls.__name__
         elif not cls._default_rule:
             raise TypeError(f"{cls.__name__}: stands for no rule; name it with rule=, or derive from an optimizer that "
@@ -132,6 +136,9 @@ class RuleClass:
         cls.slots, cls.memory, cls.shared = signature.slots, signature.memory, signature.shared
         cls.reduces = bool(signature.sums) or cls.kind == "matrix"
         cls.depends_on_param = signature.depends_on_param
+        if cls.fades and cls.fades not in cls.slots:
+            raise TypeError(f"{cls.__name__}: fades={cls.fades!r} names no slot of its rule {cls._default_rule}"
+                            f"{nearest(cls.fades, cls.slots)}")
         common = ("lr", "weight_decay")
         if "lr" in signature.hypers:
             raise TypeError(f"{cls.__name__}: its rule {cls._default_rule} has a hyper-parameter 'lr', which every "

@@ -122,6 +122,8 @@ def options_of(opt: BoundParameters) -> dict[str, Any]:
         by_name["lr_scale"] = {name: scale for name, scale in scales.items() if scale != 1}
     if opt._constraint is not None:
         by_name["constraint"] = {tensor.name: list(tensor.constraint) for tensor in tensors if tensor.constraint}
+    if opt._catch_up_rows is not None:
+        by_name["catch_up_rows"] = {tensor.name: True for tensor in tensors if tensor.journal is not None}
     return options | {name: value for name, value in by_name.items() if value}
 
 
@@ -158,6 +160,7 @@ def other_options(opt: BoundParameters, saved: Any, owner: str) -> list[str]:
 def described(opt: BoundParameters) -> dict[str, Any]:
     """`state_dict` without its arrays."""
     opt._require_own_values()
+    opt._require_all_updates("state_dict")
     plan = opt._plan
     skipped = zip(plan.tensors, plan.read_skipped_steps(), strict=True)
     plain = {
@@ -197,6 +200,7 @@ def prepared(opt: BoundParameters, d: Mapping[str, Any], strict: bool) -> Prepar
     refuse_foreign(opt, d, owner)
     report: list[str] = []
     if not strict:
+        opt._require_all_updates("load_state_dict(strict=False)")
         from .fitting import fitted  # (imported where it is needed, as few programs do)
 
         d = fitted(opt, d, report)
@@ -218,6 +222,9 @@ def prepared(opt: BoundParameters, d: Mapping[str, Any], strict: bool) -> Prepar
     accumulated, skipped = (count(d.get(name, 0), owner, name) for name in ("folded", "skipped"))
 
     def write() -> None:
+        for tensor in plan.tensors:
+            if tensor.journal is not None:
+                tensor.journal.discard()
         fill(opt.state, d["state"])
         for group, new, saved in zip(opt.groups, values, d["groups"], strict=True):
             for name, value in new.items():

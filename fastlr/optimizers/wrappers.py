@@ -53,6 +53,9 @@ class Wrapper(Resumable):
         if accumulates(opt) and self._needs_gradients:
             raise TypeError(f"{who}: cannot wrap GradientAccumulation, whose step takes no gradients; average the "
                             f"gradients of the batches first and pass the mean to {who}")
+        if any(tensor.journal is not None for tensor in tensors_of(opt)):
+            raise TypeError(f"{who}: needs parameters that have all updates after each step; make "
+                            f"{type(unwrapped(opt)).__name__} without catch_up_rows")
         self.inner = opt
         self._own: dict[str, dict[str, Array]] = {}
         self._members: list[Tensor] = []               # the parameters whose state `_own` has
