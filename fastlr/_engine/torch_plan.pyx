@@ -24,7 +24,7 @@ from fastlr._kernels.prefetch cimport prefetch_read
 from fastlr._kernels.structs cimport MAX_DIMENSIONS, UNKNOWN, GradientView, Storage
 
 from fastlr._engine.arrays import stored_as
-from fastlr._engine.rows import step_rows
+from fastlr._engine.rows import catch_up, step_rows
 
 build_id = FASTLR_LAYOUT.decode()
 
@@ -368,6 +368,13 @@ cdef class TorchTensors:
         cdef Py_ssize_t i, moved = 0
         cdef int64_t skipped = plan.skipped
         self.match_steps()
+        if plan.journals is not None:
+            for i, gradient in self.sparse:
+                if plan.journals[i] is not None and gradient.sparse_dim() != 1:
+                    raise RuntimeError(f"{plan.layout.caller}: the rows of parameter {plan.layout.tensors[i].name} "
+                                       f"catch up, and its gradient must be sparse by rows, got one of "
+                                       f"{gradient.sparse_dim()} sparse axes")
+            self.catch_up(False)
         for i, gradient in self.sparse:
             if gradient.sparse_dim() == 1:
                 rows, values = gradient._indices()[0].contiguous(), gradient._values()
@@ -399,6 +406,38 @@ cdef class TorchTensors:
             return self.owners
         sparse = {i for i, _ in self.sparse}
         return [owner for i, owner in enumerate(self.owners) if self.source.views[i].g != NULL or i in sparse]
+
+    def catch_up(self, bint all_tensors=True):
+        """Let every row have all updates: of all parameters, or of those with a strided gradient. Returns those that
+        were behind."""
+        cdef Py_ssize_t i
+        found = []
+        for i, journal in enumerate(self.plan.journals or ()):
+            if journal is not None and (all_tensors or self.source.views[i].g != NULL) and journal.behind():
+                self.require_memory(i)
+                catch_up(self.plan, i)
+                found.append(self.owners[i])
+        return found
+
+    cdef int require_memory(self, Py_ssize_t i) except -1:
+        """RuntimeError if a parameter is no longer in the memory in which rows of it are behind, which may be freed."""
+        cdef Layout layout = self.plan.layout
+        if self.is_moved(i):
+            self.plan.journals[i].discard()
+            raise RuntimeError(f"{layout.caller}: parameter {layout.tensors[i].name} was given other memory while rows "
+                               f"of it were behind; their updates are lost; call catch_up() before that")
+        return 0
+
+    def catch_up_rows(self, Py_ssize_t i, rows):
+        """Let these rows of a parameter have all updates; whether one had not."""
+        if self.plan.journals is None or self.plan.journals[i] is None or not self.plan.journals[i].behind():
+            return False
+        self.require_memory(i)
+        return catch_up(self.plan, i, rows)
+
+    def behind(self) -> int:
+        """The largest number of updates that a row of a parameter has not had."""
+        return max([journal.behind() for journal in self.plan.journals or () if journal is not None], default=0)
 
     def forget(self):
         """Keep no gradient that was read for a step which was not done."""

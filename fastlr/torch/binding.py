@@ -14,6 +14,7 @@ from .._engine.torch_plan import TorchTensors
 from .._engine.torch_tensors import array_over
 from .._engine.torch_watch import GroupWatch, StateWatch
 from ..optimizers.binding import BoundParameters
+from ..optimizers.catching_up import checked_rows
 from ..optimizers.spectral import Decomposing, Muon
 from .arguments import Rule, rule_of, values_of
 from .products import BFloat16Products, TorchProducts
@@ -370,6 +371,21 @@ class Binding:
                             unit.inner._set_hyper([own], name, value)
             self.watch.take(index)
         return True
+
+    def catch_up(self) -> list[torch.Tensor]:
+        """Let every row have all updates; the parameters that had not."""
+        return [param for unit in self.units for param in unit.tensors.catch_up()]
+
+    def catch_up_rows(self, param: torch.Tensor, rows: Any, owner: str) -> list[torch.Tensor]:
+        """Let some rows of a parameter have all updates; the parameter, if one had not."""
+        for unit in self.units:
+            for i, own in enumerate(unit.params):
+                if own is param:
+                    tensor = unit.inner._plan.tensors[i]
+                    rows = torch.as_tensor(rows).detach().cpu().numpy()
+                    rows = checked_rows(rows, tensor, f"{owner}: catch_up of parameter {tensor.name}")
+                    return [param] if unit.tensors.catch_up_rows(i, rows) else []
+        return []
 
     def forget_gradients(self) -> None:
         """Keep no gradient of a step that was not done."""

@@ -106,6 +106,8 @@ class Offloaded(torch.optim.Optimizer):
         for name in ("in_backward", "zero_grads"):
             if keywords.get(name):
                 raise ValueError(f"{self._owner}: {name}=True needs gradients on the CPU; leave it out with offload")
+        if keywords.get("catch_up_rows"):
+            raise ValueError(f"{self._owner}: catch_up_rows needs parameters on the CPU; leave it out with offload")
         if isinstance(chunk_bytes, bool) or not isinstance(chunk_bytes, int) or chunk_bytes < 1:
             raise ValueError(f"offload: chunk_bytes must be a positive integer, got {chunk_bytes!r}")
         self._chunk_bytes, self._lanes = chunk_bytes, dict[torch.device, tuple[Lane, Lane]]()

@@ -20,7 +20,7 @@ from .state import as_in_torch
 
 #: Keywords of fastlr's that every class takes beside its own.
 COMMON = tuple(name for name in STAGES if name != "maximize") + (
-    "state_dtype", "master", "decay", "decay_mask", "lr_scale", "lr_max", "convention")
+    "state_dtype", "master", "decay", "decay_mask", "lr_scale", "lr_max", "catch_up_rows", "convention")
 
 profiler_is_on = torch._C._autograd._profiler_enabled
 increment_version = getattr(torch._C, "_increment_version", torch.autograd.graph.increment_version)
@@ -182,6 +182,8 @@ class Optimizer(torch.optim.Optimizer):
     def _bind(self) -> Binding:
         """Plan the steps of what `param_groups` and `state` have now."""
         before = {} if self._binding is None else self._binding.steps()
+        if self._binding is not None and self._common.get("catch_up_rows") is not None:
+            self.catch_up()
         with torch.no_grad():
             new = Binding(self, before)
         if self._binding is not None:
@@ -199,6 +201,31 @@ class Optimizer(torch.optim.Optimizer):
             return self._norms
         norms: tuple[int, float, float] = self._binding.units[0].inner._plan.norms
         return norms
+
+    # Rows that catch up
+
+    def catch_up(self, param: torch.Tensor | None = None, rows: Any = None) -> None:
+        """Let rows have the updates that steps with sparse gradients did without them: see `fastlr.Optimizer.catch_up`.
+
+        With ``catch_up_rows=True``, call ``opt.catch_up(embedding.weight, words)`` before a batch reads those rows, and
+        ``opt.catch_up()`` before you evaluate or save.
+        """
+        if (param is None) != (rows is None):
+            raise TypeError(f"{type(self).__name__}: catch_up: give both a parameter and rows of it, or neither")
+        if self._binding is None:
+            return
+        moved = self._binding.catch_up() if param is None else self._binding.catch_up_rows(
+            param, rows, type(self).__name__)
+        if moved:
+            increment_version(moved)
+
+    def _require_all_updates(self, what: str) -> None:
+        """RuntimeError while rows have not had all updates."""
+        units = [] if self._binding is None else self._binding.units
+        missed = max((unit.tensors.behind() for unit in units), default=0)
+        if missed:
+            raise RuntimeError(f"{type(self).__name__}: {what}: rows are up to {missed} updates behind; call "
+                               f"catch_up() first, before parameters or state are read")
 
     # What a step leaves
 
@@ -272,6 +299,7 @@ class Optimizer(torch.optim.Optimizer):
         """
         for hook in self._optimizer_state_dict_pre_hooks.values():
             hook(self)
+        self._require_all_updates("state_dict")
         numbers: dict[int, int] = {}
         groups = []
         first = 0
@@ -347,6 +375,7 @@ class Optimizer(torch.optim.Optimizer):
             post_hook(self)
 
     def __getstate__(self) -> dict[str, Any]:
+        self._require_all_updates("a copy")
         name, state = type(self).__name__, self.__dict__["state"]
         if name == "ASGD":             # (torch's constructor of a copy looks for all of it)
             state = defaultdict(dict, {param: as_in_torch(name, state[param], param, group)
@@ -405,6 +434,7 @@ def stage_property(name: str) -> property:
         return self._common.get(name)
 
     def write(self: Optimizer, value: Any) -> None:
+        self.catch_up()
         norms = self._past_norms()
         self._common[name] = value
         self._binding, self._norms = None, norms

@@ -92,6 +92,8 @@ def loading(load: Callable[[Any], object], state: Any) -> Restore:
 def save_optimizer(opt: torch.optim.Optimizer, actions: list[Restore], seen: dict[int, Any]) -> None:
     """The same for an optimizer: its groups, its state, and numbers that it keeps as attributes."""
     own = vars(opt)
+    if isinstance(opt, Optimizer):
+        opt._require_all_updates("what training changes")
     for group in opt.param_groups:
         save(group, actions, seen)
     save(opt.param_groups, actions, seen)
