@@ -7,12 +7,13 @@ and b the least e of the 13 rates, a run's label is
     lower, raise   (e - b) / (s - b) > 0.1, and the rate of b is lower, or higher: a tenth of what is possible is lost
     leave          otherwise
 
-`diagnose` sees what logs of the first order would hold, each beside the rate and, again, without it:
+`diagnose` sees what logs of the first order would hold, each beside the rate and, again, without it, and all of that
+without the validation loss:
 
     batch     the loss of every batch
     tenth     that of every tenth batch
     mean      means over ten updates
-    epoch     the log of a scikit-learn network by epochs (`MLPClassifier.loss_curve_`, in the set `report` alone)
+    epoch     the log of a scikit-learn network by epochs (`MLPClassifier.loss_curve_`)
 
 and the loss of rows that are not trained on, at every tenth or twentieth of the run. Told are the share of runs whose
 direction is right (a factor above, below, or of 1), the share that is told the opposite, and in how many of the runs
@@ -29,6 +30,8 @@ import os
 import sys
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,12 +40,17 @@ from rate_problems import SETS, Problem, Training, others, splits, tables
 
 import fastlr
 from fastlr.monitor import diagnosis, points
+from fastlr.monitor.measured import measure
 
 RATES = np.geomspace(1e-5, 10, 13)
 LOGS = ("batch", "tenth", "mean", "epoch")
+BY_EPOCH = {"develop": ("mixture", "moons", "blobs", "coins"), "choose": ("wine", "breast_cancer", "iris", "diabetes"),
+            "report": ("anes96", "penguins", "modechoice", "star98", "patches", "fair")}
 DIRECTIONS = ("lower", "leave", "raise")
 STATISTICS = ("end", "peak", "peak in noise", "late share", "noise", "noise of gain", "noise late", "nine tenths",
               "half", "gain", "fall", "turning")
+OF_VALIDATION = ("validation end", "validation half", "validation late drop", "validation noise",
+                 "validation noise of gain")
 RATE_EDGES = (-4.25, -3.25, -2.25, -1.25, -0.25, 0.25)
 BINS, PENALTY = 5, 10.0
 
@@ -70,16 +78,24 @@ class Run(NamedTuple):
         return int(np.sign(best - self.k))
 
 
-class Log(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Log:
     """What a log of a run holds."""
 
     run: Run
     kind: str
     losses: Any
 
-    def history(self, rate: bool) -> dict[str, Any]:
-        found = {"loss": self.losses, "val_loss": self.run.validation}
+    def history(self, rate: bool, validation: bool = True) -> dict[str, Any]:
+        found = {"loss": self.losses} | ({"val_loss": self.run.validation} if validation else {})
         return found | ({"lr": np.full(len(self.losses), RATES[self.run.k])} if rate else {})
+
+    @cached_property
+    @np.errstate(all="ignore")
+    def statistics(self) -> list[dict[str, float]]:
+        """With the validation loss from the start on, and from after a part of the run on, as by epochs."""
+        rate = {"rate": math.log10(RATES[self.run.k])}
+        return [measure(self.losses, self.run.validation[first:]).points_of | rate for first in (0, 1)]
 
 
 @np.errstate(all="ignore")
@@ -164,8 +180,8 @@ class Judged(NamedTuple):
         return math.isfinite(end) and (end < here or not math.isfinite(here))
 
 
-def judged(found: list[Log], rate: bool) -> list[Judged]:
-    verdicts = [fastlr.diagnose(log.history(rate))[0] for log in found]
+def judged(found: list[Log], rate: bool, validation: bool = True) -> list[Judged]:
+    verdicts = [fastlr.diagnose(log.history(rate, validation))[0] for log in found]
     return [Judged(log, rate, verdict.kind, verdict.factor) for log, verdict in zip(found, verdicts, strict=True)]
 
 
@@ -179,16 +195,20 @@ def shares(some: list[Judged]) -> tuple[float, float, float]:
 
 # Fitting of the points
 
-def fitted(found: list[Log], rate: bool) -> points.Card:
+def fitted(found: list[Log], rate: bool, validation: bool) -> points.Card:
     """Points by multinomial logistic regression on bins of the statistics, the runs of each log alike."""
     from sklearn.linear_model import LogisticRegression
 
-    with np.errstate(all="ignore"):
-        rows = [diagnosis.measure(log.losses).points_of | {"rate": math.log10(RATES[log.run.k])} for log in found]
-    labels = np.array([log.run.label for log in found])
+    rows, labels = [], []
+    for log in found:
+        for row in log.statistics if validation else log.statistics[:1]:
+            if not validation or OF_VALIDATION[0] in row:
+                rows.append(row)
+                labels.append(log.run.label)
     shares = np.linspace(0, 1, BINS + 1)[1:-1]
+    names = (*STATISTICS, *(OF_VALIDATION if validation else ()))
     edges = {name: tuple(np.unique(np.quantile([row[name] for row in rows], shares).round(2)))
-             for name in STATISTICS} | ({"rate": RATE_EDGES} if rate else {})
+             for name in names} | ({"rate": RATE_EDGES} if rate else {})
     hot = np.hstack([np.eye(len(cuts) + 1)[np.searchsorted(cuts, [row[name] for row in rows], side="right")]
                      for name, cuts in edges.items()])
     model = LogisticRegression(C=1 / PENALTY, max_iter=3000).fit(hot, labels)
@@ -201,11 +221,17 @@ def fitted(found: list[Log], rate: bool) -> points.Card:
     return points.Card((float(base[0]), float(base[1])), statistics)
 
 
+def cards(found: list[Log]) -> dict[tuple[bool, bool], points.Card]:
+    """Those of logs with and without the rate, with and without a validation loss."""
+    return {(rate, validation): fitted(to_fit(found), rate, validation)
+            for rate in (True, False) for validation in (True, False)}
+
+
 def written(card: points.Card) -> str:
     lines = [f"Card({card.base}, {{"]
     for name, (cuts, of_bins) in card.statistics.items():
-        lines += [f'    "{name}": ({cuts},', f"        {of_bins}),"]
-    return "\n".join([*lines, "})"])
+        lines += [f'        "{name}": ({cuts},', f"            {of_bins}),"]
+    return "\n".join([*lines, "    })"])
 
 
 def to_fit(found: list[Log]) -> list[Log]:
@@ -215,41 +241,42 @@ def to_fit(found: list[Log]) -> list[Log]:
 def fit(found: list[Log]) -> None:
     """Write `fastlr/monitor/points.py`."""
     path = Path(points.__file__)
-    head = path.read_text().split("\nRATE_KNOWN = ")[0]
-    known, unknown = (written(fitted(to_fit(found), rate)) for rate in (True, False))
-    path.write_text(f"{head}\nRATE_KNOWN = {known}\n\nRATE_UNKNOWN = {unknown}\n")
+    head = path.read_text().split("\nCARDS: ")[0]
+    lines = [f"    {key}: {written(card)}," for key, card in cards(found).items()]
+    path.write_text("\n".join([head, "CARDS: dict[tuple[bool, bool], Card] = {", *lines, "}", ""]))
 
 
-def crossed(found: list[Log], folds: int = 6) -> list[Judged]:
+def crossed(found: list[Log], validation: bool = True, folds: int = 6) -> list[Judged]:
     """Verdicts on each sixth of the problems by points that were fitted to the others."""
     names = sorted({log.run.problem for log in found})
-    own = points.RATE_KNOWN, points.RATE_UNKNOWN
+    own = diagnosis.CARDS
     verdicts = []
     for fold in range(folds):
         left_out = set(names[fold::folds])
-        rest = to_fit([log for log in found if log.run.problem not in left_out])
-        diagnosis.RATE_KNOWN, diagnosis.RATE_UNKNOWN = fitted(rest, True), fitted(rest, False)
+        diagnosis.CARDS = cards([log for log in found if log.run.problem not in left_out])
         for rate in (True, False):
-            verdicts += judged([log for log in found if log.run.problem in left_out], rate)
-    diagnosis.RATE_KNOWN, diagnosis.RATE_UNKNOWN = own
+            verdicts += judged([log for log in found if log.run.problem in left_out], rate, validation)
+    diagnosis.CARDS = own
     return verdicts
 
 
+def of_one(one: Problem | tuple[str, str]) -> list[Run]:
+    return runs(one) if isinstance(one, Problem) else runs_by_epoch(*one)
+
+
 def all_runs(which: str, jobs: int) -> list[Run]:
-    problems = tables(which) + others(which)
+    networks = [(name, solver) for name in BY_EPOCH[which] for solver in ("sgd", "adam")]
+    problems = [*tables(which), *others(which), *networks]
     found: list[Run] = []
     with ProcessPoolExecutor(jobs) as pool:
-        for k, some in enumerate(pool.map(runs, problems), start=1):
+        for k, some in enumerate(pool.map(of_one, problems), start=1):
             found += some
             if sys.stderr.isatty():
                 print(f"\r{which}: {k} of {len(problems)} problems ", end="", file=sys.stderr, flush=True)
-    if which == "report":
-        for name in ("anes96", "penguins", "modechoice", "star98", "patches", "fair"):
-            found += runs_by_epoch(name, "sgd") + runs_by_epoch(name, "adam")
     return found
 
 
-def told(verdicts: list[Judged]) -> None:
+def told(verdicts: list[Judged], kinds: bool = True) -> None:
     print(f"{'log':8}{'rate':9}{'runs':>6}{'right':>8}{'opposite':>10}{'better':>8}{'of':>6}")
     for rate in (True, False):
         for kind in (*LOGS, "all"):
@@ -260,7 +287,7 @@ def told(verdicts: list[Judged]) -> None:
             count = sum(one.better is not None for one in some)
             print(f"{kind:8}{'known' if rate else 'unknown':9}{len(some):6}{right:8.1%}{opposite:10.1%}{better:8.1%}"
                   f"{count:6}")
-    for rate in (True, False):
+    for rate in (True, False) if kinds else ():
         print(f"\nverdicts, the rate {'known' if rate else 'unknown'}:"
               f"{'':14}{'should be: ' + '   '.join(DIRECTIONS):>32}{'better':>10}")
         for kind in diagnosis.KINDS:
@@ -290,10 +317,17 @@ def main() -> None:
     if arguments.fit:
         fit(found)
         return
-    verdicts = crossed(found) if arguments.cross else judged(found, True) + judged(found, False)
+
+    def all_judged(validation: bool = True) -> list[Judged]:
+        return (crossed(found, validation) if arguments.cross else
+                judged(found, True, validation) + judged(found, False, validation))
+
+    verdicts = all_judged()
     print(f"\n{' and '.join(which)}: {len({log.run.problem for log in found})} problems, "
           f"{len({(log.run.problem, log.run.k) for log in found})} runs, {len(found)} logs\n")
     told(verdicts)
+    print("\nThe same logs without the validation loss:\n")
+    told(all_judged(validation=False), kinds=False)
     if arguments.wrong:
         print()
         for one in verdicts:

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 import fastlr
-from fastlr.monitor.diagnosis import KINDS, THRESHOLDS, direction, measure
-from fastlr.monitor.points import RATE_KNOWN, RATE_UNKNOWN
+from fastlr.monitor.diagnosis import KINDS, THRESHOLDS, direction
+from fastlr.monitor.measured import FEWEST_VALIDATIONS, measure, measure_validation
+from fastlr.monitor.points import CARDS
 
 sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
 
@@ -55,12 +56,38 @@ def test_the_bench_fits_the_points_that_are_there():
     """The file of points has a bin more than edges, for every statistic that is measured."""
     import diagnosis
 
-    statistics = measure(CURVES["healthy"]).points_of
-    for card, names in ((RATE_KNOWN, (*diagnosis.STATISTICS, "rate")), (RATE_UNKNOWN, diagnosis.STATISTICS)):
+    statistics = measure(CURVES["healthy"], CURVES["healthy"][::10]).points_of
+    assert CARDS.keys() == {(rate, validation) for rate in (True, False) for validation in (True, False)}
+    for (rate, validation), card in CARDS.items():
+        names = (*diagnosis.STATISTICS, *(diagnosis.OF_VALIDATION if validation else ()), *(("rate",) if rate else ()))
         assert tuple(card.statistics) == names and set(names) <= {*statistics, "rate"}
         assert all(len(points) == len(edges) + 1 and sorted(edges) == list(edges)
                    for edges, points in card.statistics.values())
     assert sum(direction(measure(CURVES["healthy"]), 1e-3).values()) == pytest.approx(1)
+
+
+def test_statistics_of_a_validation_loss():
+    falling = np.array([4.0, 2.0, 1.5, 1.25, 1.0, 1.25, 1.0, 1.0])
+    found = measure_validation(falling)
+    assert found["validation end"] == pytest.approx(math.log(1 / 4)) and found["validation half"] == 1 / 7
+    assert found["validation late drop"] == 0
+    rough = (0.5 + 0.25) / 2
+    assert found["validation noise"] == pytest.approx(math.log(rough / 1.0625 + 1e-5))
+    assert found["validation noise of gain"] == pytest.approx(math.log(rough / 3 + 1e-5))
+    assert measure_validation(8 * falling) == found
+    assert measure_validation(np.insert(falling, [2, 5], [math.nan, math.inf])) == found
+    assert measure_validation(falling[:FEWEST_VALIDATIONS - 1]) == {}
+    assert all(map(math.isfinite, measure_validation(np.zeros(10)).values()))
+    assert all(map(math.isfinite, measure_validation(-falling).values()))
+    assert all(map(math.isfinite, measure_validation(falling * 1e307).values()))
+
+
+def test_a_validation_loss_of_every_update_has_the_noise_of_its_batches():
+    """Its means are compared: 30 times as many values with as much more noise have about as much of it."""
+    rng = np.random.default_rng(0)
+    few = 1 + np.exp(-np.arange(21) / 3) + 0.02 * rng.standard_normal(21)
+    many = 1 + np.exp(-np.arange(601) / 90) + 0.02 * math.sqrt(30) * rng.standard_normal(601)
+    assert abs(measure_validation(few)["validation noise"] - measure_validation(many)["validation noise"]) < 0.7
 
 
 # made curves
@@ -157,8 +184,18 @@ def test_there_is_a_finding_for_any_numbers():
 
 
 def test_several_findings_come_most_serious_first():
-    swinging = {"loss": CURVES["oscillating"], "val_loss": (0.8**T + 0.3 + 0.002 * T)[::5]}
+    swinging = {"loss": CURVES["oscillating"], "val_loss": (0.8**T + 0.3 + 0.002 * T + 0.15 * np.sin(T))[::5]}
     assert [one.kind for one in fastlr.diagnose(swinging)] == ["oscillating", "overfitting"]
+
+
+def test_the_validation_loss_tells_noise_of_batches_from_swings_of_the_weights():
+    """The same losses at a noise floor; the validation loss is smooth, or as uneven as they are."""
+    losses = 0.5 + 0.9**T + 0.2 * np.random.default_rng(0).standard_normal(N)
+    smooth = (0.5 + 0.9**T)[::12]
+    uneven = smooth + 0.2 * np.random.default_rng(1).standard_normal(len(smooth))
+    for rate in (None, 0.3):
+        of_batches, of_weights = (direction(measure(losses, validation), rate) for validation in (smooth, uneven))
+        assert of_batches["lower"] < 0.5 * of_weights["lower"] and of_batches["lower"] < of_batches["leave"]
 
 
 def test_advice_is_in_numbers_where_the_rate_is_known():

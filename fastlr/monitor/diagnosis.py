@@ -8,17 +8,14 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .history import History
-from .points import RATE_KNOWN, RATE_UNKNOWN, Card
-
-Floats = NDArray[np.float64]
+from .measured import Floats, Measured, measure, noise_of
+from .points import CARDS
 
 KINDS = ("diverging", "no gradient", "unmoved", "decayed too early", "collapsed", "oscillating", "overfitting",
          "too slow", "not sure", "plateaued", "healthy")
 FEWEST = 20
-BLOCKS = 12
 
 
 class Threshold(NamedTuple):
@@ -29,8 +26,9 @@ class Threshold(NamedTuple):
 # Numbers without a unit, so that neither the size of the losses nor the number of updates matters. "Start" is the mean
 # of the first fortieth of the losses, "now" of the last tenth.
 THRESHOLDS = {
-    "sure": Threshold(0.45, "probability of a direction, the rate known: the most right at under 2 % opposite"),
-    "sure without a rate": Threshold(0.65, "the same where the rate is not known"),
+    "sure": Threshold(0.45, "probability of a direction, the rate or a validation loss known: the most right at under "
+                            "1 % opposite"),
+    "sure without a rate": Threshold(0.65, "the same where neither is known"),
     "rise": Threshold(1.02, "now over start: more than rounding; noise adds five standard errors"),
     "blown up": Threshold(3.0, "highest median of 5 losses over start: sampling does not triple it"),
     "risen": Threshold(1.5, "highest over start, of a loss that then stops: half as much again is more than sampling"),
@@ -49,6 +47,7 @@ THRESHOLDS = {
     "in runs": Threshold(-0.2, "correlation of one change with the next; sampling noise has -1/2, slow swings above 0"),
     "in turns": Threshold(-0.75, "the same; below this the loss alternates from update to update"),
     "low for certain": Threshold(0.75, "probability of a gain at a higher rate: above, a low rate stopped it early"),
+    "low for certain by validation": Threshold(0.55, "the same where a validation loss is known: it is seldom wrong"),
     "noiseless": Threshold(0.02, "noise over the level: below, a lower rate has no noise to remove"),
     "dead": Threshold(1e-3, "gradient norm now over start, of a loss that is not low: the gradients are gone"),
     "decayed": Threshold(0.1, "rate now over its highest: a schedule has brought it down"),
@@ -88,7 +87,8 @@ def diagnose(history: Any, *, loss: str = "loss", validation: str = "val_loss") 
     history
         A `History`, a mapping of names to sequences (Keras' ``history.history``), or the losses alone, one an update
         (or one every so many, or means over epochs), from the first on; 20 at least, unless they end in a loss that is
-        not finite. Give the rate, as "lr", where you have it: it decides where the losses leave two readings.
+        not finite. Give the validation loss, as "val_loss", 6 values at least: it is of the same rows each time, so it
+        has no noise of batches, and its swings are those of the weights. Give the rate, as "lr", where you have it.
         "grad_norm", and "grad_norm/NAME" of single tensors, tell gradients that are gone.
     loss, validation
         The names of the training loss and, if there is one, of the validation loss.
@@ -142,15 +142,15 @@ def diagnose(history: Any, *, loss: str = "loss", validation: str = "val_loss") 
             unknown = float(1 - np.isfinite(losses).mean())
             evidence = {"share of losses that are not finite": unknown, "first loss": float(losses[0])}
             return [Finding("diverging", evidence, 0.1, advised.change("The loss is no longer finite", 0.1))]
-        run = measure(losses)
+        run = measure(losses, series[validation][1] if validation in series else None)
         norms = {name: values for name, (_, values) in series.items() if name.split("/")[0] == "grad_norm"}
         overfit = overfitting(series[loss], series[validation], advised) if validation in series else None
         found = (unmoved(run, advised, norms) or gone(run, norms) or decayed(losses, series.get("lr"))
                  or by_points(run, advised))
         findings = [found]
         if overfit is not None:
-            first = found if found.factor < 1 else overfit
-            findings = [found, overfit] if found.factor < 1 <= overfit.factor else [first]
+            both = found.factor < 1 <= overfit.factor
+            findings = [found, overfit] if both else [found if found.factor < min(overfit.factor, 1) else overfit]
         norm = norms.get("grad_norm")
         if norm is not None and len(norm) >= FEWEST:
             early, late = np.median(norm[: len(norm) // 10 + 1]), np.median(norm[-len(norm) // 10:])
@@ -180,89 +180,9 @@ def columns(history: Any) -> dict[str, tuple[Floats, Floats]]:
     return found
 
 
-class Measured(NamedTuple):
-    """Of the losses. The second part has points; "over" is a quotient, "log" its logarithm."""
-
-    start: float
-    now: float                 # over start
-    highest: float             # the highest median of 5 losses, less three deviations of the noise, over start
-    values: int                # different losses
-    range: float               # of the losses, over the highest
-    unsure: float              # standard error of the start, over start
-    gained: float              # share of the start's loss
-    rising: float              # share of changes in the later half that are rises
-    swing: float               # 90 % range of the later half over its median
-    points_of: dict[str, float]
-
-
-def measure(losses: Floats) -> Measured:
-    """The statistics that rules and points read. (Losses that are not finite are left out.)"""
-    y = losses[np.isfinite(losses)]
-    y = np.ldexp(y, -int(np.frexp(np.abs(y).max(initial=0.0))[1]) - 1)  # so that no sum overflows; no digit changes
-    if y.min() < 0:
-        y = y - y.min()
-    n, half = len(y), y[len(y) // 2:]
-    first = y[: max(n // 40, 1)]
-    start = float(first.mean()) or float(y[y > 0].min(initial=math.inf))
-    start = start if math.isfinite(start) else 1.0                       # all are 0
-    tiny = 1e-9 * start
-    parts = min(BLOCKS, max(n // 2, 1))
-    means = np.array([part.mean() for part in np.array_split(y, parts)])
-    later = np.array([part.mean() for part in np.array_split(half, min(BLOCKS, len(half)))])
-    i, j = np.triu_indices(len(later), 1)
-    fall = -float(np.median((later[j] - later[i]) / (j - i))) * len(later) if len(i) else 0.0
-    smooth = noise_of(half)
-    changes = np.diff(half)
-    noise = max(float(changes.std()) / math.sqrt(2) if len(changes) > 1 else 0.0, smooth)
-    now, quarter, least = float(y[-max(n // 10, 1):].mean()), float(y[-max(n // 4, 1):].mean()), float(means.min())
-    middle = float(y[int(0.45 * n): int(0.55 * n) + 1].mean())
-    scale = max(start - least, tiny)
-    error = noise * math.sqrt(12 / len(half)) + tiny                     # of a straight line's fall over its length
-    width = 5 if n >= 40 else 3
-    rest = y[len(first):] if n >= 2 * width + len(first) else y
-    medians = np.median(np.lib.stride_tricks.sliding_window_view(rest, width), axis=1) if n >= width else y
-    spread = changes.std() > tiny and len(changes) > 3
-    points_of = {
-        "end": log(now / start),
-        "peak": log(max(float(medians.max()) - 2 * noise_of(y), 0.1 * start) / start),
-        "peak in noise": log((float(y[1:].max(initial=0.0)) - start) / (noise + tiny) + 1e-3),
-        "late share": float(np.clip((middle - now) / scale, -2, 2)),
-        "noise": log(noise / max(quarter, tiny) + 1e-6),
-        "noise of gain": log(noise / scale + 1e-6),
-        "noise late": log((smooth + tiny) / (noise_of(y[: max(n // 4, 6)]) + tiny)),
-        "nine tenths": float(np.argmax(means <= start - 0.9 * scale)) / parts,
-        "half": float(np.argmax(means <= start - 0.5 * scale)) / parts,
-        "gain": log(max(start - quarter, 0) / error + 1e-3),
-        "fall": float(np.clip(fall / error, -20, 40)),
-        "turning": float(np.corrcoef(changes[1:], changes[:-1])[0, 1]) if spread else 0.0,
-    }
-    most = float(np.argmax(means <= start - 0.8 * (start - quarter))) / parts if quarter < start else 1.0
-    points_of |= {"most": most, "late fall": float(np.clip(fall / scale, -2, 2)),
-                  "late drop": log(middle / max(now, tiny))}
-    points_of = {name: value if math.isfinite(value) else 0.0 for name, value in points_of.items()}
-    return Measured(
-        float(losses[0]), now / start, max(float(medians.max()) - 3 * noise_of(y), start) / start, len(np.unique(y)),
-        range=float(np.ptp(y)) / (float(y.max()) or 1.0),
-        unsure=1.25 * noise_of(y[: max(n // 10, 6)]) / start / math.sqrt(len(first)),
-        gained=1 - now / start,
-        rising=float((changes > 0).mean()) if len(changes) else 0.0,
-        swing=float(np.quantile(half, 0.95) - np.quantile(half, 0.05)) / (float(np.median(half)) or 1.0),
-        points_of=points_of,
-    )
-
-
-def log(x: float) -> float:
-    return float(np.clip(math.log(max(x, 1e-300)), -12, 12)) if math.isfinite(x) else 12.0
-
-
-def noise_of(y: Floats) -> float:
-    """The deviation of single values about a smooth course, from second differences: variance 6 of independent ones."""
-    return 1.4826 * float(np.median(np.abs(y[2:] - 2 * y[1:-1] + y[:-2]))) / math.sqrt(6) if len(y) > 2 else 0.0
-
-
 def direction(run: Measured, lr: float | None) -> dict[str, float]:
     """The probabilities that a lower rate, this one and a higher one would have ended lowest, by points."""
-    card: Card = RATE_UNKNOWN if lr is None else RATE_KNOWN
+    card = CARDS[lr is not None, "validation end" in run.points_of]
     statistics = run.points_of if lr is None else run.points_of | {"rate": math.log10(lr)}
     lower, higher = card.base
     for name, (edges, points) in card.statistics.items():
@@ -367,7 +287,9 @@ def decayed(losses: Floats, lr: tuple[Floats, Floats] | None) -> Finding | None:
 
 def by_points(run: Measured, advised: Advice) -> Finding:
     """The direction that the points tell, and what to call it."""
-    p, enough = run.points_of, limit("sure") if advised.lr is not None else limit("sure without a rate")
+    p = run.points_of
+    validated = "validation end" in p
+    enough = limit("sure") if validated or advised.lr is not None else limit("sure without a rate")
     shares = direction(run, advised.highest if advised.decayed else advised.lr)
     sure = {f"points for {name}": share for name, share in shares.items()}
     stopped = p["fall"] < limit("falling") or max(p["late fall"], p["late drop"]) < limit("standstill")
@@ -386,7 +308,7 @@ def by_points(run: Measured, advised: Advice) -> Finding:
         return Finding("healthy", {"now over start": run.now}, 1.0, "Leave the rate as it is: little is left to gain.")
     in_runs = not limit("in turns") < p["turning"] < limit("in runs")
     swings = in_runs and run.swing > limit("swing") and run.rising > limit("rising share")
-    steady = run.highest <= limit("steady") and not swings and advised.lr is None
+    steady = run.highest <= limit("steady") and not swings and advised.lr is None and not validated
     if shares["lower"] >= enough and not steady:
         if stopped and run.highest > 1.2 and p["late share"] < limit("standstill"):
             return Finding("collapsed", sure | {"now over start": run.now, "highest over start": run.highest}, 0.1,
@@ -404,7 +326,8 @@ def by_points(run: Measured, advised: Advice) -> Finding:
         return Finding("too slow", {"gain over its standard error": math.exp(p["gain"])}, 30.0,
                        advised.change("The loss has not moved beyond its noise", 30))
     hardly = max(p["late share"] / 3, p["late drop"]) < limit("standstill")
-    low_for_certain = advised.lr is not None and shares["raise"] > limit("low for certain")
+    certain = limit("low for certain by validation") if validated else limit("low for certain")
+    low_for_certain = (advised.lr is not None or validated) and shares["raise"] > certain
     early = moved and (stopped or hardly) and p["most"] < limit("early") and not low_for_certain
     steadily = p["late share"] > limit("steadily") and p["fall"] > 5 and run.gained < 0.5
     if shares["raise"] >= (min(enough, 0.5) if steadily else enough) and not early:

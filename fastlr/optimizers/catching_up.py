@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -12,14 +12,11 @@ from .._engine.tensors import Array, Tensor, per_tensor
 from .declaration import nearest
 from .structure import FrozenStructure, Structure
 
-if TYPE_CHECKING:
-    from .binding import BoundParameters
-
 LIMIT = 4096           # updates that a row may be behind; they take 500 bytes each
 MAX_LIMIT = 2**31 - 1
 
 
-def set_journals(opt: BoundParameters, tensors: list[Tensor]) -> None:
+def set_journals(opt: Any, tensors: list[Tensor]) -> None:
     """Let the rows of those tensors catch up for which `catch_up_rows` says so; TypeError or ValueError if some cannot.
     """
     owner, fades = type(opt).__name__, opt.fades
@@ -52,7 +49,7 @@ def checked_limit(given: Any, owner: str) -> int:
     return given
 
 
-def catch_up(opt: BoundParameters, which: Iterable[int] | None = None) -> None:
+def catch_up(opt: Any, which: Iterable[int] | None = None) -> None:
     """Let all rows of these tensors, by their index, have all updates."""
     plan = opt._plan
     for i in range(plan.count) if which is None else which:
@@ -61,7 +58,7 @@ def catch_up(opt: BoundParameters, which: Iterable[int] | None = None) -> None:
             catch_up_tensor(plan, i)
 
 
-def catch_up_rows(opt: BoundParameters, name: str, rows: Any) -> None:
+def catch_up_rows(opt: Any, name: str, rows: Any) -> None:
     """Let some rows of a tensor have all updates."""
     plan, who = opt._plan, f"{type(opt).__name__}: catch_up({name!r})"
     i = next((k for k, tensor in enumerate(plan.tensors) if tensor.name == name), None)
@@ -85,7 +82,7 @@ def checked_rows(rows: Any, tensor: Tensor, who: str) -> Array:
     return found.astype(np.int64)
 
 
-def refuse_behind(opt: BoundParameters, what: str) -> None:
+def refuse_behind(opt: Any, what: str) -> None:
     """RuntimeError if rows have not had all updates."""
     for tensor in opt._plan.tensors:
         missed = 0 if tensor.journal is None else tensor.journal.behind()
@@ -94,7 +91,7 @@ def refuse_behind(opt: BoundParameters, what: str) -> None:
                                f"behind; call catch_up() first, before parameters or state are read")
 
 
-def refuse_bound(opt: BoundParameters, grads: list[Any]) -> None:
+def refuse_bound(opt: Any, grads: list[Any]) -> None:
     """ValueError for gradient buffers of tables whose rows catch up: a step would not see that it needs all rows."""
     for tensor, gradient in zip(opt._plan.tensors, grads, strict=True):
         if gradient is not None and tensor.journal is not None:
@@ -107,7 +104,7 @@ class CatchingUpStructure(FrozenStructure):
 
     __slots__ = ("opt",)
 
-    def __init__(self, structure: Structure, opt: BoundParameters) -> None:
+    def __init__(self, structure: Structure, opt: Any) -> None:
         super().__init__(structure, structure.labels if isinstance(structure, FrozenStructure) else {})
         self.opt = opt
 
