@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-WIDTH, HEIGHT = 1240, 904
+WIDTH, HEIGHT = 1240, 1004
 #: The pictures of single sections: the name of the section, by the name of the picture.
 SECTIONS = {"study_curves": "accuracy", "study_escape": "escape-rate"}
 ALONE = """<style>header, nav, footer, .table, .scale, .choose, .finding, .method, figcaption, h2, section:not(#{0}) {{

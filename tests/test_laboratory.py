@@ -438,6 +438,10 @@ def test_the_verdict_on_once_and_never_again_follows_from_schedules_alone(decaye
     assert found["verdict"] == verdict
     if verdict == "refuted":
         assert "lower validation loss than the best held rate in 9 of 9 pairs of runs (p = 0.002)" in found["evidence"][0]
+    elif verdict == "held here":
+        assert "in 0 of 9 pairs of runs (p = 0.002)" in found["evidence"][0]
+    elif decayed[0]:
+        assert "in 3 of 9 pairs of runs (p = 0.91)" in found["evidence"][0]
     # another network wants another rate: that alone refutes nothing
     apart = three(lambda k: runs_of({0.1: [1.0, 1.1, 1.2], 1.0: [0.1 if k else 9.0] * 3}, network=f"n{k}"))
     assert claims.claims({"ladder": apart})[2]["verdict"] == "undecided"

@@ -79,12 +79,13 @@ def holm(values: Sequence[float]) -> list[float]:
 
 
 def compare(pairs_of: dict[Any, list[Pair]]) -> tuple[str, Any, list[tuple[Any, int, int, float]]]:
-    """Verdict, and the comparison that decides it, on the claim that in each comparison the second number is larger.
+    """Verdict on the claim that in each comparison the second number is larger, and the comparison that decides it.
 
-    Pairs of equal numbers count for nothing. Refuted if in some comparison the first number is larger in more pairs
-    than chance allows, corrected for the number of comparisons; held if in each the second is (no correction: a true
-    exception in any one of them keeps this below the level). Returned with (comparison, pairs in which the first is
-    larger, pairs, corrected p of that) for each that has enough pairs.
+    Where none does, that is the one nearest to it. Pairs of equal numbers count for nothing. Refuted if in some
+    comparison the first number is larger in more pairs than chance allows, corrected for the number of comparisons;
+    held if in each the second is (no correction: a true exception in any one of them keeps this below the level).
+    Returned with (comparison, pairs in which the first is larger, pairs, corrected p of that) for each that has enough
+    pairs.
     """
     counts = []
     for key, pairs in pairs_of.items():
@@ -97,7 +98,7 @@ def compare(pairs_of: dict[Any, list[Pair]]) -> tuple[str, Any, list[tuple[Any, 
         return REFUTED, min(tested, key=lambda found: found[3])[0], tested
     if tested and all(sign_test(n - first, n) < LEVEL for _, first, n in counts):
         return HELD, max(counts, key=lambda found: (found[1] / found[2], -found[2]))[0], tested
-    return UNDECIDED, None, tested
+    return UNDECIDED, min(tested, key=lambda found: found[3])[0] if tested else None, tested
 
 
 def claim(text: str, verdict: str, rule: str, evidence: list[str]) -> dict[str, Any]:
@@ -117,8 +118,11 @@ def plural(what: str) -> str:
     return what.replace("pair of rates", "pairs of rates").replace("distance", "distances")
 
 
-def probability(p: float) -> str:
-    return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
+def p_of(verdict: str, against: int, pairs: int, corrected: float, comparisons: int) -> str:
+    """The p-value of a comparison: against the claim, or, where it was held, for it."""
+    p = sign_test(pairs - against, pairs) if verdict == HELD else corrected
+    text = "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
+    return text + (f" after correction for {comparisons}" if verdict != HELD and comparisons > 1 else "")
 
 
 # the claims
@@ -153,10 +157,8 @@ def faster(ladder: Sequence[Run]) -> dict[str, Any]:
     evidence = []
     for (low, high), slower, n, p in tested:
         if (low, high) == decisive:
-            corrected = f" after correction for {len(tested)}" if len(tested) > 1 else ""
-            p_text = f" ({probability(p)}{corrected})" if verdict == REFUTED else ""
             evidence.append(f"At {high:g} the target took more updates than at {low:g}, or was never reached, in "
-                            f"{slower} of {n} pairs of runs{p_text}.")
+                            f"{slower} of {n} pairs of runs ({p_of(verdict, slower, n, p, len(tested))}).")
     evidence.append(tested_text(tested, "pair of rates"))
     every = [pair for pairs in pairs_of.values() for pair in pairs]
     evidence.append(
@@ -195,10 +197,8 @@ def safer(ladder: Sequence[Run], escapes: Sequence[Run], unit: str) -> dict[str,
     evidence = []
     for steps, worse, n, p in tested:
         if steps == decisive:
-            corrected = f" after correction for {len(tested)}" if len(tested) > 1 else ""
-            p_text = f" ({probability(p)}{corrected})" if verdict == REFUTED else ""
             evidence.append(f"{away(steps)} the best rate the lower one ended with the higher validation loss in "
-                            f"{worse} of {n} pairs of runs{p_text}.")
+                            f"{worse} of {n} pairs of runs ({p_of(verdict, worse, n, p, len(tested))}).")
     evidence.append(tested_text(tested, "distance"))
     every = [pair for pairs in pairs_of.values() for pair in pairs]
     evidence.append(
@@ -267,11 +267,9 @@ def once(
     # (the claim is that the decaying rate, second, ends higher)
     verdict, _, tested = compare({"decay": pairs})
     for _, better, n, p in tested:
-        against = f" ({probability(p)})" if verdict == REFUTED else ""
-        held_p = f" ({probability(sign_test(n - better, n))})" if verdict == HELD else ""
         evidence.append(
             f"The best rate that decays ended with a lower validation loss than the best held rate in {better} of {n} "
-            f"pairs of runs{against}, with a higher one in {n - better}{held_p}."
+            f"pairs of runs ({p_of(verdict, better, n, p, 1)})."
         )
     if not tested:
         evidence.append(f"Fewer than {FEWEST} pairs of runs that differ: nothing could be tested.")
