@@ -60,6 +60,13 @@ def test_a_seed_decides_the_batches_too(capsys, monkeypatch):
     assert capsys.readouterr().err == 3 * "fastlr find: enough\n"
 
 
+def test_find_names_the_loss_of_a_regression(capsys):
+    assert cli.main(["find", "--data", "diabetes", "--network", "tanh", *QUICK]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("diabetes, 10-32-1-tanh, sgd: tested ") and "nats" not in out
+    assert re.search(r"; squared error [\d.]+ to [\d.]+ variances", out)
+
+
 def test_find_may_validate(capsys):
     """The losses of its trials are then those of other rows: of as many, at the same rates."""
     pytest.importorskip("sklearn")
