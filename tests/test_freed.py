@@ -44,6 +44,16 @@ def test_an_optimizer(cls):
     assert is_freed(make)
 
 
+def test_an_optimizer_whose_rows_catch_up():
+    def make(params):
+        opt = fastlr.Momentum(params, catch_up_rows=True)
+        opt.step_rows("0", [1], np.ones((1, 3), np.float32))
+        opt.step([np.ones_like(p) for p in params])
+        return opt
+
+    assert is_freed(make)
+
+
 @pytest.mark.parametrize("name", WRAPPERS)
 def test_a_wrapper(name):
     assert is_freed(lambda params: WRAPPERS[name](fastlr.AdamW(params)))

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any
+from weakref import ref
 
 import numpy as np
 
@@ -100,16 +101,19 @@ def refuse_bound(opt: Any, grads: list[Any]) -> None:
 
 
 class CatchingUpStructure(FrozenStructure):
-    """A structure some of whose parameters need all of their rows before a gradient moves them."""
+    """A structure some of whose parameters need all of their rows before a gradient moves them.
 
-    __slots__ = ("opt",)
+    (The optimizer holds this, so this refers to it weakly.)
+    """
+
+    __slots__ = ("reference",)
 
     def __init__(self, structure: Structure, opt: Any) -> None:
         super().__init__(structure, structure.labels if isinstance(structure, FrozenStructure) else {})
-        self.opt = opt
+        self.reference = ref(opt)
 
     def arranged(self, grads: Any, owner: str, label: str = "grads") -> list[Any]:
         """Gradients in the order of the tensors, whose rows have had all updates by then."""
         ordered = super().arranged(grads, owner, label)
-        catch_up(self.opt, [k for k, gradient in enumerate(ordered) if gradient is not None])
+        catch_up(self.reference(), [k for k, gradient in enumerate(ordered) if gradient is not None])
         return ordered
