@@ -373,6 +373,8 @@ cdef class ScalarGroups:
         thread_pool.do_all(self.terms_task, job, self.layout.tasks, self.layout.elements)
         if rule.finish_all != NULL:
             self.finish_all(gradients)
+        if rule.finish == NULL:
+            return
         k = 0
         for i in range(self.layout.count):
             begin = k
@@ -392,9 +394,7 @@ cdef class ScalarGroups:
                 else:
                     for j in range(count):
                         sums[j] = sqrt(sums[j])
-            if rule.finish != NULL:
-                rule.finish(groups[i].hyper, &groups[i].now, self.layout.memories[i], self.shared, sums,
-                            <double>views[i].size)
+            rule.finish(groups[i].hyper, &groups[i].now, self.layout.memories[i], self.shared, sums, <double>views[i].size)
 
     cdef void finish_all(self, const GradientView* gradients) noexcept nogil:
         """What follows from the sums over all tensors together."""
