@@ -105,7 +105,8 @@ def simplex(total: float = 1.0, axis: Literal[0] | None = 0) -> Constraint:
 
     .. math:: p_i \leftarrow \max(p_i - \tau_i, 0), \qquad \textstyle\sum \max(p_i - \tau_i, 0) = \text{total}
 
-    Rows: see `max_norm`. As ``optax.projections.projection_simplex``. Michelot 1986, https://doi.org/10.1007/BF00938486.
+    Rows: see `max_norm`. A row with NaN or infinity becomes NaN. As ``optax.projections.projection_simplex``. Michelot
+    1986, https://doi.org/10.1007/BF00938486.
     """
     return by_row("simplex", "total", total, axis)
 

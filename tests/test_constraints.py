@@ -1,4 +1,6 @@
 """Constraints: each step ends where the step without one, projected, ends; in every layout, storage and stage."""
+import math
+
 import numpy as np
 import pytest
 import registry  # noqa: F401  (it gives steps the loss or the curvature that some rules need)
@@ -31,7 +33,8 @@ def on_simplex(row, total):
     """By sorting: Held, Wolfe & Crowder 1974."""
     u = np.sort(row)[::-1]
     above = (np.cumsum(u) - total) / np.arange(1, len(u) + 1)
-    tau = above[np.nonzero(u > above)[0][-1]]
+    count = np.nonzero(u > above)[0][-1] + 1
+    tau = (math.fsum(u[:count]) - total) / count
     return np.maximum(row - tau, 0)
 
 
@@ -60,6 +63,41 @@ def test_a_step_ends_at_the_projection(constraint, dtype):
             p[...] = projected(p, constraint)
             np.testing.assert_allclose(params[name], p, rtol=0, atol=tolerance * max(1, np.abs(p).max()))
             p[...] = params[name]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("scale", [1e-3, 0.3, 20.0, 1e4])
+@pytest.mark.parametrize("shape", [(200, 1), (150, 7), (40, 333), (3, 5000), (1, 70_000)], ids=str)
+def test_a_simplex_from_near_and_far(shape, scale, dtype):
+    """Rows of many kinds: about the simplex or far from it, all negative, with equal elements, one that is large."""
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=shape) * scale
+    rows[::5] = rng.dirichlet(np.ones(shape[1]), len(rows[::5])) + rows[::5] * 0.01 / shape[1]
+    rows[1::5] -= 3 * scale
+    rows[2::5] = scale
+    rows[3::5, 0] += 10 * scale
+    p = rows.astype(dtype)
+    fastlr.SGD(p, lr=0.0, constraint=simplex(2.0)).step(np.zeros_like(p))
+    unit = np.finfo(dtype).eps * (np.abs(rows).max(axis=1, keepdims=True) + 2.0)
+    expected = projected(rows.astype(dtype), simplex(2.0))
+    assert (np.abs(p - expected) <= 2 * unit).all() and (p >= 0).all()
+    again = p.copy()
+    fastlr.SGD(again, lr=0.0, constraint=simplex(2.0)).step(np.zeros_like(p))
+    assert (np.abs(again - p) <= 2 * unit).all()
+
+
+@pytest.mark.parametrize("width", [64, 2048, 2049, 5000])
+@pytest.mark.parametrize("constraint", [max_norm(1.0), unit_norm(), simplex()], ids=repr)
+def test_a_row_that_is_summed_as_it_is_stepped_has_the_bits_of_one_that_is_summed_after(width, constraint):
+    p, plain = normal(0, {"w": (3, width)}, np.float32), normal(0, {"w": (3, width)}, np.float32)
+    opt, other = fastlr.Adam(p, lr=0.1, constraint=constraint), fastlr.Adam(plain, lr=0.1)
+    after = fastlr.SGD(plain, constraint=constraint)
+    for k in range(3):
+        g = normal(k, {"w": (3, width)}, np.float32)
+        opt.step(g)
+        other.step(g)
+        after.constrain()
+        assert p["w"].tobytes() == plain["w"].tobytes()
 
 
 @every_optimizer
@@ -155,8 +193,12 @@ def test_norms_that_overflow_or_vanish_and_what_is_not_finite():
     q = np.array([np.nan, 5.0, -np.inf])
     fastlr.SGD(q, lr=0.0, constraint=box(0, 1)).step(np.zeros(3))
     assert np.isnan(q[0]) and q[1:].tolist() == [1, 0]
-    r = np.array([[np.inf, 1.0], [np.nan, 1.0]])
-    fastlr.SGD(r, lr=0.0, constraint=simplex()).step(np.zeros((2, 2)))     # (ends, whatever it gives)
+    r = np.array([[np.inf, 1.0], [np.nan, 1.0], [-np.inf, 0.2], [-np.inf, -np.inf]])
+    fastlr.SGD(r, lr=0.0, constraint=simplex()).step(np.zeros((4, 2)))
+    assert np.isnan(r[[0, 1, 3]]).all() and r[2].tolist() == [0, 1]
+    small = np.array([[3e-25, 4e-25], [3e25, 4e25], [0.0, 0.0]], np.float32)
+    fastlr.SGD(small, lr=0.0, constraint=unit_norm()).step(np.zeros((3, 2), np.float32))
+    np.testing.assert_allclose(small, [[0.6, 0.8], [0.6, 0.8], [0, 0]], rtol=1e-6)
 
 
 def test_rows_of_a_table_are_constrained_as_they_move():

@@ -59,6 +59,51 @@ def test_no_option_changes_a_bit_when_measured(options, dtype):
     assert found[0] == found[1] and opt.measured["long"].update_norm > 0
 
 
+@pytest.mark.parametrize(("dtype", "size"), [(np.float32, 1e25), (np.float32, 1e-25), (np.float64, 1e200),
+                                             (np.float64, 1e-200), (np.float32, 0.0)])
+@pytest.mark.parametrize("cls", [fastlr.SGD, fastlr.Muon])
+def test_squares_that_overflow_or_vanish_are_measured(cls, dtype, size):
+    """Beside ordinary ones, too: half of a tensor has each size."""
+    w = np.random.default_rng(0).normal(size=(2, 3000)).astype(dtype)
+    p, g = w * dtype([[size], [1]]), w[::-1] * dtype([[1], [size]])
+    before = p.copy()
+    opt = cls(p, lr=1e-3)
+    opt.measure()
+    opt.step(g)
+    found, tolerance = opt.measured["0"], 1e-6 if dtype == np.float32 else 1e-12
+
+    def norm(x):
+        largest = np.abs(x).max()
+        return float(largest * np.linalg.norm(np.float64(x) / np.float64(largest)))
+
+    assert found.grad_norm == pytest.approx(norm(g), rel=tolerance) and 0 < found.grad_norm < np.inf
+    assert found.param_norm == pytest.approx(norm(before), rel=tolerance)
+    assert found.update_norm == pytest.approx(norm(np.float64(p) - before), rel=tolerance)
+    opt.clip_norm = 1e-3
+    opt.step(g)
+    assert opt.measured["0"].grad_norm == pytest.approx(norm(g), rel=tolerance) and opt.measured["0"].clipped == 1
+    if cls is fastlr.SGD:
+        q = np.full((2, 3000), size, dtype)
+        opt = cls(q, lr=0.0)
+        opt.measure()
+        opt.step(np.full_like(q, size))
+        assert opt.measured["0"][:3] == pytest.approx((norm(q), 0, norm(q)) if size else (0, 0, 0), rel=tolerance)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_layout_changes_no_bit_of_what_is_measured(dtype):
+    shapes = {"w": (37, 300), "long": (9000,)}
+    p = normal(0, dtype, shapes)
+    q = {name: np.repeat(x, 2, axis=-1)[..., ::2] for name, x in p.items()}
+    found = set()
+    for params, every in ((p, 1), (q, 3)):
+        opt = fastlr.Adam(params, lr=0.1)
+        opt.measure()
+        opt.step({name: np.repeat(g, every, axis=-1)[..., ::every] for name, g in normal(1, np.float32, shapes).items()})
+        found.add(repr(opt.measured))
+    assert len(found) == 1
+
+
 def test_threads_change_no_bit_of_what_is_measured():
     found = set()
     before = fastlr.get_num_threads()
@@ -101,6 +146,9 @@ def test_groups_added_later_and_partitions_are_measured_and_history_records_it()
     both.measure()
     both.step({"a": np.ones(2), "b": np.ones((2, 2))})
     assert set(both.measured) == {"a", "b"} and both.measured["b"].update_norm > 0
+    both.clip_norm = 0.1
+    both.step({"a": np.ones(2), "b": np.ones((2, 2))})
+    assert both.measured["a"].grad_norm == pytest.approx(np.sqrt(2), rel=1e-12) and both.measured["b"].clipped == 0.5
     assert "grad_norm/b" in fastlr.History.from_rows([]).names or both.measures
 
 

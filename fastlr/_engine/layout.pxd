@@ -50,8 +50,8 @@ cdef class Layout:
     cdef int add_written(self, Py_ssize_t i, const ArrayView* array_view) except -1
     cdef int sort_written(self) except -1
     cdef bint is_plain(self, const TensorView* view) noexcept nogil
-    cdef void clear_sums(self) noexcept nogil
-    cdef Py_ssize_t sums_of(self, Py_ssize_t i) noexcept nogil
+    cdef void clear_norms(self) noexcept nogil
+    cdef Py_ssize_t norms_of(self, Py_ssize_t i) noexcept nogil
     cdef int read_after(self, Py_ssize_t i, object tensor) except -1
     cdef Py_ssize_t chunk_size(self, Py_ssize_t i) noexcept nogil
     cdef int cut_chunks(self) except -1

@@ -15,8 +15,8 @@ from fastlr._engine.arrays cimport ArrayView, memory_range, read_array, strided_
 from fastlr._kernels.build_id cimport FASTLR_LAYOUT
 from fastlr._engine.memory cimport Memory
 from fastlr._kernels.structs cimport (
-    BOX, FLOAT32, FLOAT64, MAX_DIMENSIONS, MAX_NORM, MOVED_SUMS, SIMPLEX, TILE, UNIT_NORM, AfterStep, Chunk, Constraint,
-    StridedLayout, TensorView,
+    BOX, FLOAT32, FLOAT64, MAX_DIMENSIONS, MAX_NORM, MOVED_NORMS, SIMPLEX, TILE, UNIT_NORM, AfterStep, Chunk,
+    Constraint, StridedLayout, TensorView,
 )
 
 build_id = FASTLR_LAYOUT.decode()
@@ -24,7 +24,7 @@ build_id = FASTLR_LAYOUT.decode()
 CONSTRAINTS = {"box": BOX, "max_norm": MAX_NORM, "unit_norm": UNIT_NORM, "simplex": SIMPLEX}
 
 cdef enum:
-    BLOCK = 2048               # elements that are stepped before their constraint: 8 kB of float32 in the first level
+    STORED_BLOCK = 2048        # elements of other storage that are stepped before their constraint; see `step_blocks`
 
 
 cdef int compare_addresses(const void* a, const void* b) noexcept nogil:
@@ -131,7 +131,8 @@ cdef class Layout:
         cdef AfterStep* after = <AfterStep*>self.memory.take(1, sizeof(AfterStep))
         cdef bint plain = self.is_plain(view), by_row = tensor.constraint is not None and tensor.constraint[0] != "box"
         cdef Py_ssize_t rows = 1
-        after.row, after.block, after.chunk, after.staged = 1, BLOCK, CHUNK, view.staged
+        cdef Py_ssize_t block = TILE if plain else STORED_BLOCK
+        after.row, after.block, after.chunk, after.staged = 1, block, CHUNK, view.staged
         if tensor.constraint is not None:
             kind, after.low, after.high, row = tensor.constraint
             after.constraint, self.constrains = <Constraint>CONSTRAINTS[kind], True
@@ -140,11 +141,11 @@ cdef class Layout:
             after.row = max(<Py_ssize_t>row, 1)
             while not plain and rows * after.row % TILE:       # (8-bit groups and random bits begin with a tile)
                 rows *= 2
-            after.block = max(BLOCK // (rows * after.row), 1) * rows * after.row
+            after.block = max(block // (rows * after.row), 1) * rows * after.row
             after.chunk = max(CHUNK // (rows * after.row), 1) * rows * after.row
         view.after, view.staged = after, True
         if tensor.measured:
-            after.sums = <double*>self.memory.take(view.size // after.chunk + 1, MOVED_SUMS * sizeof(double))
+            after.norms = <double*>self.memory.take(view.size // after.chunk + 1, MOVED_NORMS * sizeof(double))
             self.measures = True
         return 0
 
@@ -233,17 +234,17 @@ cdef class Layout:
         """How many elements a tensor's chunks have, but for the last."""
         return CHUNK if self.views[i].after == NULL else self.views[i].after.chunk
 
-    cdef void clear_sums(self) noexcept nogil:
+    cdef void clear_norms(self) noexcept nogil:
         """Forget what moved in the latest step."""
         cdef Py_ssize_t i
         for i in range(self.count):
-            if self.views[i].after != NULL and self.views[i].after.sums != NULL:
-                memset(self.views[i].after.sums, 0, self.sums_of(i) * MOVED_SUMS * sizeof(double))
+            if self.views[i].after != NULL and self.views[i].after.norms != NULL:
+                memset(self.views[i].after.norms, 0, self.norms_of(i) * MOVED_NORMS * sizeof(double))
 
-    cdef Py_ssize_t sums_of(self, Py_ssize_t i) noexcept nogil:
+    cdef Py_ssize_t norms_of(self, Py_ssize_t i) noexcept nogil:
         """How many chunks of tensor i are measured."""
         cdef const AfterStep* after = self.views[i].after
-        return 0 if after == NULL or after.sums == NULL else self.views[i].size // after.chunk + 1
+        return 0 if after == NULL or after.norms == NULL else self.views[i].size // after.chunk + 1
 
     cdef int cut_chunks(self) except -1:
         """Cut tensors into chunks, and collect chunks of small tensors into tasks."""

@@ -50,6 +50,8 @@ cdef class Plan:
     cdef TaskFunction finish_task      # what comes after a step of matrices, or NULL
     cdef ConstrainFunction constrain_elements      # of a plan with constraints
     cdef int64_t* clipped              # of a plan that measures: of each tensor the clipped steps, and all
+    cdef public double clipped_by      # clipping over several plans: by how much it enlarged the coming grad_scale
+    cdef double measured_scale         # by which the latest step that was measured divided gradients, but for that
     cdef StepJob job                   # what all steps have in common
     cdef bint stochastic               # whether 16-bit values are rounded by random bits
     cdef uint64_t seed

@@ -17,8 +17,9 @@ from fastlr._engine.gradients cimport Gradients
 from fastlr._engine.layout cimport Layout
 from fastlr._engine.step_scalars cimport ScalarGroups, random_step
 from fastlr._kernels.rule_table cimport RuleTable, StorageLoop
+from fastlr._kernels.scaled_sum cimport ScaledSum, add_square, clear_sum, root_of_sum
 from fastlr._kernels.structs cimport (
-    MOVED_SUMS, NO_CONSTRAINT, ConstrainFunction, StepJob, TaskFunction, TensorView,
+    MOVED_NORMS, NO_CONSTRAINT, ConstrainFunction, StepJob, TaskFunction, TensorView,
 )
 from fastlr._matrix.matrix_step cimport MatrixStep
 
@@ -37,6 +38,25 @@ cdef double as_number(grad_scale, str caller) except? -1:
         return grad_scale
     except TypeError:
         raise TypeError(f"{caller}: grad_scale must be a number, got {grad_scale!r}") from None
+
+
+def norm_of(array):
+    """The norm of an array of doubles, also where squares overflow or vanish."""
+    largest = np.max(np.abs(array), initial=0)
+    if not 0 < largest < np.inf:
+        return float(largest)
+    exponent = np.frexp(largest)[1]
+    return float(np.ldexp(np.sqrt(np.sum(np.square(np.ldexp(array, -exponent)))), exponent))
+
+
+cdef double norm_of_chunks(Layout layout, Py_ssize_t i, int which) noexcept nogil:
+    """One of the norms that are measured of tensor i, from those of its chunks."""
+    cdef ScaledSum total
+    cdef Py_ssize_t k
+    clear_sum(&total)
+    for k in range(layout.norms_of(i)):
+        add_square(&total, layout.views[i].after.norms[MOVED_NORMS * k + which])
+    return root_of_sum(&total)
 
 
 cdef class Plan:
@@ -65,6 +85,7 @@ cdef class Plan:
         if self.layout.constrains:
             self.finish_task = <TaskFunction>PyCapsule_GetPointer(kernels.finish_task, "fastlr.task")
             self.constrain_elements = <ConstrainFunction>PyCapsule_GetPointer(kernels.constrain, "fastlr.constrain")
+        self.clipped_by = self.measured_scale = 1
         if self.layout.measures:
             self.clipped = <int64_t*>self.layout.memory.take(2 * self.layout.count, sizeof(int64_t))
 
@@ -242,7 +263,8 @@ cdef class Plan:
         """Compute all scalars that do not depend on the gradients."""
         self.scalars.prepare(job.gradients, self.t, grad_scale)
         if self.layout.measures:
-            self.layout.clear_sums()
+            self.layout.clear_norms()
+            self.measured_scale = grad_scale / self.clipped_by
         if self.scalars.per_tensor or self.scalars.remembers:
             self.scalars.begin(loss)
         job.key = self.random_key()
@@ -275,13 +297,12 @@ cdef class Plan:
     cdef int measure_after(self, list before) except -1:
         """What a step of matrices moved."""
         cdef Py_ssize_t i
-        cdef double* sums
+        cdef double* norms
         for i, tensor in enumerate(self.layout.tensors):
-            if before[i] is not None and self.layout.sums_of(i):
-                sums = self.layout.views[i].after.sums
+            if before[i] is not None and self.layout.norms_of(i):
+                norms = self.layout.views[i].after.norms
                 g = np.asarray(numbers(self.current.arrays[i]), np.float64)
-                sums[0], sums[1], sums[2] = (
-                    float(np.sum(np.square(x))) for x in (g, tensor.master() - before[i], before[i]))
+                norms[0], norms[1], norms[2] = (norm_of(x) for x in (g, tensor.master() - before[i], before[i]))
         return 0
 
     cdef Verdict advance(self, StepJob* job, double grad_scale, double loss) noexcept nogil:
@@ -293,7 +314,8 @@ cdef class Plan:
         cdef Verdict verdict
         self.scalars.fill_all(job.gradients, self.t, grad_scale)
         if self.layout.measures:
-            self.layout.clear_sums()
+            self.layout.clear_norms()
+            self.measured_scale = grad_scale / self.clipped_by
         if self.scalars.per_tensor or self.scalars.remembers:
             self.scalars.begin(loss)
         job.key = self.random_key()
@@ -332,8 +354,9 @@ cdef class Plan:
         cdef Py_ssize_t i
         for i in range(self.layout.count):
             if job.gradients[i].g != NULL:
-                self.clipped[2 * i] += self.layout.views[i].clip_factor != 1
+                self.clipped[2 * i] += self.layout.views[i].clip_factor != 1 or self.clipped_by != 1
                 self.clipped[2 * i + 1] += 1
+        self.clipped_by = 1
 
     cdef int skip(self, StepJob* job) except -1:
         """Count a step that is not done. Its gradients are set to zero all the same, or they would stay as they are."""
@@ -373,23 +396,16 @@ cdef class Plan:
             self.end()
 
     def measured(self) -> list:
-        """Of each tensor the squares of its gradient (unscaled), of its update and of the parameter before it, in
-        the latest step; and how many of its steps were clipped by a norm, of how many."""
-        cdef Py_ssize_t i, k
+        """Of each tensor the norms of its gradient (unscaled), of its update and of the parameter before it, in the
+        latest step; and how many of its steps were clipped by a norm, of how many."""
+        cdef Py_ssize_t i
         cdef int64_t clipped = 0, steps = 0
-        cdef double g, moved, p, factor
         found = []
         for i in range(self.layout.count):
-            g = moved = p = 0
-            for k in range(self.layout.sums_of(i)):
-                g += self.layout.views[i].after.sums[MOVED_SUMS * k]
-                moved += self.layout.views[i].after.sums[MOVED_SUMS * k + 1]
-                p += self.layout.views[i].after.sums[MOVED_SUMS * k + 2]
             if self.clipped != NULL:
-                factor = self.scalars.groups[self.layout.views[i].scalar_group].grad_factor
-                g *= factor * factor
                 clipped, steps = self.clipped[2 * i], self.clipped[2 * i + 1]
-            found.append((g, moved, p, clipped, steps))
+            found.append((norm_of_chunks(self.layout, i, 0) / self.measured_scale, norm_of_chunks(self.layout, i, 1),
+                          norm_of_chunks(self.layout, i, 2), clipped, steps))
         return found
 
     # What an optimizer shows and saves

@@ -7,18 +7,20 @@ over memory itself; where the rule has a loop over stored elements, that one run
 from cpython.pycapsule cimport PyCapsule_New
 from libc.stdint cimport uint64_t
 from libc.string cimport memcpy, memset
-from fastlr._kernels.after_step cimport constrain_range, follow_range, keep_elements, measure_moved
+from fastlr._kernels.after_step cimport (
+    Moved, RowSums, add_to_row, begin_row, clear_moved, constrain_range, constrain_row, follow_range, keep_tile,
+    measure_tile, norm_moved,
+)
 from fastlr._kernels.build_id cimport FASTLR_LAYOUT
 from fastlr._kernels.codecs cimport bytes_of
 from fastlr._kernels.floating_point_mode cimport enter_kernel_mode, leave_kernel_mode
 from fastlr._kernels.norms cimport measure_units_of_chunk
-from fastlr._kernels.prefetch cimport EARLY, prefetch_read, prefetch_write
 from fastlr._kernels.random_bits cimport BITS_BLOCK, fill_random_table
 from fastlr._kernels.rule_table cimport TermsFunction
 from fastlr._kernels.scaled_sum cimport ScaledSum, add_square, clear_sum, root_of_sum
 from fastlr._kernels.strided cimport zero_strided
 from fastlr._kernels.structs cimport (
-    BFLOAT16, FLOAT32, FLOAT64, GROUP, MAX_SLOTS, MAX_SUMS, MEASURED_TOGETHER, MOVED_SUMS, NO_CONSTRAINT, SIGNED8,
+    BFLOAT16, BOX, FLOAT32, FLOAT64, GROUP, MAX_SLOTS, MAX_SUMS, MOVED_NORMS, NO_CONSTRAINT, SIGNED8,
     TILE, UNSIGNED8, AfterStep, Chunk, ChunkOperands, GradientView,
     ScalarGroup, StepJob, Storage, TensorOps, TensorView, find_operands,
 )
@@ -162,50 +164,58 @@ cdef void without_after(TensorView* plain, const TensorView* view) noexcept nogi
     if view.after.constraint != NO_CONSTRAINT:
         plain.ema = plain.shadow = NULL
 
-cdef inline void prefetch_block(const StepJob* job, const TensorView* view, const GradientView* gradient,
-                                Py_ssize_t start, Py_ssize_t size) noexcept nogil:
-    """Request the begin of the next block, whose loop would wait for it: a rule requests no memory beyond its range."""
-    cdef Py_ssize_t itemsize = 8 if view.is_double else 4
-    cdef Py_ssize_t first = start * itemsize, line = 0, bytes = (size if size < EARLY else EARLY) * itemsize
-    cdef int k
-    while line < bytes:
-        prefetch_write(view.p + first + line)
-        prefetch_read(gradient.g + first + line)
-        for k in range(job.slots):
-            prefetch_write(view.slot[k] + first + line)
-        line += 64
-
 cdef void step_blocks(const StepJob* job, const TensorView* view, const GradientView* gradient,
                       const ScalarGroup* group, Py_ssize_t start, Py_ssize_t size, real* also_typed) noexcept nogil:
-    """Step consecutive elements, some at a time, and do what comes after while they are in the first-level cache."""
+    """Step the elements of a chunk, a tile at a time, and do what comes after while they are in the cache.
+
+    So few, as a core then loads the next from memory meanwhile; to request them here takes more time. A row of more is
+    summed as it is stepped.
+    """
     cdef TensorView plain
     cdef const AfterStep* after = view.after
-    cdef real[MEASURED_TOGETHER] before
-    cdef double* sums = NULL
-    cdef Py_ssize_t i = start, k, n, together
-    cdef bint ahead
+    cdef real[BITS_BLOCK] before
+    cdef Moved sums
+    cdef RowSums row
+    cdef Py_ssize_t i = start, k, n, m, j, together = after.block
+    cdef bint measured = after.norms != NULL, direct
+    cdef bint long_row = after.constraint > BOX and after.row == after.block and after.row > TILE
     without_after(&plain, view)
-    ahead = is_direct(&plain, gradient, group)
-    if after.sums != NULL:
-        sums = after.sums + MOVED_SUMS * (start // after.chunk)
+    direct = is_direct(&plain, gradient, group)
+    if measured:
+        clear_moved(&sums)
+    if measured or long_row:
+        together = TILE if direct else BITS_BLOCK  # (of which loops over other storage are)
     while i < start + size:
         n = start + size - i if start + size - i < after.block else after.block
+        if long_row:
+            begin_row(&row, after)
         k = i
-        while sums != NULL and k < i + n:
-            together = i + n - k if i + n - k < MEASURED_TOGETHER else MEASURED_TOGETHER
-            keep_elements(before, &plain, k, together, also_typed)
-            step_range(job, &plain, gradient, group, k, together)
-            measure_moved(sums, before, &plain, gradient, k, together)
-            k += together
-        if sums == NULL:
-            step_range(job, &plain, gradient, group, i, n)
-        if ahead:
-            prefetch_block(job, view, gradient, i + n, start + size - i - n)
-        if after.constraint != NO_CONSTRAINT:
+        while k < i + n:
+            m = i + n - k if i + n - k < together else together
+            j = 0
+            while measured and j < m:
+                keep_tile(before + j, &sums, &plain, k + j, m - j if m - j < TILE else TILE)
+                j += TILE
+            if direct:
+                step_direct(job, &plain, gradient, group, k, m)
+            else:
+                step_range(job, &plain, gradient, group, k, m)
+            j = 0
+            while measured and j < m:
+                measure_tile(&sums, before + j, &plain, gradient, k + j, m - j if m - j < TILE else TILE)
+                j += TILE
+            if long_row:
+                add_to_row(&row, after, &plain, k, m, also_typed)
+            k += m
+        if long_row:
+            constrain_row(job, &plain, after, &row, i, n, also_typed)
+        elif after.constraint != NO_CONSTRAINT:
             constrain_range(job, &plain, after, i, n, also_typed)
-            if view.ema != NULL or view.shadow != NULL:
-                follow_range(view, group, i, n, also_typed)
+        if after.constraint != NO_CONSTRAINT and (view.ema != NULL or view.shadow != NULL):
+            follow_range(view, group, i, n, also_typed)
         i += n
+    for k in range(MOVED_NORMS if measured else 0):
+        after.norms[MOVED_NORMS * (start // after.chunk) + k] = norm_moved(&sums, <int>k)
 
 cdef void constrain_elements(const StepJob* job, const TensorView* view, Py_ssize_t start,
                              Py_ssize_t size) noexcept nogil:

@@ -11,8 +11,7 @@ cdef enum:
     MAX_DIMENSIONS = 64   # as NumPy has at most
     MAX_HYPERS = 12        # hyper-parameters of a rule
     GROUP = 64             # elements of an 8-bit state that share a scale; a tile holds whole groups
-    MOVED_SUMS = 3         # what is summed of a tensor that is measured: squares of gradient, update and parameter
-    MEASURED_TOGETHER = 2048   # elements of which a copy is kept to see what moved
+    MOVED_NORMS = 3        # what is measured of a tensor: the norms of gradient, update and parameter
     TILE = 256             # elements processed at a time; a tile of each operand stays in the first-level cache
 
 cdef enum Storage:
@@ -45,7 +44,7 @@ cdef struct AfterStep:
     Py_ssize_t block                   # elements that are stepped at a time: whole rows
     Py_ssize_t chunk                   # elements of the tensor's chunks: whole rows
     bint staged                        # the view's own `staged` without this
-    double* sums                       # MOVED_SUMS per chunk of a tensor that is measured, or NULL
+    double* norms                      # MOVED_NORMS per chunk of a tensor that is measured, or NULL
 
 cdef struct TensorView:
     # One parameter, with everything else of it that a step reads and writes.

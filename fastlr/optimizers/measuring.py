@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import inf, sqrt
+from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import ref
 
@@ -34,10 +34,10 @@ def measured(opt: BoundParameters) -> dict[str, Measured]:
     if not opt._measures:
         raise RuntimeError(f"{type(opt).__name__}: nothing is measured; call measure() first")
     found = {}
-    for tensor, sums in zip(opt._plan.tensors, opt._plan.measured(), strict=True):
-        g, moved, p = map(sqrt, sums[:3])
+    for tensor, norms in zip(opt._plan.tensors, opt._plan.measured(), strict=True):
+        g, moved, p = norms[:3]
         ratio = moved / p if p else inf if moved else 0.0
-        found[tensor.name] = Measured(g, moved, p, ratio, sums[3] / max(sums[4], 1))
+        found[tensor.name] = Measured(g, moved, p, ratio, norms[3] / max(norms[4], 1))
     return found
 
 

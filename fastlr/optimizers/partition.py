@@ -289,9 +289,11 @@ class Partition(Resumable):
             rule._structure.refuse_frozen(own, who)
             rule._plan.examine(own, scale, zero_grads)
         keywords = self._keywords(loss, curvature)
-        goes, scale = self._measured(flat, scale)
+        goes, clipping = self._measured(flat, scale)
         if goes:
-            self._step_parts(lists, scale, zero_grads, keywords)
+            for rule in rules:
+                rule._plan.clipped_by = clipping / scale
+            self._step_parts(lists, clipping, zero_grads, keywords)
         else:
             self._skipped += 1
             for g in flat if zero_grads else ():
