@@ -60,7 +60,7 @@ def main(target, folder):
                                 "_PYTHON_HOST_PLATFORM": platform}
     done = subprocess.run([sys.executable, "setup.py", "-q", "build_ext", f"--build-lib={folder / 'lib'}",
                            f"--build-temp={folder / 'temp'}"], env=environment, cwd=source)
-    built = sorted((folder / "lib").rglob("*.abi3.*"))
+    built = list((folder / "lib").rglob("*.abi3.so"))         # (for Windows there are .pdb and .lib beside them)
     sources = len(list(Path("fastlr").rglob("*.pyx"))) + len(list(Path("fastlr/rules").glob("*.pxd"))) - 3
     print(f"{target}: {len(built)} of {sources} extensions linked")
     return 0 if done.returncode == 0 and len(built) == sources else 1

@@ -90,7 +90,7 @@ cdef class GroupWatch:
         self.values[i] = [value for value in group.values()]
         self.mutable[i] = any([not isinstance(value, (int, float, str, type(None))) and not (isinstance(value, tuple)
                                and all([isinstance(item, (int, float, type(None))) for item in value]))
-                               for name, value in group.items() if name not in ("params", "param_names")])
+                               for name, value in group.items() if name not in ("params", "param_names", "constraint")])
 
     def take_state(self, state):
         """Remember which dictionaries `state` has now."""

@@ -13,10 +13,12 @@ from .._engine.tensors import Tensor
 from .._engine.torch_plan import TorchTensors
 from .._engine.torch_tensors import array_over
 from .._engine.torch_watch import GroupWatch, StateWatch
+from ..constraints import Constraint
 from ..optimizers.binding import BoundParameters
 from ..optimizers.catching_up import checked_rows
 from ..optimizers.spectral import Decomposing, Muon
 from .arguments import Rule, rule_of, values_of
+from .constraining import constraints_of
 from .products import BFloat16Products, TorchProducts
 from .state import adopt, completed, exposed, local_part, tensor_over
 
@@ -144,13 +146,16 @@ def refuse_parts(owner: str, cls: type[Any], common: Mapping[str, Any],
 class Unit:
     """The groups that one rule moves, as one plan: the parameters in it, and fastlr's optimizer of them."""
 
-    __slots__ = ("__weakref__", "common", "counts", "groups", "inner", "params", "rule", "state_watch", "steps",
-                 "tensors", "without_state")
+    __slots__ = ("__weakref__", "common", "constraints", "counts", "groups", "inner", "params", "rule", "state_watch",
+                 "steps", "tensors", "without_state")
 
     def __init__(self, opt: Any, rule: Rule, groups: list[int], members: list[list[tuple[str, torch.Tensor]]],
-                 common: Mapping[str, Any], before: Mapping[int, float]) -> None:
+                 common: Mapping[str, Any], constraints: Mapping[int, Constraint],
+                 before: Mapping[int, float]) -> None:
         self.rule, self.groups, self.common = rule, groups, common
         self.params = [param for group in members for _, param in group]
+        self.constraints = {name: constraints[id(param)] for group in members for name, param in group
+                            if id(param) in constraints}
         owner = type(opt).__name__
         for group in members:
             for name, param in group:
@@ -167,11 +172,12 @@ class Unit:
                  for index, group in ((index, opt.param_groups[index]) for index in groups)
                  for _, param in members[groups.index(index)]]
         inner = self.inner = new(bound_class(rule.cls))
-        inner._given = given
+        inner._given, inner._measures = given, opt._measures
         arrays = iter([array_over(local) for local in locals_])
         inner.__init__([{"params": {name: next(arrays) for name, _ in group},
                          **values_of(owner, opt._peer, rule.cls, opt.param_groups[index])}
-                        for index, group in zip(groups, members, strict=True)], **rule.keywords, **common)
+                        for index, group in zip(groups, members, strict=True)], **rule.keywords, **common,
+                       constraint=self.constraints or None)
         if inner.kind == "matrix":
             for tensor, state in zip(inner._plan.tensors, given, strict=True):
                 adopt(inner, rule.cls.__name__, tensor, state, f"{owner}: state of parameter {tensor.name}")
@@ -230,11 +236,15 @@ class Unit:
         if any(scale is not None for scale in tensor.state_scales) or tensor.low_bits is not None:
             raise RuntimeError(f"{self.inner._plan.caller}: a sparse gradient of {len(lead)} sparse axes needs a state "
                                f"that is neither in 8 bits nor split; choose another state_dtype for this parameter")
+        constraint = self.constraints.get(tensor.name)
+        if constraint is not None and constraint.kind != "box":
+            raise RuntimeError(f"{self.inner._plan.caller}: a sparse gradient of {len(lead)} sparse axes moves parts "
+                               f"of rows, and {constraint!r} needs whole rows; use a box, or a dense gradient")
         gathered = [array[where].contiguous() for array in arrays]
         part = new(bound_class(self.rule.cls))
         part._given = [{}]
         part.__init__([{"params": {tensor.name: array_over(gathered[0])}, **own._values}], **self.rule.keywords,
-                      **self.common)
+                      **self.common, constraint=constraint)
         small = part._plan.tensors[0]
         for array, values in zip(small.state, gathered[1:], strict=True):
             tensor_over(array).copy_(values)
@@ -259,6 +269,7 @@ class Joint:
         self.owner, self.clip_norm = owner, common.pop("clip_norm", None)
         self.nonfinite, self.clip_value = common.pop("nonfinite", "propagate"), common.get("clip_value")
         self.norm: float | None = None
+        self.clipped_by = 1.0          # by how much the latest step's scale is larger, as gradients are clipped
         self.skipped = 0
 
     def scale(self, groups: Sequence[Mapping[str, Any]], grad_scale: float) -> float | None:
@@ -276,15 +287,17 @@ class Joint:
             return None
         if not isfinite(norm) and self.nonfinite == "raise":
             raise FloatingPointError(f"{self.owner}: a gradient holds NaN or infinity; nothing was changed")
-        if self.clip_norm is None or norm + 1e-6 <= self.clip_norm:
-            return grad_scale
-        return float(grad_scale * (norm + 1e-6) / self.clip_norm)
+        scale = grad_scale
+        if self.clip_norm is not None and not norm + 1e-6 <= self.clip_norm:
+            scale = float(grad_scale * (norm + 1e-6) / self.clip_norm)
+        self.clipped_by = scale / grad_scale
+        return scale
 
 
 class Binding:
     """The parameters of a torch optimizer, bound: the units, what is not moved, and what to watch for changes."""
 
-    __slots__ = ("joint", "rules", "unbound", "unit_of", "units", "watch")
+    __slots__ = ("by_group", "joint", "rules", "unbound", "unit_of", "units", "watch")
 
     def __init__(self, opt: Any, before: Mapping[int, float]) -> None:
         groups = opt.param_groups
@@ -300,6 +313,9 @@ class Binding:
                 same.append(index)
         self.units = []
         common = {name: value for name, value in opt._common.items() if value is not None}
+        constraints = constraints_of(type(opt).__name__, common.pop("constraint", None), groups, names)
+        #: What each group had as its constraint.
+        self.by_group = [group.get("constraint") for group in groups]
         self.joint = Joint(type(opt).__name__, common) if len(together) > 1 and JOINT & common.keys() else None
         seen: set[int] = set()
         for rule, indices in together:
@@ -322,7 +338,8 @@ class Binding:
             if opt.in_backward:
                 parts = [([index], [[member]]) for index, group in zip(indices, members, strict=True)
                          for member in group]
-            self.units += [Unit(opt, rule, own, movable, self.common_of(common, movable, groups), before)
+            self.units += [Unit(opt, rule, own, movable, self.common_of(common, movable, groups), constraints,
+                                before)
                            for own, movable in parts]
         self.unit_of = {id(param): unit for unit in self.units for param in unit.params} if opt.in_backward else {}
         self.watch = GroupWatch(groups, opt.__dict__["state"])
@@ -359,7 +376,8 @@ class Binding:
         """Take on the values of these groups; False if one is now moved by another rule."""
         for index in changed:
             group = opt.param_groups[index]
-            if rule_of(opt._peer, opt._rule_class, group) != self.rules[index]:
+            if rule_of(opt._peer, opt._rule_class, group) != self.rules[index] \
+                    or group.get("constraint") is not self.by_group[index]:
                 return False
         for index in changed:
             group = opt.param_groups[index]

@@ -2,13 +2,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from .backward import needs_all_gradients
 from .binding import COMPLEX, FLOATS, names_of
 from .optimizer import Optimizer
+
+if TYPE_CHECKING:
+    from ..optimizers.measuring import Measured
 
 CHUNK_BYTES = 1 << 25
 
@@ -260,6 +263,20 @@ class Offloaded(torch.optim.Optimizer):
                 if name != "params" and own.get(name) is not value:
                     own[name] = value
         return inner
+
+    def measure(self, on: bool = True) -> None:
+        """Measure each parameter in every step: see `fastlr.Optimizer.measure`."""
+        self._take_groups().measure(on)
+
+    @property
+    def measures(self) -> bool:
+        """Whether each parameter is measured."""
+        return self._inner is not None and self._inner.measures
+
+    @property
+    def measured(self) -> dict[str, Measured]:
+        """Norms of each parameter's gradient, update and values in the latest step: see `Optimizer.measured`."""
+        return self._take_groups().measured
 
     # State
 

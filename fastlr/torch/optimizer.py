@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from itertools import chain
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch.optim import optimizer as base
@@ -15,12 +15,16 @@ from ..optimizers.rule_class import RuleClass
 from ..optimizers.stages import SETTABLE, STAGES, Stages
 from .arguments import Peer
 from .backward import step_in_backward
-from .binding import Binding, is_movable, why_not
+from .binding import Binding, is_movable, names_of, why_not
+from .constraining import as_saved, constraints_of, from_saved, of_group
 from .state import as_in_torch
+
+if TYPE_CHECKING:
+    from ..optimizers.measuring import Measured
 
 #: Keywords of fastlr's that every class takes beside its own.
 COMMON = tuple(name for name in STAGES if name != "maximize") + (
-    "state_dtype", "master", "decay", "decay_mask", "lr_scale", "lr_max", "catch_up_rows", "convention")
+    "state_dtype", "master", "decay", "decay_mask", "lr_scale", "lr_max", "constraint", "catch_up_rows", "convention")
 
 profiler_is_on = torch._C._autograd._profiler_enabled
 increment_version = getattr(torch._C, "_increment_version", torch.autograd.graph.increment_version)
@@ -43,6 +47,7 @@ class Optimizer(torch.optim.Optimizer):
     _common: dict[str, Any]
     _norms: tuple[int, float, float] | None = None     # what clip_zscore remembers, where there is no binding
     _state_shown = False
+    _measures = False                  # whether each parameter is measured
     _checked = False                   # in_backward: whether groups and state were looked at in this backward pass
 
     def _take_common(self, given: dict[str, Any]) -> None:
@@ -55,8 +60,14 @@ class Optimizer(torch.optim.Optimizer):
     def _begin(self) -> None:
         """What is left to do when the groups are there."""
         self._state_shown = False
-        Stages(**{name: value for name, value in self._common.items() if name in STAGES}).check(type(self).__name__)
+        owner = type(self).__name__
+        Stages(**{name: value for name, value in self._common.items() if name in STAGES}).check(owner)
+        constraints = constraints_of(owner, self._common.get("constraint"), self.param_groups,
+                                     names_of(self.param_groups))
         if self._differentiable():     # (torch's own step takes gradients that a GradScaler has divided)
+            if constraints:
+                raise ValueError(f"{owner}: differentiable=True takes torch's own steps, which have no constraint; leave "
+                                 f"one of them out")
             self._step_supports_amp_scaling = False
         if self.in_backward:
             step_in_backward(self)
@@ -128,6 +139,8 @@ class Optimizer(torch.optim.Optimizer):
                 if self.zero_grads:
                     self.zero_grad(set_to_none=False)
                 return
+            for unit in binding.units:
+                unit.inner._plan.clipped_by = binding.joint.clipped_by
         for unit, gradients in zip(binding.units, present, strict=True):
             if gradients:
                 moved = unit.tensors.step(scale, self.zero_grads, **more)
@@ -247,6 +260,39 @@ class Optimizer(torch.optim.Optimizer):
         return self._binding.joint.skipped if self._binding.joint is not None else \
             sum(unit.inner.skipped for unit in self._binding.units)
 
+    def constrain(self) -> None:
+        """Bring every parameter that steps move within its constraint now, without a step: for values that were set."""
+        for unit in self._bind().units:
+            if unit.constraints:
+                unit.inner._plan.constrain()
+                increment_version(unit.params)
+
+    def measure(self, on: bool = True) -> None:
+        """Measure each parameter in every step, in the same pass: see `fastlr.Optimizer.measure`."""
+        before, self._measures = self._measures, bool(on)
+        if self._binding is not None and before != self._measures:
+            try:
+                self._bind()
+            except BaseException:
+                self._measures = before
+                raise
+
+    @property
+    def measures(self) -> bool:
+        """Whether each parameter is measured."""
+        return self._measures
+
+    @property
+    def measured(self) -> dict[str, Measured]:
+        """Norms of each parameter's gradient, update and values in the latest step: see `fastlr.Optimizer.measured`.
+
+        By the names that the parameters were given with (`model.named_parameters()`), or their numbers.
+        """
+        if not self._measures:
+            raise RuntimeError(f"{type(self).__name__}: nothing is measured; call measure() first")
+        units = [] if self._binding is None else self._binding.units
+        return {name: found for unit in units for name, found in unit.inner.measured.items()}
+
     # State
 
     @property
@@ -282,6 +328,7 @@ class Optimizer(torch.optim.Optimizer):
         super().add_param_group(param_group)
         added = self.param_groups[-1]
         try:
+            of_group(type(self).__name__, added)
             for index, param in enumerate(added["params"]):
                 if not is_movable(param) and param.device.type not in ("cpu", "meta"):
                     raise why_not(param, type(self).__name__, str(added.get("param_names", {index: index})[index]))
@@ -308,7 +355,7 @@ class Optimizer(torch.optim.Optimizer):
                 numbers.setdefault(id(param), number)
             first += len(group["params"])
             packed = {name: value for name, value in group.items() if name != "params"}
-            groups.append({**packed, "params": [numbers[id(param)] for param in group["params"]]})
+            groups.append({**as_saved(packed), "params": [numbers[id(param)] for param in group["params"]]})
         group_of = {id(param): group for group in self.param_groups for param in group["params"]}
         state = {}
         for key, value in self.__dict__["state"].items():
@@ -358,6 +405,10 @@ class Optimizer(torch.optim.Optimizer):
             saved["params"] = group["params"]
             if "param_names" in group and "param_names" not in saved:
                 saved["param_names"] = group["param_names"]
+            if "constraint" in saved:
+                saved["constraint"] = from_saved(type(self).__name__, saved["constraint"])
+            elif "constraint" in group:
+                saved["constraint"] = group["constraint"]
         norms = state_dict.get("norms")
         present, binding = {"state": self.__dict__["state"], "param_groups": self.param_groups,
                             "_norms": self._norms}, self._binding
@@ -381,8 +432,8 @@ class Optimizer(torch.optim.Optimizer):
             state = defaultdict(dict, {param: as_in_torch(name, state[param], param, group)
                                        for group in self.param_groups for param in group["params"] if param in state})
         return {"defaults": self.defaults, "state": state, "param_groups": self.param_groups,
-                "_common": self._common, "_norms": self._past_norms(), "zero_grads": self.zero_grads,
-                "in_backward": self.in_backward}
+                "_common": self._common, "_measures": self._measures, "_norms": self._past_norms(),
+                "zero_grads": self.zero_grads, "in_backward": self.in_backward}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)    # (torch's classes enter what older dictionaries lack)
