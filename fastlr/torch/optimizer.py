@@ -66,8 +66,8 @@ class Optimizer(torch.optim.Optimizer):
                                      names_of(self.param_groups))
         if self._differentiable():     # (torch's own step takes gradients that a GradScaler has divided)
             if constraints:
-                raise ValueError(f"{owner}: differentiable=True takes torch's own steps, which have no constraint; leave "
-                                 f"one of them out")
+                raise ValueError(f"{owner}: differentiable=True takes torch's own steps, which have no constraint; "
+                                 f"leave one of them out")
             self._step_supports_amp_scaling = False
         if self.in_backward:
             step_in_backward(self)
