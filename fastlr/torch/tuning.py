@@ -14,8 +14,8 @@ from ..tuning import range_test, search
 from ..tuning.batches import size_of
 from ..tuning.range_test import RangeTest, rate_ratios
 from ..tuning.restoring import saved as saved_others
-from ..tuning.search import Mode, Tuned
 from ..tuning.trials import MOST_NONFINITE, set_rates, take_step
+from ..tuning.tuned import Mode, Tuned
 from .classes import WithLoss
 from .saving import Restore, moved, saved, trained
 
@@ -291,6 +291,7 @@ def tune_lr(
     *,
     budget: int,
     score_fn: Loss | None = None,
+    also: Mapping[str, tuple[float, float]] | None = None,
     mode: Mode = "min",
     also_restore: Any = (),
     **options: Any,
@@ -312,11 +313,15 @@ def tune_lr(
     score_fn
         ``score_fn(output, target)`` of a batch, one number; a trial's score is the mean over `validation`, weighted
         by the sizes of batches, in evaluation mode. None for `loss_fn`.
+    also
+        What is searched with the rate, as in `fastlr.tune_lr`: ``{"weight_decay": (1e-5, 1e-1)}``, a number that every
+        group of the optimizer has, or ``{"warmup": (0.0, 0.3)}``, the share of a trial's updates in which the rate
+        rises linearly.
     mode
         "min" if a lower score is better, "max" if a higher one is.
     options
-        `points`, `eta`, `rungs`, `refine`, `seeds`, `timeout`, `on_trial` and `journal` of `fastlr.tune_lr`. A trial
-        begins with ``torch.manual_seed(seed)``. Trials run one after another, as there is one model.
+        `points`, `eta`, `rungs`, `refine`, `seeds`, `timeout`, `on_trial`, `journal` and `verbose` of `fastlr.tune_lr`.
+        A trial begins with ``torch.manual_seed(seed)``. Trials run one after another, as there is one model.
 
     Returns a `Tuned`.
 
@@ -338,16 +343,25 @@ def tune_lr(
     if "executor" in options:
         raise TypeError("tune_lr: trials of one model run one after another: leave executor out, or call "
                         "fastlr.tune_lr with a function that makes a model")
+    for name in also or ():
+        if name != "warmup" and not all(type(group.get(name)) in (int, float) for group in optimizer.param_groups):
+            known = [known for known, value in optimizer.param_groups[0].items() if type(value) in (int, float)]
+            raise ValueError(f"tune_lr: also must name 'warmup' or a number that every group of "
+                             f"{type(optimizer).__name__} has ({', '.join(sorted(set(known) - {'lr'}))}), got {name!r}")
     ratios = rate_ratios(training)
     with training.restored(also_restore):
-        def train(lr: float, updates: float, seed: int) -> float:
+        def train(lr: float, updates: float, seed: int, warmup: float = 0.0, **values: float) -> float:
             training.begin_anew()
             torch.manual_seed(seed)
-            set_rates(training, lr, ratios)
+            for group in optimizer.param_groups:
+                group.update(values)
+            rising = warmup * updates
             nonfinite = done = 0
             while done < updates:
                 before = done
                 for batch in loader:
+                    if done <= rising + 1:
+                        set_rates(training, lr * min((done + 1) / (rising + 1), 1.0), ratios)
                     loss, grads = training.loss_and_grad(batch)
                     done, nonfinite = done + 1, 0 if math.isfinite(loss) else nonfinite + 1
                     if not nonfinite:
@@ -360,4 +374,4 @@ def tune_lr(
                     raise ValueError("tune_lr: loader must not be empty")
             return training.validated(validation, score_fn)
 
-        return search.tune_lr(train, low, high, budget=budget, mode=mode, **options)
+        return search.tune_lr(train, low, high, budget=budget, also=also, mode=mode, **options)

@@ -4,6 +4,7 @@ These work with any optimizer and model; this package imports no data and no net
 """
 
 from .range_test import RangeTest, find_lr
-from .search import Trial, Tuned, tune_lr
+from .search import tune_lr
+from .tuned import Trial, Tuned
 
 __all__ = ["RangeTest", "Trial", "Tuned", "find_lr", "tune_lr"]

@@ -328,6 +328,40 @@ def test_tune_lr_restores_everything_and_finds_the_rate_of_a_grid(name):
     assert all(trial.status == "done" for trial in found.trials) and 1e-3 < found.lr < 1
 
 
+@pytest.mark.parametrize("name", ["torch.AdamW", "AdamW"])
+def test_tune_lr_sets_a_second_value_and_restores_it(name):
+    model, loader, (x, y) = problem()
+    opt = OPTIMIZERS[name](list(model.parameters()))
+    seen = []
+
+    def score(output, target):
+        seen.append([group["weight_decay"] for group in opt.param_groups])
+        return mse(output, target)
+
+    before = everything(model, opt, loader)
+    found = fastlr.torch.tune_lr(model, opt, mse, loader, [(x, y)], 1e-5, 1.0, budget=12, points=6, refine=0, score_fn=score,
+                                 also={"weight_decay": (1e-6, 1.0)})
+    assert equal(everything(model, opt, loader), before)
+    assert [values[0] for values in seen] == [trial.also["weight_decay"] for trial in found.trials]
+    assert len({trial.score for trial in found.trials}) == len(found.trials)
+
+
+def test_tune_lr_with_a_warmup():
+    """SGD on one parameter whose gradient is 1: it moves by the sum of the rates."""
+    p = torch.nn.Parameter(torch.zeros(()))
+    model = torch.nn.Module()
+    model.p = p
+    model.forward = lambda x: p * x
+    opt = torch.optim.SGD([p], lr=1.0)
+    one = [torch.ones(1)]
+    found = fastlr.torch.tune_lr(model, opt, lambda output, target: output.sum(), one, one, 1e-2, 1.0, budget=20, rungs=1,
+                                 points=6, refine=0, also={"warmup": (0.0, 0.5)})
+    for trial in found.trials:
+        rising = 20 * trial.also["warmup"]
+        rates = [trial.lr * min((t + 1) / (rising + 1), 1) for t in range(20)]
+        assert trial.score == pytest.approx(-sum(rates), rel=1e-5)
+
+
 def test_tune_lr_by_a_score_that_rises():
     model, loader, (x, y) = problem()
     opt = fastlr.torch.AdamW(model.parameters())
@@ -344,6 +378,8 @@ def test_tune_lr_by_a_score_that_rises():
     ({"budget": 2.5}, TypeError, "tune_lr: budget must be an integer, the updates of a full trial, got 2.5"),
     ({"executor": 3}, TypeError, "tune_lr: trials of one model run one after another"),
     ({"points": 1}, ValueError, "tune_lr: points must be at least 3"),
+    ({"also": {"beta9": (0.1, 0.9)}}, ValueError,
+     r"tune_lr: also must name 'warmup' or a number that every group of SGD has \(dampening, momentum, weight_decay\), got"),
 ])
 def test_tune_lr_refuses(change, error, message):
     model = torch.nn.Linear(3, 3)
