@@ -12,6 +12,7 @@ import numpy as np
 from .history import History
 from .measured import Floats, Measured, measure, noise_of
 from .points import CARDS
+from .tensors import of_tensors
 
 KINDS = ("diverging", "no gradient", "unmoved", "decayed too early", "collapsed", "oscillating", "overfitting",
          "too slow", "not sure", "plateaued", "healthy")
@@ -65,8 +66,8 @@ THRESHOLDS = {
 class Finding:
     """One finding of `diagnose`.
 
-    `kind` is one of ``fastlr.monitor.diagnosis.KINDS``; `evidence` the numbers that led to it; `factor` what to
-    multiply the learning rate by, 1 for "leave it"; `advice` a sentence or two.
+    `kind` is one of ``fastlr.monitor.diagnosis.KINDS``, or of ``fastlr.monitor.tensors.KINDS``; `evidence` the numbers
+    that led to it; `factor` what to multiply the learning rate by, 1 for "leave it"; `advice` a sentence or two.
     """
 
     kind: str
@@ -118,6 +119,11 @@ def diagnose(history: Any, *, loss: str = "loss", validation: str = "val_loss") 
     loss nor a loss that cannot reach 0 matters. All thresholds, each with its reason:
     ``fastlr.monitor.diagnosis.THRESHOLDS``.
 
+    Where a `History` recorded an optimizer that measures each tensor (`Optimizer.measure`), findings about single
+    tensors come last, with their names: "large updates" (over a tenth of a tensor's norm), "vanishing gradients" beside
+    those of other tensors, "lost updates" (16 bits do not hold them), "clipped" (in nearly every step). Their
+    thresholds: ``fastlr.monitor.tensors``.
+
     Raises `TypeError` for anything else than a history, `ValueError` for fewer than 20 losses that are all finite.
 
     >>> import fastlr
@@ -155,7 +161,7 @@ def diagnose(history: Any, *, loss: str = "loss", validation: str = "val_loss") 
         if norm is not None and len(norm) >= FEWEST:
             early, late = np.median(norm[: len(norm) // 10 + 1]), np.median(norm[-len(norm) // 10:])
             findings[0].evidence["gradient norm now over start"] = float(late / early)
-        return findings
+        return findings + [Finding(*found) for found in of_tensors(series)]
 
 
 def columns(history: Any) -> dict[str, tuple[Floats, Floats]]:
