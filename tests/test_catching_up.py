@@ -9,6 +9,7 @@ from registry import MATRIX, RULES, UNPLACED, arrays, bits, every_dtype, every_u
 
 import fastlr
 from fastlr import constraints, schedules
+from fastlr._c_api.description import Description, require_optimizer
 from fastlr.optimizers.base import REGISTRY
 
 ROWS, WIDTH = 24, 12
@@ -202,11 +203,13 @@ def test_a_gradient_that_is_not_finite():
 FADING = [(cls, convention) for cls in UNPLACED if cls.fades is not None for convention in (list(cls.conventions) or [None])]
 
 
-@pytest.mark.parametrize(("cls", "convention"), FADING, ids=str)
+@pytest.mark.parametrize(("cls", "convention"), [
+    pytest.param(cls, convention, id=f"{cls.__name__}-{convention}") for cls, convention in FADING])
 @every_dtype
 @pytest.mark.parametrize("hyper", [
     {}, {"weight_decay": 0.05, "decay": "decoupled"}, {"weight_decay": 0.01, "maximize": True},
-    {"lr": schedules.cosine_restarts(0.3, 60).warmup(9), "decay": "independent", "weight_decay": 1e-3}], ids=str)
+    {"lr": schedules.cosine_restarts(0.3, 60).warmup(9), "decay": "independent", "weight_decay": 1e-3}],
+    ids=["plain", "decoupled", "coupled", "restarts"])
 def test_moves_that_are_lost_need_not_be_done(cls, convention, dtype, hyper):
     """Values, gradients and rates of many sizes, hundreds of updates: from moves that count to state that vanishes."""
     rng = np.random.default_rng(0)
@@ -220,6 +223,23 @@ def test_moves_that_are_lost_need_not_be_done(cls, convention, dtype, hyper):
     for t in range(400):
         rows = np.array([0]) if t < 5 else rng.choice(np.arange(1 + t // 50), 1)
         pair.step(rows, (rng.normal(size=(1, width)) * sizes[t]).astype(dtype), grad_scale=2.0 if t % 2 else 1.0)
+    pair.opt.catch_up()
+    pair.same()
+
+
+@pytest.mark.parametrize("cls", [cls for cls in UNPLACED if cls.fades], ids=lambda cls: cls.__name__)
+@every_dtype
+@pytest.mark.parametrize("later", [{"lr": 10.0}, {"lr": schedules.linear(0.0, final=1e3, steps=90)}], ids=["set", "scheduled"])
+def test_a_rate_that_rises_moves_again_what_had_come_to_rest(cls, dtype, later):
+    pair = Pair(cls, arrays(dtype, [(3, WIDTH)])[0], lr=1e-20)
+    pair.step(np.array([0]), arrays(dtype, [(1, WIDTH)])[0])
+    for t in range(80):
+        if t == 40:
+            for opt in (pair.opt, pair.dense):
+                opt.lr = later["lr"]
+            before = pair.whole[0].copy()
+        pair.step(np.array([1]), np.ones((1, WIDTH), dtype))
+    assert (pair.whole[0] != before).all()
     pair.opt.catch_up()
     pair.same()
 
@@ -535,6 +555,9 @@ def test_what_cannot_be_is_refused():
                     lambda opt: fastlr.GradientAccumulation(opt, 2)):
         refused(TypeError, "needs parameters that have all updates after each step; make SGD without catch_up_rows",
                 lambda wrapper=wrapper: wrapper(opt))
+    refused(ValueError, "SGD: catch_up_rows is for Python; give plan_step_rows gradients of zeros",
+            lambda: Description("sgd").option(-1, "catch_up_rows", True))
+    refused(TypeError, "plan_of: SGD has catch_up_rows, which plans do not have", lambda: require_optimizer(opt))
     refused(AttributeError, "catch_up_rows is for the constructor", lambda: setattr(opt, "catch_up_rows", True))
 
 
