@@ -3,28 +3,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .._engine.accumulation import accumulate
 from .._engine.instruction_set import isa
 from .._engine.rows import step_rows
 from .._engine.threads import get_num_threads
 from . import state
+from .adjusting import Adjustable
 from .binding import BoundParameters
 from .declaration import SignatureOfClass, nearest
-from .groups import Group
 from .loss_scale import LossScale
 from .rule_class import PACKAGE, REGISTRY, RuleClass
 from .slots import labelled
 from .stages import Stages, StageSetting
 
-if TYPE_CHECKING:
-    from .measuring import Callback, Measured
-
 __all__ = ["REGISTRY", "Optimizer"]
 
 
-class Optimizer(BoundParameters, family=True):
+class Optimizer(Adjustable, family=True):
     """What all optimizers are.
 
     Parameters
@@ -170,130 +167,6 @@ class Optimizer(BoundParameters, family=True):
                                                        for other in REGISTRY.values())
 
     # Stepping
-
-    def freeze(self, *what: str | Group) -> None:
-        """Let parameters stay as they are, until `unfreeze`: names, patterns of names (``"layers/0/*"``) or groups.
-
-        A step must have None for a frozen parameter's gradient: so a gradient that was meant to move it is an error
-        rather than lost. Of gradients that are bound, those of frozen parameters are not read. State and count of
-        updates stay.
-
-        >>> import numpy as np, fastlr
-        >>> params = {"body": np.ones(2), "head": np.ones(2)}
-        >>> opt = fastlr.SGD(params, lr=0.5)
-        >>> opt.freeze("body")
-        >>> opt.step({"body": None, "head": np.ones(2)})
-        >>> opt.unfreeze()
-        >>> params["body"], params["head"]
-        (array([1., 1.]), array([0.5, 0.5]))
-        """
-        from .changing import chosen
-
-        self._require_own_values()
-        frozen = self._frozen | chosen(self, what, "freeze")
-        self._plan.exclusively(lambda: self._set_frozen(frozen))
-
-    def unfreeze(self, *what: str | Group) -> None:
-        """Let frozen parameters move again: names, patterns or groups; all of them if none are given."""
-        from .changing import chosen
-
-        self._require_own_values()
-        frozen = self._frozen - chosen(self, what, "unfreeze") if what else frozenset()
-        self._plan.exclusively(lambda: self._set_frozen(frozen))
-
-    @property
-    def frozen(self) -> tuple[str, ...]:
-        """The names of the parameters that are frozen."""
-        return tuple(tensor.name for tensor in self._plan.tensors if tensor.name in self._frozen)
-
-    def drop_group(self, group: Group | int) -> None:
-        """Let go of a group of parameters, and free the memory of its state; the others keep theirs, and their names.
-
-        Gradients then come without an entry for it. ValueError for the only group; nothing is changed then.
-
-        >>> import numpy as np, fastlr
-        >>> opt = fastlr.Adam([{"params": {"a": np.ones(2)}}, {"params": {"b": np.ones(2)}}])
-        >>> opt.drop_group(0)
-        >>> list(opt.state), len(opt.groups)
-        (['b'], 1)
-        """
-        from .changing import drop_group
-
-        drop_group(self, group)
-
-    def swapped(self) -> AbstractContextManager[None]:
-        """In this with block the parameters hold their running means; after it their earlier values, bit for bit.
-
-        As `EMA.swapped`, for `ema_decay`. In the block a step, a save, a load, and a change of groups or of what is
-        frozen raise RuntimeError.
-
-        >>> import numpy as np, fastlr
-        >>> p = np.zeros(1)
-        >>> opt = fastlr.SGD(p, lr=1.0, ema_decay=0.5)
-        >>> opt.step(np.ones(1))
-        >>> with opt.swapped():
-        ...     print(p)
-        [-0.5]
-        >>> p
-        array([-1.])
-        """
-        from .changing import swapped
-
-        return swapped(self, self.ema)
-
-    def measure(self, on: bool = True) -> None:
-        """Measure each tensor in every step, in the same pass: `opt.measured` has it, and `History.record` keeps it.
-
-        Costs nothing when off, as by default, and no bit of a step depends on it. (A rule for matrices copies its
-        parameters in each step that is measured.)
-
-        >>> import numpy as np, fastlr
-        >>> opt = fastlr.SGD({"w": np.full(4, 2.0)}, lr=0.5)
-        >>> opt.measure()
-        >>> opt.step({"w": np.full(4, 1.0)})
-        >>> opt.measured["w"]
-        Measured(grad_norm=2.0, update_norm=1.0, param_norm=4.0, ratio=0.25, clipped=0.0)
-        """
-        from .measuring import measure
-
-        measure(self, bool(on))
-
-    @property
-    def measures(self) -> bool:
-        """Whether each tensor is measured."""
-        return self._measures
-
-    @property
-    def measured(self) -> dict[str, Measured]:
-        """Norms of each tensor's gradient, update and values in the latest step, by name; 0 where it had no gradient.
-
-        RuntimeError if nothing is measured: see `measure`.
-        """
-        from .measuring import measured
-
-        return measured(self)
-
-    def add_callback(self, *, before: Callable[[Any, Any], object] | None = None,
-                     after: Callable[[Any], object] | None = None) -> Callback:
-        """Call ``before(opt, grads)`` before each step and ``after(opt)`` after it, until ``.remove()`` of what this
-        returns. Without any, a step costs what it costs.
-
-        >>> import numpy as np, fastlr
-        >>> opt = fastlr.SGD(np.ones(1), lr=0.5)
-        >>> callback = opt.add_callback(after=lambda opt: print("t is", opt.t))
-        >>> opt.step(np.ones(1))
-        t is 1
-        >>> callback.remove()
-        """
-        from .measuring import add_callback
-
-        return add_callback(self, before, after)
-
-    def constrain(self) -> None:
-        """Bring every parameter within its constraint now, without a step: for values that were set."""
-        self._plan.refuse_replaced()
-        self._plan.constrain()
-        self.cast()
 
     @property
     def t(self) -> int:
@@ -492,6 +365,26 @@ class Optimizer(BoundParameters, family=True):
                 catch_up(self)
             else:
                 catch_up_rows(self, name, rows)
+
+    def swapped(self) -> AbstractContextManager[None]:
+        """In this with block the parameters hold their running means; after it their earlier values, bit for bit.
+
+        As `EMA.swapped`, for `ema_decay`. In the block a step, a save, a load, and a change of groups or of what is
+        frozen raise RuntimeError.
+
+        >>> import numpy as np, fastlr
+        >>> p = np.zeros(1)
+        >>> opt = fastlr.SGD(p, lr=1.0, ema_decay=0.5)
+        >>> opt.step(np.ones(1))
+        >>> with opt.swapped():
+        ...     print(p)
+        [-0.5]
+        >>> p
+        array([-1.])
+        """
+        from .changing import swapped
+
+        return swapped(self, self.ema)
 
     def accumulate(self, grads: Any = None, grad_scale: float = 1.0, zero_grads: bool = False) -> None:
         r"""Add the gradient of a micro-batch to the state; parameters and t stay, and no buffer is needed.
