@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from fastlr.study import figures, page, record, report
-from fastlr.study.tables import measure_of, tables
+from fastlr.study.entries import measure_of
+from fastlr.study.tables import tables
 
 NETWORKS, LRS, SEEDS = ("4-3-2-relu", "4-5-2-tanh"), (0.01, 0.1, 1.0), (0, 1, 2)
 SPLITS = ("train", "validation", "test")

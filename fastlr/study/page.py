@@ -23,9 +23,9 @@ except ImportError as error:
 from . import figures
 from .claims import best_rate, group, mean_loss
 from .drawing import contrast, interpolated_color
+from .entries import Measure, best_entry, measure_of, number
 from .record import TRAINED
 from .report import facts
-from .tables import Measure, best_entry, measure_of, number
 
 TEMPLATE = Path(__file__).with_name("page.html.jinja")
 

@@ -19,7 +19,7 @@ try:
 except ImportError as error:
     raise ImportError("study: the tables need rich, which is missing; pip install 'fastlr-core[lab]'") from error
 
-from .tables import measure_of, number
+from .entries import measure_of, number
 
 NARROWEST = 100  # characters of a line in a file
 EVERY = 2.0  # seconds between two lines of progress, where there is no bar
