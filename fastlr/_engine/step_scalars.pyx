@@ -394,7 +394,8 @@ cdef class ScalarGroups:
                 else:
                     for j in range(count):
                         sums[j] = sqrt(sums[j])
-            rule.finish(groups[i].hyper, &groups[i].now, self.layout.memories[i], self.shared, sums, <double>views[i].size)
+            rule.finish(groups[i].hyper, &groups[i].now, self.layout.memories[i], self.shared, sums,
+                        <double>views[i].size)
 
     cdef void finish_all(self, const GradientView* gradients) noexcept nogil:
         """What follows from the sums over all tensors together."""
