@@ -171,6 +171,23 @@ def test_callbacks_come_around_each_step():
     assert len(said) == 4 and p["w"][0] == -3
 
 
+def test_a_function_that_was_added_twice_is_removed_once_by_each_callback():
+    said = []
+    opt = fastlr.SGD(np.zeros(1), lr=1.0)
+
+    def a(opt):
+        said.append("a")
+
+    added = [opt.add_callback(after=function) for function in (a, lambda opt: said.append("b"), a)]
+    added[2].remove()
+    added[2].remove()
+    opt.step(np.ones(1))
+    assert said == ["a", "b"]                              # the first of the two stays, in its place
+    added[0].remove()
+    opt.step(np.ones(1))
+    assert said == ["a", "b", "b"]
+
+
 def test_a_callback_that_raises_before_a_step_prevents_it():
     opt = fastlr.SGD(np.zeros(1))
 

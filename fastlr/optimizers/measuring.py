@@ -69,18 +69,17 @@ class Callbacks:
 
     def __init__(self, opt: Any) -> None:
         self.reference = ref(opt)
-        self.before: list[Before] = []
-        self.after: list[After] = []
+        self.added: list[Callback] = []
 
     def step(self, grads: Any = None, *arguments: Any, **keywords: Any) -> Any:
         """The optimizer's step, with what comes before and after."""
         opt = self.reference()
         if opt is None:
             raise ReferenceError("this step is of an optimizer that is gone; keep the optimizer, and call its step")
-        for before in tuple(self.before):
+        for before in [one._before for one in self.added if one._before is not None]:
             before(opt, grads)
         returned = type(opt).step(opt, grads, *arguments, **keywords)
-        for after in tuple(self.after):
+        for after in [one._after for one in self.added if one._after is not None]:
             after(opt)
         return returned
 
@@ -94,11 +93,11 @@ class Callback:
     def remove(self) -> None:
         """Call these functions no more; no effect the second time."""
         callbacks = self._callbacks
-        for functions, function in ((callbacks.before, self._before), (callbacks.after, self._after)):
-            if function in functions:
-                functions.remove(function)         # type: ignore[arg-type]
+        if self not in callbacks.added:
+            return
+        callbacks.added.remove(self)
         opt = callbacks.reference()
-        if opt is not None and not callbacks.before and not callbacks.after and "step" in vars(opt):
+        if opt is not None and not callbacks.added and "step" in vars(opt):
             object.__delattr__(opt, "step")
 
 
@@ -111,9 +110,7 @@ def add_callback(opt: BoundParameters, before: Before | None, after: After | Non
         raise TypeError(f"{type(opt).__name__}: add_callback: give before=, after= or both")
     step = vars(opt).get("step")
     callbacks = Callbacks(opt) if step is None else step.__self__
-    if before is not None:
-        callbacks.before.append(before)
-    if after is not None:
-        callbacks.after.append(after)
+    callback = Callback(callbacks, before, after)
+    callbacks.added.append(callback)
     object.__setattr__(opt, "step", callbacks.step)
-    return Callback(callbacks, before, after)
+    return callback
