@@ -11,7 +11,7 @@ import argparse
 import json
 import math
 import statistics
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -178,6 +178,15 @@ def chart_words(row: Row, have: list[str]) -> str:
     return ", ".join(f"{member} {amount(row.rates[member])} {row.unit}/s" for member in [*have, *row.peers])
 
 
+def apart(ticks: list[float], x: Callable[[float], float]) -> list[float]:
+    """Those of the ticks whose labels do not touch, that of 1 before the others."""
+    kept: list[float] = []
+    for tick in sorted(ticks, key=lambda tick: (tick != 1, tick)):
+        if all(abs(x(tick) - x(other)) >= 34 for other in kept):
+            kept.append(tick)
+    return kept
+
+
 def strip(values: list[tuple[str, float]], what: str, lowest: float, highest: float) -> str:
     """Every workload as a dot on a logarithmic axis of speed: left of 1x is slower, right of it faster."""
     width, height, middle = 640, 58, 24
@@ -189,7 +198,7 @@ def strip(values: list[tuple[str, float]], what: str, lowest: float, highest: fl
     known = (0.1, 0.5, 1, 2, 10, 100, 1000) if highest > 2 else (0.1, 0.2, 0.5, 0.8, 0.9, 1, 1.1, 1.25, 2)
     ticks = [tick for tick in known if lowest <= tick <= highest]
     parts = [f'<line class="axis" x1="10" x2="{width - 10}" y1="{middle + 14}" y2="{middle + 14}"/>']
-    for tick in ticks:
+    for tick in sorted(apart(ticks, x)):
         kind, top = ("one", 4) if tick == 1 else ("axis", 34)
         parts.append(f'<line class="{kind}" x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="{top}" y2="{middle + 18}"/>'
                      f'<text x="{x(tick):.1f}" y="{height - 4}">{tick:g}x</text>')
