@@ -151,7 +151,7 @@ def set_constraint(tensor: Tensor, constraint: Any, owner: str) -> None:
         raise ValueError(f"{label}: {constraint.kind} needs float32 or float64, as norms and sums of {stored} are only "
                          f"rough; use float32 parameters, or master='split'")
     row = prod(shape[1:]) if constraint.axis == 0 and len(shape) > 1 else prod(shape)
-    if constraint.kind == "simplex" and not isfinite(rounded(constraint.high, stored)):
+    if constraint.kind in ("simplex", "unit_norm") and not isfinite(rounded(constraint.high, stored)):
         raise ValueError(f"{label}: {constraint!r} is beyond {stored}")
     tensor.constraint = constraint.kind, constraint.low, constraint.high, row
 

@@ -201,6 +201,30 @@ def test_norms_that_overflow_or_vanish_and_what_is_not_finite():
     np.testing.assert_allclose(small, [[0.6, 0.8], [0.6, 0.8], [0, 0]], rtol=1e-6)
 
 
+@pytest.mark.parametrize(("dtype", "value", "constraint", "expected"), [
+    (np.float32, 2e-38, unit_norm(norm=10.0), 10.0),        # the factor is beyond float32
+    (np.float32, 1e38, max_norm(1.0), 1.0),                 # ... below its normal numbers
+    (np.float32, 1e37, max_norm(1e-30), 1e-30),
+    (np.float64, 3e-308, unit_norm(norm=1e300), 1e300),
+    (np.float64, 1.7e308, unit_norm(norm=10.0), 10.0),      # the norm is beyond float64
+    (np.float64, 1.7e308, max_norm(1.7e308), 1.7e308),
+    (np.float64, 1.7e308, max_norm(1e-300), 1e-300),
+])
+def test_factors_and_norms_that_no_number_of_the_dtype_is(dtype, value, constraint, expected):
+    p = np.array([[value, 0, -value, value, value], [0, 0, 0, 0, 0]], dtype)
+    fastlr.SGD(p, lr=0.0, constraint=constraint).constrain()
+    with np.errstate(under="ignore"):
+        np.testing.assert_allclose(p[0], np.array([1, 0, -1, 1, 1]) * (expected / 2), rtol=4 * np.finfo(dtype).eps)
+    assert p[1].tolist() == [0] * 5
+
+
+def test_the_sum_of_a_row_that_overflows():
+    p = np.array([[1.7e308, 1.7e308, 0.0], [1.7e308, np.inf, 1.7e308], [1.7e308, np.nan, 1.7e308]])
+    fastlr.SGD(p, lr=0.0, constraint=simplex(1e300)).constrain()
+    np.testing.assert_allclose(p[0], [5e299, 5e299, 0], rtol=1e-6)
+    assert np.isnan(p[1:]).all()
+
+
 def test_rows_of_a_table_are_constrained_as_they_move():
     rng = np.random.default_rng(0)
     for constraint in (max_norm(1.0), box(-0.5, 0.5), unit_norm(), simplex()):
@@ -283,6 +307,8 @@ def test_it_is_as_optax_keeps_parameters_nonnegative():
     (lambda: fastlr.SGD({"w": np.zeros(1)}, constraint={"v": box(0)}), ValueError, "constraint names no parameter: 'v'"),
     (lambda: fastlr.SGD(np.zeros(4, np.float16), constraint=simplex()), ValueError,
      "simplex needs float32 or float64, as norms and sums of float16 are only rough"),
+    (lambda: fastlr.SGD(np.zeros(4, np.float32), constraint=unit_norm(norm=1e39)), ValueError,
+     "unit_norm.axis=0, norm=1e.39. is beyond float32"),
     (lambda: fastlr.SGD(np.zeros(4, np.uint16), dtype="bfloat16", constraint=box(1.001, 1.002)), ValueError,
      r"no bfloat16 lies in \[1.001, 1.002\]"),
     (lambda: fastlr.SGD(np.zeros(4, np.float16), constraint=box(1e6, 2e6)), ValueError, "no float16 lies in"),

@@ -4,7 +4,7 @@
 Constraints are of the parameter as it is stored. Sums are added tile by tile, in the order of the elements, so that
 layout, storage and where a row is cut change no bit.
 """
-from libc.math cimport INFINITY, NAN, fabs, sqrt
+from libc.math cimport INFINITY, NAN, fabs, ilogb, ldexp, sqrt
 from libc.stdint cimport uint64_t
 from fastlr._kernels.inlining cimport inlined
 from fastlr._kernels.lanes cimport LANES, fold_lanes, sum_of_squares
@@ -217,15 +217,16 @@ cdef inline void add_to_row(RowSums* sums, const AfterStep* after, const TensorV
             add_squares(sums.total, load_param(scratch, raw, view, i, n), n)
         i += n
 
-cdef inline double row_norm(RowSums* sums, const TensorView* view, Py_ssize_t start, Py_ssize_t size,
+cdef inline double row_norm(RowSums* sums, const TensorView* view, Py_ssize_t start, Py_ssize_t size, int* exponent,
                             real* also_typed) noexcept nogil:
-    """The norm of a row, also where squares overflow or vanish."""
+    """The norm of a row, times 2**-exponent, also where squares or the norm overflow or vanish."""
     cdef uint64_t[TILE] raw
     cdef real[TILE] scratch
     cdef ScaledSum total
     cdef real* p
     cdef double squares = fold_wide(sums.total)
     cdef Py_ssize_t i = start, k, n
+    exponent[0] = 0
     if not is_lost(squares, size, also_typed):
         return sqrt(squares)
     clear_sum(&total)
@@ -242,7 +243,23 @@ cdef inline double row_norm(RowSums* sums, const TensorView* view, Py_ssize_t st
     if real is float:
         return sqrt(squares)
     else:
-        return root_of_sum(&total)
+        exponent[0] = total.exponent
+        return sqrt(total.sum)
+
+cdef inline double factor_to(double wanted, double norm, int exponent, double* rest, real* also_typed) noexcept nogil:
+    """wanted / (norm * 2**exponent); where that is no normal number of the dtype, a power of two, and the rest."""
+    cdef double factor = wanted / (norm if exponent == 0 else ldexp(norm, exponent))
+    cdef double least = 2.2250738585072014e-308, most = 8.98846567431158e307       # 2**-1022, 2**1023
+    cdef int power
+    if real is float:
+        least, most = 1.1754943508222875e-38, 1.7014118346046923e38                # 2**-126, 2**127
+    rest[0] = 1
+    if least <= factor <= most or not norm < <double>INFINITY:
+        return factor
+    factor = ldexp(wanted, -ilogb(wanted)) / ldexp(norm, -ilogb(norm))
+    power = ilogb(wanted) - ilogb(norm) - exponent
+    rest[0] = ldexp(factor, power - power // 2)
+    return ldexp(1, power // 2)
 
 cdef inline double simplex_threshold(RowSums* sums, const TensorView* view, Py_ssize_t start, Py_ssize_t size,
                                      double total, real* also_typed) noexcept nogil:
@@ -274,7 +291,7 @@ cdef inline double simplex_threshold(RowSums* sums, const TensorView* view, Py_s
             i += n
         # (a little less: the largest itself is above it, whatever is rounded)
         least = least - total - fabs(least) * 1e-6
-        if least > bound:
+        if least > bound or bound == <double>INFINITY:
             bound, count = least, -1
     for _k in range(MAX_ROUNDS):
         by, i = <real>bound, start
@@ -304,15 +321,17 @@ cdef inline void constrain_row(const StepJob* job, const TensorView* view, const
     cdef uint64_t[TILE] raw
     cdef real[TILE] scratch
     cdef real* p
-    cdef double number = 1
+    cdef double number = 1, rest = 1
+    cdef int exponent
     cdef Py_ssize_t i = start, n, together = loaded_together(view, size, also_typed)
     if after.constraint == SIMPLEX:
         number = simplex_threshold(sums, view, start, size, after.high, also_typed)
     elif after.constraint != BOX:
-        number = row_norm(sums, view, start, size, also_typed)
-        if after.constraint == MAX_NORM and not number > after.high or number == 0:
+        number = row_norm(sums, view, start, size, &exponent, also_typed)
+        if number == 0 or after.constraint == MAX_NORM and not (
+                (number if exponent == 0 else ldexp(number, exponent)) > after.high):
             return
-        number = after.high / number
+        number = factor_to(after.high, number, exponent, &rest, also_typed)
     while i < start + size:
         n = start + size - i if start + size - i < together else together
         if i == start and together == size:
@@ -325,6 +344,8 @@ cdef inline void constrain_row(const StepJob* job, const TensorView* view, const
             lower_elements(p, <real>number, n)
         else:
             scale_elements(p, number, n)
+            if rest != 1:
+                scale_elements(p, rest, n)
         store_param(p, raw, view, i, n, job)
         i += n
 
