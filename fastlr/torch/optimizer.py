@@ -62,12 +62,9 @@ class Optimizer(torch.optim.Optimizer):
         self._state_shown = False
         owner = type(self).__name__
         Stages(**{name: value for name, value in self._common.items() if name in STAGES}).check(owner)
-        constraints = constraints_of(owner, self._common.get("constraint"), self.param_groups,
-                                     names_of(self.param_groups))
+        constraints_of(owner, self._common.get("constraint"), self.param_groups, names_of(self.param_groups))
         if self._differentiable():     # (torch's own step takes gradients that a GradScaler has divided)
-            if constraints:
-                raise ValueError(f"{owner}: differentiable=True takes torch's own steps, which have no constraint; "
-                                 f"leave one of them out")
+            self._refuse_constraints(self.param_groups)
             self._step_supports_amp_scaling = False
         if self.in_backward:
             step_in_backward(self)
@@ -97,11 +94,18 @@ class Optimizer(torch.optim.Optimizer):
         """Whether autograd follows the steps, which are torch's own then."""
         return bool(self.defaults.get("differentiable"))
 
+    def _refuse_constraints(self, groups: Iterable[dict[str, Any]]) -> None:
+        """ValueError if groups have one beside differentiable=True."""
+        if any(group.get("constraint") is not None for group in groups):
+            raise ValueError(f"{type(self).__name__}: differentiable=True takes torch's own steps, which have no "
+                             f"constraint; leave one of them out")
+
     def _move(self, **more: Any) -> None:
         """One update of everything, by the gradients that there are; `more`: what else the rule is given."""
         own = self.__dict__
         binding = own["_binding"]
         if binding is None and self._differentiable():
+            self._refuse_constraints(self.param_groups)
             with torch.enable_grad():
                 self._step_of_torch(self)
             return
@@ -269,6 +273,9 @@ class Optimizer(torch.optim.Optimizer):
 
     def measure(self, on: bool = True) -> None:
         """Measure each parameter in every step, in the same pass: see `fastlr.Optimizer.measure`."""
+        if on and self._differentiable():
+            raise ValueError(f"{type(self).__name__}: differentiable=True takes torch's own steps, which are not "
+                             f"measured; leave one of them out")
         before, self._measures = self._measures, bool(on)
         if self._binding is not None and before != self._measures:
             try:
@@ -329,6 +336,8 @@ class Optimizer(torch.optim.Optimizer):
         added = self.param_groups[-1]
         try:
             of_group(type(self).__name__, added)
+            if self._differentiable():
+                self._refuse_constraints([added])
             for index, param in enumerate(added["params"]):
                 if not is_movable(param) and param.device.type not in ("cpu", "meta"):
                     raise why_not(param, type(self).__name__, str(added.get("param_names", {index: index})[index]))
@@ -415,7 +424,9 @@ class Optimizer(torch.optim.Optimizer):
         self.__setstate__({"state": state, "param_groups": saved_groups, "_norms": None if norms is None else
                            (int(norms["count"]), float(norms["mean"]), float(norms["variance"]))})
         try:
-            if not self._differentiable():
+            if self._differentiable():
+                self._refuse_constraints(saved_groups)
+            else:
                 self._bind()           # (what cannot be loaded is refused here, with nothing changed)
         except Exception:
             self.__dict__.update(present)

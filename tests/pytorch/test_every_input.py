@@ -314,6 +314,30 @@ def test_differentiable_goes_with_none_of_fastlrs_keywords():
         fastlr.torch.AdamW([torch.ones(2)], differentiable=True, clip_norm=1.0, zero_grads=True)
 
 
+def test_a_constraint_that_comes_later_is_refused_beside_differentiable():
+    param, other = torch.ones(2), torch.ones(3)
+    opt = fastlr.torch.AdamW([param], differentiable=True)
+    constrained = {"params": [other], "constraint": fastlr.constraints.box(0.0, 0.5)}
+    refused = pytest.raises(ValueError, match="AdamW: differentiable=True takes torch's own steps, which have no constraint")
+    with refused:
+        opt.add_param_group(constrained)
+    assert len(opt.param_groups) == 1
+    with refused:
+        opt.load_state_dict(fastlr.torch.AdamW([{**constrained, "params": [torch.ones(2)]}], lr=0.5).state_dict())
+    assert "constraint" not in opt.param_groups[0] and opt.param_groups[0]["lr"] == 1e-3
+    opt.param_groups[0]["constraint"] = constrained["constraint"]
+    param.grad = torch.ones(2)
+    with refused:
+        opt.step()
+    assert param.tolist() == [1, 1]
+    opt.param_groups[0]["constraint"] = None
+    opt.step()
+    with pytest.raises(ValueError, match="AdamW: differentiable=True takes torch's own steps, which are not measured"):
+        opt.measure()
+    opt.measure(False)
+    assert param[0] < 1 and not opt.measures
+
+
 # State
 
 @each(INFOS)
