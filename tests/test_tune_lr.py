@@ -348,14 +348,14 @@ def test_a_cluster_may_take_its_time_to_begin(monkeypatch):
 
         def late(self, call, *arguments):
             if not first.is_set():
-                time.sleep(0.6)
+                time.sleep(1.6)
                 first.set()
             return call(*arguments)
 
         def shutdown(self, wait=True, *, cancel_futures=False):
             self.pool.shutdown()
 
-    slow = fastlr.tune_lr(cluster_trials.smooth, 1e-3, 1, budget=9, points=4, timeout=0.1, executor=Slow)
+    slow = fastlr.tune_lr(cluster_trials.smooth, 1e-3, 1, budget=9, points=4, timeout=1.0, executor=Slow)
     assert plain(slow) == plain(fastlr.tune_lr(cluster_trials.smooth, 1e-3, 1, budget=9, points=4))
     assert {t.status for t in slow.trials} == {"done"}
 
