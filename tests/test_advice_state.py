@@ -97,6 +97,7 @@ def test_what_outlives_its_optimizer():
     for use in (lambda: group.params, lambda: group.current, lambda: setattr(group, "lr", 0.1)):
         with advises("this group's optimizer is gone; keep the optimizer as long as its groups", ReferenceError):
             use()
+    assert repr(group) == "Group(its optimizer is gone, lr=0.001, weight_decay=0.0)"
     opt = fastlr.SGD(ones(2))
     group = opt.groups[0]
     group.lr = 0.5

@@ -1,13 +1,10 @@
 """docs/ctypes.md: its files run in an empty folder, and have the bits of Python."""
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from registry import bits
-from test_docs import files_of
+from test_docs import beside_files_of
 
 import fastlr
 from fastlr import schedules
@@ -18,19 +15,7 @@ PAGE = Path(__file__).parent.parent / "docs" / "ctypes.md"
 
 @pytest.fixture
 def run(tmp_path, environment):
-    """Run code beside the page's files, in a folder that has nothing else, and return what it printed or raised."""
-    found = files_of(PAGE)
-    assert set(found) == {"fastlr_plans.py", "program.py"}
-    for name, texts in found.items():
-        (tmp_path / name).write_text(texts[0])
-
-    env = environment | {"PYTHONPATH": os.pathsep.join([str(tmp_path), environment["PYTHONPATH"]])}
-
-    def run(code, fails=False):
-        done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True)
-        assert (done.returncode != 0) == fails, done.stderr
-        return done.stderr if fails else done.stdout
-    return run
+    return beside_files_of(PAGE, {"fastlr_plans.py", "program.py"}, tmp_path, environment)
 
 
 def test_the_program_has_the_bits_of_python(run):

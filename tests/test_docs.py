@@ -3,6 +3,7 @@ import doctest
 import importlib
 import importlib.util
 import inspect
+import os
 import pkgutil
 import pydoc
 import re
@@ -182,6 +183,23 @@ def files_of(page):
         name = re.search(r"`([\w/]+\.\w+)`[^`]*:$", before)
         found.setdefault(name and name[1], []).append(text)
     return found
+
+
+def beside_files_of(page, names, folder, environment):
+    """A function that runs code in a folder which has a page's files and nothing else, and returns what it printed; what
+    it raised with `fails`."""
+    found = files_of(page)
+    assert set(found) == names
+    for name, texts in found.items():
+        (folder / name).write_text(texts[0])
+    env = environment | {"PYTHONPATH": os.pathsep.join([str(folder), environment["PYTHONPATH"]])}
+
+    def run(code, fails=False):
+        done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=env, capture_output=True, text=True)
+        assert (done.returncode != 0) == fails, done.stderr
+        return done.stderr if fails else done.stdout
+
+    return run
 
 
 # All ways to state the same rule, and the loop, after the page's own example.

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Adjustable(BoundParameters, family=True):
-    """Bound parameters with what may be done between steps; what does it is imported when it is asked for."""
+    """Bound parameters, and what may be done to them between steps; each method imports the module that does it."""
 
     def freeze(self, *what: str | Group) -> None:
         """Let parameters stay as they are, until `unfreeze`: names, patterns of names (``"layers/0/*"``) or groups.

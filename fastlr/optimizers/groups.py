@@ -96,7 +96,8 @@ class Group:
 
     def __repr__(self) -> str:
         values = ", ".join(f"{name}={value!r}" for name, value in self._values.items())
-        return f"Group({len(self.params)} params, {values})"
+        what = "its optimizer is gone" if self._owner() is None else f"{len(self.params)} params"
+        return f"Group({what}, {values})"
 
 
 def checked_lr_max(lr_max: Any, owner: str) -> float | None:

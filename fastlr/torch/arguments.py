@@ -90,7 +90,7 @@ PEERS = {
     "RAdam": Peer(named("RAdam"), decay_of_group),
     "ASGD": Peer(named("ASGD"), convention=None),
     "Rprop": Peer(named("Rprop")),
-    "SparseAdam": Peer(named("Adam"), only_sparse=True),
+    "SparseAdam": Peer(named("Adam"), convention="keras", only_sparse=True),    # (eps as Keras adds it)
     "Adafactor": Peer(named("Adafactor"), values={
         "beta2_decay": lambda group: -group["beta2_decay"], "eps1": lambda group: group["eps"][0] or 0.0,
         "eps2": lambda group: group["eps"][1], "clip": lambda group: group["d"]}),

@@ -13,7 +13,7 @@ from ..optimizers.curvature import decays
 from ..optimizers.declaration import nearest, own_arguments
 from ..optimizers.rule_class import REGISTRY, RuleClass
 from .arguments import PEERS, TORCH_SPELLING, WITHOUT_EFFECT, refuse_schedule
-from .optimizer import COMMON, Optimizer, hooked_step, plain_step
+from .optimizer import COMMON, Optimizer, hooked_step, plain_step, refuse_beside_differentiable
 
 MADE: dict[Any, type[Optimizer]] = {}
 
@@ -106,14 +106,6 @@ def refuse_capturable(owner: str, given: dict[str, Any]) -> None:
         raise ValueError(f"{owner}: capturable=True is not supported, as steps are done on the CPU; leave it out")
 
 
-def refuse_beside_differentiable(opt: Optimizer, owner: str) -> None:
-    """What torch's own step, which autograd follows, does not have."""
-    given = [*opt._common, *(name for name in ("zero_grads", "in_backward") if getattr(opt, name))]
-    if given:
-        raise ValueError(f"{owner}: differentiable=True takes torch's own steps, which have no {', '.join(given)}; "
-                         f"leave one of them out")
-
-
 def of_torch(name: str) -> type[Optimizer]:
     """A class with the arguments, checks and messages of torch's own, whose constructor it calls."""
     theirs = getattr(torch.optim, name)
@@ -131,7 +123,8 @@ def of_torch(name: str) -> type[Optimizer]:
             refuse_schedule(name, "lr", bound.arguments.get("lr"))
             refuse_capturable(name, bound.arguments)
             if bound.arguments.get("differentiable"):
-                refuse_beside_differentiable(self, name)
+                refuse_beside_differentiable(name, [*self._common, *(
+                    word for word in ("zero_grads", "in_backward") if getattr(self, word))])
             theirs.__init__(self, params, *arguments, **keywords)
             if "state_dtype" in self._common:              # (Adagrad makes it at once, in the parameters' type)
                 self.state.clear()

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from itertools import chain
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -96,9 +96,8 @@ class Optimizer(torch.optim.Optimizer):
 
     def _refuse_constraints(self, groups: Iterable[dict[str, Any]]) -> None:
         """ValueError if groups have one beside differentiable=True."""
-        if any(group.get("constraint") is not None for group in groups):
-            raise ValueError(f"{type(self).__name__}: differentiable=True takes torch's own steps, which have no "
-                             f"constraint; leave one of them out")
+        refuse_beside_differentiable(type(self).__name__, ["constraint"] * any(
+            group.get("constraint") is not None for group in groups))
 
     def _move(self, **more: Any) -> None:
         """One update of everything, by the gradients that there are; `more`: what else the rule is given."""
@@ -274,8 +273,7 @@ class Optimizer(torch.optim.Optimizer):
     def measure(self, on: bool = True) -> None:
         """Measure each parameter in every step, in the same pass: see `fastlr.Optimizer.measure`."""
         if on and self._differentiable():
-            raise ValueError(f"{type(self).__name__}: differentiable=True takes torch's own steps, which are not "
-                             f"measured; leave one of them out")
+            refuse_beside_differentiable(type(self).__name__, ["measure()"])
         before, self._measures = self._measures, bool(on)
         if self._binding is not None and before != self._measures:
             try:
@@ -455,6 +453,13 @@ class Optimizer(torch.optim.Optimizer):
         self._binding = None
         if "_common" in state:         # (a copy: nobody has seen its state, and its parameters have no hooks)
             self._begin()
+
+
+def refuse_beside_differentiable(owner: str, given: Sequence[str]) -> None:
+    """ValueError if something is given that torch's own steps, which autograd follows, do not have."""
+    if given:
+        raise ValueError(f"{owner}: differentiable=True takes torch's own steps, which have no {', '.join(given)}; "
+                         f"leave one of them out")
 
 
 def copied(value: Any) -> Any:

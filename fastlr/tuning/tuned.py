@@ -44,11 +44,10 @@ class Trial:
 class Tuned(KnownAttributes):
     """What `tune_lr` found.
 
-    `lr` is the best rate at the full budget, `params` it and the values found beside it, `score` the mean over the
-    seeds; `bracket` are the nearest rates on
-    either side that were tried and were not better, or an end of the range. `cost` is the sum of the budgets of all
-    trials, also of failed ones; `seconds` is the sum of their times where known. `trials` are in the order in which
-    they were submitted, which does not depend on the order in which they finished.
+    `lr` is the best rate at the full budget; `params` has it and the values found beside it; `score` is the mean over
+    the seeds. `bracket` has the nearest rates on either side that were tried and were not better, or an end of the
+    range. `cost` is the sum of the budgets of all trials, also of failed ones; `seconds` is the sum of their times,
+    where known. `trials` are in the order in which they were submitted, whatever the order in which they finished.
     """
 
     lr: float

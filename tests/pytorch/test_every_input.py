@@ -332,7 +332,7 @@ def test_a_constraint_that_comes_later_is_refused_beside_differentiable():
     assert param.tolist() == [1, 1]
     opt.param_groups[0]["constraint"] = None
     opt.step()
-    with pytest.raises(ValueError, match="AdamW: differentiable=True takes torch's own steps, which are not measured"):
+    with pytest.raises(ValueError, match="AdamW: differentiable=True takes torch's own steps, which have no measure"):
         opt.measure()
     opt.measure(False)
     assert param[0] < 1 and not opt.measures
