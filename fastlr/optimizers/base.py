@@ -146,7 +146,7 @@ class Optimizer(Adjustable, family=True):
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Set what an optimizer has; AttributeError for what would do nothing."""
-        if not name.startswith("_"):
+        if name[:1] != "_":
             cls = type(self)
             if name in RuleClass.__annotations__ and name not in cls.hypers:
                 raise AttributeError(f"{cls.__name__}: {name} is of the class, it cannot be set")

@@ -28,7 +28,7 @@ from .declaration import ConstructorOnly, Convention, Hyper, nearest
 from .groups import Group, are_groups, bound, checked_lr_max
 from .rule_class import RuleClass
 from .slots import Slots, State
-from .stages import SETTABLE, STAGES, Stages
+from .stages import AS_USUAL, SETTABLE, STAGES, Stages
 from .structure import FrozenStructure, Structure
 
 DECAYS = ("coupled", "decoupled", "independent", "corrected")
@@ -122,7 +122,8 @@ class BoundParameters(RuleClass, family=True):
         """Stages, options, initial states and hyper-parameters, each as given, as the convention has it, or by default.
         """
         owner, usual = type(self).__name__, self._peer.defaults
-        self._stages = Stages(**{name: given.pop(name) for name in STAGES if name in given})
+        stages = {name: given.pop(name) for name in STAGES if name in given}
+        self._stages = Stages(**stages) if stages else AS_USUAL
         declared: dict[str, ConstructorOnly] = {**self.options, **self.initial_states}
         self._options = {name: option.checked(given.pop(name, usual.get(name, option.default)), owner)
                          for name, option in declared.items()}
@@ -131,7 +132,8 @@ class BoundParameters(RuleClass, family=True):
         self._usual_values: dict[str, Hyper] = {name: hyper.default for name, hyper in self.hypers.items()}
         self._usual_values |= {name: value for name, value in usual.items() if name in self.hypers}
         self._defaults = self._usual_values | self._checked(given)
-        self._stages.check(owner)
+        if stages:
+            self._stages.check(owner)
 
     def _checked(self, hyper: Mapping[str, Any]) -> dict[str, Hyper]:
         owner = type(self).__name__
