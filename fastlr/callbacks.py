@@ -36,7 +36,7 @@ class Recorder:
             raise ValueError(f"{owner}: stop must be a number of reductions from 1 up, got {stop!r}")
         if stop is not None and plateau is None:
             raise ValueError(f"{owner}: stop counts the reductions of a plateau; give plateau=fastlr.Plateau(1.0, ...)")
-        self.history = History() if history is None else history
+        self.owner, self.history = owner, History() if history is None else history
         self.plateau, self.stop, self.reductions = plateau, stop, 0
 
     @property
@@ -59,6 +59,15 @@ class Recorder:
             if not self.stopped:
                 lower(self.plateau.scale / before)
         return self.stopped
+
+    def observe_logged(self, logged: Mapping[str, Any], monitor: str, logs: str, cure: str, lower: Lower) -> bool:
+        """Show the plateau what was logged by the name `monitor`; ValueError with a cure where it is not there."""
+        if self.plateau is None:
+            return False
+        if monitor not in logged:
+            raise ValueError(f"{self.owner}: {monitor!r} is not {logs}, but {', '.join(logged) or 'nothing'}; {cure}, "
+                             "or give monitor=")
+        return self.observe(float(logged[monitor]), lower)
 
     def state_dict(self) -> dict[str, Any]:
         plateau = None if self.plateau is None else self.plateau.state_dict()
@@ -200,12 +209,8 @@ def keras_class() -> type:
             row = {name: float(value) for name, value in logs.items() if name.startswith("val_")}
             if row:
                 self.history.record(row, t=self.t)
-            if self.recorder.plateau is None:
-                return
-            if self.monitor not in logs:
-                raise ValueError(f"keras_callback: {self.monitor!r} is not in the logs, but {', '.join(logs)}; give "
-                                 f"fit(validation_data=...), or monitor=")
-            if self.recorder.observe(float(logs[self.monitor]), self.lower):
+            if self.recorder.observe_logged(logs, self.monitor, "in the logs", "give fit(validation_data=...)",
+                                            self.lower):
                 self.model.stop_training = True
 
         def lower(self, factor: float) -> None:
@@ -323,11 +328,6 @@ def lightning_class(package: str) -> type:
                    if name.startswith("val") or name == self.monitor}
             if row:
                 self.history.record(row, t=trainer.global_step)
-            if self.recorder.plateau is None:
-                return
-            if self.monitor not in row:
-                raise ValueError(f"lightning_callback: {self.monitor!r} was not logged, but "
-                                 f"{', '.join(logged) or 'nothing'}; log it in validation_step, or give monitor=")
 
             def lower(factor: float) -> None:
                 schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
@@ -338,7 +338,7 @@ def lightning_class(package: str) -> type:
                 else:
                     lower_groups(trainer.optimizers, factor)
 
-            if self.recorder.observe(row[self.monitor], lower):
+            if self.recorder.observe_logged(logged, self.monitor, "logged", "log it in validation_step", lower):
                 trainer.should_stop = True
 
     return LightningRecorder

@@ -143,27 +143,29 @@ cdef int place_state(CPlan plan, int64_t k, const char* slot, void* memory, bint
 
 
 cdef int save(CPlan plan, const char* path) noexcept with gil:
-    try:
-        if plan.optimizer is None:
-            return plan.fail(FASTLR_NOT_BUILT, "plan_save: call plan_build first")
-        if path == NULL:
-            return plan.fail(FASTLR_BAD_POINTER, "plan_save: path must not be NULL")
-        plan.synchronize()
-        checkpoint.save(path.decode(), plan.optimizer)
-        return FASTLR_OK
-    except BaseException as error:
-        return plan.failed(error)
+    return with_file(plan, path, b"plan_save", loads=False)
 
 
 cdef int load(CPlan plan, const char* path) noexcept with gil:
+    return with_file(plan, path, b"plan_load", loads=True)
+
+
+cdef int with_file(CPlan plan, const char* path, bytes owner, bint loads) noexcept:
+    """Save a plan into a file, or load it from one."""
+    cdef bytes refused
     try:
         if plan.optimizer is None:
-            return plan.fail(FASTLR_NOT_BUILT, "plan_load: call plan_build first")
+            refused = owner + b": call plan_build first"
+            return plan.fail(FASTLR_NOT_BUILT, refused)
         if path == NULL:
-            return plan.fail(FASTLR_BAD_POINTER, "plan_load: path must not be NULL")
+            refused = owner + b": path must not be NULL"
+            return plan.fail(FASTLR_BAD_POINTER, refused)
         plan.synchronize()
-        checkpoint.load(path.decode(), plan.optimizer)
-        plan.refresh()
+        if loads:
+            checkpoint.load(path.decode(), plan.optimizer)
+            plan.refresh()
+        else:
+            checkpoint.save(path.decode(), plan.optimizer)
         return FASTLR_OK
     except BaseException as error:
         return plan.failed(error)
