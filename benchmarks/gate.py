@@ -11,8 +11,10 @@ below "**Slower**", with the names in backquotes and the most that is allowed:
     **Slower**
     - `call/*`, `small/adam`: up to 4 % more instructions, because ...
 
-Counts repeat to the digit with the same compiler, Python, NumPy, C library and valgrind. Where one of these is another
-than in the file of the last release, that release is built and counted here first, which takes minutes more.
+Counts repeat to the digit with the same compiler, Python, NumPy, C library, valgrind and processor; between processors
+they differ by up to 0.3 %, as the C library and NumPy choose functions by them, so a line stays below "**Slower**" while
+a workload is that close to 1 %. Where one of these but the processor is another than in the file of the last release,
+that release is built and counted here first, which takes minutes more.
 """
 from __future__ import annotations
 
@@ -30,6 +32,7 @@ import release
 from ab_environments import Build, prepared
 
 LIMIT = 0.01
+MACHINES = 0.003                            # counts of one build differ by this between processors
 CHANGELOG = release.ROOT / "CHANGELOG.md"
 ALLOWED = re.compile(r"up to ([\d.]+) % more instructions")
 
@@ -103,7 +106,7 @@ def judge(old: dict[str, float], new: dict[str, float], changelog: str) -> tuple
     gone = [name for name in old if name not in new]
     lines += [f"FAIL {name}: is no longer there" for name in gone]
     unused = [pattern for pattern in accepted if not any(
-        fnmatchcase(name, pattern) and ratio > 1 + LIMIT for name, ratio in ratios.items())]
+        fnmatchcase(name, pattern) and ratio > 1 + LIMIT - MACHINES for name, ratio in ratios.items())]
     lines += [f"FAIL CHANGELOG.md, Slower: `{pattern}` names nothing that executes more" for pattern in unused]
     more = sum(ratio > 1 + LIMIT for ratio in ratios.values())
     fewer = sum(ratio < 1 - LIMIT for ratio in ratios.values())
