@@ -90,11 +90,16 @@ cdef void step_tiles(const StepJob* job, const TensorView* view, const GradientV
         i += n
 
 
+cdef inline bint is_in_place(const TensorView* view, const GradientView* gradient) noexcept nogil:
+    """Whether the rule's loop may read and write the operands in place, but for the stages before it."""
+    return not view.staged and view.layout == NULL and gradient.layout == NULL and view.lr_factors == NULL \
+        and view.ema == NULL and gradient.stored == (FLOAT64 if view.is_double else FLOAT32)
+
+
 cdef inline bint is_direct(const TensorView* view, const GradientView* gradient,
                            const ScalarGroup* group) noexcept nogil:
     """Whether the rule's loop may read and write the operands in place."""
-    return not (view.staged or group.staged) and view.layout == NULL and gradient.layout == NULL \
-        and view.lr_factors == NULL and view.ema == NULL and gradient.stored == (FLOAT64 if view.is_double else FLOAT32)
+    return not group.staged and is_in_place(view, gradient)
 
 
 cdef inline int storage_loop_index(const StepJob* job, const TensorView* view,
@@ -127,6 +132,26 @@ cdef void zero_gradient(const GradientView* gradient, const Chunk* chunk) noexce
         zero_strided(<char*>gradient.g, gradient.layout, chunk.start, chunk.size, gradient.stored)
 
 
+cdef void step_staged(const StepJob* job, const TensorView* view, const GradientView* gradient,
+                      const ScalarGroup* group, Py_ssize_t start, Py_ssize_t size, real* also_typed) noexcept nogil:
+    """The rule's own loop over memory and tiles of a gradient that other stages come before."""
+    cdef real[TILE] staged
+    cdef void* slot[MAX_SLOTS]
+    cdef real* p = <real*>view.p + start
+    cdef const real* g = <const real*>gradient.g + start
+    cdef Py_ssize_t n
+    cdef int k
+    for k in range(MAX_SLOTS):
+        slot[k] = <real*>view.slot[k] + start if k < job.slots else NULL
+    while size > 0:
+        n = size if size < TILE else TILE
+        preprocess(staged, g, p, group, view.clip_factor, n)
+        job.step[view.is_double](group.hyper, &group.now, p, staged, slot, n)
+        p, g, size = p + n, g + n, size - n
+        for k in range(job.slots):
+            slot[k] = <real*>slot[k] + n
+
+
 cdef inline void step_direct(const StepJob* job, const TensorView* view, const GradientView* gradient,
                              const ScalarGroup* group, Py_ssize_t start, Py_ssize_t size) noexcept nogil:
     """The rule's own loop straight over memory."""
@@ -149,13 +174,19 @@ cdef void step_range(const StepJob* job, const TensorView* view, const GradientV
     elif is_direct(view, gradient, group):
         step_direct(job, view, gradient, group, start, size)
     elif view.is_double:
-        step_tiles(job, view, gradient, group, start, size, NULL, <double*>NULL)
+        if is_in_place(view, gradient):
+            step_staged(job, view, gradient, group, start, size, <double*>NULL)
+        else:
+            step_tiles(job, view, gradient, group, start, size, NULL, <double*>NULL)
     else:
-        i = storage_loop_index(job, view, gradient)
-        if i >= 0 and size >= BITS_BLOCK:
+        i = storage_loop_index(job, view, gradient) if size >= BITS_BLOCK else -1
+        if i >= 0:
             job.storage_loop[i](group.hyper, job, view, gradient.g, group, start, size // BITS_BLOCK * BITS_BLOCK, NULL)
             start, size = start + size // BITS_BLOCK * BITS_BLOCK, size % BITS_BLOCK
-        step_tiles(job, view, gradient, group, start, size, NULL, <float*>NULL)
+        if is_in_place(view, gradient):
+            step_staged(job, view, gradient, group, start, size, <float*>NULL)
+        else:
+            step_tiles(job, view, gradient, group, start, size, NULL, <float*>NULL)
 
 cdef void without_after(TensorView* plain, const TensorView* view) noexcept nogil:
     """A view of the step alone: what follows a constrained parameter comes after the constraint."""
@@ -386,6 +417,30 @@ cdef void accumulate_tiles(const StepJob* job, const TensorView* view, const Gra
                            view.random_salt + 1 + k)
         i += n
 
+cdef void accumulate_in_place(const StepJob* job, const TensorView* view, const GradientView* gradient,
+                              const ScalarGroup* group, Py_ssize_t start, Py_ssize_t size,
+                              real* also_typed) noexcept nogil:
+    cdef real[TILE] staged
+    cdef const real* g
+    cdef Py_ssize_t i = start, n
+    cdef int k
+    while i < start + size:
+        n = start + size - i if start + size - i < TILE else TILE
+        g = <const real*>gradient.g + i
+        if group.staged:
+            preprocess(staged, g, g, group, 1, n)
+            g = staged
+        for k in range(job.slots):
+            if group.grad_power[k] != 0:
+                add_to_slot(<real*>view.slot[k] + i, g, group.slot_keep[k], group.grad_share[k], group.grad_power[k], n)
+        i += n
+
+cdef void accumulate_chunk(const StepJob* job, const ChunkOperands* x, real* also_typed) noexcept nogil:
+    if is_in_place(x.view, x.gradient):
+        accumulate_in_place(job, x.view, x.gradient, x.group, x.chunk.start, x.chunk.size, also_typed)
+    else:
+        accumulate_tiles(job, x.view, x.gradient, x.group, x.chunk.start, x.chunk.size, also_typed)
+
 cdef void accumulate_chunks(void* context, Py_ssize_t task) noexcept nogil:
     """One task of accumulation without a buffer: a gradient is added to the state, and the parameter stays as it is."""
     cdef const StepJob* job = <const StepJob*>context
@@ -396,9 +451,9 @@ cdef void accumulate_chunks(void* context, Py_ssize_t task) noexcept nogil:
         if not find_operands(&x, job, k):
             continue
         if x.view.is_double:
-            accumulate_tiles(job, x.view, x.gradient, x.group, x.chunk.start, x.chunk.size, <double*>NULL)
+            accumulate_chunk(job, &x, <double*>NULL)
         else:
-            accumulate_tiles(job, x.view, x.gradient, x.group, x.chunk.start, x.chunk.size, <float*>NULL)
+            accumulate_chunk(job, &x, <float*>NULL)
         if job.zero_grads:
             zero_gradient(x.gradient, x.chunk)
     leave_kernel_mode(mode)
