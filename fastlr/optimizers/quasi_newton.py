@@ -12,7 +12,8 @@ from .bounds import read_bounds
 from .declaration import Hyper, HyperParameter
 from .linesearch import MOST_EVALUATIONS, Trial, all_finite, armijo, check_conditions, natural, number, strong_wolfe
 from .plain_values import as_plain, from_plain, keeps_state
-from .resumable import Assign, Resumable, bound_parameters, checked_gradients
+from .resumable import Assign, Resumable, bound_parameters, checked_gradient
+from .structure import arranged
 
 Closure = Callable[[], tuple[Any, Any]]
 
@@ -429,9 +430,10 @@ class LBFGS(Resumable):
             raise TypeError(f"{who}: the closure must return (loss, grads), it returned {type(returned).__name__}")
         loss = number(returned[0], who, "the closure")
         g = np.empty(self._g.shape, self._dtype)
-        checked = checked_gradients(self._bound, self._kind, returned[1], who)
-        for part, gradient in zip(self._parts(g), checked, strict=True):
-            part[...] = 0 if gradient is None else values(gradient)
+        given = arranged(self._kind, returned[1], who, "grads")
+        for part, tensor, gradient in zip(self._parts(g), self._bound, given, strict=True):
+            checked = checked_gradient(tensor, gradient)
+            part[...] = 0 if checked is None else values(checked)
         return loss, g
 
     def _gathered(self) -> Array:

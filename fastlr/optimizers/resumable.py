@@ -1,6 +1,7 @@
 """The base class of wrappers, weight averages and LBFGS: they hold parameters and have state that is saved by name."""
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from .declaration import nearest
 from .groups import are_groups, bound
 from .state import FORMAT, Prepared, copies, fill, refuse_others, write_all
 from .state import prepared as prepared_optimizer
-from .structure import Container, arranged, same_names
+from .structure import Container, same_names
 
 Assign = Callable[[], None]
 
@@ -61,7 +62,7 @@ class Resumable:
         """Let what depends on the parameters follow what was written to them."""
         if self.inner is not None:
             parameters_written(self.inner)
-        else:
+        elif "torch" in sys.modules:       # (several times in each step of LBFGS)
             mark_written([source for tensor in self._tensors for source in tensor.sources()])
 
     def _described(self) -> dict[str, Any]:
@@ -170,12 +171,6 @@ def bound_parameters(params: Any, who: str, storages: Sequence[str] = STORAGES, 
                             f"got {stored_as(tensor.array)}{cure}")
     refuse_shared(tensors, who)
     return part, tensors
-
-
-def checked_gradients(tensors: list[Tensor], part: Container | None, grads: Any, who: str) -> list[Array | None]:
-    """Gradients in the order of the tensors; each has the shape of its parameter and a dtype that a step accepts."""
-    ordered = arranged(part, grads, who, "grads")
-    return [checked_gradient(tensor, g) for tensor, g in zip(tensors, ordered, strict=True)]
 
 
 def checked_gradient(tensor: Tensor, gradient: Any) -> Array | None:
