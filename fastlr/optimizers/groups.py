@@ -68,7 +68,8 @@ class Group:
     @property
     def params(self) -> list[str]:
         """The names of the group's parameters."""
-        return [tensor.name for tensor in self._optimizer._plan.tensors if tensor.group == self._index]
+        index = self._index
+        return [tensor.name for tensor in self._optimizer._plan.tensors if tensor.group == index]
 
     @property
     def current(self) -> dict[str, float]:

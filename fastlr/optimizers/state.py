@@ -103,8 +103,11 @@ def fill(arrays: Arrays, given: Arrays) -> None:
 
 def options_of(opt: BoundParameters) -> dict[str, Any]:
     """What the coming steps depend on beside state and hyper-parameters, where it is not as usual, as plain values."""
-    options = {name: value for name, value in opt._stages._asdict().items() if value != getattr(AS_USUAL, name)}
-    if opt._stages.rounding == "nearest":
+    stages = opt._stages
+    options: dict[str, Any] = {}
+    if stages != AS_USUAL:
+        options |= {name: value for name, value in stages._asdict().items() if value != getattr(AS_USUAL, name)}
+    if stages.rounding == "nearest":
         options.pop("seed", None)
     for name, option in opt.options.items():
         value, usual = opt._options[name], opt._peer.defaults.get(name, option.default)
