@@ -50,10 +50,13 @@ def normal(seed, shapes=SHAPES, dtype=np.float64):
 
 
 @every_constraint
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_a_step_ends_at_the_projection(constraint, dtype):
+@pytest.mark.parametrize(("dtype", "state"), [(np.float32, "float32"), (np.float32, "float64"), (np.float64, "float64")])
+@pytest.mark.parametrize("measured", [False, True])
+def test_a_step_ends_at_the_projection(constraint, dtype, state, measured):
     params, plain = normal(0, dtype=dtype), normal(0, dtype=dtype)
-    opt, other = fastlr.AdamW(params, lr=0.1, constraint=constraint), fastlr.AdamW(plain, lr=0.1)
+    opt = fastlr.AdamW(params, lr=0.1, constraint=constraint, state_dtype=state)
+    other = fastlr.AdamW(plain, lr=0.1, state_dtype=state)
+    opt.measure(measured)
     tolerance = 2e-6 if dtype == np.float32 else 1e-14
     for k in range(4):
         grads = normal(10 + k, dtype=dtype)

@@ -194,9 +194,13 @@ cdef inline void begin_row(RowSums* sums, const AfterStep* after) noexcept nogil
     if after.constraint == SIMPLEX:
         clear_wide(sums.count)
 
+cdef inline bint is_read_in_place(const TensorView* view, real* also_typed) noexcept nogil:
+    """Whether loading a parameter copies nothing. (One of float32 whose state is float64 is computed in double.)"""
+    return view.layout == NULL and view.low_bits == NULL and is_native(view.stored, also_typed)
+
 cdef inline Py_ssize_t loaded_together(const TensorView* view, Py_ssize_t size, real* also_typed) noexcept nogil:
     """How many elements are loaded at a time: a tile, or all where loading copies nothing."""
-    if size <= TILE or view.layout == NULL and view.low_bits == NULL and is_native(view.stored, also_typed):
+    if size <= TILE or is_read_in_place(view, also_typed):
         return size
     return TILE
 
@@ -206,7 +210,7 @@ cdef inline void add_to_row(RowSums* sums, const AfterStep* after, const TensorV
     cdef uint64_t[TILE] raw
     cdef real[TILE] scratch
     cdef Py_ssize_t i = start, n, together = loaded_together(view, size, also_typed)
-    if after.constraint != SIMPLEX and view.layout == NULL and view.low_bits == NULL:      # (no 16 bits have norms)
+    if after.constraint != SIMPLEX and is_read_in_place(view, also_typed):
         add_squares(sums.total, <const real*>view.p + start, size)
         return
     while i < start + size:
@@ -355,7 +359,7 @@ cdef inline void constrain_range(const StepJob* job, const TensorView* view, con
     cdef RowSums sums
     cdef Py_ssize_t i = start
     if after.constraint == BOX:
-        if view.layout == NULL and view.low_bits == NULL and is_native(view.stored, also_typed):
+        if is_read_in_place(view, also_typed):
             bound_elements(<real*>view.p + start, after.low, after.high, size)
         else:
             constrain_row(job, view, after, NULL, start, size, also_typed)
