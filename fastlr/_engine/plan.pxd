@@ -72,7 +72,8 @@ cdef class Plan:
     cdef int skip(self, StepJob* job) except -1
     cdef int release(self) except -1
     cdef Verdict advance(self, StepJob* job, double grad_scale, double loss) noexcept nogil
-    cdef list values_before(self, const StepJob* job)
+    cdef list measure_before(self, const StepJob* job)
+    cdef object given_gradient(self, const StepJob* job, Py_ssize_t i)
     cdef int measure_after(self, list before) except -1
     cdef void count_clipped(self, const StepJob* job) noexcept nogil
     cdef void count_update(self, StepJob* job) noexcept nogil

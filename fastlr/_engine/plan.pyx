@@ -11,6 +11,7 @@ from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcpy, memset
 cimport fastlr._engine.thread_pool as thread_pool
 from fastlr._kernels.build_id cimport FASTLR_LAYOUT
+from fastlr._engine.arrays cimport ArrayView, read_array
 from fastlr._engine.clipping cimport GOES, NO_MEMORY, SKIPPED, Clipping, Verdict, not_measured
 from fastlr._engine.curvature cimport Curvature
 from fastlr._engine.gradients cimport Gradients
@@ -19,14 +20,13 @@ from fastlr._engine.step_scalars cimport ScalarGroups, random_step
 from fastlr._kernels.rule_table cimport RuleTable, StorageLoop
 from fastlr._kernels.scaled_sum cimport ScaledSum, add_square, clear_sum, root_of_sum
 from fastlr._kernels.structs cimport (
-    MOVED_NORMS, NO_CONSTRAINT, ConstrainFunction, StepJob, TaskFunction, TensorView,
+    MOVED_NORMS, NO_CONSTRAINT, ConstrainFunction, ScalarGroup, StepJob, TaskFunction, TensorView,
 )
 from fastlr._matrix.matrix_step cimport MatrixStep
 
 import numpy as np
 
 from fastlr._engine.tensor_versions import mark_written
-from fastlr._engine.tensors import values as numbers
 
 build_id = FASTLR_LAYOUT.decode()
 
@@ -276,7 +276,7 @@ cdef class Plan:
             self.torch_parameters.mark_written()
         if self.matrix_step is None:
             return thread_pool.run_tasks(self.step_task, job, self.layout.tasks, self.layout.elements)
-        before = self.values_before(job) if self.layout.measures else None
+        before = self.measure_before(job) if self.layout.measures else None
         try:                           # (the updates of matrices may fail, before the first of them is written)
             self.matrix_step.move(job, self.scalars.values, self.scalars.width, self.scalars.skipped_steps, self.t)
         except BaseException:
@@ -288,21 +288,37 @@ cdef class Plan:
             thread_pool.run_tasks(self.finish_task, job, self.layout.tasks, self.layout.elements)
         return self.current.set_to_zero() if job.zero_grads else 0
 
-    cdef list values_before(self, const StepJob* job):
-        """Copies of the parameters that a step of matrices moves."""
+    cdef list measure_before(self, const StepJob* job):
+        """Measure the gradients of a step of matrices; copies of the parameters that it moves."""
         cdef Py_ssize_t i
-        return [np.array(tensor.master(), np.float64) if job.gradients[i].g != NULL else None
-                for i, tensor in enumerate(self.layout.tensors)]
+        cdef list before = []
+        for i, tensor in enumerate(self.layout.tensors):
+            before.append(None)
+            if job.gradients[i].g != NULL and self.layout.norms_of(i):
+                self.layout.views[i].after.norms[0] = norm_of(np.asarray(self.given_gradient(job, i), np.float64))
+                before[i] = np.array(tensor.master(), np.float64)
+        return before
+
+    cdef object given_gradient(self, const StepJob* job, Py_ssize_t i):
+        """A copy of tensor i's gradient before any stage, in one dimension: from where it is, as torch's or C's it is
+        no array of NumPy's."""
+        cdef TensorView view = self.layout.views[i]
+        cdef ScalarGroup plain = job.scalar_groups[view.scalar_group]
+        cdef ArrayView found
+        copy = np.empty(view.size, np.float64 if view.is_double else np.float32)
+        read_array(copy, &found)
+        plain.staged, view.unit_factors = False, NULL
+        self.matrix_step.ops.load_gradient(job, &view, &job.gradients[i], &plain, found.data, 0, view.size)
+        return copy
 
     cdef int measure_after(self, list before) except -1:
         """What a step of matrices moved."""
         cdef Py_ssize_t i
         cdef double* norms
         for i, tensor in enumerate(self.layout.tensors):
-            if before[i] is not None and self.layout.norms_of(i):
+            if before[i] is not None:
                 norms = self.layout.views[i].after.norms
-                g = np.asarray(numbers(self.current.arrays[i]), np.float64)
-                norms[0], norms[1], norms[2] = (norm_of(x) for x in (g, tensor.master() - before[i], before[i]))
+                norms[1], norms[2] = norm_of(tensor.master() - before[i]), norm_of(before[i])
         return 0
 
     cdef Verdict advance(self, StepJob* job, double grad_scale, double loss) noexcept nogil:

@@ -187,6 +187,28 @@ def test_measuring_changes_no_bit_and_has_the_norms():
     assert not opt.measures
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("name", ["Muon", "Adafactor", "AdamMini", "SOAP"])
+def test_a_step_of_matrices_is_measured_whatever_layout_a_gradient_has(name, dtype):
+    found = []
+    for on in (False, True):
+        generator = torch.Generator().manual_seed(0)
+        w = torch.nn.Parameter(torch.randn(6, 40, generator=generator).to(dtype))
+        opt = getattr(fastlr.torch, name)([("w", w)], lr=0.1)
+        opt.measure(on)
+        for k in range(2):
+            before = w.detach().clone()
+            g = torch.randn(6, 40, generator=generator).to(dtype)
+            w.grad = g.t().contiguous().t() if k else g
+            opt.step()
+        found.append(w.detach().double().numpy().tobytes())
+    assert found[0] == found[1]
+    of = opt.measured["w"]
+    assert of.grad_norm == pytest.approx(float(g.double().norm()), rel=1e-6)
+    assert of.update_norm == pytest.approx(float((w.detach().double() - before.double()).norm()), rel=1e-5)
+    assert of.param_norm == pytest.approx(float(before.double().norm()), rel=1e-6)
+
+
 def test_gradients_that_a_norm_over_several_plans_clips_are_measured_before_it():
     params = parameters(0)
     opt = fastlr.torch.SGD([{"params": [("w", params["w"])]}, {"params": [("v", params["v"])], "momentum": 0.9}],
