@@ -279,6 +279,9 @@ def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 def require_optimizer(opt: Any, call: str) -> None:
     if not isinstance(opt, Optimizer | Resumable | Mapping | list | tuple):
+        if hasattr(opt, "param_groups"):
+            raise TypeError(f"{call}: opt is an optimizer of torch, {type(opt).__name__}; save it by "
+                            "torch.save(opt.state_dict(), path), load it by opt.load_state_dict(torch.load(path))")
         raise TypeError(f"{call}: opt must be a fastlr optimizer, or a dict or list of what is to be saved, got "
                         f"{type(opt).__name__}")
 

@@ -97,6 +97,12 @@ def test_help_lists_what_there_is_and_the_keywords_of_every_optimizer():
     assert "Partition" in pydoc.plain(pydoc.render_doc(fastlr))[:4000]
 
 
+class OfTorch:
+    """What tells an optimizer of torch."""
+
+    param_groups = ()
+
+
 @pytest.mark.parametrize(("call", "hint"), [
     (lambda: fastlr.Adam(np.zeros(1), betas=(0.9, 0.999)), "did you mean 'beta1'"),
     (lambda: fastlr.Adam(np.zeros(1), learning_rate=0.1), "did you mean 'lr'"),
@@ -107,10 +113,36 @@ def test_help_lists_what_there_is_and_the_keywords_of_every_optimizer():
     (lambda: fastlr.schedules.cosine(0.1, steps=10, warmup_steps=3), r"has it as a method: .warmup\(steps\)"),
     (lambda: fastlr.schedules.step_decay(0.1, step_size=3), "did you mean 'every'"),
     (lambda: fastlr.Plateau(0.1, min_lr=3), "unexpected keyword"),
+    (lambda: fastlr.SGD(), r"^SGD: params must be arrays, got none: SGD\(params\)$"),
+    (lambda: fastlr.SGD(np.zeros(1), lr="cosine(0.1, steps=9)"),
+     "^SGD: lr must be a number or a schedule, got 'cosine.*'; a schedule in words is read by fastlr.schedules.parse$"),
+    (lambda: fastlr.SGD(np.zeros(1), lr=fastlr.schedules.cosine),
+     r"^SGD: lr must be a number or a schedule, got the class cosine; call it: cosine\(...\)$"),
+    (lambda: fastlr.SGD(np.zeros(1), decay_mask={"w": True}),
+     "^SGD: decay_mask names no parameter: 'w'; they are called '0', as they were given without names$"),
+    (lambda: fastlr.SGD(dict.fromkeys("abcdef", np.zeros(0)), decay_mask={"w": True}),
+     "names no parameter: 'w'; they are called 'a', 'b', 'c', 'd', ...$"),
+    (lambda: fastlr.schedules.cosine(0.1, steps=9).to_torch(fastlr.SGD(np.zeros(1))),
+     "^to_torch: optimizer must be one of torch or fastlr.torch, got SGD; give its lr the schedule itself: opt.lr = sch"),
+    (lambda: fastlr.Plateau(0.1).to_torch(np.zeros(1)), "^to_torch: optimizer must be one of torch .*, got ndarray$"),
+    (lambda: fastlr.diagnose("run.csv"), r"got str; read a file by fastlr.History.from_csv\(path\) or from_jsonl\(path\)$"),
+    (lambda: fastlr.find_lr(OfTorch(), lambda batch: 0, [1]),
+     r"got OfTorch; of torch: fastlr.torch.find_lr\(model, optimizer, loss_fn, loader\)$"),
+    (lambda: fastlr.save("run.safetensors", OfTorch()), r"an optimizer of torch, OfTorch; save it by torch.save\(opt.state_d"),
+    (lambda: fastlr.find_lr(fastlr.SGD(np.ones(3)), lambda batch: (np.ones(3), 0.5), [1]),
+     r"must return the loss, one number, and then the gradients; the first that it returned is an array of shape \(3,\)$"),
 ])
 def test_errors_know_what_others_call_it(call, hint):
     with pytest.raises((TypeError, ValueError), match=hint):
         call()
+
+
+@pytest.mark.parametrize(("module", "name", "hint"), [
+    (fastlr.schedules, "cos", "did you mean 'cosine'"), (fastlr.schedules, "Cosine", "did you mean 'cosine'"),
+    (fastlr.schedules, "WSD", "did you mean 'wsd'"), (fastlr.schedules, "zzz", "list_schedules() has the names of all")])
+def test_a_name_that_is_not_there_has_a_hint(module, name, hint):
+    with pytest.raises(AttributeError, match=re.escape(hint)):
+        getattr(module, name)
 
 
 def test_readme_shows_pictures_that_are_there_and_small():

@@ -317,13 +317,21 @@ def refuse_shared(tensors: Sequence[Tensor], owner: str) -> None:
         raise ValueError(f"{owner}: {one} and {other} share memory; pass each once")
 
 
+def listed(names: Sequence[str]) -> str:
+    """How parameters are called, for an error: the first of them."""
+    numbered = all(name.isdigit() for name in names)
+    first = ", ".join(map(repr, names[:4])) + ", ..." * (len(names) > 4)
+    return f"they are called {first}" + ", as they were given without names" * numbered
+
+
 def per_tensor(value: Any, tensors: Sequence[Tensor], owner: str, what: str) -> list[Any]:
     """One entry of `value` per tensor: a mapping by name, a sequence, a callable (name, array), or one for all."""
     if isinstance(value, Mapping):
         names = {tensor.name for tensor in tensors}
         unknown = [name for name in value if name not in names]
         if unknown:
-            raise ValueError(f"{owner}: {what} names no parameter: {unknown[0]!r}")
+            raise ValueError(f"{owner}: {what} names no parameter: {unknown[0]!r}; "
+                             f"{listed([tensor.name for tensor in tensors])}")
         return [value.get(tensor.name) for tensor in tensors]
     if isinstance(value, Callable):  # type: ignore[arg-type]
         return [value(tensor.name, tensor.array) for tensor in tensors]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from os import PathLike
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -177,7 +178,9 @@ def columns(history: Any) -> dict[str, tuple[Floats, Floats]]:
             array = np.empty((0, 0))
         if array.ndim != 1:
             what = type(history).__name__ if named is not history else f"{name!r}: {type(values).__name__}"
-            raise TypeError(f"diagnose: expected a History, a mapping of names to numbers, or losses, got {what}")
+            cure = "; read a file by fastlr.History.from_csv(path) or from_jsonl(path)" \
+                if isinstance(history, str | PathLike) else ""
+            raise TypeError(f"diagnose: expected a History, a mapping of names to numbers, or losses, got {what}{cure}")
         found[str(name)] = np.arange(len(array), dtype=np.float64), array
     # of different lengths in one run: spread over the same time (a validation every so often)
     most = max(map(len, (values for _, values in found.values())), default=0)

@@ -51,6 +51,17 @@ OTHER_CLASSES = {"SGD": {"momentum": "Momentum", "nesterov": "Nesterov"}, "Momen
                  "RMSprop": {"centered": "RMSpropCentered", "momentum": "RMSpropMomentum"}}
 
 
+def check_words(owner: str, *, state_dtype: Any = None, decay: Any = None, master: Any = None) -> None:
+    """ValueError for a storage, a kind of weight decay or a master copy that there is not; None is the usual one."""
+    if state_dtype is not None and state_dtype not in STORAGES and state_dtype != "int8":
+        raise ValueError(f"{owner}: state_dtype must be one of {', '.join(STORAGES)} or int8, got {state_dtype!r}")
+    if decay is not None and (not isinstance(decay, str) or decay not in DECAYS):
+        raise ValueError(f"{owner}: decay must be {', '.join(map(repr, DECAYS[:-1]))} or {DECAYS[-1]!r}, "
+                         f"got {decay!r}{nearest(str(decay), DECAYS)}")
+    if master not in (None, "split"):
+        raise ValueError(f"{owner}: master must be 'split' or None, got {master!r}")
+
+
 #: What an optimizer keeps of its groups, beside its plan: it changes where groups are added or dropped.
 OF_GROUPS = ("_structure", "_groups", "_state", "_bound", "_frozen", "_matrix_rules", "_tensors")
 
@@ -72,12 +83,14 @@ class BoundParameters(RuleClass, family=True):
     _bound: list[Any] | None               # gradients that steps read when they are given none
     _part: str | None = None               # which part of a Partition this is
 
-    def __init__(self, params: Any, lr: Hyper | None = None, *, grads: Any = None, state_dtype: Any = None,
+    def __init__(self, params: Any = None, lr: Hyper | None = None, *, grads: Any = None, state_dtype: Any = None,
                  dtype: Literal["bfloat16"] | None = None, decay: Any = None, decay_mask: Any = None,
                  lr_scale: Any = None, shadow: Any = None, master: Literal["split"] | None = None,
                  constraint: Any = None, convention: str | None = None, lr_max: float | None = None,
                  catch_up_rows: Any = None, **hyper: Any) -> None:
         owner = type(self).__name__
+        if params is None:
+            raise TypeError(f"{owner}: params must be arrays, got none: {owner}(params)")
         self._read_convention(convention)
         if lr is not None:
             hyper["lr"] = lr
@@ -85,8 +98,7 @@ class BoundParameters(RuleClass, family=True):
         self._decay, self._lr_max = self._usual_decay if decay is None else decay, lr_max
         if dtype not in (None, "bfloat16"):
             raise ValueError(f"{owner}: dtype must be 'bfloat16', which says what uint16 arrays hold, got {dtype!r}")
-        if master not in (None, "split"):
-            raise ValueError(f"{owner}: master must be 'split' or None, got {master!r}")
+        check_words(owner, master=master)
         state_dtype = named_dtype(state_dtype)
         self._state_dtype, self._dtype, self._shadow, self._master = state_dtype, dtype, shadow, master
         # (groups of 8-bit states, rows of a constraint and sums, too, belong to elements in the array's own order)
@@ -224,8 +236,8 @@ class BoundParameters(RuleClass, family=True):
         for tensor, stored in zip(tensors, per_tensor(self._state_dtype, tensors, owner, "state_dtype"), strict=True):
             if stored is None:
                 stored = "float64" if tensor.is_double else "float32"
-            elif stored not in STORAGES and stored != "int8":
-                raise ValueError(f"{owner}: state_dtype must be one of {', '.join(STORAGES)} or int8, got {stored!r}")
+            else:
+                check_words(owner, state_dtype=stored)
             if not tensor.allocated:
                 new.append((tensor, stored))
         rule = self._rules[self._peer.rule]
@@ -247,12 +259,9 @@ class BoundParameters(RuleClass, family=True):
         """How weight decay works for each tensor."""
         owner = type(self).__name__
         for tensor, mode in zip(tensors, per_tensor(self._decay, tensors, owner, "decay"), strict=True):
-            if mode is None:
-                mode = self._usual_decay
-            elif not isinstance(mode, str) or mode not in DECAYS:
-                raise ValueError(f"{owner}: decay must be {', '.join(map(repr, DECAYS[:-1]))} or {DECAYS[-1]!r}, "
-                                 f"got {mode!r}{nearest(str(mode), DECAYS)}")
-            tensor.decay = mode
+            if mode is not None:
+                check_words(owner, decay=mode)
+            tensor.decay = self._usual_decay if mode is None else mode
 
     def _adopt(self, tensors: list[Tensor], groups: list[Group]) -> None:
         """Plan the steps of these tensors; all checks are done before anything is kept."""

@@ -37,12 +37,15 @@ class HyperParameter:
 
     def checked(self, value: Any, owner: str) -> Hyper:
         """The value as a float, or the schedule that gives it; ValueError out of bounds, TypeError if neither."""
-        if callable(value):
+        if callable(value) and not isinstance(value, type):
             schedule: Callable[[int], float] = value
             return schedule
         if isinstance(value, bool) or not (isinstance(value, Real) or hasattr(value, "__float__")) \
-                or isinstance(value, str):
-            raise TypeError(f"{owner}: {self.name} must be a number or a schedule, got {value!r}")
+                or isinstance(value, str | type):
+            cure = "; a schedule in words is read by fastlr.schedules.parse" if isinstance(value, str) else \
+                f"; call it: {value.__name__}(...)" if isinstance(value, type) else ""
+            got = f"the class {value.__name__}" if isinstance(value, type) else repr(value)
+            raise TypeError(f"{owner}: {self.name} must be a number or a schedule, got {got}{cure}")
         number = float(value)
         if not self.low <= number < self.high:
             raise ValueError(f"{owner}: {self.name} must be in [{self.low:g}, {self.high:g}), got {value}")
@@ -149,8 +152,9 @@ class SignatureOfClass:
 
         annotations = {name: type_ for base in reversed(owner.__mro__) for name, type_ in get_annotations(base).items()}
         written = Signature.from_callable(self.common).parameters
+        params = written["params"].replace(default=Parameter.empty)  # (the constructor reports its absence)
         if not owner.hypers:           # (a class that stands for no rule)
-            return Signature(list(written.values())[1:])
+            return Signature([params, *list(written.values())[2:]])
         lr = Parameter("lr", Parameter.POSITIONAL_OR_KEYWORD, default=owner.hypers["lr"].default, annotation=Hyper)
         own = [Parameter(name, Parameter.KEYWORD_ONLY, default=hyper.default, annotation=Hyper)
                for name, hyper in owner.hypers.items() if name != "lr"]
@@ -162,7 +166,7 @@ class SignatureOfClass:
         common = [p for p in written.values() if p.kind is Parameter.KEYWORD_ONLY]
         stages = Signature.from_callable(self.stages).parameters.values()
         around = [stage.replace(kind=Parameter.KEYWORD_ONLY) for stage in stages]
-        return Signature([written["params"], lr, *own, *common, *around])
+        return Signature([params, lr, *own, *common, *around])
 
 
 def own_arguments(declared: Mapping[str, Any], called: Callable[[str], str] = str) -> list[Parameter]:
@@ -244,5 +248,6 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """A hint at the closest known name, or nothing."""
     from difflib import get_close_matches
 
-    close = get_close_matches(name, list(known), n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    folded = {each.lower(): each for each in known}
+    close = get_close_matches(name.lower(), folded, n=1)
+    return f"; did you mean {folded[close[0]]!r}?" if close else ""

@@ -26,7 +26,13 @@ def __getattr__(name: str) -> object:
         from .expression import parse
 
         return parse
-    raise AttributeError(f"module 'fastlr.schedules' has no attribute {name!r}")
+    if name.startswith("_"):
+        raise AttributeError(f"module 'fastlr.schedules' has no attribute {name!r}")
+    from difflib import get_close_matches
+
+    near = get_close_matches(name.lower(), __all__, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else "; list_schedules() has the names of all"
+    raise AttributeError(f"module 'fastlr.schedules' has no attribute {name!r}{hint}")
 
 
 def __dir__() -> list[str]:

@@ -29,6 +29,7 @@ def to_torch(schedule: CompiledSchedule, optimizer: Optimizer, last_epoch: int =
     `momentum`, another schedule as ``one_cycle(...).momentum()``, sets each group's "momentum", or the first of its
     "betas", as torch's OneCycleLR and CyclicLR do with cycle_momentum=True; a ValueError if a group has neither.
     """
+    require_torch(optimizer)
     if momentum is not None:
         for k, group in enumerate(optimizer.param_groups):
             if "betas" not in group and "momentum" not in group:
@@ -38,8 +39,16 @@ def to_torch(schedule: CompiledSchedule, optimizer: Optimizer, last_epoch: int =
     return made
 
 
+def require_torch(optimizer: Any) -> None:
+    if not hasattr(optimizer, "param_groups"):
+        cure = "; give its lr the schedule itself: opt.lr = schedule" if hasattr(optimizer, "groups") else ""
+        raise TypeError(f"to_torch: optimizer must be one of torch or fastlr.torch, got {type(optimizer).__name__}"
+                        f"{cure}")
+
+
 def plateau_to_torch(plateau: Any, optimizer: Optimizer, last_epoch: int = -1) -> Any:
     """A torch scheduler that sets the rate of every group to the plateau's. See `Plateau.to_torch`."""
+    require_torch(optimizer)
     return class_of_framework("PlateauLR")(optimizer, plateau, None, last_epoch)
 
 

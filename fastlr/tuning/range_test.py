@@ -332,7 +332,10 @@ def checked_rates(opt: Any, lr_min: float, lr_max: float, steps: int, repeats: i
                   divergence: float) -> Floats:
     """The rates of a sweep; TypeError or ValueError if an argument is none that `find_lr` can use."""
     if not hasattr(opt, "groups") or not hasattr(opt, "state_dict") or isinstance(opt, SAM) or accumulates(opt):
-        raise TypeError(f"find_lr: opt must be a fastlr optimizer whose step takes gradients, got {type(opt).__name__}")
+        cure = "; of torch: fastlr.torch.find_lr(model, optimizer, loss_fn, loader)" \
+            if hasattr(opt, "param_groups") or hasattr(opt, "parameters") else ""
+        raise TypeError(f"find_lr: opt must be a fastlr optimizer whose step takes gradients, got {type(opt).__name__}"
+                        f"{cure}")
     for name, count, least in (("steps", steps, 10), ("repeats", repeats, 1), ("trial_steps", trial_steps, 0)):
         if isinstance(count, bool) or not isinstance(count, int | np.integer):
             raise TypeError(f"find_lr: {name} must be an integer, got {count!r}")
@@ -375,6 +378,9 @@ def finite_loss(loss_and_grad: LossAndGrad, batches: Iterator[Any]) -> tuple[flo
             raise TypeError(f"find_lr: loss_and_grad must return the loss and the gradients, got "
                             f"{type(returned).__name__}")
         loss, grads = returned
+        if np.ndim(loss) and np.size(loss) != 1:
+            raise TypeError(f"find_lr: loss_and_grad must return the loss, one number, and then the gradients; the "
+                            f"first that it returned is an array of shape {np.shape(loss)}")
         if math.isfinite(float(loss)):
             break
     return float(loss), grads
