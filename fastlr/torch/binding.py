@@ -146,13 +146,15 @@ def refuse_parts(owner: str, cls: type[Any], common: Mapping[str, Any],
 class Unit:
     """The groups that one rule moves, as one plan: the parameters in it, and fastlr's optimizer of them."""
 
-    __slots__ = ("__weakref__", "common", "constraints", "counts", "groups", "inner", "params", "rule", "state_watch",
+    __slots__ = ("__weakref__", "constraints", "counts", "groups", "inner", "keywords", "params", "rule", "state_watch",
                  "steps", "tensors", "without_state")
 
     def __init__(self, opt: Any, rule: Rule, groups: list[int], members: list[list[tuple[str, torch.Tensor]]],
                  common: Mapping[str, Any], constraints: Mapping[int, Constraint],
                  before: Mapping[int, float]) -> None:
-        self.rule, self.groups, self.common = rule, groups, common
+        self.rule, self.groups = rule, groups
+        # (the weight decay of a class of torch, which the keyword replaces; of fastlr's own, what a group says)
+        self.keywords = {**rule.keywords, **common} if opt._peer is not None else {**common, **rule.keywords}
         self.params = [param for group in members for _, param in group]
         self.constraints = {name: constraints[id(param)] for group in members for name, param in group
                             if id(param) in constraints}
@@ -176,7 +178,7 @@ class Unit:
         arrays = iter([array_over(local) for local in locals_])
         inner.__init__([{"params": {name: next(arrays) for name, _ in group},
                          **values_of(owner, opt._peer, rule.cls, opt.param_groups[index])}
-                        for index, group in zip(groups, members, strict=True)], **rule.keywords, **common,
+                        for index, group in zip(groups, members, strict=True)], **self.keywords,
                        constraint=self.constraints or None)
         if inner.kind == "matrix":
             for tensor, state in zip(inner._plan.tensors, given, strict=True):
@@ -243,8 +245,8 @@ class Unit:
         gathered = [array[where].contiguous() for array in arrays]
         part = new(bound_class(self.rule.cls))
         part._given = [{}]
-        part.__init__([{"params": {tensor.name: array_over(gathered[0])}, **own._values}], **self.rule.keywords,
-                      **self.common, constraint=constraint)
+        part.__init__([{"params": {tensor.name: array_over(gathered[0])}, **own._values}], **self.keywords,
+                      constraint=constraint)
         small = part._plan.tensors[0]
         for array, values in zip(small.state, gathered[1:], strict=True):
             tensor_over(array).copy_(values)

@@ -9,8 +9,10 @@ from typing import Any
 import torch
 
 from .._engine.torch_tensors import array_over
+from ..optimizers.binding import OTHER_NAMES
 from ..optimizers.curvature import decays
-from ..optimizers.declaration import nearest, own_arguments
+from ..optimizers.declaration import COMMON as DESCRIBED
+from ..optimizers.declaration import common_keywords, nearest, own_arguments
 from ..optimizers.rule_class import REGISTRY, RuleClass
 from .arguments import PEERS, TORCH_SPELLING, WITHOUT_EFFECT, refuse_schedule
 from .optimizer import COMMON, Optimizer, hooked_step, plain_step, refuse_beside_differentiable
@@ -100,6 +102,13 @@ def common_parameters() -> list[inspect.Parameter]:
                                    for name in ("zero_grads", "in_backward")]
 
 
+def hint(word: str, known: Sequence[str]) -> str:
+    """A hint at what this keyword is called here, or nothing."""
+    known = [*known, *COMMON, "zero_grads", "in_backward"]
+    other = OTHER_NAMES.get(word, "")
+    return f"; did you mean {other!r}?" if other in known else nearest(word, known)
+
+
 def refuse_capturable(owner: str, given: dict[str, Any]) -> None:
     """What cannot be had: steps that a graph of an accelerator captures."""
     if given.get("capturable"):
@@ -116,9 +125,12 @@ def of_torch(name: str) -> type[Optimizer]:
 
         def __init__(self, params: Any, *arguments: Any, **keywords: Any) -> None:
             self._take_common(keywords)
+            if self._common.get("convention") is not None:
+                raise ValueError(f"{name}: convention={self._common['convention']!r} is not for a class of torch's, "
+                                 f"which has torch's formula; leave it out")
             for word in keywords:
                 if word not in known:
-                    raise TypeError(f"{name}: unknown keyword {word!r}{nearest(word, [*known, *COMMON])}")
+                    raise TypeError(f"{name}: unknown keyword {word!r}{hint(word, known)}")
             bound = inspect.signature(theirs.__init__).bind(self, params, *arguments, **keywords)
             refuse_schedule(name, "lr", bound.arguments.get("lr"))
             refuse_capturable(name, bound.arguments)
@@ -133,7 +145,8 @@ def of_torch(name: str) -> type[Optimizer]:
     signature = inspect.signature(theirs.__init__)
     known = [word for word in signature.parameters if word != "self"]
     own = [p for p in signature.parameters.values() if p.name != "self"]
-    return finished(Made, name, own, theirs.__doc__)
+    return finished(Made, name, own, f"fastlr's {name}, with the arguments of torch's, which are described below.\n"
+                    f"{keywords_here(without='convention')}\n\n{inspect.cleandoc(theirs.__doc__ or '')}\n")
 
 
 def of_fastlr(cls: type[RuleClass]) -> type[Optimizer]:
@@ -148,12 +161,15 @@ def of_fastlr(cls: type[RuleClass]) -> type[Optimizer]:
             owner = cls.__name__
             self._take_common(keywords)
             convention = self._common.get("convention")
+            if convention is not None and convention not in cls.conventions:
+                named = ", ".join(map(repr, cls.conventions)) or "left out, as libraries do not differ in this rule"
+                raise ValueError(f"{owner}: convention must be {named}, got {convention!r}")
             peer = cls.conventions.get(convention) if convention is not None else None
             usual = {} if peer is None else peer.defaults
             given = {"lr": usual.get("lr", lr) if lr is cls.hypers["lr"].default else lr}
             for name in list(keywords):
                 if name not in declared and name not in ("maximize", *WITHOUT_EFFECT):
-                    raise TypeError(f"{owner}: unknown keyword {name!r}{nearest(name, [*declared, *COMMON])} "
+                    raise TypeError(f"{owner}: unknown keyword {name!r}{hint(name, list(declared))} "
                                     f"(hyper-parameters: {', '.join(cls.hypers)})")
             for name, value in declared.items():
                 if name != "lr":
@@ -175,7 +191,26 @@ def of_fastlr(cls: type[RuleClass]) -> type[Optimizer]:
     own = [inspect.Parameter("params", inspect.Parameter.POSITIONAL_OR_KEYWORD), *own_arguments(declared)]
     own += [inspect.Parameter("maximize", kind, default=False)]
     own += [inspect.Parameter(name, kind, default=value) for name, value in WITHOUT_EFFECT.items()]
-    return finished(Made, cls.__name__, own, cls.__doc__)
+    doc = inspect.cleandoc((cls.__doc__ or "").replace(common_keywords(), ""))
+    first = f"`fastlr.{cls.__name__}` for tensors of torch; its example is of arrays."
+    return finished(Made, cls.__name__, own, f"{first}\n\n{doc}\n{keywords_here()}\n")
+
+
+#: What is described otherwise than for optimizers of arrays, or is here alone.
+HERE = {
+    "ema_decay": 'keeps a running mean of the parameters, opt.state[p]["ema"]',
+    "catch_up_rows": "True: rows that a sparse gradient did not touch have those updates later, in catch_up()",
+    "zero_grads": "sets gradients to zero in the pass that reads them",
+    "in_backward": "moves each parameter when its gradient is complete, and frees the gradient",
+}
+
+
+def keywords_here(without: str = "") -> str:
+    """A paragraph for the docstring of each class: fastlr's own keywords."""
+    described = {name: text for name, text in {**DESCRIBED, **HERE}.items()
+                 if name in (*COMMON, *HERE) and name != without}
+    lines = "\n".join(f"    {name}: {text}." for name, text in described.items())
+    return f"\nKeywords beside these, of which `help(fastlr.Optimizer)` says more::\n\n{lines}"
 
 
 def finished(made: type[Optimizer], name: str, own: list[inspect.Parameter], doc: str | None) -> type[Optimizer]:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from .. import constraints
+from .._engine.tensors import listed
 from ..constraints import Constraint
 
 
@@ -29,7 +30,8 @@ def by_name(owner: str, given: Any, members: Sequence[tuple[str, torch.Tensor]])
         names = {name for name, _ in members}
         unknown = [name for name in given if name not in names]
         if unknown:
-            raise ValueError(f"{owner}: constraint names no parameter: {unknown[0]!r}")
+            raise ValueError(f"{owner}: constraint names no parameter: {unknown[0]!r}; "
+                             f"{listed([name for name, _ in members])}")
         each = [given.get(name) for name, _ in members]
     elif isinstance(given, Sequence) and not isinstance(given, str):
         if len(given) != len(members):

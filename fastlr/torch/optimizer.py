@@ -11,6 +11,7 @@ import torch
 from torch.optim import optimizer as base
 
 from .._engine.torch_grad import any_gradient, forget_gradients
+from ..optimizers.binding import check_words
 from ..optimizers.rule_class import RuleClass
 from ..optimizers.stages import SETTABLE, STAGES, Stages
 from .arguments import Peer
@@ -53,6 +54,9 @@ class Optimizer(torch.optim.Optimizer):
     def _take_common(self, given: dict[str, Any]) -> None:
         """Take fastlr's own keywords out of those that were given."""
         self._common = {name: given.pop(name) for name in COMMON if name in given}
+        stored = self._common.get("state_dtype")
+        if isinstance(stored, torch.dtype):
+            self._common["state_dtype"] = str(stored).removeprefix("torch.")
         self.zero_grads = bool(given.pop("zero_grads", False))
         self.in_backward = bool(given.pop("in_backward", False))
         self._binding = None
@@ -62,12 +66,20 @@ class Optimizer(torch.optim.Optimizer):
         self._state_shown = False
         owner = type(self).__name__
         Stages(**{name: value for name, value in self._common.items() if name in STAGES}).check(owner)
+        check_words(owner, **{name: value for name, value in self._common.items()
+                              if name in ("state_dtype", "decay", "master") and isinstance(value, str)})
         constraints_of(owner, self._common.get("constraint"), self.param_groups, names_of(self.param_groups))
         if self._differentiable():     # (torch's own step takes gradients that a GradScaler has divided)
             self._refuse_constraints(self.param_groups)
             self._step_supports_amp_scaling = False
         if self.in_backward:
             step_in_backward(self)
+
+    def __repr__(self) -> str:
+        given = {**self._common, **{name: True for name in ("zero_grads", "in_backward") if getattr(self, name)}}
+        said = ", ".join(f"{name}={value!r}" for name, value in given.items())
+        groups: str = super().__repr__()
+        return groups + f" with {said}" * bool(said)
 
     # Stepping
 

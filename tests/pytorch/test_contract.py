@@ -1167,3 +1167,83 @@ def assigned(opt):
     other = copy.deepcopy(opt)
     other.clip_zscore = 2.0
     return other
+
+
+@pytest.mark.parametrize("name", ["Adam", "AdamW", "SGD", "NAdam", "Lion"])
+@pytest.mark.parametrize("decay", ["coupled", "decoupled", "independent", "corrected"])
+def test_decay_by_keyword_is_that_of_the_class_of_arrays(name, decay):
+    keywords = {"lr": 0.1, "weight_decay": 0.1, "decay": decay}
+    param, array = vector(1.0, -2.0, dtype=torch.float64), torch.tensor([1.0, -2.0], dtype=torch.float64).numpy()
+    opt = getattr(fastlr.torch, name)([param], **keywords)
+    peer = getattr(fastlr, name)([array], **{"convention": "torch"} if name == "NAdam" else {}, **keywords)
+    for t in range(3):
+        param.grad = torch.tensor([0.5 + t, -0.25], dtype=torch.float64)
+        opt.step()
+        peer.step([param.grad.numpy()])
+    assert param.detach().numpy().tobytes() == array.tobytes()
+    assert name == "SGD" or decay == "coupled" or array.tobytes() != moved_by(name, "coupled").tobytes()
+
+
+def moved_by(name, decay):
+    param = vector(1.0, -2.0, dtype=torch.float64)
+    opt = getattr(fastlr.torch, name)([param], lr=0.1, weight_decay=0.1, decay=decay)
+    for t in range(3):
+        param.grad = torch.tensor([0.5 + t, -0.25], dtype=torch.float64)
+        opt.step()
+    return param.detach().numpy()
+
+
+def test_the_decay_of_a_group_is_before_that_of_the_keyword():
+    """In a class of fastlr's own; a class of torch says it by its own switches, which the keyword replaces."""
+    made = [vector(1.0, 2.0, grad=[0.1, 0.1]) for _ in range(3)]
+    opt = fastlr.torch.Lion([{"params": made[:1], "decay": "coupled"}, {"params": made[1:2]}], lr=0.1, weight_decay=0.5,
+                            decay="decoupled")
+    opt.step()
+    fastlr.torch.Lion(made[2:], lr=0.1, weight_decay=0.5, decay="coupled").step()
+    assert torch.equal(made[0], made[2]) and not torch.equal(made[0], made[1])
+
+
+@pytest.mark.parametrize(("name", "keywords", "message"), [
+    ("AdamW", {"state_dtype": "fp8"}, "AdamW: state_dtype must be one of float32, .* or int8, got 'fp8'"),
+    ("Lion", {"master": "whole"}, "Lion: master must be 'split' or None, got 'whole'"),
+    ("AdamW", {"decay": "decoupeld"}, "AdamW: decay must be .*, got 'decoupeld'; did you mean 'decoupled'"),
+    ("AdamW", {"convention": "keras"}, "AdamW: convention='keras' is not for a class of torch's, which has torch's formula"),
+    ("Lion", {"convention": "jax"}, "Lion: convention must be .*, got 'jax'"),
+])
+def test_a_keyword_is_refused_when_an_optimizer_is_made_and_not_at_its_first_step(name, keywords, message):
+    with pytest.raises(ValueError, match=message):
+        getattr(fastlr.torch, name)([vector(1.0)], **keywords)
+
+
+def test_types_of_torch_say_how_state_is_stored():
+    param = vector(1.0, 2.0, grad=[0.5, 0.5])
+    opt = fastlr.torch.AdamW([param], state_dtype=torch.bfloat16)
+    opt.step()
+    assert opt.state[param]["exp_avg"].dtype == torch.bfloat16
+    with pytest.raises(ValueError, match="AdamW: state_dtype must be one of .*, got 'int16'"):
+        fastlr.torch.AdamW([param], state_dtype=torch.int16)
+
+
+@pytest.mark.parametrize(("word", "meant"), [("learning_rate", "lr"), ("max_grad_norm", "clip_norm"),
+                                             ("zero_grad", "zero_grads"), ("wd", "weight_decay")])
+@pytest.mark.parametrize("name", ["AdamW", "Lion"])
+def test_words_of_other_libraries_have_a_hint(name, word, meant):
+    with pytest.raises(TypeError, match=f"{name}: unknown keyword '{word}'; did you mean '{meant}'?"):
+        getattr(fastlr.torch, name)([vector(1.0)], **{word: 1})
+
+
+def test_a_class_and_an_optimizer_say_which_keywords_of_fastlr_they_have():
+    for cls in (fastlr.torch.AdamW, fastlr.torch.Lion):
+        taken = {*inspect.signature(cls).parameters}
+        said = {line.split(":")[0].strip() for line in cls.__doc__.partition("Keywords beside these")[2].splitlines()}
+        assert {"clip_norm", "zero_grads", "in_backward", "state_dtype"} <= said & taken
+        assert "grads" not in said and "shadow" not in said
+    assert "Implements AdamW" in fastlr.torch.AdamW.__doc__ and "Chen et al. 2023" in fastlr.torch.Lion.__doc__
+    assert "convention" not in fastlr.torch.AdamW.__doc__
+    given, plain = (fastlr.torch.AdamW([vector(1.0)], **keywords) for keywords in ({"clip_norm": 1.0, "zero_grads": True}, {}))
+    assert repr(given) == repr(plain) + " with clip_norm=1.0, zero_grads=True"
+
+
+def test_a_name_in_other_letters_has_a_hint():
+    with pytest.raises(AttributeError, match="has no attribute 'Adamw'; did you mean 'AdamW'"):
+        fastlr.torch.Adamw  # noqa: B018
