@@ -248,6 +248,46 @@ def test_what_is_wrong_is_refused():
     assert handler.version() is None or handler.version()[0] == 0
 
 
+def test_gradients_of_other_types():
+    """Of other floating-point numbers they are converted; of others, which would lose something, refused."""
+    opt, p = fastlr.jax.AdamW(0.1), jnp.arange(3, dtype=jnp.float32)
+    state = opt.init(p)
+    want = opt.step(p, jnp.full(3, 0.5, jnp.float32), state)
+    for kind in (jnp.bfloat16, jnp.float16):
+        found = jax.jit(opt.step)(p, jnp.full(3, 0.5, kind), state)
+        assert [x.tobytes() for x in map(np.asarray, jax.tree.leaves(found))] \
+            == [x.tobytes() for x in map(np.asarray, jax.tree.leaves(want))]
+    for g, kind in ((jnp.ones(3, jnp.int32), "int32"), (jnp.ones(3, jnp.complex64), "complex64"), (jnp.ones(3, bool), "bool"),
+                    (np.zeros(3, jax.dtypes.float0), ".*float0.*")):
+        with pytest.raises(TypeError, match=f"AdamW: grads: leaf 0: expected an array of floating-point numbers, got {kind}"):
+            jax.jit(opt.step)(p, g, state)
+
+
+def test_float64_needs_that_jax_has_it():
+    """Its gradients would be converted to float32, and read as float64."""
+    opt = fastlr.jax.AdamW(0.1)
+    with jax.enable_x64(True):
+        p = jnp.arange(3, dtype=jnp.float64)
+        state = opt.init(p)
+    with jax.enable_x64(False):
+        for refused in (lambda: opt.init(p), lambda: opt.step(p, p, state), lambda: opt.init(np.ones(3))):
+            with pytest.raises(TypeError, match=r"AdamW: params: leaf 0: JAX computes in float64 only with jax_enable_x64"):
+                refused()
+
+
+def test_a_step_has_no_derivative():
+    opt, p = fastlr.jax.AdamW(0.1), jnp.ones(3)
+    state = opt.init(p)
+    for differentiated in (lambda p: opt.step(p, p, state)[0].sum(), lambda p: opt.update(p, state, p)[0].sum(),
+                           lambda p: opt.step(jnp.ones(3), jnp.ones(3), state, lr=p[0])[0].sum()):
+        for wrap in (lambda f: f, jax.jit, jax.checkpoint):
+            with pytest.raises(TypeError, match="AdamW: a step of fastlr has no derivative; call step and update outside"):
+                jax.grad(wrap(differentiated))(p)
+    # (beside what is differentiated, it may stand)
+    slope, moved = jax.grad(lambda p: (p.sum(), opt.step(jnp.ones(3), jnp.ones(3), state)[0]), has_aux=True)(p)
+    assert slope.tolist() == [1, 1, 1] and np.all(moved != 1)
+
+
 EXPORTED = """
 import sys
 import jax, jax.numpy as jnp, numpy as np

@@ -266,6 +266,8 @@ cdef void* step(const Xla_Frame* frame) noexcept nogil:
         buffer = <Xla_Buffer*>items[i if i < tensors else i + tensors]
         if (<Xla_Buffer*>results[i]).data != buffer.data:
             return error(frame, INTERNAL, "fastlr: XLA gave a result other memory than the argument that it replaces")
+        if i < tensors and (<Xla_Buffer*>items[i + tensors]).dtype != buffer.dtype:
+            return error(frame, INVALID_ARGUMENT, "fastlr: a gradient has another precision than its parameter")
     job.rule, job.values, job.t, job.items = settings.rule, values, count + 1, items
     job.tensors, job.arrays = tensors, arrays
     if not step_all(&job):

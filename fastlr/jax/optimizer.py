@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import inspect
 import json
+from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -48,7 +49,8 @@ class Optimizer:
     initial states
         What slots hold before the first update, as in fastlr's class.
 
-    Arrays are float32 or float64 (``jax_enable_x64``), on the CPU. Give `jax.jit` what is replaced as `donate_argnums`:
+    Parameters are float32 or float64 (``jax_enable_x64``), on the CPU; gradients of other floating-point numbers are
+    converted. Give `jax.jit` what is replaced as `donate_argnums`:
     steps then write into that memory, otherwise XLA copies first.
 
     Raises
@@ -113,12 +115,9 @@ class Optimizer:
         cls, owner = self._rule_class, type(self).__name__
         leaves, structure = jax.tree.flatten(params)
         gradients = self._like(structure, grads, "grads")
-        for k, (p, g) in enumerate(zip(leaves, gradients, strict=True)):
+        for k, p in enumerate(leaves):
             self._check(f"params: leaf {k}", p)
-            if jnp.shape(g) != jnp.shape(p):
-                raise ValueError(f"{owner}: grads: leaf {k}: expected shape {jnp.shape(p)} like the parameter, got "
-                                 f"{jnp.shape(g)}")
-        gradients = [jnp.asarray(g, p.dtype) for p, g in zip(leaves, gradients, strict=True)]
+        gradients = [self._gradient(k, p, g) for k, (p, g) in enumerate(zip(leaves, gradients, strict=True))]
         if not leaves:
             return params, State(state.count + 1, state.slots)
         self._check_slots(state, leaves)
@@ -133,7 +132,10 @@ class Optimizer:
         call = jax.ffi.ffi_call(TARGET, [jax.ShapeDtypeStruct(jnp.shape(x), x.dtype) for x in written],
                                 input_output_aliases={place: k for k, place in enumerate(replaced)},
                                 vmap_method="sequential")
-        count, *results = call(*operands, rule=cls.__name__.lower(), schedules="\n".join(schedules), values=values)
+        undifferentiated = jax.custom_jvp(partial(call, rule=cls.__name__.lower(), schedules="\n".join(schedules),
+                                                  values=values))
+        undifferentiated.defjvp(partial(refuse_derivative, owner))
+        count, *results = undifferentiated(*operands)
         rest = iter(results[len(leaves):])
         return (structure.unflatten(results[:len(leaves)]),
                 State(count, {name: tuple(next(rest) for _ in state.slots[name]) for name in names}))
@@ -152,6 +154,20 @@ class Optimizer:
         if getattr(p, "dtype", None) not in (np.float32, np.float64):
             raise TypeError(f"{type(self).__name__}: {label}: expected an array of float32 or float64, got "
                             f"{getattr(p, 'dtype', type(p).__name__)}")
+        if p.dtype == np.float64 and not jax.config.jax_enable_x64:
+            raise TypeError(f"{type(self).__name__}: {label}: JAX computes in float64 only with jax_enable_x64, which "
+                            f"is off; set it, or give parameters of float32")
+
+    def _gradient(self, k: int, p: Any, g: Any) -> Any:
+        """A parameter's gradient as an array of the same precision."""
+        owner, kind = type(self).__name__, getattr(g, "dtype", None)
+        if not jnp.issubdtype(jnp.result_type(g) if kind is None else kind, jnp.floating):
+            raise TypeError(f"{owner}: grads: leaf {k}: expected an array of floating-point numbers, got "
+                            f"{type(g).__name__ if kind is None else kind}")
+        if jnp.shape(g) != jnp.shape(p):
+            raise ValueError(f"{owner}: grads: leaf {k}: expected shape {jnp.shape(p)} like the parameter, got "
+                             f"{jnp.shape(g)}")
+        return jnp.asarray(g, p.dtype)
 
     def _check_slots(self, state: State, leaves: list[Any]) -> None:
         """ValueError unless this is the state of these parameters: C would write beyond it."""
@@ -197,6 +213,12 @@ class Optimizer:
             else:
                 numbers.append(np.nan if schedules[-1] else declared.checked(value, owner))
         return np.array(numbers), schedules, computed
+
+
+def refuse_derivative(owner: str, primals: Any, tangents: Any) -> Any:
+    """TypeError: what `jax.custom_jvp` calls for the derivative of a step."""
+    raise TypeError(f"{owner}: a step of fastlr has no derivative; call step and update outside of what jax.grad "
+                    f"differentiates, or use optax's transformations there")
 
 
 def places(leaves: list[Any]) -> list[tuple[str, int]]:
