@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import fastlr
+from fastlr.monitor import tensors
 from fastlr.monitor.diagnosis import KINDS, THRESHOLDS, direction
 from fastlr.monitor.measured import FEWEST_VALIDATIONS, measure, measure_validation
 from fastlr.monitor.points import CARDS
@@ -180,7 +181,20 @@ def test_there_is_a_finding_for_any_numbers():
         losses = rng.choice(pool[rng.integers(0, len(pool), trial % 5 + 1)], int(rng.integers(20, 70)))
         history = {"loss": losses, "val_loss": losses[::3], "lr": losses, "grad_norm": losses[::-1]}
         for finding in fastlr.diagnose(history):
-            assert finding.kind in KINDS and finding.factor > 0 and finding.advice in str(finding)
+            assert finding.kind in (*KINDS, *tensors.KINDS) and finding.factor > 0 and finding.advice in str(finding)
+
+
+@pytest.mark.parametrize("name", ["lr", "val_loss", "grad_norm", "grad_norm/w", "update_ratio/w"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, 0.0, 1e308])
+def test_series_of_one_value_are_no_fault(name, value):
+    for losses in (np.ones(N), CURVES["healthy"], np.r_[np.ones(N), math.nan]):
+        found = fastlr.diagnose({"loss": losses, name: np.full(N, value)})
+        assert all(finding.kind != "overfitting" for finding in found)
+
+
+def test_a_rate_of_0_is_told():
+    found, = fastlr.diagnose({"loss": np.ones(N), "lr": np.zeros(N)})
+    assert found.kind == "unmoved" and "the rate is 0 all along" in found.advice
 
 
 def test_several_findings_come_most_serious_first():

@@ -122,8 +122,9 @@ def diagnose(history: Any, *, loss: str = "loss", validation: str = "val_loss") 
 
     Where a `History` recorded an optimizer that measures each tensor (`Optimizer.measure`), findings about single
     tensors come last, with their names: "large updates" (over a tenth of a tensor's norm), "vanishing gradients" beside
-    those of other tensors, "lost updates" (16 bits do not hold them), "clipped" (in nearly every step). Their
-    thresholds: ``fastlr.monitor.tensors``.
+    those of other tensors, "lost updates" (16 bits do not hold them), "clipped" (in nearly every step). "not finite"
+    comes first, in place of "healthy": a norm or a ratio that is NaN or infinite from some step on. A NaN that numbers
+    follow is a step that was not measured. Their thresholds: ``fastlr.monitor.tensors``.
 
     Raises `TypeError` for anything else than a history, `ValueError` for fewer than 20 losses that are all finite.
 
@@ -148,7 +149,8 @@ def diagnose(history: Any, *, loss: str = "loss", validation: str = "val_loss") 
         if not np.isfinite(losses[-max(len(losses) // 20, 1):]).all():
             unknown = float(1 - np.isfinite(losses).mean())
             evidence = {"share of losses that are not finite": unknown, "first loss": float(losses[0])}
-            return [Finding("diverging", evidence, 0.1, advised.change("The loss is no longer finite", 0.1))]
+            found = Finding("diverging", evidence, 0.1, advised.change("The loss is no longer finite", 0.1))
+            return [found, *(Finding(*one) for one in of_tensors(series, validation) if one.kind == "not finite")]
         run = measure(losses, series[validation][1] if validation in series else None)
         norms = {name: values for name, (_, values) in series.items() if name.split("/")[0] == "grad_norm"}
         overfit = overfitting(series[loss], series[validation], advised) if validation in series else None
@@ -161,8 +163,14 @@ def diagnose(history: Any, *, loss: str = "loss", validation: str = "val_loss") 
         norm = norms.get("grad_norm")
         if norm is not None and len(norm) >= FEWEST:
             early, late = np.median(norm[: len(norm) // 10 + 1]), np.median(norm[-len(norm) // 10:])
-            findings[0].evidence["gradient norm now over start"] = float(late / early)
-        return findings + [Finding(*found) for found in of_tensors(series)]
+            if 0 < early < math.inf and math.isfinite(late):
+                findings[0].evidence["gradient norm now over start"] = float(late / early)
+        of_each = [Finding(*one) for one in of_tensors(series, validation)]
+        if found.kind == "no gradient":
+            of_each = [one for one in of_each if "largest gradient norm" not in one.evidence]
+        worst = [one for one in of_each if one.kind == "not finite"]
+        findings = [one for one in findings if not worst or one.kind != "healthy"]
+        return worst + findings + of_each[len(worst):]
 
 
 def columns(history: Any) -> dict[str, tuple[Floats, Floats]]:
@@ -209,6 +217,7 @@ class Advice:
         known = lr is not None and len(lr[1]) and math.isfinite(lr[1][-1]) and lr[1][-1] > 0
         self.lr = float(lr[1][-1]) if lr is not None and known else None
         self.highest = float(np.nanmax(lr[1])) if lr is not None and known else None
+        self.zero = lr is not None and len(lr[1]) > 0 and not lr[1].any()
 
     @property
     def decayed(self) -> bool:
@@ -238,8 +247,11 @@ def limit(name: str) -> float:
 def unmoved(run: Measured, advised: Advice, norms: dict[str, Floats]) -> Finding | None:
     evidence = {"different losses": float(run.values), "range over highest": run.range}
     if run.range <= limit("still") or (run.values <= limit("rounded") and run.range < 0.01):
-        if any(len(norm) and np.nanmax(np.abs(norm)) == 0 for norm in norms.values()):
+        if any(len(norm) and not norm.any() for norm in norms.values()):
             return None
+        if advised.lr is None and advised.zero:
+            return Finding("unmoved", evidence | {"rate": 0.0}, 10.0, "The loss has not moved, and the rate is 0 all "
+                           "along: set one (fastlr.find_lr finds it).")
         return Finding("unmoved", evidence, 10.0, advised.change("The loss has not moved", 10, (
             ", and look at the gradients: if they are 0, it is the weights or the data, not the rate")))
     return None
@@ -270,7 +282,7 @@ def decayed(losses: Floats, lr: tuple[Floats, Floats] | None) -> Finding | None:
     if lr is None or len(lr[1]) < FEWEST:
         return None
     rates = lr[1]
-    highest, now = float(np.nanmax(rates)), float(rates[-1])
+    highest, now = float(np.fmax.reduce(rates)), float(rates[-1])
     if not 0 < now <= highest * limit("decayed") ** 2:
         return None
     after_peak = int(np.nanargmax(rates))
@@ -378,7 +390,7 @@ def overfitting(
         evidence = {"validation now over its first": float(values[-1] / values[0])}
         return Finding("diverging", evidence, 0.1, advised.change(
             "The validation loss is far above where it began, whatever the training loss does", 0.1))
-    if least == len(smooth) - 1 or gap <= limit("gap") + 3 * min(noise, 0.1) or not now < before:
+    if smooth[-1] == smooth[least] or gap <= limit("gap") + 3 * min(noise, 0.1) or not now < before:
         return None
     fell = now / before if before > 0 else math.nan
     evidence = {"validation now over least": gap, "least at t": at, "training now over then": fell}
