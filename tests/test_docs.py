@@ -23,7 +23,7 @@ TORCH = importlib.util.find_spec("torch") is not None
 ABSENT = {name for name in ("torch", "thinc", "jax") if importlib.util.find_spec(name) is None}
 MODULES = sorted(module.name for module in pkgutil.walk_packages(fastlr.__path__, "fastlr.")
                  if "._" not in module.name and not module.name.endswith("__main__")
-                 and module.name.split(".")[1] not in ABSENT)
+                 and module.name.split(".")[1] not in ABSENT and (TORCH or module.name != "fastlr.study.torch_models"))
 ROOT = Path(__file__).parent.parent
 NEEDED = {"muon": ["torch"], "torch_steps": ["torch"], "torch_training": ["torch"],
           "spacy_training": ["spacy"], "jax_steps": ["jax", "optax"]}

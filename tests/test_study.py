@@ -624,3 +624,10 @@ def test_a_file_that_nothing_can_be_learned_from_says_why_in_one_line(tmp_path, 
     with pytest.raises(ValueError, match=message) as raised:
         study.load(str(path))
     assert "\n" not in str(raised.value)
+
+
+def test_a_model_without_torch_names_what_is_missing(data, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(ImportError, match=r"study: nets:small: a model needs PyTorch: pip install torch"):
+        study.run(study.grid([0.1], ["nets:small"]), data)
+    assert "fastlr.torch" not in sys.modules or "torch" in dir(sys.modules["fastlr.torch"])

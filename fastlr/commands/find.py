@@ -71,8 +71,8 @@ def find(arguments: argparse.Namespace) -> tuple[Any, str, str]:
     import fastlr
 
     from ..study.data import load
-    from ..study.experiment import Cell, check_fit, parse_network
-    from ..study.networks import ACTIVATIONS, Network
+    from ..study.experiment import Cell, check_fit
+    from ..study.networks import ACTIVATIONS, Network, parse_network
 
     data = load(arguments.data)
     x, y = data.train

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from contextlib import suppress
 from dataclasses import replace
@@ -27,6 +28,9 @@ def declare(options: argparse.ArgumentParser) -> None:
     add("--target", metavar="COLUMN", help="column of a .csv to learn; default: label, target, class, y or the last")
     add("--lrs", type=float, nargs="+", metavar="LR", help="default: 0.001 0.01 0.1 1 3")
     add("--networks", nargs="+", metavar="NET", help="like 64-32-10-relu; default: five that fit the data")
+    add("--model", metavar="MODULE:FUNCTION",
+        help="train your own model of torch instead of the default networks: the function takes no argument and "
+             "returns a new torch.nn.Module, from (rows, features) to (rows, classes) scores, or (rows, 1) numbers")
     add("--seeds", type=at_least_one, metavar="N", help="seeds 0 to N-1; default: 5")
     add("--epochs", type=at_least_one, metavar="N", help="passes over the training rows; default: 80")
     add("--optimizer", metavar="NAME", help="one of fastlr.list_optimizers(); default: sgd")
@@ -46,7 +50,9 @@ def run(arguments: argparse.Namespace) -> int:
         from ..study import laboratory, page, record, report
         from ..study.data import load
     except ImportError as error:
-        raise Refusal(f"fastlr study: {error}", 1) from error
+        raise refusal(error, 1) from error
+    if arguments.model is not None and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # (as python does; the processes of the experiments have the same path)
     try:
         data = load(arguments.data, target=arguments.target)
         settings = settings_of(arguments, data)
@@ -58,10 +64,9 @@ def run(arguments: argparse.Namespace) -> int:
             progress("")
         planned = laboratory.plan(settings, data)
     except ImportError as error:
-        raise Refusal(f"fastlr study: {error}", 1) from error
+        raise refusal(error, 1) from error
     except ValueError as error:
-        text = str(error)
-        raise Refusal(f"fastlr {text}" if text.startswith("study: ") else f"fastlr study: {text}", 2) from error
+        raise refusal(error, 2) from error
     except OSError as error:
         raise Refusal(f"fastlr study: data: {arguments.data}: {error.strerror or error}", 2) from error
     if arguments.budget is not None and not arguments.budget > 0:
@@ -96,6 +101,10 @@ def run(arguments: argparse.Namespace) -> int:
         report.print_tables(document, sys.stdout)
         print(written)
     return status
+
+
+def refusal(error: Exception, status: int) -> Refusal:
+    return Refusal("fastlr study: " + str(error).removeprefix("study: "), status)
 
 
 class OutOfTime(Exception):
@@ -145,6 +154,8 @@ def run_experiments(
 def settings_of(arguments: argparse.Namespace, data: Any) -> Any:
     """The settings of the arguments; those not given have the defaults, or the values of --quick."""
     from ..study.laboratory import QUICK, Settings, default_networks
+    from ..study.model_names import is_model
+    from ..study.networks import ACTIVATIONS
 
     settings = Settings(networks=default_networks(data), batch_size=min(32, len(data.train[1])))
     if arguments.quick:
@@ -154,6 +165,12 @@ def settings_of(arguments: argparse.Namespace, data: Any) -> Any:
     for name in ("lrs", "networks"):
         if name in given:
             given[name] = tuple(given[name])
+    if arguments.model is not None:
+        if not is_model(arguments.model):
+            raise ValueError(f"study: --model must be MODULE:FUNCTION, like nets:small, got {arguments.model!r}")
+        given["networks"] = (arguments.model, *given.get("networks", ()))
+        # (as many runs of one network, in the ladder, as else of three activations)
+        settings = replace(settings, ladder_seeds=len(ACTIVATIONS) * settings.ladder_seeds)
     settings = replace(settings, **given)
     return replace(
         settings,

@@ -7,15 +7,18 @@ import tracemalloc
 from dataclasses import asdict, dataclass
 from itertools import islice
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-import fastlr
-
 from .data import Dataset
-from .experiment import LEARNED, Cell, batches, outputs_are_constant, parse_network, take_step
+from .experiment import LEARNED, Cell, batches, outputs_are_constant
+from .model_names import is_model
+from .models import built, bytes_of, optimizer_of, take_step
 from .networks import Network
+
+if TYPE_CHECKING:
+    from .torch_models import TorchModel
 
 
 @dataclass(frozen=True)
@@ -67,9 +70,12 @@ class DescentResult:
 
 def descend(task: Descent, data: Dataset) -> DescentResult:
     """Run gradient descent; record the norm of every gradient."""
-    layers, activation = parse_network(task.network)
-    net = Network(layers, activation, seed=task.seed, regression=data.regression)
-    opt = fastlr.SGD(net.params, grads=net.grads, lr=task.lr)
+    with built(task.network, task.seed, data) as net:
+        return descend_network(net, task, data)
+
+
+def descend_network(net: Network | TorchModel, task: Descent, data: Dataset) -> DescentResult:
+    opt = optimizer_of(net, "sgd", task.lr)
     norms: list[float] = []
     loss, chance = math.inf, LEARNED * data.baseline["train_loss"]
     enough = chance if task.most_loss is None else min(chance, task.most_loss)
@@ -77,7 +83,7 @@ def descend(task: Descent, data: Dataset) -> DescentResult:
         start = perf_counter()
         while True:
             loss, _ = net.loss_and_grad(data.train)
-            norms.append(math.sqrt(sum(float(np.vdot(g, g)) for g in net.grads.values())))
+            norms.append(net.grad_norm())
             reached = norms[-1] <= task.target_norm * norms[0] and loss <= enough
             if reached or norms[-1] == 0 or not math.isfinite(norms[-1] + loss) or opt.t == task.limit:
                 break
@@ -116,14 +122,15 @@ class MemoryUse:
     """Bytes of parameters, gradients and optimizer state, and the peak of allocated memory in ten updates.
 
     The first three are the sizes of the arrays. `peak` is measured by Python's tracemalloc, to which NumPy reports,
-    over all that is allocated from the construction of the network on, including Python's own objects.
+    over all that is allocated from the construction of the network on, including Python's own objects. Torch does not
+    report to it: the peak of a model is None.
     """
 
     task: Memory
     parameters: int
     gradients: int
     state: int
-    peak: int
+    peak: int | None
 
     def to_dict(self) -> dict[str, Any]:
         own = {name: getattr(self, name) for name in ("parameters", "gradients", "state")}
@@ -136,16 +143,19 @@ class MemoryUse:
 def measure_memory(task: Memory, data: Dataset) -> MemoryUse:
     """Measure the memory of ten updates."""
     cell = Cell(task.network, task.lr, 0, task.optimizer, epochs=10, batch_size=task.batch_size)
-    layers, activation = parse_network(task.network)
 
-    def train_briefly() -> tuple[Network, Any]:
-        net = Network(layers, activation, regression=data.regression)
-        opt = fastlr.create_optimizer(task.optimizer, net.params, grads=net.grads, lr=task.lr)
-        for batch in islice(batches(data.train, cell), 10):
-            loss, _ = net.loss_and_grad(batch)
-            take_step(opt, loss)
-        return net, opt
+    def train_briefly() -> tuple[Network | TorchModel, Any]:
+        with built(task.network, 0, data) as net:
+            opt = optimizer_of(net, task.optimizer, task.lr)
+            for batch in islice(batches(data.train, cell), 10):
+                loss, _ = net.loss_and_grad(batch)
+                if not math.isfinite(loss):
+                    break
+                take_step(opt, loss)
+            return net, opt
 
+    if is_model(task.network):  # (torch's memory is not traced)
+        return MemoryUse(task, **bytes_of(*train_briefly()), peak=None)
     with np.errstate(all="ignore"):
         train_briefly()  # (what is allocated once and stays allocated: imports, caches)
         traced = tracemalloc.is_tracing()
@@ -158,7 +168,4 @@ def measure_memory(task: Memory, data: Dataset) -> MemoryUse:
         finally:
             if not traced:
                 tracemalloc.stop()
-    size = {"parameters": net.params, "gradients": net.grads}
-    sizes = {name: sum(a.nbytes for a in arrays.values()) for name, arrays in size.items()}
-    state = sum(slot.nbytes for slots in opt.state.values() for slot in slots.values())
-    return MemoryUse(task, **sizes, state=state, peak=peak)
+    return MemoryUse(task, **bytes_of(net, opt), peak=peak)

@@ -10,9 +10,9 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -21,8 +21,13 @@ import fastlr
 
 from ..optimizers.base import REGISTRY
 from .data import Dataset, digits
-from .networks import ACTIVATIONS, Array, Batch, Network
+from .model_names import Make, check_name, is_model, name_of
+from .models import built, check_model, optimizer_of, take_step
+from .networks import Array, Batch, Network, parse_network
 from .rates import rate
+
+if TYPE_CHECKING:
+    from .torch_models import TorchModel
 
 LEARNING_RATES = (0.001, 0.01, 0.1, 1.0, 3.0)  # from too low to too high for most networks
 LEARNED = 0.99  # of the baseline's training loss: a network that ends above has learned nothing
@@ -35,12 +40,14 @@ NETWORKS = ("64-32-10-relu", "64-64-32-10-relu", "64-32-10-tanh", "64-32-32-32-1
 class Cell:
     """One experiment: everything that determines its outcome, except the data.
 
-    `network` is its widths and its activation, "64-32-10-relu". `optimizer` is a name of
-    `fastlr.list_optimizers()`, used with its own defaults. The rate is multiplied by `schedule`, an
-    expression like "cosine(1, steps=updates)", in which `updates` is the length of the run; None: it is constant. An
-    incomplete last batch of an epoch is left out, so every update averages `batch_size` rows. The run has converged at
-    the first update at which the training loss per row (nats, or the squared error of a regression in variances of the
-    target), averaged over one epoch of updates, is at most `target_loss`.
+    `network` is its widths and its activation, "64-32-10-relu", or "module:function": a function without arguments that
+    returns a new torch.nn.Module, which fastlr.torch's optimizers train. `optimizer` is a name of
+    `fastlr.list_optimizers()`, used with its own defaults; those of fastlr.torch are torch's where torch has the class.
+    The rate is multiplied by `schedule`, an expression like "cosine(1, steps=updates)", in which `updates` is the
+    length of the run; None: it is constant. An incomplete last batch of an epoch is left out, so every update averages
+    `batch_size` rows. The run has converged at the first update at which the training loss per row (nats, or the
+    squared error of a regression in variances of the target), averaged over one epoch of updates, is at most
+    `target_loss`.
 
     Raises `ValueError` for settings that cannot be run.
     """
@@ -55,7 +62,7 @@ class Cell:
     schedule: str | None = None
 
     def __post_init__(self) -> None:
-        parse_network(self.network)
+        check_name(self.network)
         check_rate(self.lr)
         if not self.target_loss > 0:
             raise ValueError(f"study: the target loss must be positive, got {self.target_loss}")
@@ -153,36 +160,52 @@ def run(
     cells: Sequence[Cell] | None = None,
     data: Dataset | None = None,
     progress: Callable[[Result], object] | None = None,
+    model: Make | None = None,
 ) -> list[Result]:
     """Train each cell in turn (the default `grid()` on `digits()` if not given) and return their results.
 
-    `progress(result)` is called after each cell. Raises `ValueError` for a network that does not fit the
-    data, before the first cell is trained.
+    `progress(result)` is called after each cell. `model`, a function without arguments that returns a new
+    torch.nn.Module, takes the place of all networks: cells that differ in nothing else are trained once. It takes
+    (n, features) float32 and returns (n, classes) scores before the softmax, (n, 1) numbers in a regression.
+
+        results = study.run(study.grid(lrs=[0.01, 0.1], optimizer="adam"), model=lambda: torch.nn.Sequential(
+            torch.nn.Linear(64, 32), torch.nn.ReLU(), torch.nn.Linear(32, 10)))
+
+    Raises `ValueError` for a network or a model that does not fit the data, before the first cell is trained.
     """
     cells = grid() if cells is None else cells
     data = digits() if data is None else data
+    if model is not None:
+        name = name_of(model)
+        cells = list(dict.fromkeys(replace(cell, network=name) for cell in cells))
     for cell in cells:
         check_fit(cell, data)
+    for network, batch_size in dict.fromkeys((cell.network, cell.batch_size) for cell in cells):
+        if is_model(network):
+            check_model(network, (cell.optimizer for cell in cells), batch_size, data, model)
     results = []
     for cell in cells:
-        results.append(train(cell, data))
+        results.append(train(cell, data, model))
         if progress is not None:
             progress(results[-1])
     return results
 
 
-def train(cell: Cell, data: Dataset) -> Result:
-    """Run one cell.
+def train(cell: Cell, data: Dataset, model: Make | None = None) -> Result:
+    """Run one cell; `model`, where given, makes its network.
 
     Raises `ValueError` for a network that does not fit the data. NumPy's floating-point warnings are disabled here,
     as divergence is a result.
     """
     check_fit(cell, data)
-    layers, activation = parse_network(cell.network)
-    net = Network(layers, activation, seed=cell.seed, regression=data.regression)
+    with built(cell.network, cell.seed, data, model) as net:
+        return train_network(net, cell, data)
+
+
+def train_network(net: Network | TorchModel, cell: Cell, data: Dataset) -> Result:
     epoch = len(data.train[1]) // cell.batch_size
     lr = rate(cell.lr, cell.schedule, epoch * cell.epochs)
-    opt = fastlr.create_optimizer(cell.optimizer, net.params, grads=net.grads, lr=lr)
+    opt = optimizer_of(net, cell.optimizer, lr)
     inspect = inspector(net, data)
     losses: list[float] = []
     clock: list[float] = []  # seconds of training after each update
@@ -223,22 +246,14 @@ def train(cell: Cell, data: Dataset) -> Result:
     )
 
 
-def take_step(opt: Any, loss: float) -> None:
-    """A step with the bound gradients; the loss is passed to rules that need it."""
-    if opt.needs_loss:
-        opt.step(loss=loss)
-    else:
-        opt.step()
-
-
-def outputs_are_constant(net: Network, x: Array) -> bool:
+def outputs_are_constant(net: Network | TorchModel, x: Array) -> bool:
     """Whether nearly all rows get the same outputs, as by a network whose units are dead or saturated."""
     outputs = net.logits(x)
     apart = np.abs(outputs - np.median(outputs, axis=0)).max(axis=1)
     return bool(np.quantile(apart, MOST_ROWS) < CONSTANT)
 
 
-def inspector(net: Network, data: Dataset) -> Callable[[], dict[str, float]]:
+def inspector(net: Network | TorchModel, data: Dataset) -> Callable[[], dict[str, float]]:
     """A function that returns the losses and accuracies (or R2) of the three splits, in one pass over all rows."""
     splits = {"train": data.train, "validation": data.validation, "test": data.test}
     x = np.concatenate([x for x, _ in splits.values()])
@@ -288,17 +303,6 @@ def updates_to_target(losses: Sequence[float], window: int, target: float) -> in
     return window + int(reached.argmax()) if reached.any() else None
 
 
-def parse_network(text: str) -> tuple[tuple[int, ...], str]:
-    """("64-32-10-relu") -> ((64, 32, 10), "relu"). Raises `ValueError` for any other form."""
-    *widths, activation = text.split("-")
-    whole = all(width.isascii() and width.isdecimal() and len(width) < 7 and int(width) > 0 for width in widths)
-    if len(widths) < 2 or not whole or activation not in ACTIVATIONS:
-        raise ValueError(
-            f"study: a network is its widths and one of {', '.join(ACTIVATIONS)}, like {NETWORKS[0]}; got {text!r}"
-        )
-    return tuple(map(int, widths)), activation
-
-
 def check_rate(lr: float) -> None:
     if not (math.isfinite(lr) and lr > 0):
         raise ValueError(f"study: a learning rate must be positive and finite, got {lr}")
@@ -307,13 +311,14 @@ def check_rate(lr: float) -> None:
 def check_fit(cell: Cell, data: Dataset) -> None:
     """Raise `ValueError` unless the widths of input and output, the batch and the schedule fit the data."""
     y = data.train[1]
-    (inputs, *_, outputs), _ = parse_network(cell.network)
-    if (inputs, outputs) != (data.features, data.outputs):
-        learns = "a number to predict" if data.regression else f"{len(data.classes)} classes"
-        raise ValueError(
-            f"study: {data.name} has {data.features} features and {learns}, "
-            f"so a network must start with {data.features} and end with {data.outputs}; got {cell.network}"
-        )
+    if not is_model(cell.network):
+        (inputs, *_, outputs), _ = parse_network(cell.network)
+        if (inputs, outputs) != (data.features, data.outputs):
+            learns = "a number to predict" if data.regression else f"{len(data.classes)} classes"
+            raise ValueError(
+                f"study: {data.name} has {data.features} features and {learns}, "
+                f"so a network must start with {data.features} and end with {data.outputs}; got {cell.network}"
+            )
     if cell.batch_size > len(y):
         raise ValueError(f"study: batch_size must be at most {len(y)}, the training rows, got {cell.batch_size}")
     rate(cell.lr, cell.schedule, len(y) // cell.batch_size * cell.epochs)

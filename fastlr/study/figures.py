@@ -56,7 +56,8 @@ def loss_by_rate(ladder: Sequence[Run], width: int, unit: str, baseline: float) 
     networks, lrs = group(ladder, "network"), sorted(group(ladder, "lr"))
     panel = Panel(
         "",
-        "Validation loss by learning rate, for three activation functions",
+        "Validation loss by learning rate, for " + (
+            "three activation functions" if len(networks) > 1 else next(iter(networks))),
         width,
         360 if width > 500 else 300,
         left=44,

@@ -1,7 +1,8 @@
 """A whole study: its experiments, and how one process or several run them.
 
 There are seven kinds of experiments. `grid`: every network at every rate and seed. `ladder`: one architecture with each
-activation, at eleven rates from 1e-4 to 10, because claims about "too low" and "too high" need both ends. `decay`: the
+activation, or a model of torch as it is, at eleven rates from 1e-4 to 10, because claims about "too low" and "too high"
+need both ends. `decay`: the
 same at some of these rates, decaying. `strategies`: constant, decaying and adaptive rates. `descent`: gradient descent
 on the whole training split. `escape`: landscapes. `memory`: bytes. An outcome depends on its task and the data alone,
 not on the process, nor on earlier tasks.
@@ -13,11 +14,12 @@ import math
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from itertools import pairwise, zip_longest
 from typing import Any, Protocol
@@ -27,9 +29,11 @@ import fastlr
 from ..optimizers.base import REGISTRY
 from .data import Dataset
 from .descent import Descent, Memory
-from .experiment import LEARNING_RATES, NETWORKS, Cell, check_fit, check_rate, grid, parse_network, train
+from .experiment import LEARNING_RATES, NETWORKS, Cell, check_fit, check_rate, grid, train
 from .landscapes import LANDSCAPES, Escape
-from .networks import ACTIVATIONS
+from .model_names import is_model
+from .models import check_model
+from .networks import ACTIVATIONS, parse_network
 
 LADDER = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0)
 DECAYING = LADDER[2:-1]  # rates of `decay`: those at which a held rate may be the best
@@ -139,7 +143,9 @@ def parameters(network: str) -> int:
 
 
 def activations_of(network: str) -> list[str]:
-    """The same widths with every activation."""
+    """The same widths with every activation; a model of torch, whose activation cannot be exchanged, as it is."""
+    if is_model(network):
+        return [network]
     widths = network.rpartition("-")[0]
     return [f"{widths}-{activation}" for activation in ACTIVATIONS]
 
@@ -190,11 +196,17 @@ def plan(settings: Settings, data: Dataset) -> dict[str, list[Task]]:
         for name in LANDSCAPES
         for lr in lrs
     ]
-    by_size = sorted(networks, key=parameters)
+    optimizers = tuple(dict.fromkeys(("sgd", "momentum", "adam", settings.optimizer)))
+    trained_by = [*optimizers, *(optimizer for optimizer, _ in other_strategies)]
+    weights = {
+        network: check_model(network, trained_by, settings.batch_size, data) if is_model(network)
+        else parameters(network) for network in networks
+    }
+    by_size = sorted(networks, key=lambda network: weights[network])
     memory = [
         Memory(network, lr, optimizer, settings.batch_size)
         for network in dict.fromkeys((by_size[0], by_size[-1]))
-        for optimizer in dict.fromkeys(("sgd", "momentum", "adam", settings.optimizer))
+        for optimizer in optimizers
         for lr in lrs
     ]
     made: tuple[Sequence[Task], ...] = (cells, ladder, decay, with_strategies, descents, escapes, memory)
@@ -246,8 +258,9 @@ def run_in_processes(
     Returns the tasks that were submitted and not done.
     """
     before = set(multiprocessing.active_children())
+    with_torch = any(is_model(getattr(task, "network", "")) for of in tasks.values() for task in of)
     # spawned, not forked: this process may have threads, as those of BLAS
-    executor = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), start_worker, (data,))
+    executor = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), start_worker, (data, with_torch))
     submitted: dict[Future[Outcome], tuple[str, int]] = {}
     lost: list[tuple[str, int]] = []
     try:
@@ -283,17 +296,26 @@ def processors() -> int:
 
 
 @contextmanager
-def single_threaded() -> Iterator[None]:
-    """In this with block, BLAS and fastlr use one thread."""
+def single_threaded(with_torch: bool = False) -> Iterator[None]:
+    """In this with block, BLAS and fastlr use one thread; and torch, where it is needed or imported already."""
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped,import-not-found,unused-ignore]
 
     before = fastlr.get_num_threads()
     fastlr.set_num_threads(1)
     try:
-        with threadpool_limits(1):
+        with threadpool_limits(1), torch_limit(with_torch):
             yield
     finally:
         fastlr.set_num_threads(before)
+
+
+def torch_limit(with_torch: bool) -> AbstractContextManager[None]:
+    if with_torch or "torch" in sys.modules:
+        with suppress(ImportError):  # (who needs it will say so)
+            from .torch_models import one_thread
+
+            return one_thread()
+    return nullcontext()
 
 
 @contextmanager
@@ -331,8 +353,8 @@ def one_interrupt() -> Iterator[None]:
 _worker_state: list[Any] = []  # of a worker process: the data, and the context that limits threads
 
 
-def start_worker(data: Dataset) -> None:
-    one_thread = single_threaded()
+def start_worker(data: Dataset, with_torch: bool) -> None:
+    one_thread = single_threaded(with_torch)
     one_thread.__enter__()
     _worker_state[:] = data, one_thread
 

@@ -12,6 +12,7 @@ their gradients. It reads both addresses once.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -121,10 +122,11 @@ class Network:
 
     def row_losses(self, outputs: Array, y: Array) -> Array:
         """The loss of each row, by the outputs of the last layer: (n,)."""
-        if self.regression:
-            squares: Array = np.square(outputs[:, 0] - y)
-            return squares
-        return -log_softmax(outputs)[np.arange(len(y)), y]
+        return row_losses(outputs, y, self.regression)
+
+    def grad_norm(self) -> float:
+        """The Euclidean norm of the latest gradient, over all weights and biases."""
+        return math.sqrt(sum(float(np.vdot(g, g)) for g in self.grads.values()))
 
     def logits(self, x: Array) -> Array:
         """The last layer's outputs for each row of x, scores of the classes before the softmax: (n, classes)."""
@@ -147,6 +149,25 @@ class Network:
             z = h[-1] @ self.params[f"fc{k}.weight"] + self.params[f"fc{k}.bias"]
             h.append(self.activation.value(z) if k < self.depth else z)
         return h
+
+
+def row_losses(outputs: Array, y: Array, regression: bool) -> Array:
+    """The loss of each row: the cross-entropy of (n, classes) scores, or the squared error of (n, 1) numbers."""
+    if regression:
+        squares: Array = np.square(outputs[:, 0] - y)
+        return squares
+    return -log_softmax(outputs)[np.arange(len(y)), y]
+
+
+def parse_network(text: str) -> tuple[tuple[int, ...], str]:
+    """("64-32-10-relu") -> ((64, 32, 10), "relu"). Raises `ValueError` for any other form."""
+    *widths, activation = text.split("-")
+    whole = all(width.isascii() and width.isdecimal() and len(width) < 7 and int(width) > 0 for width in widths)
+    if len(widths) < 2 or not whole or activation not in ACTIVATIONS:
+        raise ValueError(
+            f"study: a network is its widths and one of {', '.join(ACTIVATIONS)}, like 64-32-10-relu; got {text!r}"
+        )
+    return tuple(map(int, widths)), activation
 
 
 def log_softmax(z: Array) -> Array:

@@ -10,6 +10,7 @@ import platform
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import fastlr
 
 from .data import Dataset
 from .laboratory import EXPERIMENTS, Outcome, Settings, Task, strategies
+from .model_names import is_model
 from .tables import tables
 
 SCHEMA, VERSION = "fastlr-study", 2
@@ -79,7 +81,8 @@ class Record:
                 "system": platform.system(),
                 "jobs": self.jobs,
                 "fastlr_config": fastlr.show_config(mode="dicts"),
-            },
+            }
+            | ({"torch": metadata.version("torch")} if any(map(is_model, self.settings.networks)) else {}),
             "strategies": {name: list(way) for name, way in strategies(self.settings, updates).items()},
             "experiments": {name: [found[k] for k in sorted(found)] for name, found in self.outcomes.items()},
         }

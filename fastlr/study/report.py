@@ -20,6 +20,7 @@ except ImportError as error:
     raise ImportError("study: the tables need rich, which is missing; pip install 'fastlr-core[lab]'") from error
 
 from .entries import measure_of, number
+from .model_names import is_model
 
 NARROWEST = 100  # characters of a line in a file
 EVERY = 2.0  # seconds between two lines of progress, where there is no bar
@@ -107,6 +108,10 @@ def facts(document: dict[str, Any]) -> str:
         learns, unit = f"{data['classes']} classes", "Losses are cross-entropies in nats. "
         chance = (f"always saying the most frequent class is right on {baseline['test_accuracy']:.1%} of these; "
                   f"knowing the classes' frequencies alone has a test loss of {test_loss}")
+    models = list(filter(is_model, settings["networks"]))
+    by_torch = (f" {' and '.join(models)}: made by torch {document['environment']['torch']}, trained by fastlr.torch "
+                "with its defaults, which are torch's where torch has the class; landscapes have no part of it."
+                if models else "")
     unfinished = "" if document["complete"] else "Interrupted: some experiments are missing. "
     return (
         f"{unfinished}Data: {data['name']}, {data['features']} features, {learns}, "
@@ -114,7 +119,7 @@ def facts(document: dict[str, Any]) -> str:
         f"the baseline, {chance}. {unit}"
         f"{''.join(f'{note}. ' for note in data['notes'])}Training: "
         f"{settings['optimizer']}{schedule}, {settings['epochs']} epochs, batches of {settings['batch_size']}, {seeds}"
-        f". {spread}{diverged}"
+        f".{by_torch} {spread}{diverged}"
     ).strip()
 
 

@@ -30,6 +30,7 @@ from .entries import (
     table,
     whole,
 )
+from .model_names import is_model
 
 OVERFIT = 1.05  # the final validation loss over its minimum, from which a run counts as overfitting
 KEPT = 0.9  # of the best rate's gain on the baseline: what a rate "as good" keeps
@@ -362,11 +363,12 @@ def memory(runs: Sequence[Run]) -> Table:
         by_rate = {run["lr"]: run for run in of}
         fixed = of[0]["parameters"] + of[0]["gradients"]
         differ += len({run["state"] for run in of}) > 1
-        own = [run["machine"]["peak"] for run in of]
-        peaks.append(max(own) / min(own) - 1)
+        own = [run["machine"]["peak"] for run in of if run["machine"]["peak"] is not None]
+        if own:
+            peaks.append(max(own) / min(own) - 1)
         entries = [
             {
-                "text": f"{kib(fixed + run['state'])}; peak {kib(run['machine']['peak'])}",
+                "text": kib(fixed + run["state"]) + peak_text(run),
                 "mean": (fixed + run["state"]) / 1024,
                 "spread": None,
                 "n": 1,
@@ -381,9 +383,11 @@ def memory(runs: Sequence[Run]) -> Table:
     if runs:
         same = "does not depend on the rate in any row" if not differ else f"depends on the rate in {differ} rows"
         finding = (
-            f"The memory of weights, gradients and state {same}; traced peaks differ between rates by at most "
-            f"{100 * max(peaks):.1f} %. It depends on the network, and on what the optimizer keeps per weight."
+            f"The memory of weights, gradients and state {same}"
+            + (f"; traced peaks differ between rates by at most {100 * max(peaks):.1f} %" if peaks else "")
+            + ". It depends on the network, and on what the optimizer keeps per weight."
         )
+    untraced = dict.fromkeys(run["network"] for run in runs if run["machine"]["peak"] is None)
     return table(
         "memory",
         "Memory by learning rate",
@@ -391,10 +395,16 @@ def memory(runs: Sequence[Run]) -> Table:
         ["network", "optimizer", "state per weight", *(f"lr {lr:g}" for lr in lrs)],
         rows,
         "Weights, gradients and optimizer state after ten updates, in KiB; then the most that was allocated at once, "
-        "traced by tracemalloc: activations and a shuffled copy of the training rows besides.",
+        "traced by tracemalloc: activations and a shuffled copy of the training rows besides."
+        + (f" Left out: the peak of {', '.join(untraced)}, as torch's memory is not traced." if untraced else ""),
         finding,
         timed=True,
     )
+
+
+def peak_text(run: Run) -> str:
+    peak = run["machine"]["peak"]
+    return "" if peak is None else f"; peak {kib(peak)}"
 
 
 def kib(size: float) -> str:
@@ -412,7 +422,7 @@ def activations(ladder: Sequence[Run], grid: Sequence[Run], measure: Measure) ->
         best = best_rate(runs)
         activation = network.rpartition("-")[2]
         edge = [lr for lr, of in sorted(rates.items()) if any(map(lost, of))]
-        of_grid = best_rate([run for run in grid if run["network"].endswith(f"-{activation}")])
+        of_grid = best_rate([run for run in grid if run["network"].rpartition("-")[2] == activation])
         if best is None:
             middle = [plain("none")] + [plain("-")] * 3
         else:
@@ -430,13 +440,15 @@ def activations(ladder: Sequence[Run], grid: Sequence[Run], measure: Measure) ->
     if rows:
         rows.append([plain(measure.baseline_name), plain("-"), plain(f"{baseline:.3f}"),
                      plain(f"{measure.baseline_score():.1f}"), *[plain("-")] * 3])
-    widths = ladder[0]["network"].rpartition("-")[0] if ladder else ""
+    network = ladder[0]["network"] if ladder else ""
+    of = (f"The model {network}, with the activation that it has" if is_model(network)
+          else f"The same widths, {network.rpartition('-')[0]}, under each activation")
     return table(
         "best-rate",
-        "Best learning rate by activation function",
+        f"Best learning rate {'of the model' if is_model(network) else 'by activation function'}",
         "",
         [
-            "activation",
+            "model" if is_model(network) else "activation",
             "best rate",
             f"validation loss, {measure.loss_unit}",
             f"test {measure.score_name}, %",
@@ -445,7 +457,7 @@ def activations(ladder: Sequence[Run], grid: Sequence[Run], measure: Measure) ->
             "best in the grid",
         ],
         rows,
-        f"The same widths, {widths}, under each activation, at {len(group(ladder, 'lr')) if ladder else 0} rates from "
+        f"{of}, at {len(group(ladder, 'lr')) if ladder else 0} rates from "
         "1e-4 to 10, held; best is the lowest mean validation loss after "
         f"{ladder[0]['epochs'] if ladder else 0} epochs. {100 * KEPT:.0f} % as good: the rates that keep that share of "
         "what the best one gains on the baseline. Lost from: the lowest rate at which a seed diverged or collapsed. "
