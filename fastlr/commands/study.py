@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from time import monotonic
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from ..study.record import Record
 
 LINE = "Train small networks at several learning rates, and compare them: twelve tables and a page of figures."
+NOT_COMPARED = ("data", "target", "lrs", "networks", "model", "seeds", "epochs", "optimizer", "schedule", "batch_size",
+                "target_loss", "jobs", "budget", "quick")
 SAVED_EVERY = 20.0  # seconds between two writes of results.json
 
 
@@ -41,11 +44,15 @@ def declare(options: argparse.ArgumentParser) -> None:
     add("--jobs", type=at_least_one, metavar="N", help="processes; default: one per processor")
     add("--budget", type=float, metavar="S", help="stop after so many seconds, with what is done; default: no limit")
     add("--out", type=Path, default=Path("fastlr-study"), metavar="DIR", help="folder; default: fastlr-study")
+    add("--compare", nargs=2, type=Path, metavar=("A", "B"),
+        help="train nothing: compare two studies of the same table, folders or results.json, and write comparison.html")
     add("--quick", action="store_true", help="two seeds, 20 epochs: seconds instead of a minute")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the study and write its results; after an interrupt those that are finished."""
+    if arguments.compare is not None:
+        return compare(arguments)
     try:
         from ..study import laboratory, page, record, report
         from ..study.data import load
@@ -101,6 +108,53 @@ def run(arguments: argparse.Namespace) -> int:
         report.print_tables(document, sys.stdout)
         print(written)
     return status
+
+
+def compare(arguments: argparse.Namespace) -> int:
+    """Compare two studies, and write a page and a document of it."""
+    given = [name for name in NOT_COMPARED if getattr(arguments, name) not in (None, False, "digits")]
+    if given:
+        option = given[0].replace("_", "-")
+        raise Refusal(f"fastlr study: --compare reads two studies and trains nothing; leave --{option} out", 2)
+    try:
+        from ..study import comparison, comparison_page, record, report
+    except ImportError as error:
+        raise refusal(error, 1) from error
+    first, second = arguments.compare
+    a, b = read(first), read(second)
+    try:
+        found = comparison.compare_studies(a, b, names=(str(first), str(second)))
+    except ValueError as error:
+        raise Refusal(f"fastlr study: --compare: {error}", 2) from error
+    folder: Path = arguments.out
+    try:
+        record.check_folder(folder)
+        record.write_whole(folder / "comparison.json", json.dumps(found, allow_nan=False, default=str) + "\n")
+        record.write_whole(folder / "comparison.html", comparison_page.render(found, a, b))
+    except OSError as error:
+        raise Refusal(f"fastlr study: --out {folder}: {error.strerror or error}", 2) from error
+    written = f"Written to {folder}: comparison.html, comparison.json."
+    shown = sys.stderr if arguments.json else sys.stdout
+    with suppress(OSError) if arguments.json else nullcontext():
+        report.print_all(found["tables"], comparison.facts(found), shown)
+    if arguments.json:
+        say(written)
+        print_json(found)
+    else:
+        print(written)
+    return 0
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The document of a study."""
+    from ..study.comparison import read_study
+
+    try:
+        return read_study(path)
+    except ValueError as error:
+        raise Refusal(f"fastlr study: --compare: {error}", 2) from error
+    except OSError as error:
+        raise Refusal(f"fastlr study: --compare: {path}: {error.strerror or error}", 2) from error
 
 
 def refusal(error: Exception, status: int) -> Refusal:

@@ -178,6 +178,41 @@ def lines_by_rate(runs: Sequence[Run], value: Callable[[Run], float | None], tit
     return panel
 
 
+def two_losses_by_rate(ones: Sequence[Run], others: Sequence[Run], unit: str, baseline: float) -> Figure | None:
+    """Validation loss by rate in two studies, a panel for each network that both have; None where there is none."""
+    both = group(ones, "network"), group(others, "network")
+    panels = []
+    for network in (network for network in both[0] if network in both[1]):
+        kept = [[run for run in of[network] if not lost(run)] for of in both]
+        values = [run["validation_loss"] for of in kept for run in of]
+        lrs = sorted({run["lr"] for of in both for run in of[network]})
+        if not values:
+            continue
+        panel = Panel(network, f"Validation loss by learning rate in two studies, {network}", height=260)
+        low, high = span([*values, baseline], (0.1, 3), log=True)
+        panel.axes((lrs[0] / 1.25, lrs[-1] * 1.25), (low * 0.9, high * 1.2), "learning rate", f"loss, {unit}",
+                   x_log=True, y_log=True, x_ticks=lrs if len(lrs) <= 6 else None)
+        panel.level(baseline, f"baseline {baseline:.3g}")
+        for k, (name, runs) in enumerate(zip("AB", kept, strict=True)):
+            rates = group(runs, "lr") if runs else {}
+            known = sorted(rates)
+            losses = [[run["validation_loss"] for run in rates[lr]] for lr in known]
+            panel.band(known, [min(of) for of in losses], [max(of) for of in losses], f"c{k} band")
+            panel.curve(known, [fmean(of) for of in losses], f"c{k} line", name)
+            for lr, of in zip(known, losses, strict=True):
+                panel.dot(panel.x(lr), panel.y(fmean(of)), f"c{k} dot",
+                          f"{name}, rate {lr:g}: {fmean(of):.3g} {unit}, mean of {len(of)}")
+        panels.append(panel)
+    if not panels:
+        return None
+    return figure(
+        panels,
+        "Validation loss after the last update: mean and range of each study's seeds that were not lost. A rate at "
+        "which all were lost has no point.",
+        [("c0 line", "A"), ("c1 line", "B"), ("target line", "the baseline")],
+    )
+
+
 def networks_legend(runs: Sequence[Run]) -> list[tuple[str, str]]:
     return [(f"c{k % MARKS} line", network) for k, network in enumerate(group(runs, "network") if runs else ())]
 
@@ -476,5 +511,6 @@ __all__ = [
     "short",
     "sparkline",
     "loss_by_rate",
+    "two_losses_by_rate",
     "strategies",
 ]

@@ -1,7 +1,7 @@
 """A study as one self-contained HTML page, made from its document alone.
 
-The page loads nothing, runs no script, and follows the browser's light or dark mode. Needs jinja2 for its template,
-`page.html.jinja` in this folder, and contourpy for the landscapes.
+The page loads nothing, runs no script, and follows the browser's light or dark mode. Needs jinja2 for its templates in
+this folder, `page.html.jinja` and what it includes, and contourpy for the landscapes.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 try:
     import contourpy  # noqa: F401  (figures.py needs it; an error before a study is better than one after it)
-    from jinja2 import Environment, StrictUndefined
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 except ImportError as error:
     raise ImportError(
@@ -27,7 +27,7 @@ from .entries import Measure, best_entry, measure_of, number
 from .record import TRAINED
 from .report import facts
 
-TEMPLATE = Path(__file__).with_name("page.html.jinja")
+TEMPLATES = Path(__file__).parent
 
 # background, surface, text, muted text, lines; then colors of categories, and the end colors of ordered values
 LIGHT = {
@@ -76,28 +76,38 @@ SHADED = {
     "escape-rate": ("% global", "linear", False),
     "generalisation-gap": ("{unit}, test loss", "log", True),
     "strategies": ("%", "errors", False),
+    "scores": ("points, B minus A", "linear", False),
 }
 
 
 def render(document: dict[str, Any]) -> str:
     """The page of a document, as `record.Record.document` returns it and `results.json` has it."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     found = document["experiments"]
     lrs = list(document["settings"]["lrs"])
     measure = measure_of(document)
-    return template.render(
+    return filled(
+        "page.html.jinja",
+        lrs,
         document=document,
         facts=facts(document),
         figures=as_markup(all_figures(document)),
         tables=[
             {**table, "rows": shaded(table, document), "shades": shades(table, measure)} for table in document["tables"]
         ],
-        ink=text_color,
         headlines=headlines(document),
         opening=opening(found["ladder"], measure),
+        first=lrs.index(most_found(found["escape"], lrs)),
+    )
+
+
+def filled(name: str, lrs: Sequence[float], **content: Any) -> str:
+    """The page of a template, with the styles for figures of so many rates."""
+    environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined,
+                              trim_blocks=True, lstrip_blocks=True)
+    return environment.get_template(name).render(
+        **content,
+        ink=text_color,
         lrs=lrs,
-        shown=lrs.index(most_found(found["escape"], lrs)),
         light=css_variables(LIGHT, len(lrs)),
         dark=css_variables(DARK, len(lrs)),
         heat=[interpolated_color(HEAT, k / 19) for k in range(20)],
@@ -147,12 +157,13 @@ def shaded(table: dict[str, Any], document: dict[str, Any]) -> list[list[dict[st
         made = []
         for entry in row:
             figure, *remark = re.split(REMARK, entry["text"], maxsplit=1)
-            shown: dict[str, Any] = {"figure": figure, "remark": "".join(remark), "raw": entry, "picture": ""}
+            shown: dict[str, Any] = {"figure": figure, "remark": "".join(remark), "raw": entry, "picture": "",
+                                     "strong": False}
             if table["name"] in SHADED and "mean" in entry:
                 share = figures.shade(entry.get("quality", entry["mean"]), min(values), max(values), scale)
                 shown["shade"] = round(19 * (1 - share if less else share))
             made.append(shown)
-        if row[0]["text"] in document["strategies"] and table["name"] == "strategies":
+        if table["name"] == "strategies" and row[0]["text"] in document["strategies"]:
             data, settings = document["data"], document["settings"]
             updates = data["train"] // settings["batch_size"] * settings["epochs"]
             schedule = document["strategies"][row[0]["text"]][1]

@@ -71,6 +71,7 @@ class Record:
                 "regression": data.regression,
                 "target": list(data.target),
                 "baseline": data.baseline,
+                "moments": [float(np.linalg.norm(np.atleast_1d(part))) for part in (data.mean, data.scale)],
                 "notes": list(data.notes),
             },
             "environment": {

@@ -5,7 +5,7 @@ Needs rich; `fastlr.study` does not import it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from time import monotonic
 from typing import Any, TextIO
@@ -24,6 +24,7 @@ from .model_names import is_model
 
 NARROWEST = 100  # characters of a line in a file
 EVERY = 2.0  # seconds between two lines of progress, where there is no bar
+OF_SENTENCES = ("claims", "settings", "verdicts")  # tables whose first column has sentences
 VERDICTS = {"refuted": "bold red", "held here": "bold green", "undecided": "bold yellow"}
 
 
@@ -36,16 +37,21 @@ class Terminal(Console):
 
 def print_tables(document: dict[str, Any], file: TextIO) -> None:
     """Print every table that has rows, each with its finding and its method, then the settings."""
+    print_all(document["tables"], facts(document), file)
+
+
+def print_all(tables: Sequence[dict[str, Any]], last: str, file: TextIO) -> None:
+    """Print tables that have rows, and a text after them."""
     console = Terminal(file=file, highlight=False)
     sign = "+-" if console.options.ascii_only else "±"
-    tables = [table for table in document["tables"] if table["rows"]]
+    tables = [table for table in tables if table["rows"]]
     drawn = [draw(table, sign, console.width if file.isatty() else None) for table in tables]
     if not file.isatty():  # lines are as long as the widest table needs; text is wrapped
         unlimited = console.options.update(max_width=10_000)
         widths = (
             console.measure(rich, options=unlimited).maximum
             for rich, table in zip(drawn, tables, strict=True)
-            if table["name"] != "claims"
+            if table["name"] not in OF_SENTENCES
         )
         console.width = max(NARROWEST, *widths) if len(tables) > 1 else NARROWEST
     for rich, table in zip(drawn, tables, strict=True):
@@ -54,13 +60,13 @@ def print_tables(document: dict[str, Any], file: TextIO) -> None:
         for line in (table["finding"], table["method"]):
             console.print(Text(plain_signs(line, sign), style="" if line is table["finding"] else "dim"))
         console.print()
-    console.print(Text(plain_signs(facts(document), sign)))
+    console.print(Text(plain_signs(last, sign)))
 
 
 def draw(table: dict[str, Any], sign: str = "±", width: int | None = None) -> Table:
     """One table; in a narrow terminal entries are wrapped between words, inside them if there is no other way."""
     rich = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    named = table["name"] != "claims"  # whether the first column is not wrapped
+    named = table["name"] not in OF_SENTENCES  # whether the first column is not wrapped
     least = []
     for k, column in enumerate(table["columns"]):
         texts = [column, *(plain_signs(row[k]["text"], sign) for row in table["rows"])]
