@@ -12,9 +12,9 @@ below "**Slower**", with the names in backquotes and the most that is allowed:
     - `call/*`, `small/adam`: up to 4 % more instructions, because ...
 
 Counts repeat to the digit with the same compiler, Python, NumPy, C library, valgrind and processor; between processors
-they differ by up to 0.3 %, as the C library and NumPy choose functions by them, so a line stays below "**Slower**" while
-a workload is that close to 1 %. Where one of these but the processor is another than in the file of the last release,
-that release is built and counted here first, which takes minutes more.
+they differ by up to 0.3 %, as the C library and NumPy choose functions by them, so a line stays below "**Slower**"
+while a workload is that close to 1 %. Where one of these but the processor is another than in the file of the last
+release, that release is built and counted here first, which takes minutes more.
 """
 from __future__ import annotations
 

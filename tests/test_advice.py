@@ -740,6 +740,8 @@ NOT_HERE = {
     "step over them in parts": "needs 8 GB",
     "has no largest rate": "of an abstract schedule",
     "or give it to the constructor": "test_rules",
+    "save it by torch.save": "test_docs, tests/pytorch",
+    "the first that it returned is": "no advice",
 }
 
 

@@ -113,7 +113,7 @@ class OfTorch:
     (lambda: fastlr.schedules.cosine(0.1, steps=10, warmup_steps=3), r"has it as a method: .warmup\(steps\)"),
     (lambda: fastlr.schedules.step_decay(0.1, step_size=3), "did you mean 'every'"),
     (lambda: fastlr.Plateau(0.1, min_lr=3), "unexpected keyword"),
-    (lambda: fastlr.SGD(), r"^SGD: params must be arrays, got none: SGD\(params\)$"),
+    (lambda: fastlr.SGD(), r"^SGD: params: expected an array, a sequence or a mapping of arrays, or groups, got NoneType$"),
     (lambda: fastlr.SGD(np.zeros(1), lr="cosine(0.1, steps=9)"),
      "^SGD: lr must be a number or a schedule, got 'cosine.*'; a schedule in words is read by fastlr.schedules.parse$"),
     (lambda: fastlr.SGD(np.zeros(1), lr=fastlr.schedules.cosine),

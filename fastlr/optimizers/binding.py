@@ -89,8 +89,6 @@ class BoundParameters(RuleClass, family=True):
                  constraint: Any = None, convention: str | None = None, lr_max: float | None = None,
                  catch_up_rows: Any = None, **hyper: Any) -> None:
         owner = type(self).__name__
-        if params is None:
-            raise TypeError(f"{owner}: params must be arrays, got none: {owner}(params)")
         self._read_convention(convention)
         if lr is not None:
             hyper["lr"] = lr
