@@ -101,6 +101,8 @@ def test_bench_measures(capsys, monkeypatch):
     shown = capsys.readouterr().out
     assert "1 x 64         sgd " in shown and "1 x 64         momo " in shown
     assert "torch" not in shown
+    n = fastlr.get_num_threads()
+    assert f", {n} thread{'s' * (n > 1)}; median of 1 round\n" in shown
 
 
 def test_progress_is_a_line_on_a_terminal_that_goes_away(capsys, monkeypatch):

@@ -163,6 +163,14 @@ def test_a_descent_of_dead_units_has_not_got_there(document):
     assert "at rate 1:" not in changed["tables"][5]["finding"]
 
 
+def test_a_norm_that_has_exploded_is_a_power_of_ten(document):
+    runs = [run | {"norm": 1.5e18 * run["norms"][0]} if run["lr"] == 1.0 else run
+            for run in document["experiments"]["descent"]]
+    changed = {**document, "experiments": document["experiments"] | {"descent": runs}}
+    changed["tables"] = tables(changed)
+    assert entry(changed, 6, NETWORKS[0], "lr 1")["text"] == "not reached, 2e+20 %"
+
+
 def test_escape_is_a_share_with_the_error_of_a_share(document):
     for run in document["experiments"]["escape"]:
         found = entry(document, 7, run["landscape"], f"lr {run['lr']:g}")

@@ -54,8 +54,9 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(document)
         return 0
-    print(f"one step of float32 parameters, gradients bound, {fastlr.get_num_threads()} threads; "
-          f"median of {arguments.rounds} rounds")
+    threads = fastlr.get_num_threads()
+    print(f"one step of float32 parameters, gradients bound, {threads} thread{'s' * (threads > 1)}; "
+          f"median of {arguments.rounds} round{'s' * (arguments.rounds > 1)}")
     print(f"{'tensors':15}{'optimizer':18}{'fastlr':>11}{'GB/s':>8}"
           + (f"{'torch, fused where it is':>26}" if any(step["torch"] for step in steps) else ""))
     for step in steps:

@@ -28,7 +28,8 @@ def declare(options: argparse.ArgumentParser) -> None:
     add("--loss", metavar="NAME", help=f"name of the training loss; default: the first of {', '.join(LOSSES)}")
     add("--validation", metavar="NAME", help=f"name of the validation loss; default: the first of "
         f"{', '.join(VALIDATIONS)}")
-    add("--lr", metavar="NAME|NUMBER", help="name of the rate, or a constant rate; default: lr or learning_rate")
+    add("--lr", metavar="NAME|NUMBER", help=f"name of the rate, or a constant rate; default: the first of "
+        f"{', '.join(RATES)}")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -30,7 +30,8 @@ def declare(options: argparse.ArgumentParser) -> None:
     log_of.declare(options)
     options.add_argument("--every", type=float, default=2.0, metavar="S", help="seconds between two looks; default: 2")
     options.add_argument("--once", action="store_true", help="look once, and end")
-    options.add_argument("--page", type=Path, metavar="PAGE", help="also write a page, PAGE.html, at each look")
+    options.add_argument("--page", type=Path, metavar="FILE",
+                         help="also write a page to FILE, which ends in .html, at each look")
 
 
 def run(arguments: argparse.Namespace) -> int:

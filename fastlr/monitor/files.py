@@ -150,7 +150,8 @@ def row_of(where: str, k: int, entry: dict[str, Any]) -> tuple[int, Row]:
                     raise ValueError
         except (ValueError, OverflowError):
             what = f"an integer from 0 {'up' if t <= LAST else 'to 2**63 - 1'}" if name == "t" else "a number"
-            raise ValueError(f"{where}: {name!r}: expected {what}, got {str(value)[:40]!r}") from None
+            cure = "; leave columns of text out" * (name != "t" and isinstance(value, str))
+            raise ValueError(f"{where}: {name!r}: expected {what}, got {str(value)[:40]!r}{cure}") from None
         if name != "t":
             row[name] = x
     return t, row

@@ -273,7 +273,8 @@ def descent(runs: Sequence[Run], target: float) -> Table:
             ends = [run["norm"] / run["norms"][0] for run in of if run["norm"] is not None and run["norms"][0]]
             if any(run["collapsed"] for run in of):
                 return plain(losses_text([run | {"diverged": run["norm"] is None} for run in of]))
-            return plain(f"not reached, {100 * fmean(ends):.0f} %" if ends else "diverged")
+            share = 100 * fmean(ends) if ends else 0.0
+            return plain(f"not reached, {share:{'.0f' if share < 1e6 else '.0e'}} %" if ends else "diverged")
         shown = measured([1000 * run["machine"]["seconds"] for run in reached])
         few = f" ({len(reached)} of {len(of)})" if len(reached) < len(of) else ""
         shown["updates"] = fmean(run["updates"] for run in reached)
