@@ -164,6 +164,40 @@ def test_what_was_not_saved_keeps_its_state_and_its_own_count(tmp_path):
     assert new.params["extra"].tobytes() == fresh["extra"].tobytes()
 
 
+@pytest.mark.parametrize("stored", ["float32", "int8"])
+def test_a_parameter_whose_state_does_not_fit_begins_as_a_new_one(stored):
+    """As a layer with another number of outputs: with the saved count its first steps would be several times too long.
+    """
+    def ones(outputs):
+        return {"body": np.ones(2, np.float32), "head": np.ones(outputs, np.float32)}
+
+    old = fastlr.Adam(ones(5000), state_dtype=stored)
+    for _ in range(9):
+        old.step(ones(5000))
+    params, fresh = ones(4500), ones(4500)
+    opt, other = (fastlr.Adam(given, state_dtype=stored) for given in (params, fresh))
+    assert len(opt.load_state_dict(old.state_dict(), strict=False)) == 2
+    assert opt.t == 9 and opt._plan.read_skipped_steps() == [0, 9]
+    for each in (opt, other):
+        each.step({"body": None, "head": ones(4500)["head"] * 2})
+    assert params["head"].tobytes() == fresh["head"].tobytes()
+    wider = fastlr.Adam(ones(5500), state_dtype=stored)    # (rows of it fit: it goes on)
+    wider.load_state_dict(old.state_dict(), strict=False)
+    assert wider._plan.read_skipped_steps() == [0, 0]
+
+
+def test_what_was_not_saved_stays_frozen():
+    old = fastlr.Adam({"body": np.ones(2), "neck": np.ones(2)})
+    old.freeze("body")
+    new = fastlr.Adam({"body": np.ones(2), "neck": np.ones(2), "head": np.ones(2)})
+    new.freeze("neck", "head")
+    new.load_state_dict(old.state_dict(), strict=False)
+    assert new.frozen == ("body", "head")
+    old.unfreeze()
+    new.load_state_dict(old.state_dict(), strict=False)
+    assert new.frozen == ("head",)
+
+
 def test_groups_with_other_boundaries():
     def params():
         return {name: np.ones(2) for name in "abcd"}

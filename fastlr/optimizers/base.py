@@ -491,8 +491,8 @@ class Optimizer(Adjustable, family=True):
             shapes, dtypes and groups must be here what they were there. False: what fits is loaded. A state of
             another dtype is converted, rounded to nearest; of a table with more rows than were saved the first rows
             are loaded; a group takes on the hyper-parameters of the saved group that had all of its parameters; a
-            parameter that was not saved keeps its state and its own count of updates. Class and convention must be
-            the same.
+            parameter of which nothing was saved that fits keeps its state and its own count of updates; one that was
+            not saved stays frozen if it is. Class and convention must be the same.
         rename
             New names of parameters by the saved ones, or a function old -> new.
 

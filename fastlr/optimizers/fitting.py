@@ -180,18 +180,24 @@ def fitted(opt: BoundParameters, d: Mapping[str, Any], report: list[str]) -> dic
     made["state"] = fitted_arrays(opt.state, d["state"], report)
     known = d["state"].keys()
     t, missed = d["t"], d.get("missed", {})
-    # (what was not saved has had as many updates as here)
+    # (what was not saved, or not as it would fit, has had as many updates as here)
     skipped = zip(names, plan.read_skipped_steps(), strict=True)
-    made["missed"] = {name: missed.get(name, 0) if name in known else t - (plan.t - steps) for name, steps in skipped}
+    made["missed"] = {name: t - (plan.t - steps) if name not in known or keeps_all(opt.state[name], made["state"][name])
+                      else missed.get(name, 0) for name, steps in skipped}
     made["groups"] = fitted_groups(opt, d["groups"], report)
     if len(d["groups"]) != len(opt.groups) or any(saved["params"] != group["params"] for saved, group in
                                                   zip(d["groups"], made["groups"], strict=True)):
         made.pop("lr_max", None)
     if set(d.get("shared", ())) != set(opt.shared):
         made["shared"] = dict(zip(opt.shared, opt._shared.tolist(), strict=True))
-    if "frozen" in d:
-        made["frozen"] = [name for name in d["frozen"] if name in names]
+    made["frozen"] = [name for name in d.get("frozen", ()) if name in names] \
+        + [name for name in names if name in opt._frozen and name not in known]
     return made
+
+
+def keeps_all(own: Mapping[str, Array], fitted: Mapping[str, Array]) -> bool:
+    """Whether a parameter has state, and none of what was saved of it fits."""
+    return bool(own) and all(fitted[slot] is array for slot, array in own.items())
 
 
 def fitted_groups(opt: BoundParameters, saved: Sequence[Mapping[str, Any]], report: list[str]) -> list[dict[str, Any]]:
