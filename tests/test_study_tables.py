@@ -31,7 +31,7 @@ def trained(rng, network, lr, seed, optimizer="sgd", schedule=None, lost=False, 
     last |= {f"{split}_r2": None for split in SPLITS}
     updates = int(rng.integers(3, 9)) if reached and not lost else None
     return {"network": network, "lr": lr, "seed": seed, "optimizer": optimizer, "epochs": 4, "batch_size": 16,
-            "target_loss": 0.2, "schedule": schedule, "followed": "...", "diverged": lost, "updates": 8,
+            "target_loss": 0.2, "schedule": schedule, "momentum": None, "followed": "...", "diverged": lost, "updates": 8,
             "collapsed": collapsed, "learned": learned and not lost and not collapsed,
             "updates_to_target": updates, **last, "curve": curve,
             "machine": {"train_seconds": float(rng.uniform(1, 2)),
@@ -74,7 +74,7 @@ def document():
         "data": {"name": "made up", "features": 4, "classes": 2, "train": 32, "validation": 8, "test": 8,
                  "regression": False, "target": [0.0, 1.0], "baseline": BASELINE, "notes": []},
         "environment": {"fastlr": "0", "numpy": "0", "python": "3", "machine": "m", "system": "s", "jobs": 2},
-        "strategies": WAYS,
+        "strategies": WAYS, "sweeps": {},
         "experiments": {"grid": grid, "ladder": ladder, "decay": decay, "strategies": ways, "descent": descent, "escape": escape,
                         "memory": memory},
     }

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 LINE = "Train small networks at several learning rates, and compare them: twelve tables and a page of figures."
 NOT_COMPARED = ("data", "target", "lrs", "networks", "model", "seeds", "epochs", "optimizer", "schedule", "batch_size",
-                "target_loss", "jobs", "budget", "quick")
+                "target_loss", "jobs", "budget", "quick", "sweep")
 SAVED_EVERY = 20.0  # seconds between two writes of results.json
 
 
@@ -44,6 +44,9 @@ def declare(options: argparse.ArgumentParser) -> None:
     add("--jobs", type=at_least_one, metavar="N", help="processes; default: one per processor")
     add("--budget", type=float, metavar="S", help="stop after so many seconds, with what is done; default: no limit")
     add("--out", type=Path, default=Path("fastlr-study"), metavar="DIR", help="folder; default: fastlr-study")
+    add("--sweep", nargs="+", metavar="NAME",
+        help="one more table and heat map each: schedule (of each optimizer), batch-size, momentum or warmup, by rate; "
+             "all: every one. Each takes a few seconds")
     add("--compare", nargs=2, type=Path, metavar=("A", "B"),
         help="train nothing: compare two studies of the same table, folders or results.json, and write comparison.html")
     add("--quick", action="store_true", help="two seeds, 20 epochs: seconds instead of a minute")
@@ -210,6 +213,7 @@ def settings_of(arguments: argparse.Namespace, data: Any) -> Any:
     from ..study.laboratory import QUICK, Settings, default_networks
     from ..study.model_names import is_model
     from ..study.networks import ACTIVATIONS
+    from ..study.sweeps import sweep_names
 
     settings = Settings(networks=default_networks(data), batch_size=min(32, len(data.train[1])))
     if arguments.quick:
@@ -225,6 +229,8 @@ def settings_of(arguments: argparse.Namespace, data: Any) -> Any:
         given["networks"] = (arguments.model, *given.get("networks", ()))
         # (as many runs of one network, in the ladder, as else of three activations)
         settings = replace(settings, ladder_seeds=len(ACTIVATIONS) * settings.ladder_seeds)
+    if arguments.sweep:
+        given["sweeps"] = sweep_names(arguments.sweep)
     settings = replace(settings, **given)
     return replace(
         settings,

@@ -74,7 +74,7 @@ class Panel:
         title: str,
         description: str,
         width: int = 330,
-        height: int = 230,
+        height: float = 230,
         left: int = 46,
         right: int = 12,
         top: int = 30,
@@ -168,7 +168,7 @@ class Panel:
 
     def svg(self) -> str:
         return (
-            f'<svg viewBox="0 0 {self.width} {self.height}" role="img" aria-label="{escape(self.description)}">'
+            f'<svg viewBox="0 0 {self.width} {self.height:g}" role="img" aria-label="{escape(self.description)}">'
             + "".join(self.parts)
             + "</svg>"
         )

@@ -47,7 +47,7 @@ class Cell:
     length of the run; None: it is constant. An incomplete last batch of an epoch is left out, so every update averages
     `batch_size` rows. The run has converged at the first update at which the training loss per row (nats, or the
     squared error of a regression in variances of the target), averaged over one epoch of updates, is at most
-    `target_loss`.
+    `target_loss`. `momentum` is that of an optimizer which has one, None its default.
 
     Raises `ValueError` for settings that cannot be run.
     """
@@ -60,6 +60,7 @@ class Cell:
     batch_size: int = 32
     target_loss: float = 0.2
     schedule: str | None = None
+    momentum: float | None = None
 
     def __post_init__(self) -> None:
         check_name(self.network)
@@ -77,10 +78,21 @@ class Cell:
         if REGISTRY[self.optimizer].needs_curvature:
             raise ValueError(f"study: {self.optimizer!r} needs estimates of the curvature, which the study's networks "
                              f"do not give; choose another")
+        if self.momentum is not None:
+            if "momentum" not in REGISTRY[self.optimizer].hypers:
+                raise ValueError(f"study: {self.optimizer!r} has no momentum to set; 'momentum' and 'nesterov' have")
+            if not 0 <= self.momentum < 1:
+                raise ValueError(f"study: momentum must be in [0, 1), got {self.momentum}")
+
+    @property
+    def hyper(self) -> dict[str, float]:
+        """Hyper-parameters of the optimizer, beside the rate, that are not its defaults."""
+        return {} if self.momentum is None else {"momentum": self.momentum}
 
     def __str__(self) -> str:
         by = "" if self.optimizer == "sgd" else f" {self.optimizer}"
-        return f"{self.network}{by} lr {self.lr:g} seed {self.seed}"
+        more = "" if self.momentum is None else f" momentum {self.momentum:g}"
+        return f"{self.network}{by} lr {self.lr:g}{more} seed {self.seed}"
 
     def execute(self, data: Dataset) -> Result:
         return train(self, data)
@@ -150,7 +162,7 @@ def grid(
 ) -> list[Cell]:
     """Every network at every rate, seed after seed, so that an interrupted study has no empty table cells.
 
-    `common` are arguments of every `Cell`: optimizer, epochs, batch_size, target_loss, schedule.
+    `common` are arguments of every `Cell`: optimizer, epochs, batch_size, target_loss, schedule, momentum.
     """
     lrs, networks, seeds = dict.fromkeys(lrs), dict.fromkeys(networks), dict.fromkeys(seeds)
     return [Cell(network, lr, seed, **common) for seed in seeds for network in networks for lr in lrs]
@@ -205,7 +217,7 @@ def train(cell: Cell, data: Dataset, model: Make | None = None) -> Result:
 def train_network(net: Network | TorchModel, cell: Cell, data: Dataset) -> Result:
     epoch = len(data.train[1]) // cell.batch_size
     lr = rate(cell.lr, cell.schedule, epoch * cell.epochs)
-    opt = optimizer_of(net, cell.optimizer, lr)
+    opt = optimizer_of(net, cell.optimizer, lr, **cell.hyper)
     inspect = inspector(net, data)
     losses: list[float] = []
     clock: list[float] = []  # seconds of training after each update

@@ -14,6 +14,7 @@ from .claims import Run, best_rate, group, lost, mean_loss
 from .drawing import Panel, place, short
 from .landscapes import LANDSCAPES
 from .rates import rate
+from .sweeps import grid_of
 
 Figure = dict[str, Any]
 
@@ -210,6 +211,54 @@ def two_losses_by_rate(ones: Sequence[Run], others: Sequence[Run], unit: str, ba
         "Validation loss after the last update: mean and range of each study's seeds that were not lost. A rate at "
         "which all were lost has no point.",
         [("c0 line", "A"), ("c1 line", "B"), ("target line", "the baseline")],
+    )
+
+
+def heat_map(sweep: dict[str, Any], runs: Sequence[Run], width: int, unit: str) -> Figure | None:
+    """The mean validation loss of each row and column of a sweep, the brighter the lower; None without one to draw."""
+    cells = grid_of(runs, sweep)
+    losses = {key: mean_loss(of) for key, of in cells.items()}
+    known = [loss for loss in losses.values() if isfinite(loss)]
+    if not known:
+        return None
+    rows, columns = list(sweep["rows"]), list(sweep["columns"])
+    left = 16 + round(6.6 * max(map(len, rows)))
+    size = (width - left - 8) / len(columns), 34
+    panel = Panel("", f"{sweep['title']}: validation loss", width, 44 + size[1] * len(rows) + 8, left=left)
+    panel.text(8, 17, sweep["row"], "label")
+    rates = columns[0].startswith("lr ")
+    across = "learning rate" if rates else "optimizer"
+    panel.text(width - 8, 17, f"validation loss, {unit}, by {across}", "label", "end")
+    best = {row: min((losses[row, c], c) for c in columns)[1] for row in rows
+            if any(isfinite(losses[row, c]) for c in columns)}
+    for j, column in enumerate(columns):
+        panel.text(left + (j + 0.5) * size[0], 36, column.removeprefix("lr "), "tick", "middle")
+    for i, row in enumerate(rows):
+        y = 44 + i * size[1]
+        panel.text(left - 8, y + size[1] / 2 + 4, row, "tick", "end")
+        for j, column in enumerate(columns):
+            x, loss, of = left + j * size[0], losses[row, column], cells[row, column]
+            at = "" if rates or not of else f", rate {of[0]['lr']:g}"
+            where = f"{sweep['row']} {row}, {column}{at}"
+            if not isfinite(loss):
+                gone = sum(map(lost, of))
+                panel.bar(x, y, *size, "cell gone", f"{where}: {gone} of {len(of)} lost")
+                panel.text(x + size[0] / 2, y + size[1] / 2 + 4, "×" if of else "", "tick", "middle")
+                continue
+            tone = f"h{round(19 * (1 - shade(loss, min(known), max(known), 'log')))}"
+            panel.bar(x, y, *size, f"cell {tone}", f"{where}: {loss:.3g} {unit}, mean of {len(of)}")
+            text = f"{loss:.2f}" if loss < 10 else f"{loss:.0f}" if loss < 1e4 else f"{loss:.0e}"
+            panel.text(x + size[0] / 2, y + size[1] / 2 + 4, text, f"value {tone}", "middle")
+    for row, column in best.items() if rates else [min((losses[row, c], (row, c)) for row, c in best.items())[1]]:
+        x, y = left + columns.index(column) * size[0] + 4, 44 + rows.index(row) * size[1] + 4
+        for kind in ("chosen", "chosen in"):
+            panel.bar(x, y, size[0] - 8, size[1] - 8, kind)
+    what = "each row's lowest" if rates else "the lowest of all"
+    return figure(
+        [panel],
+        f"Mean validation loss over seeds, on a logarithmic scale of colours from {max(known):.3g} {unit} (dark) to "
+        f"{min(known):.3g} (bright). Framed: {what}. ×: a seed diverged or collapsed.",
+        wide=True,
     )
 
 
@@ -510,6 +559,7 @@ __all__ = [
     "shade",
     "short",
     "sparkline",
+    "heat_map",
     "loss_by_rate",
     "two_losses_by_rate",
     "strategies",

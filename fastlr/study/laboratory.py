@@ -5,7 +5,7 @@ activation, or a model of torch as it is, at eleven rates from 1e-4 to 10, becau
 need both ends. `decay`: the
 same at some of these rates, decaying. `strategies`: constant, decaying and adaptive rates. `descent`: gradient descent
 on the whole training split. `escape`: landscapes. `memory`: bytes. An outcome depends on its task and the data alone,
-not on the process, nor on earlier tasks.
+not on the process, nor on earlier tasks. Further kinds are the sweeps of `sweeps`, for which a study is asked.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from .landscapes import LANDSCAPES, Escape
 from .model_names import is_model
 from .models import check_model
 from .networks import ACTIVATIONS, parse_network
+from .sweeps import Sweep, experiment, sweep
 
 LADDER = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0)
 DECAYING = LADDER[2:-1]  # rates of `decay`: those at which a held rate may be the best
@@ -77,6 +78,7 @@ class Settings:
     starts: int = 2000  # of each landscape
     steps: int = 2000  # of each start
     quick: bool = False
+    sweeps: tuple[str, ...] = ()  # of `sweeps.NAMES`
 
 
 QUICK: dict[str, Any] = {
@@ -210,7 +212,32 @@ def plan(settings: Settings, data: Dataset) -> dict[str, list[Task]]:
         for lr in lrs
     ]
     made: tuple[Sequence[Task], ...] = (cells, ladder, decay, with_strategies, descents, escapes, memory)
-    return {name: list(tasks) for name, tasks in zip(EXPERIMENTS, made, strict=True)}
+    planned: dict[str, list[Task]] = {name: list(tasks) for name, tasks in zip(EXPERIMENTS, made, strict=True)}
+    for name, chosen in sweeps_of(settings, data).items():
+        swept = [
+            Cell(**({"network": first, "seed": seed, **steep, "lr": lr} | row | column))
+            for seed in further
+            for row in chosen["rows"].values()
+            for column in chosen["columns"].values()
+            for lr in ([column["lr"]] if "lr" in column else swept_rates(settings))
+        ]
+        for cell in swept:
+            check_fit(cell, data)
+        planned[experiment(name)] = list(swept)
+    return planned
+
+
+def swept_rates(settings: Settings) -> tuple[float, ...]:
+    """The rates of sweeps: those that were given, or the rates of `decay`."""
+    return DECAYING if settings.lrs == LEARNING_RATES else tuple(dict.fromkeys(settings.lrs))
+
+
+def sweeps_of(settings: Settings, data: Dataset) -> dict[str, Sweep]:
+    """What each sweep of a study varies, by its name."""
+    rows = len(data.train[1])
+    updates = rows // settings.batch_size * settings.ladder_epochs
+    return {name: sweep(name, swept_rates(settings), settings.optimizer, updates, rows)
+            for name in dict.fromkeys(settings.sweeps)}
 
 
 def run_tasks(

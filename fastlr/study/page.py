@@ -26,6 +26,7 @@ from .drawing import contrast, interpolated_color
 from .entries import Measure, best_entry, measure_of, number
 from .record import TRAINED
 from .report import facts
+from .sweeps import NAMES, experiment
 
 TEMPLATES = Path(__file__).parent
 
@@ -77,6 +78,7 @@ SHADED = {
     "generalisation-gap": ("{unit}, test loss", "log", True),
     "strategies": ("%", "errors", False),
     "scores": ("points, B minus A", "linear", False),
+    **{experiment(name): ("{unit}, validation loss", "log", True) for name in NAMES},
 }
 
 
@@ -129,6 +131,8 @@ def all_figures(document: dict[str, Any]) -> dict[str, list[figures.Figure]]:
         "memory": [figures.memory(found["memory"])],
         "strategies": [figures.strategies(grid, found["strategies"], document["strategies"], unit, validation)],
     }
+    for name, sweep in document["sweeps"].items():
+        made[experiment(name)] = [figures.heat_map(sweep, found[experiment(name)], width, unit) for width in (860, 350)]
     return {name: [figure for figure in of if figure is not None] for name, of in made.items()}
 
 

@@ -19,12 +19,13 @@ import numpy as np
 import fastlr
 
 from .data import Dataset
-from .laboratory import EXPERIMENTS, Outcome, Settings, Task, strategies
+from .laboratory import Outcome, Settings, Task, strategies, sweeps_of
 from .model_names import is_model
+from .sweeps import experiment
 from .tables import tables
 
 SCHEMA, VERSION = "fastlr-study", 2
-TRAINED = "grid", "ladder", "decay", "strategies"  # experiments whose runs have curves
+TRAINED = "grid", "ladder", "decay", "strategies"  # experiments whose runs have curves, beside sweeps
 
 
 class Record:
@@ -32,8 +33,8 @@ class Record:
 
     def __init__(self, settings: Settings, data: Dataset, planned: dict[str, list[Task]], jobs: int) -> None:
         self.settings, self.data, self.jobs = settings, data, jobs
-        self.planned = {name: len(planned[name]) for name in EXPERIMENTS}
-        self.outcomes: dict[str, dict[int, dict[str, Any]]] = {name: {} for name in EXPERIMENTS}
+        self.planned = {name: len(tasks) for name, tasks in planned.items()}
+        self.outcomes: dict[str, dict[int, dict[str, Any]]] = {name: {} for name in planned}
 
     @property
     def done(self) -> int:
@@ -85,6 +86,7 @@ class Record:
             }
             | ({"torch": metadata.version("torch")} if any(map(is_model, self.settings.networks)) else {}),
             "strategies": {name: list(way) for name, way in strategies(self.settings, updates).items()},
+            "sweeps": sweeps_of(self.settings, data),
             "experiments": {name: [found[k] for k in sorted(found)] for name, found in self.outcomes.items()},
         }
         document["tables"] = tables(document)
@@ -162,26 +164,31 @@ def table_rows(table: dict[str, Any]) -> Iterator[list[Any]]:
         yield line
 
 
+def trained(document: dict[str, Any]) -> list[str]:
+    """The experiments whose runs have curves."""
+    return [*TRAINED, *map(experiment, document["sweeps"])]
+
+
 def runs(document: dict[str, Any]) -> Iterator[list[Any]]:
     """A row for each network that was trained."""
     names: list[str] = []
-    for experiment in TRAINED:
-        for run in document["experiments"][experiment]:
+    for kind in trained(document):
+        for run in document["experiments"][kind]:
             own = {name: value for name, value in run.items() if name not in ("curve", "machine")} | run["machine"]
             if not names:
                 names = list(own)
                 yield ["experiment", *names]
-            yield [experiment, *(own[name] for name in names)]
+            yield [kind, *(own[name] for name in names)]
 
 
 def curves(document: dict[str, Any]) -> Iterator[list[Any]]:
     """A row for each epoch of each training run, and one for the state before the first."""
     score = "r2" if document["data"]["regression"] else "accuracy"
     names = [f"{split}_{what}" for what in ("loss", score) for split in ("train", "validation", "test")]
-    keys = "network", "lr", "seed", "optimizer", "schedule"
+    keys = "network", "lr", "seed", "optimizer", "schedule", "batch_size", "momentum"
     yield ["experiment", *keys, "epoch", *names]
-    for experiment in TRAINED:
-        for run in document["experiments"][experiment]:
+    for kind in trained(document):
+        for run in document["experiments"][kind]:
             series = zip(*(run["curve"][name] for name in names), strict=True)
             for epoch, values in enumerate(series):
-                yield [experiment, *(run[key] for key in keys), epoch, *values]
+                yield [kind, *(run[key] for key in keys), epoch, *values]

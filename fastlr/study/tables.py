@@ -1,4 +1,4 @@
-"""The twelve tables of a study, computed from its measured runs alone.
+"""The twelve tables of a study, and one for each sweep, computed from its measured runs alone.
 
 A table is plain data, the same for the terminal, the CSV files and the page: a title, columns, rows of entries, the
 method, and a finding, a sentence that is composed from the numbers. An entry has a text and, where it summarizes
@@ -31,13 +31,14 @@ from .entries import (
     whole,
 )
 from .model_names import is_model
+from .sweeps import experiment, sweep_table
 
 OVERFIT = 1.05  # the final validation loss over its minimum, from which a run counts as overfitting
 KEPT = 0.9  # of the best rate's gain on the baseline: what a rate "as good" keeps
 
 
 def tables(document: dict[str, Any]) -> list[Table]:
-    """All twelve tables; one whose experiment has no runs yet has no rows."""
+    """All twelve tables, then those of sweeps; one whose experiment has no runs yet has no rows."""
     found = document["experiments"]
     settings = document["settings"]
     grid, ladder = found["grid"], found["ladder"]
@@ -57,6 +58,7 @@ def tables(document: dict[str, Any]) -> list[Table]:
         generalization_gap(grid, measure),
         strategies(grid, found["strategies"], document["strategies"], measure),
         common_claims(found, measure),
+        *(sweep_table(name, sweep, found[experiment(name)], measure) for name, sweep in document["sweeps"].items()),
     ]
     return [{"number": k} | table for k, table in enumerate(made, start=1)]
 
