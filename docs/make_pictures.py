@@ -17,14 +17,15 @@ from typing import Any
 WIDTH, HEIGHT = 1240, 1004
 #: The pictures of single sections: the name of the section, by the name of the picture.
 SECTIONS = {"study_curves": "accuracy", "study_escape": "escape-rate"}
-ALONE = """<style>header, nav, footer, .table, .scale, .choose, .finding, .method, figcaption, h2, section:not(#{0}) {{
-    display: none !important }}
+ALONE = """<style>header, nav, footer, .table, .scale, .choose, .motion, .finding, .method, figcaption, h2,
+    section:not(#{0}) {{ display: none !important }}
 .layout {{ display: block !important; padding: 0 !important }}
 main, section, figure {{ margin: 0 !important; padding: 4px !important; max-width: none !important }}
 </style>"""
 HERE = Path(__file__).parent
 QUIET = ("--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--no-first-run",
-         "--disable-background-networking", "--disable-component-update", "--disable-sync")
+         "--force-prefers-reduced-motion", "--disable-background-networking", "--disable-component-update",
+         "--disable-sync")
 
 
 def main() -> None:

@@ -1,6 +1,8 @@
 """`fastlr study`, whole: its tables, its files, its page in a browser, and what a user can do wrong."""
 
+import base64
 import csv
+import hashlib
 import json
 import math
 import multiprocessing
@@ -530,6 +532,87 @@ def test_another_rate_shows_other_points(browser, quick):
     assert browser.execute_script(shown) == ["points p2"] * 5          # (0.1, at which most reach a global minimum)
     browser.execute_script("document.querySelector('label[for=rate-0]').click()")
     assert browser.execute_script(shown) == ["points p0"] * 5
+
+
+STATE = """
+    const lands = document.querySelector('.lands'), lines = [...lands.querySelectorAll('.points.p2 .trail')];
+    return {
+        moving: lands.classList.contains('moving'), told: lands.querySelector('output').textContent,
+        button: lands.querySelector('.motion button').textContent, hidden: lands.querySelector('.motion').hidden,
+        lines: lines.map(line => line.getAttribute('points')),
+        shown: lines.filter(line => getComputedStyle(line).display !== 'none').length,
+        heads: lines.map(line => [line.nextElementSibling.getAttribute('cx'), line.nextElementSibling.getAttribute('cy')].join()),
+    };"""
+LATER = """
+    const done = arguments[arguments.length - 1], lands = document.querySelector('.lands');
+    document.documentElement.style.scrollBehavior = 'auto';
+    lands.querySelector('svg').scrollIntoView();
+    let left = 30;                                      // pictures, of which the browser draws sixty a second
+    const count = () => --left ? requestAnimationFrame(count) : done(lands.classList.contains('moving'));
+    requestAnimationFrame(count);"""
+
+
+def opened(browser, quick, motion):
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride",
+                            {"width": 1200, "height": 900, "deviceScaleFactor": 1, "mobile": False})
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [
+        {"name": "prefers-color-scheme", "value": "light"}, {"name": "prefers-reduced-motion", "value": motion}]})
+    browser.get((quick[1] / "report.html").as_uri())
+    return browser.execute_script(STATE)
+
+
+@pytest.mark.parametrize(("motion", "moves"), [("reduce", False), ("no-preference", True)])
+def test_the_landscapes_move_by_themselves_only_where_motion_is_wanted(browser, quick, motion, moves):
+    before = opened(browser, quick, motion)
+    assert (before["moving"], before["button"], before["hidden"], before["told"]) == (False, "Play", False, "after 1,000 updates")
+    assert (len(before["lines"]), before["shown"]) == (25, 10)      # (still pictures, of two whole paths each)
+    assert browser.execute_async_script(LATER) is moves
+    after = browser.execute_script(STATE)
+    assert (after["lines"] == before["lines"]) is not moves
+    assert (after["button"], after["shown"]) == (("Stop", 25) if moves else ("Play", 10))
+    assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
+
+
+def test_the_motion_is_started_stopped_and_set_by_its_controls(browser, quick):
+    whole = opened(browser, quick, "reduce")
+    click = "document.querySelector('.motion button').click()"
+    browser.execute_script(click)                                   # (asked for, it moves)
+    assert browser.execute_async_script(LATER) is True
+    browser.execute_script(click)
+    stopped = browser.execute_script(STATE)
+    assert stopped["button"] == "Play" and stopped["moving"] and stopped["told"].endswith(" of 1,000")
+    assert stopped["lines"] != whole["lines"]
+    browser.execute_async_script(LATER)
+    assert browser.execute_script(STATE) == stopped
+    browser.execute_script(click)                                   # (from where it was)
+    browser.execute_async_script(LATER)
+    went_on = browser.execute_script(STATE)["told"]
+    number = [int(re.search(r"update ([\d,]+) of", told)[1].replace(",", "")) for told in (stopped["told"], went_on)]
+    assert 0 < number[0] < number[1]
+    put = """const slider = document.querySelector('.motion input');
+             slider.value = arguments[0]; slider.dispatchEvent(new Event('input'))"""
+    browser.execute_script(put, 0)
+    first = browser.execute_script(STATE)
+    assert (first["told"], first["button"]) == ("update 0 of 1,000", "Play")
+    assert first["heads"] == [line.split()[0] for line in whole["lines"]] and len(set(first["heads"])) == 5
+    browser.execute_script(put, 30)
+    middle = browser.execute_script(STATE)
+    assert middle["told"] == "update 250 of 1,000"                  # (half of the frames: a quarter of the updates)
+    assert middle["heads"] == [line.split()[30] for line in whole["lines"]]
+    browser.execute_script("document.querySelector('label[for=rate-0]').click()")
+    assert browser.execute_script(STATE)["lines"] == whole["lines"]  # (another rate moves; this one is whole again)
+    browser.execute_script(put, 60)
+    ended = browser.execute_script(STATE)
+    assert (ended["moving"], ended["told"]) == (False, "after 1,000 updates")
+
+
+def test_the_page_admits_its_own_script_alone_and_is_still_without_it(quick):
+    text = (quick[1] / "report.html").read_text()
+    (script,) = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
+    (policy,) = re.findall(r'Content-Security-Policy" content="(.*?)"', text)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert policy == f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:"
+    assert '<div class="motion" hidden>' in text
 
 
 def test_a_worker_that_is_killed_costs_nothing(tmp_path, monkeypatch, tiny_alone, capsys):

@@ -11,7 +11,7 @@ import pytest
 
 import fastlr
 from fastlr import study
-from fastlr.study import laboratory
+from fastlr.study import laboratory, landscapes
 from fastlr.study.descent import Descent, Memory, descend, measure_memory
 from fastlr.study.experiment import updates_to_target
 from fastlr.study.networks import ACTIVATIONS, log_softmax
@@ -430,6 +430,26 @@ def test_what_is_lost_has_neither_escaped_nor_been_found():
     lost = study.escape(study.Escape("six-hump", 100.0, starts=50, steps=50))
     assert (lost.escaped, lost.found, lost.lost) == (0.0, 0.0, 1.0)
     assert set(lost.points) == {None}
+    json.dumps(lost.to_dict(), allow_nan=False)
+
+
+def test_a_path_is_where_a_start_was_after_so_many_updates():
+    """A shorter escape with the same noise ends where the longer one came by."""
+    task = study.Escape("six-hump", 0.05, starts=8, steps=300)
+    found, times = study.escape(task), landscapes.frames(300)
+    assert (times[0], times[-1], len(times)) == (0, 300, landscapes.FRAMES + 1)
+    assert sorted(times) == times
+    assert len(found.paths) == landscapes.FOLLOWED and {len(path) for path in found.paths} == {len(times)}
+    assert {path[0] for path in found.paths} == {tuple(round(x, 3) for x in study.LANDSCAPES["six-hump"].start)}
+    for k in (7, 20, 41, len(times) - 1):
+        short = study.escape(replace(task, steps=times[k]))
+        for path, point in zip(found.paths, short.points, strict=False):
+            assert path[k] == tuple(round(x, 3) for x in point)
+
+
+def test_a_path_ends_where_numbers_are_no_longer_finite():
+    lost = study.escape(study.Escape("six-hump", 100.0, starts=8, steps=50))
+    assert all(1 < len(path) < 20 for path in lost.paths)
     json.dumps(lost.to_dict(), allow_nan=False)
 
 

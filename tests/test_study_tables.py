@@ -61,7 +61,8 @@ def document():
                             "norms": norms, "collapsed": False, "machine": {"seconds": 0.25 + seed if reached else None}})
     escape = [{"landscape": name, "lr": lr, "starts": 1000, "steps": 50, "noise": 2.0, "seed": 0, "optimizer": "sgd",
                "schedule": None, "escaped": float(rng.uniform(0.2, 0.9)), "found": float(rng.uniform(0, 0.2)),
-               "lost": 0.125 if lr == 1.0 else 0.0, "points": [[0.1, 0.2], None]}
+               "lost": 0.125 if lr == 1.0 else 0.0, "points": [[0.1, 0.2], None],
+               "paths": [[[1.0, 0.0], [0.5, 0.25], [-9.0, 1e30]], [[1.0, 0.0]]]}
               for name in ("double-well", "rastrigin") for lr in LRS]
     memory = [{"network": NETWORKS[0], "lr": lr, "optimizer": optimizer, "batch_size": 16, "parameters": 1000,
                "gradients": 1000, "state": state, "machine": {"peak": 50_000 + 100 * k}}
@@ -70,7 +71,7 @@ def document():
         "complete": True, "done": 90, "planned": 90,
         "settings": {"lrs": list(LRS), "networks": list(NETWORKS), "seeds": 3, "epochs": 4, "optimizer": "sgd",
                      "schedule": None, "batch_size": 16, "target_loss": 0.2, "target_norm": 0.1, "ladder_epochs": 4,
-                     "ladder_seeds": 3, "further_seeds": 3},
+                     "ladder_seeds": 3, "further_seeds": 3, "steps": 50},
         "data": {"name": "made up", "features": 4, "classes": 2, "train": 32, "validation": 8, "test": 8,
                  "regression": False, "target": [0.0, 1.0], "baseline": BASELINE, "notes": []},
         "environment": {"fastlr": "0", "numpy": "0", "python": "3", "machine": "m", "system": "s", "jobs": 2},

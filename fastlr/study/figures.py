@@ -12,13 +12,14 @@ import numpy as np
 from ..schedules import Schedule
 from .claims import Run, best_rate, group, lost, mean_loss
 from .drawing import Panel, place, short
-from .landscapes import LANDSCAPES
+from .landscapes import FRAMES, LANDSCAPES
 from .rates import rate
 from .sweeps import grid_of
 
 Figure = dict[str, Any]
 
 MARKS = 5  # classes c0 to c4: a color and a dash pattern each
+STILL = 2  # paths that a picture of a landscape shows where it does not move
 
 
 def figure(panels: Iterable[Panel], caption: str, legend: Iterable[tuple[str, str]] = (), wide: bool = False) -> Figure:
@@ -368,6 +369,8 @@ def escapes(runs: Sequence[Run]) -> Figure:
         left, right, bottom, top = land.view
         panel = Panel(land.title, f"{land.title} from above, and where noisy starts ended", 330, 270, 4, 4, 28, 4)
         x0, y0, x1, y1 = panel.box
+        panel.parts.append(f'<clipPath id="clip-{name}"><rect x="{x0}" y="{y0}" width="{x1 - x0}" height="{y1 - y0}"/>'
+                           "</clipPath>")
         xs, ys = np.linspace(left, right, 89), np.linspace(bottom, top, 67)
         heights = land.height(np.stack(np.meshgrid(xs, ys), -1))
         floor_ = heights.min()
@@ -390,6 +393,8 @@ def escapes(runs: Sequence[Run]) -> Figure:
                 if point is not None and left < point[0] < right and bottom < point[1] < top
             ]
             panel.group(f"points p{k}")
+            for j, path in enumerate(run["paths"]):
+                trail(panel, land.view, path, f"clip-{name}", "trail" if j < STILL else "trail more")
             for x, y in inside:
                 panel.dot(x, y, "end", radius=2.2)
             panel.text(
@@ -413,10 +418,26 @@ def escapes(runs: Sequence[Run]) -> Figure:
         panels,
         "Five landscapes from above, the bluer the lower. Ring: the local minimum where every start begins. Star: a "
         f"global minimum. Dots: where the first {len(runs[0]['points']) if runs else 0} of the starts were when the "
-        "noise stopped, those that the picture reaches. The rate is chosen above. Last: the shares that ended in the "
-        "basin of a global minimum and of another local one, by rate, a line for each landscape.",
+        f"noise stopped, those that the picture reaches. Lines: the first {STILL} of them at {FRAMES} times, close to "
+        "each other at first and further apart later. In motion each dot is one of the first starts, with the end of "
+        "its way behind it. The rate is chosen above. Last: the shares that ended in the basin of a global minimum and "
+        "of another local one, by rate, a line for each landscape.",
         [(f"c{k} line", LANDSCAPES[name].title) for k, name in enumerate(group(runs, "landscape") if runs else ())],
     )
+
+
+def trail(panel: Panel, view: Sequence[float], path: Sequence[Sequence[float]], clip: str, kind: str) -> None:
+    """The line of a path, and a dot at its end, which a script of the page moves along it; both within the picture."""
+    width, height = view[1] - view[0], view[3] - view[2]
+    near = [  # (what is far outside of the picture is drawn a picture's width outside)
+        (min(max(x, view[0] - width), view[1] + width), min(max(y, view[2] - height), view[3] + height))
+        for x, y in path
+    ]
+    drawn = [coordinates(point, view, panel.box) for point in near]
+    points = " ".join(f"{place(x)},{place(y)}" for x, y in drawn)
+    x, y = drawn[-1]
+    panel.parts.append(f'<polyline class="{kind}" clip-path="url(#{clip})" points="{points}"/>'
+                       f'<circle class="head" clip-path="url(#{clip})" cx="{place(x)}" cy="{place(y)}" r="4"/>')
 
 
 def coordinates(point: Sequence[float], view: Sequence[float], box: Sequence[float]) -> tuple[float, float]:

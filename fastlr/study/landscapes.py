@@ -21,6 +21,8 @@ from .rates import rate
 
 NEAR = 1e-2  # within this distance a point counts as at a minimum; no two minima are closer than 0.99
 SHOWN = 150  # end points in a result, for the figure
+FOLLOWED = 5  # starts whose paths are in a result
+FRAMES = 60  # of a path, after the start
 NOISELESS_STEPS = 600  # of descent, after which a point is near the minimum of its basin
 
 
@@ -152,7 +154,8 @@ class EscapeResult:
 
     `escaped`: outside the basin of the local minimum. `found`: in the basin of a global minimum, which is a part of
     `escaped`. `lost`: not finite, counted in neither. The basin of a point is that to which descent without noise
-    leads. `points` are the first end points, before that descent; None for one that is not finite.
+    leads. `points` are the first end points, before that descent; None for one that is not finite. `paths` are the
+    first starts' points at `frames(steps)` updates, with three decimals, until one is not finite.
     """
 
     task: Escape
@@ -160,15 +163,32 @@ class EscapeResult:
     found: float
     lost: float
     points: tuple[tuple[float, float] | None, ...]
+    paths: tuple[tuple[tuple[float, float], ...], ...]
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self.task) | {
             "escaped": self.escaped, "found": self.found, "lost": self.lost,
             "points": [point and list(point) for point in self.points],
+            "paths": [[list(point) for point in path] for path in self.paths],
         }  # fmt: skip
 
     def __str__(self) -> str:
         return f"{self.task}: {100 * self.escaped:.1f} % escaped"
+
+
+def frames(steps: int) -> list[int]:
+    """The numbers of updates after which paths have a point, from 0 on: close at first, as squares are."""
+    return [round(k * k * steps / FRAMES**2) for k in range(FRAMES + 1)]
+
+
+def paths_of(seen: list[Array]) -> tuple[tuple[tuple[float, float], ...], ...]:
+    """The path of each start, from the points (starts, 2) of all of them at each frame."""
+    made = []
+    for path in np.stack(seen, axis=1):
+        finite = np.isfinite(path).all(axis=1)
+        count = len(path) if finite.all() else int(finite.argmin())
+        made.append(tuple((round(float(x), 3), round(float(y), 3)) for x, y in path[:count]))
+    return tuple(made)
 
 
 def escape(task: Escape) -> EscapeResult:
@@ -179,8 +199,11 @@ def escape(task: Escape) -> EscapeResult:
     rng = np.random.default_rng((task.seed, 2))
     with np.errstate(all="ignore"):
         opt = fastlr.create_optimizer(task.optimizer, x, lr=rate(task.lr, task.schedule, task.steps))
-        for _ in range(task.steps):
+        times = frames(task.steps)
+        seen = [x[:FOLLOWED].copy() for time in times if time == 0]
+        for update in range(1, task.steps + 1):
             opt.step(land.slope(x) / land.curvature + task.noise * rng.standard_normal(x.shape))
+            seen += [x[:FOLLOWED].copy()] * times.count(update)
         points = tuple((float(a), float(b)) if np.isfinite(a + b) else None for a, b in x[:SHOWN])
         noiseless = fastlr.SGD(x, lr=0.2, clip_value=1.0)  # (clipped, as gradients far away are too large)
         for _ in range(NOISELESS_STEPS):
@@ -191,4 +214,4 @@ def escape(task: Escape) -> EscapeResult:
     for best in land.best:
         at_global |= np.hypot(*(x - np.array(best)).T) < NEAR
     escaped, found, lost = (float(where.mean()) for where in (finite & away, finite & at_global, ~finite))
-    return EscapeResult(task, escaped, found, lost, points)
+    return EscapeResult(task, escaped, found, lost, points, paths_of(seen))

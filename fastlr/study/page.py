@@ -1,13 +1,17 @@
 """A study as one self-contained HTML page, made from its document alone.
 
-The page loads nothing, runs no script, and follows the browser's light or dark mode. Needs jinja2 for its templates in
-this folder, `page.html.jinja` and what it includes, and contourpy for the landscapes.
+The page loads nothing, and follows the browser's light or dark mode. Its one script, `motion.js.jinja`, moves the
+starts of the landscapes, and is the only one that its policy admits, by its hash; without it, or where the reader wants
+no motion, the picture is still. Needs jinja2 for its templates in this folder, `page.html.jinja` and what it includes,
+and contourpy for the landscapes.
 """
 
 from __future__ import annotations
 
 import re
+from base64 import b64encode
 from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +28,7 @@ from . import figures
 from .claims import best_rate, group, mean_loss
 from .drawing import contrast, interpolated_color
 from .entries import Measure, best_entry, measure_of, number
+from .landscapes import FRAMES
 from .record import TRAINED
 from .report import facts
 from .sweeps import NAMES, experiment
@@ -87,6 +92,7 @@ def render(document: dict[str, Any]) -> str:
     found = document["experiments"]
     lrs = list(document["settings"]["lrs"])
     measure = measure_of(document)
+    script = (TEMPLATES / "motion.js.jinja").read_text(encoding="utf-8")
     return filled(
         "page.html.jinja",
         lrs,
@@ -99,6 +105,9 @@ def render(document: dict[str, Any]) -> str:
         headlines=headlines(document),
         opening=opening(found["ladder"], measure),
         first=lrs.index(most_found(found["escape"], lrs)),
+        frames=FRAMES,
+        script=Markup(script),
+        digest=f"sha256-{b64encode(sha256(script.encode()).digest()).decode()}",
     )
 
 
