@@ -105,8 +105,9 @@ def simplex(total: float = 1.0, axis: Literal[0] | None = 0) -> Constraint:
 
     .. math:: p_i \leftarrow \max(p_i - \tau_i, 0), \qquad \textstyle\sum \max(p_i - \tau_i, 0) = \text{total}
 
-    Rows: see `max_norm`. A row with NaN or infinity becomes NaN. As ``optax.projections.projection_simplex``. Michelot
-    1986, https://doi.org/10.1007/BF00938486.
+    Rows: see `max_norm`. Elements that are far larger than `total` lose no digits by it: what they have in common is
+    subtracted first. A row with NaN or infinity becomes NaN; negative infinity becomes 0. As
+    ``optax.projections.projection_simplex``. Michelot 1986, https://doi.org/10.1007/BF00938486.
     """
     return by_row("simplex", "total", total, axis)
 
@@ -153,6 +154,10 @@ def set_constraint(tensor: Tensor, constraint: Any, owner: str) -> None:
     row = prod(shape[1:]) if constraint.axis == 0 and len(shape) > 1 else prod(shape)
     if constraint.kind in ("simplex", "unit_norm") and not isfinite(rounded(constraint.high, stored)):
         raise ValueError(f"{label}: {constraint!r} is beyond {stored}")
+    least = float(np.finfo(stored).smallest_normal)
+    if constraint.kind in ("simplex", "unit_norm") and constraint.high < least:
+        raise ValueError(f"{label}: {constraint!r} is below the normal numbers of {stored}, from {least:g} on, which "
+                         f"steps take for 0; use a larger one, or a wider dtype")
     tensor.constraint = constraint.kind, constraint.low, constraint.high, row
 
 

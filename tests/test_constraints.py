@@ -89,18 +89,30 @@ def test_a_simplex_from_near_and_far(shape, scale, dtype):
     assert (np.abs(again - p) <= 2 * unit).all()
 
 
-@pytest.mark.parametrize("width", [64, 2048, 2049, 5000])
-@pytest.mark.parametrize("constraint", [max_norm(1.0), unit_norm(), simplex()], ids=repr)
-def test_a_row_that_is_summed_as_it_is_stepped_has_the_bits_of_one_that_is_summed_after(width, constraint):
-    p, plain = normal(0, {"w": (3, width)}, np.float32), normal(0, {"w": (3, width)}, np.float32)
-    opt, other = fastlr.Adam(p, lr=0.1, constraint=constraint), fastlr.Adam(plain, lr=0.1)
-    after = fastlr.SGD(plain, constraint=constraint)
-    for k in range(3):
-        g = normal(k, {"w": (3, width)}, np.float32)
-        opt.step(g)
-        other.step(g)
-        after.constrain()
-        assert p["w"].tobytes() == plain["w"].tobytes()
+@pytest.mark.parametrize("width", [1, 7, 64, 65, 128, 129, 200, 1000, 2048, 2049, 5000, 40_000])
+@pytest.mark.parametrize("constraint", [box(-0.4, 0.3), max_norm(1.0), max_norm(40.0), unit_norm(), simplex()], ids=repr)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_rows_constrained_between_steps_of_the_next_have_the_bits_of_rows_constrained_after(constraint, width, dtype):
+    """Whatever the rows' places in cache lines, and with what each step is followed by."""
+    shapes = {"w": (max(5, 4000 // width), width)}
+    found = {}
+    for how in ("after", "between", "moved", "mean", "measured", "strided"):
+        p = normal(0, shapes, dtype)
+        if how == "moved":
+            room = np.empty(p["w"].size + 3, dtype)
+            room[3:] = p["w"].ravel()
+            p = {"w": room[3:].reshape(p["w"].shape)}
+        if how == "strided":
+            p = {"w": np.repeat(p["w"], 2, axis=1)[:, ::2]}
+        opt = fastlr.Adam(p, lr=0.1, constraint=None if how == "after" else constraint, ema_decay=0.5 if how == "mean" else None)
+        after = fastlr.SGD(p, constraint=constraint)
+        opt.measure(how == "measured")
+        for k in range(3):
+            opt.step(normal(k, shapes, dtype))
+            if how == "after":
+                after.constrain()
+        found[how] = np.ascontiguousarray(p["w"]).tobytes()
+    assert [how for how in found if found[how] != found["after"]] == []
 
 
 @every_optimizer
@@ -221,11 +233,72 @@ def test_factors_and_norms_that_no_number_of_the_dtype_is(dtype, value, constrai
     assert p[1].tolist() == [0] * 5
 
 
-def test_the_sum_of_a_row_that_overflows():
-    p = np.array([[1.7e308, 1.7e308, 0.0], [1.7e308, np.inf, 1.7e308], [1.7e308, np.nan, 1.7e308]])
-    fastlr.SGD(p, lr=0.0, constraint=simplex(1e300)).constrain()
-    np.testing.assert_allclose(p[0], [5e299, 5e299, 0], rtol=1e-6)
-    assert np.isnan(p[1:]).all()
+@pytest.mark.parametrize(("dtype", "row", "total", "expected"), [
+    (np.float64, [1e308, 1e308, 1e308], 1.0, [1 / 3] * 3),              # sums that overflow
+    (np.float64, [1.7e308, 1.7e308, 0.0], 1e300, [5e299, 5e299, 0]),
+    (np.float64, [1.7e308, 1.7e308, -1.7e308], 1.7e308, [8.5e307, 8.5e307, 0]),
+    (np.float64, [1.7e308] * 5, 1.5e308, [3e307] * 5),
+    (np.float64, [1e280] + [0.0] * 1999, 1e308, [5e304] * 2000),
+    (np.float32, [3e38] * 40, 3e38, [7.5e36] * 40),
+    (np.float32, [1e20] + [0.0] * 1999, 1e38, [5e34] * 2000),
+    (np.float32, [1e8, 1e8, 1e8], 1.0, [1 / 3] * 3),                    # 1 is less than a unit in their last place
+    (np.float32, [1e8, 1e8 - 8, 1e8], 1.0, [0.5, 0, 0.5]),
+    (np.float32, [1e8 - 8, 1e8], 20.0, [6, 14]),
+    (np.float64, [1e17, 1e17 - 16, -1e17], 20.0, [18, 2, 0]),
+    (np.float32, [-1e8, -1e8, -1e8 - 8], 1.0, [0.5, 0.5, 0]),
+    (np.float64, [-1e308, -1e308, -1e308], 1.0, [1 / 3] * 3),
+    (np.float64, [3.0], 2.0, [2.0]),
+    (np.float64, [1e308], 2.0, [2.0]),
+    (np.float64, [-1e308], 2.0, [2.0]),
+    (np.float32, [0.0], 2.0, [2.0]),
+    (np.float64, [0.0] * 4, 2.0, [0.5] * 4),
+    (np.float64, [5e-324] * 4, 2.0, [0.5] * 4),
+    (np.float32, [1e-45, 2e-45], 1.0, [0.5, 0.5]),
+    (np.float64, [1e-300, 0.0], 1e-290, [5e-291 + 5e-301, 5e-291 - 5e-301]),
+    (np.float64, [0.25] * 4, 1.0, [0.25] * 4),
+    (np.float64, [-np.inf, 0.2, 0.1], 1.0, [0, 0.55, 0.45]),
+])
+@pytest.mark.parametrize("long", [False, True])
+def test_a_simplex_whose_sum_is_small_or_large_beside_the_elements(dtype, row, total, expected, long):
+    p = np.array(row, dtype)
+    if long:                                        # (zeros do not count: they are below, or all that is above is)
+        p = np.concatenate([p, np.full(3000, -np.inf, dtype)])
+    p = np.stack([p, p, p])
+    fastlr.SGD(p, lr=0.0, constraint=simplex(total)).constrain()
+    tolerance = 4 * np.finfo(dtype).eps
+    for one in p:
+        np.testing.assert_allclose(np.float64(one[:len(row)]), expected, rtol=tolerance, atol=tolerance * total)
+        assert (one[len(row):] == 0).all()
+        assert abs(math.fsum(np.float64(one) / total) - 1) <= tolerance
+
+
+@pytest.mark.parametrize("wrong", [np.inf, np.nan])
+@pytest.mark.parametrize("width", [1, 5, 300])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_row_with_nan_or_infinity_becomes_nan_and_no_other_row(wrong, width, dtype):
+    p = np.ones((4, width), dtype)
+    p[1, width // 2], p[3] = wrong, -np.inf
+    fastlr.SGD(p, lr=0.0, constraint=simplex()).constrain()
+    assert np.isnan(p[1::2]).all() and not np.isnan(p[::2]).any()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(300, 64), (40, 1000), (3, 70_000)], ids=str)
+def test_after_many_steps_rows_still_have_their_sums_and_norms(dtype, shape):
+    """Sums within two units in the last place, and a unit for every hundred elements; norms within two."""
+    unit = np.finfo(dtype).eps
+    p = {"simplex": np.random.default_rng(0).dirichlet(np.ones(shape[1]), shape[0]).astype(dtype)}
+    p |= {name: np.random.default_rng(1).normal(size=shape).astype(dtype) for name in ("unit", "most")}
+    opt = fastlr.Adam(p, lr=0.1 / shape[1], constraint={"simplex": simplex(), "unit": unit_norm(), "most": max_norm(2.0)})
+    for k in range(5):
+        rng = np.random.default_rng(k)
+        opt.step({name: rng.normal(size=shape).astype(dtype) for name in p})
+        assert (p["simplex"] >= 0).all()
+        assert max(abs(math.fsum(row) - 1) for row in np.float64(p["simplex"])) <= 2 * unit
+        norms = [math.sqrt(math.fsum(x * x for x in row)) for row in np.float64(p["unit"])]
+        assert max(abs(norm - 1) for norm in norms) <= (6 if dtype == np.float32 else 2) * unit
+        norms = [math.sqrt(math.fsum(x * x for x in row)) for row in np.float64(p["most"])]
+        assert max(norms) <= 2 * (1 + (6 if dtype == np.float32 else 2) * unit)
 
 
 def test_rows_of_a_table_are_constrained_as_they_move():
@@ -312,6 +385,9 @@ def test_it_is_as_optax_keeps_parameters_nonnegative():
      "simplex needs float32 or float64, as norms and sums of float16 are only rough"),
     (lambda: fastlr.SGD(np.zeros(4, np.float32), constraint=unit_norm(norm=1e39)), ValueError,
      "unit_norm.axis=0, norm=1e.39. is beyond float32"),
+    (lambda: fastlr.SGD(np.zeros(4, np.float32), constraint=simplex(1e-38)), ValueError,
+     "simplex.1e-38, axis=0. is below the normal numbers of float32, from 1.17549e-38 on, which steps take for 0"),
+    (lambda: fastlr.SGD(np.zeros(4), constraint=unit_norm(norm=1e-310)), ValueError, "below the normal numbers of float64"),
     (lambda: fastlr.SGD(np.zeros(4, np.uint16), dtype="bfloat16", constraint=box(1.001, 1.002)), ValueError,
      r"no bfloat16 lies in \[1.001, 1.002\]"),
     (lambda: fastlr.SGD(np.zeros(4, np.float16), constraint=box(1e6, 2e6)), ValueError, "no float16 lies in"),

@@ -24,7 +24,11 @@ build_id = FASTLR_LAYOUT.decode()
 CONSTRAINTS = {"box": BOX, "max_norm": MAX_NORM, "unit_norm": UNIT_NORM, "simplex": SIMPLEX}
 
 cdef enum:
-    STORED_BLOCK = 2048        # elements of other storage that are stepped before their constraint; see `step_blocks`
+    # How much is stepped before its constraint; see `step_blocks`.
+    PLAIN_BLOCK = 512          # bytes
+    STORED_BLOCK = 2048        # elements of other storage
+    TOGETHER = 8               # long rows of a chunk, where there are SHARES times as many
+    SHARES = 16
 
 
 cdef int compare_addresses(const void* a, const void* b) noexcept nogil:
@@ -130,8 +134,8 @@ cdef class Layout:
         cdef TensorView* view = &self.views[i]
         cdef AfterStep* after = <AfterStep*>self.memory.take(1, sizeof(AfterStep))
         cdef bint plain = self.is_plain(view), by_row = tensor.constraint is not None and tensor.constraint[0] != "box"
-        cdef Py_ssize_t rows = 1
-        cdef Py_ssize_t block = TILE if plain else STORED_BLOCK
+        cdef Py_ssize_t rows = 1, count
+        cdef Py_ssize_t block = PLAIN_BLOCK // (8 if view.is_double else 4) if plain else STORED_BLOCK
         after.row, after.block, after.chunk, after.staged = 1, block, CHUNK, view.staged
         if tensor.constraint is not None:
             kind, after.low, after.high, row = tensor.constraint
@@ -142,7 +146,9 @@ cdef class Layout:
             while not plain and rows * after.row % TILE:       # (8-bit groups and random bits begin with a tile)
                 rows *= 2
             after.block = max(block // (rows * after.row), 1) * rows * after.row
-            after.chunk = max(CHUNK // (rows * after.row), 1) * rows * after.row
+            # (more long rows than one, as all but the last of a chunk are constrained while the next is stepped)
+            count = max(CHUNK // (rows * after.row), min(view.size // after.row // SHARES, TOGETHER), 1)
+            after.chunk = count * rows * after.row
         view.after, view.staged = after, True
         if tensor.measured:
             after.norms = <double*>self.memory.take(view.size // after.chunk + 1, MOVED_NORMS * sizeof(double))

@@ -1,7 +1,7 @@
 # cython: language_level=3, cdivision=True
 """What is done to elements after their step, while they are in the cache: constraints, and sums of what moved.
 
-Constraints are of the parameter as it is stored. Sums are added tile by tile, in the order of the elements, so that
+Constraints are of the parameter as it is stored. Sums are added piece by piece, in the order of the elements, so that
 layout, storage and where a row is cut change no bit.
 """
 from libc.math cimport INFINITY, NAN, fabs, ilogb, ldexp, sqrt
@@ -16,97 +16,121 @@ from fastlr._kernels.tiles cimport is_native, load_param, load_tile, store_param
 from fastlr.rules.element cimport real
 
 
-# Sums. Of float32 a lane adds what it takes of a tile, at most eight numbers, in float32, and tiles are added in
-# double: a sum of squares is then within 5e-7 of itself, in a third of the time that doubles take.
+# Sums. They are of pieces of 512 bytes, added in double. Of float32 a lane adds what it takes of a piece, at most eight
+# numbers, in float32: a sum of squares is then within 5e-7 of itself, in a third of the time that doubles take.
 
 cdef enum:
-    WIDTH = 2 * LANES          # partial sums
+    PIECE_BYTES = 512
+    WIDTH = 2 * LANES          # partial sums of what is compared (loops over 16, gcc unrolls before it makes vectors)
     MAX_ROUNDS = 64            # of a threshold
     LINE = 64                  # bytes of a cache line
 
-cdef inline void clear_wide(double* total) noexcept nogil:
+cdef inline Py_ssize_t piece_of(real* also_typed) noexcept nogil:
+    """Elements of a piece, which is also what is stepped at a time: a core then loads the next from memory while it
+    constrains these. (A box on pieces of 512 bytes costs nothing, on 1024 7 %, on 2048 28 %.)"""
+    return PIECE_BYTES // sizeof(real)
+
+cdef inline void clear_lanes(double* total) noexcept nogil:
     cdef int j
-    for j in range(WIDTH):
+    for j in range(LANES):
         total[j] = 0
 
-cdef inline double fold_wide(double* total) noexcept nogil:
+cdef inline void clear_total(double* total) noexcept nogil:
+    clear_lanes(total)
+    clear_lanes(total + LANES)
+
+cdef inline double fold_total(double* total) noexcept nogil:
     """The sum of all partial sums."""
     cdef int j
     for j in range(LANES):
         total[j] = total[j] + total[j + LANES]
     return fold_lanes(total)
 
-# (Each is inlined with a constant size for whole tiles, whose lanes are then kept in registers.)
+# (Each is inlined with a constant size for whole pieces, whose lanes are then kept in registers.)
 
-cdef inline inlined add_squares_of_tile(double* restrict total, const real* restrict x, Py_ssize_t size) noexcept nogil:
-    cdef real[WIDTH] lane
+cdef inline inlined add_squares_of_piece(double* restrict total, const real* restrict x,
+                                         Py_ssize_t size) noexcept nogil:
+    cdef real[LANES] lane
     cdef Py_ssize_t i, j
-    for j in range(WIDTH):
+    for j in range(LANES):
         lane[j] = 0
-    for i in range(size // WIDTH):
-        for j in range(WIDTH):
-            lane[j] = lane[j] + x[i * WIDTH + j] * x[i * WIDTH + j]
-    for j in range(WIDTH):
+    for i in range(size // LANES):
+        for j in range(LANES):
+            lane[j] = lane[j] + x[i * LANES + j] * x[i * LANES + j]
+    for j in range(LANES):
         total[j] = total[j] + <double>lane[j]
-    for j in range(size % WIDTH):
-        i = size // WIDTH * WIDTH + j
+    for j in range(size % LANES):
+        i = size // LANES * LANES + j
         total[j] = total[j] + <double>(x[i] * x[i])
 
-cdef inline inlined add_differences_of_tile(double* restrict total, const real* restrict x, const real* restrict y,
-                                            Py_ssize_t size) noexcept nogil:
-    cdef real[WIDTH] lane
+cdef inline inlined add_differences_of_piece(double* restrict total, const real* restrict x, const real* restrict y,
+                                             Py_ssize_t size) noexcept nogil:
+    cdef real[LANES] lane
     cdef Py_ssize_t i, j
-    for j in range(WIDTH):
+    for j in range(LANES):
         lane[j] = 0
-    for i in range(size // WIDTH):
-        for j in range(WIDTH):
-            lane[j] = lane[j] + (x[i * WIDTH + j] - y[i * WIDTH + j]) * (x[i * WIDTH + j] - y[i * WIDTH + j])
-    for j in range(WIDTH):
+    for i in range(size // LANES):
+        for j in range(LANES):
+            lane[j] = lane[j] + (x[i * LANES + j] - y[i * LANES + j]) * (x[i * LANES + j] - y[i * LANES + j])
+    for j in range(LANES):
         total[j] = total[j] + <double>lane[j]
-    for j in range(size % WIDTH):
-        i = size // WIDTH * WIDTH + j
+    for j in range(size % LANES):
+        i = size // LANES * LANES + j
         total[j] = total[j] + <double>((x[i] - y[i]) * (x[i] - y[i]))
 
-cdef inline inlined add_above_of_tile(double* restrict total, double* restrict count, const real* restrict x,
-                                      real bound, Py_ssize_t size) noexcept nogil:
+cdef inline inlined add_positive_of_piece(double* restrict total, double* restrict count, const real* restrict x,
+                                          Py_ssize_t size) noexcept nogil:
     cdef real[WIDTH] lane
     cdef real[WIDTH] counted
-    cdef real part, one = 1, nothing = 0
+    cdef real one = 1, nothing = 0
     cdef Py_ssize_t i, j
     for j in range(WIDTH):
         lane[j] = counted[j] = 0
     for i in range(size // WIDTH):
         for j in range(WIDTH):
-            part = x[i * WIDTH + j] - bound
-            lane[j] = lane[j] + (nothing if part <= nothing else part)
-            counted[j] = counted[j] + (nothing if part <= nothing else one)
+            lane[j] = lane[j] + (nothing if x[i * WIDTH + j] <= nothing else x[i * WIDTH + j])
+            counted[j] = counted[j] + (nothing if x[i * WIDTH + j] <= nothing else one)
     for j in range(WIDTH):
         total[j] = total[j] + <double>lane[j]
         count[j] = count[j] + <double>counted[j]
     for j in range(size % WIDTH):
-        part = x[size // WIDTH * WIDTH + j] - bound
-        total[j] = total[j] + <double>(nothing if part <= nothing else part)
-        count[j] = count[j] + <double>(nothing if part <= nothing else one)
+        i = size // WIDTH * WIDTH + j
+        total[j] = total[j] + <double>(nothing if x[i] <= nothing else x[i])
+        count[j] = count[j] + <double>(nothing if x[i] <= nothing else one)
+
+cdef inline inlined lower_piece(double* restrict total, double* restrict count, real* restrict x, real by,
+                                Py_ssize_t size) noexcept nogil:
+    """max(x - by, 0) of each element, added up; NaN stays."""
+    cdef Py_ssize_t i
+    cdef real nothing = 0
+    for i in range(size):
+        x[i] = nothing if x[i] - by <= nothing else x[i] - by
+    add_positive_of_piece(total, count, <const real*>x, size)
 
 cdef inline void add_squares(double* total, const real* x, Py_ssize_t size) noexcept nogil:
-    cdef Py_ssize_t i = 0
-    if size == TILE:
-        add_squares_of_tile(total, x, TILE)
-        return
-    while i + TILE <= size:
-        add_squares_of_tile(total, x + i, TILE)
-        i += TILE
+    cdef Py_ssize_t i = 0, piece = piece_of(<real*>NULL)
+    while i + piece <= size:
+        add_squares_of_piece(total, x + i, PIECE_BYTES // sizeof(real))
+        i += piece
     if i < size:
-        add_squares_of_tile(total, x + i, size - i)
+        add_squares_of_piece(total, x + i, size - i)
 
-cdef inline void add_above(double* total, double* count, const real* x, real bound, Py_ssize_t size) noexcept nogil:
-    """x - bound of the elements above a bound, and how many those are. (NaN is taken for one.)"""
-    cdef Py_ssize_t i = 0
-    while i + TILE <= size:
-        add_above_of_tile(total, count, x + i, bound, TILE)
-        i += TILE
+cdef inline void add_differences(double* total, const real* x, const real* y, Py_ssize_t size) noexcept nogil:
+    cdef Py_ssize_t i = 0, piece = piece_of(<real*>NULL)
+    while i + piece <= size:
+        add_differences_of_piece(total, x + i, y + i, PIECE_BYTES // sizeof(real))
+        i += piece
     if i < size:
-        add_above_of_tile(total, count, x + i, bound, size - i)
+        add_differences_of_piece(total, x + i, y + i, size - i)
+
+cdef inline void add_positive(double* total, double* count, const real* x, Py_ssize_t size) noexcept nogil:
+    """The elements above 0, and how many those are. (NaN is taken for one.)"""
+    cdef Py_ssize_t i = 0, piece = piece_of(<real*>NULL)
+    while i + piece <= size:
+        add_positive_of_piece(total, count, x + i, PIECE_BYTES // sizeof(real))
+        i += piece
+    if i < size:
+        add_positive_of_piece(total, count, x + i, size - i)
 
 cdef inline double largest_element(const real* restrict x, Py_ssize_t size) noexcept nogil:
     cdef real[WIDTH] lane
@@ -156,20 +180,24 @@ cdef inline inlined find_beyond(int* beyond, const real* restrict p, real least,
         found |= (low[j] < least) | (high[j] > most)
     beyond[0] = found
 
-cdef inline void bound_elements(real* restrict p, double low, double high, Py_ssize_t size) noexcept nogil:
-    """Each element to [low, high]; NaN stays. Tiles all of which is within are only read."""
-    cdef Py_ssize_t i = 0, j, n
-    cdef real least = <real>low, most = <real>high
+cdef inline void bound_elements(real* restrict p, real least, real most, Py_ssize_t size) noexcept nogil:
+    """Each element to [least, most]; NaN stays."""
+    cdef Py_ssize_t i
     cdef real x
+    for i in range(size):
+        x = least if p[i] < least else p[i]
+        p[i] = most if x > most else x
+
+cdef inline void bound_in_memory(real* p, real least, real most, Py_ssize_t size) noexcept nogil:
+    """The same, where elements are not in the cache: tiles all of which is within are only read."""
+    cdef Py_ssize_t i = 0
     cdef int beyond
-    while i < size:
-        n, beyond = size - i if size - i < TILE else TILE, True
-        if n == TILE:
-            find_beyond(&beyond, <const real*>p + i, least, most)
-        for j in range(n if beyond else 0):
-            x = least if p[i + j] < least else p[i + j]
-            p[i + j] = most if x > most else x
-        i += n
+    while i + TILE <= size:
+        find_beyond(&beyond, <const real*>p + i, least, most)
+        if beyond:
+            bound_elements(p + i, least, most, TILE)
+        i += TILE
+    bound_elements(p + i, least, most, size - i)
 
 cdef inline void scale_elements(real* restrict p, double factor, Py_ssize_t size) noexcept nogil:
     cdef Py_ssize_t i
@@ -177,46 +205,34 @@ cdef inline void scale_elements(real* restrict p, double factor, Py_ssize_t size
     for i in range(size):
         p[i] = p[i] * by
 
-cdef inline void lower_elements(real* restrict p, real by, Py_ssize_t size) noexcept nogil:
-    """max(p - by, 0) of each element; NaN stays."""
-    cdef Py_ssize_t i
-    cdef real nothing = 0
-    for i in range(size):
-        p[i] = nothing if p[i] <= by else p[i] - by
-
 cdef struct RowSums:
-    # What has been summed of the row that is being stepped.
+    # What has been summed of a row.
     double[WIDTH] total                # squares, or of a simplex what is above 0
     double[WIDTH] count                # of a simplex: how many are above 0
 
 cdef inline void begin_row(RowSums* sums, const AfterStep* after) noexcept nogil:
-    clear_wide(sums.total)
+    clear_lanes(sums.total)
     if after.constraint == SIMPLEX:
-        clear_wide(sums.count)
+        clear_total(sums.total)
+        clear_total(sums.count)
 
 cdef inline bint is_read_in_place(const TensorView* view, real* also_typed) noexcept nogil:
-    """Whether loading a parameter copies nothing. (One of float32 whose state is float64 is computed in double.)"""
+    """Whether elements are loaded by a pointer to them, of which nothing is copied."""
     return view.layout == NULL and view.low_bits == NULL and is_native(view.stored, also_typed)
-
-cdef inline Py_ssize_t loaded_together(const TensorView* view, Py_ssize_t size, real* also_typed) noexcept nogil:
-    """How many elements are loaded at a time: a tile, or all where loading copies nothing."""
-    if size <= TILE or is_read_in_place(view, also_typed):
-        return size
-    return TILE
 
 cdef inline void add_to_row(RowSums* sums, const AfterStep* after, const TensorView* view, Py_ssize_t start,
                             Py_ssize_t size, real* also_typed) noexcept nogil:
-    """Add consecutive elements of a row that were stepped: all of it, or whole tiles but for the last."""
+    """Add consecutive elements of a row that were stepped: all of it, or whole pieces but for the last."""
     cdef uint64_t[TILE] raw
     cdef real[TILE] scratch
-    cdef Py_ssize_t i = start, n, together = loaded_together(view, size, also_typed)
+    cdef Py_ssize_t i = start, n
     if after.constraint != SIMPLEX and is_read_in_place(view, also_typed):
         add_squares(sums.total, <const real*>view.p + start, size)
         return
     while i < start + size:
-        n = start + size - i if start + size - i < together else together
+        n = start + size - i if start + size - i < TILE else TILE
         if after.constraint == SIMPLEX:
-            add_above(sums.total, sums.count, load_param(scratch, raw, view, i, n), <real>0, n)
+            add_positive(sums.total, sums.count, load_param(scratch, raw, view, i, n), n)
         else:
             add_squares(sums.total, load_param(scratch, raw, view, i, n), n)
         i += n
@@ -228,7 +244,7 @@ cdef inline double row_norm(RowSums* sums, const TensorView* view, Py_ssize_t st
     cdef real[TILE] scratch
     cdef ScaledSum total
     cdef real* p
-    cdef double squares = fold_wide(sums.total)
+    cdef double squares = fold_lanes(sums.total)
     cdef Py_ssize_t i = start, k, n
     exponent[0] = 0
     if not is_lost(squares, size, also_typed):
@@ -265,93 +281,202 @@ cdef inline double factor_to(double wanted, double norm, int exponent, double* r
     rest[0] = ldexp(factor, power - power // 2)
     return ldexp(1, power // 2)
 
-cdef inline double simplex_threshold(RowSums* sums, const TensorView* view, Py_ssize_t start, Py_ssize_t size,
-                                     double total, real* also_typed) noexcept nogil:
-    """By how much elements are lowered so that those above 0 have this sum; NaN if some are not finite.
 
-    Newton's method on the sum of what is above a bound, which is convex: from anywhere, its first bound is no higher
-    than the threshold, and then they rise (Michelot 1986, doi:10.1007/BF00938486, begins with all elements). It begins
-    at 0, by sums that are known: a row that was on the simplex before its step is close to it. No threshold is below
-    the largest element less the sum; that serves where the first bound is lower.
-    """
-    cdef uint64_t[TILE] raw
-    cdef real[TILE] scratch
-    cdef double count = fold_wide(sums.count), above, excess, bound = -INFINITY, least = -INFINITY
-    cdef double enough = 1e-16 * total
-    cdef real by
-    cdef Py_ssize_t i, n, together = loaded_together(view, size, also_typed)
-    cdef int _k
+# A row is constrained in pieces, between the pieces of the next row that are stepped: while it takes these from the
+# cache, the core loads what is stepped next.
+
+cdef struct RowWork:
+    # What is still to be done of a row that was summed.
+    Py_ssize_t start, next, end        # its elements; nothing is to be done where next == end
+    bint lowers                        # whether elements are lowered to a simplex, or multiplied
+    double number, rest                # by what; what is multiplied is so by the rest, too
+    double total, unit                 # of a simplex: the sum that is wanted; a power of two, so that no sum overflows
+    double count                       # ... how many elements were above 0 before
+    int rounds
+    bint exact                         # ... whether this round only corrects what was rounded
+    RowSums sums                       # of what was lowered in this round
+
+cdef inline void end_row(RowWork* work) noexcept nogil:
+    work.next = work.end = 0
+
+cdef inline void begin_norm(RowWork* work, const AfterStep* after, const TensorView* view, RowSums* sums,
+                            real* also_typed) noexcept nogil:
+    """Find the factor of a row."""
+    cdef int exponent
+    cdef double norm = row_norm(sums, view, work.start, work.end - work.start, &exponent, also_typed)
+    if norm == 0 or after.constraint == MAX_NORM and not (
+            (norm if exponent == 0 else ldexp(norm, exponent)) > after.high):
+        end_row(work)
+    else:
+        work.number, work.lowers = factor_to(after.high, norm, exponent, &work.rest, also_typed), False
+
+cdef inline double rounded_down(double number, real* also_typed) noexcept nogil:
+    """A number of the dtype that is no higher."""
     if real is float:
-        enough = 6e-8 * total
-    excess = fold_wide(sums.total) - total
-    if count > 0:
-        bound = excess / count
-    if count == 0 or excess > total:               # (far from the simplex)
-        i = start
-        while i < start + size:
-            n = start + size - i if start + size - i < together else together
-            above = largest_element(load_param(scratch, raw, view, i, n), n)
-            least = above if above > least else least
-            i += n
-        # (a little less: the largest itself is above it, whatever is rounded)
-        least = least - total - fabs(least) * 1e-6
-        if least > bound or bound == <double>INFINITY:
-            bound, count = least, -1
-    for _k in range(MAX_ROUNDS):
-        by, i = <real>bound, start
-        clear_wide(sums.total)
-        clear_wide(sums.count)
-        while i < start + size:
-            n = start + size - i if start + size - i < together else together
-            add_above(sums.total, sums.count, load_param(scratch, raw, view, i, n), by, n)
-            i += n
-        above, excess = fold_wide(sums.count), fold_wide(sums.total) - total
-        if above == 0:
-            break
-        bound = <double>by + excess / above
-        if above == count or fabs(excess) <= enough:
-            break
-        count = above
-    return bound if bound - bound == 0 else NAN
+        return <double><real>(number - fabs(number) * 1.2e-7)
+    else:
+        return number - fabs(number) * 4.5e-16
 
-cdef inline Py_ssize_t to_next_line(const real* p, Py_ssize_t size) noexcept nogil:
-    """How many elements come before the next cache line; none of few. (NumPy's large arrays begin within a line: to
-    write vectors that are in two lines takes twice as long.)"""
-    return 0 if size < TILE else (LINE - <size_t>p % LINE) % LINE // <Py_ssize_t>sizeof(real)
+# The simplex. Newton's method for the threshold, on the sum of what is above it, which is convex: from anywhere, its
+# first threshold is no higher than the one that is looked for, and then they rise (Michelot 1986,
+# doi:10.1007/BF00938486, begins with all elements). As none is too high, elements are lowered at once, by what each
+# round adds. It begins at 0, by sums that are known: a row that was on the simplex before its step is close to it, and
+# has two rounds. Where all elements stay above 0, a round leaves what was rounded of the number by which it lowers, as
+# often as there are elements: one more takes that, too.
+#
+# A row far from it would lose its digits: where the elements exceed the sum by so much that 1 is less than a unit in
+# their last place. Such a row is first moved so that its largest element becomes the sum (no threshold is lower), by
+# two subtractions: x - largest has no error that matters to elements that stay above 0.
 
-cdef inline void constrain_row(const StepJob* job, const TensorView* view, const AfterStep* after, RowSums* sums,
-                               Py_ssize_t start, Py_ssize_t size, real* also_typed) noexcept nogil:
-    """One row that was summed, or of a box any consecutive elements."""
+cdef inline void begin_simplex(RowWork* work, const StepJob* job, const AfterStep* after, const TensorView* view,
+                               RowSums* sums, real* also_typed) noexcept nogil:
+    """Find by what a row is lowered first; move one that is far from the simplex."""
     cdef uint64_t[TILE] raw
     cdef real[TILE] scratch
     cdef real* p
-    cdef double number = 1, rest = 1
-    cdef int exponent
-    cdef Py_ssize_t i = start, n, together = loaded_together(view, size, also_typed)
-    if after.constraint == SIMPLEX:
-        number = simplex_threshold(sums, view, start, size, after.high, also_typed)
-    elif after.constraint != BOX:
-        number = row_norm(sums, view, start, size, &exponent, also_typed)
-        if number == 0 or after.constraint == MAX_NORM and not (
-                (number if exponent == 0 else ldexp(number, exponent)) > after.high):
-            return
-        number = factor_to(after.high, number, exponent, &rest, also_typed)
-    while i < start + size:
-        n = start + size - i if start + size - i < together else together
-        if i == start and together == size:
-            n = to_next_line(load_param(scratch, raw, view, i, n), n)
-            n = n if n > 0 else size
+    cdef real largest, unit
+    cdef double above, most = <double>-INFINITY
+    cdef Py_ssize_t i = work.start, k, n
+    work.total, work.unit, work.rounds, work.lowers, work.exact = after.high, 1, 0, True, False
+    work.count = fold_total(sums.count)
+    above = fold_total(sums.total)
+    work.number = rounded_down((above - work.total) / work.count, also_typed)
+    if real is float:
+        work.unit = 5.960464477539063e-08 if work.total > 1e36 else 1              # 2**-24
+    else:
+        work.unit = 5.421010862427522e-20 if work.total > 1e270 else 1             # 2**-64
+    if work.unit == 1 and work.count > 0 and above <= 2 * work.total:
+        return
+    work.total = work.total * work.unit
+    unit = <real>work.unit
+    while i < work.end:
+        n = work.end - i if work.end - i < TILE else TILE
+        above = largest_element(load_param(scratch, raw, view, i, n), n)
+        most = above if above > most else most
+        i += n
+    largest, i = <real>most * unit, work.start
+    while i < work.end:
+        n = work.end - i if work.end - i < TILE else TILE
         p = load_param(scratch, raw, view, i, n)
-        if after.constraint == BOX:
-            bound_elements(p, after.low, after.high, n)
-        elif after.constraint == SIMPLEX:
-            lower_elements(p, <real>number, n)
-        else:
-            scale_elements(p, number, n)
-            if rest != 1:
-                scale_elements(p, rest, n)
+        for k in range(n):
+            p[k] = p[k] * unit - largest
         store_param(p, raw, view, i, n, job)
         i += n
+    work.number, work.count = -work.total, -1
+
+cdef inline void begin_round(RowWork* work) noexcept nogil:
+    work.next = work.start
+    clear_total(work.sums.total)
+    clear_total(work.sums.count)
+
+cdef inline void end_round(RowWork* work, real* also_typed) noexcept nogil:
+    """Begin the next round, where one is needed."""
+    cdef double count = fold_total(work.sums.count), excess = fold_total(work.sums.total) - work.total
+    cdef double enough = 1e-16 * work.total
+    if real is float:
+        enough = 6e-8 * work.total
+    work.rounds += 1
+    if not (count == 0 or work.exact or excess <= enough or work.rounds == MAX_ROUNDS):
+        work.exact = count == work.count
+        work.number, work.count = rounded_down(excess / count, also_typed), count
+        begin_round(work)
+    elif work.unit != 1:
+        work.next, work.lowers, work.number, work.rest = work.start, False, 1 / work.unit, 1
+
+cdef inline void begin_work(RowWork* work, const StepJob* job, const AfterStep* after, const TensorView* view,
+                            RowSums* sums, Py_ssize_t start, Py_ssize_t size, real* also_typed) noexcept nogil:
+    """Find what is to be done to a row that was summed."""
+    work.start, work.next, work.end = start, start, start + size
+    if after.constraint == SIMPLEX:
+        begin_simplex(work, job, after, view, sums, also_typed)
+        begin_round(work)
+    else:
+        begin_norm(work, after, view, sums, also_typed)
+
+cdef inline Py_ssize_t to_next_line(const void* p) noexcept nogil:
+    """How many bytes come before the next cache line. (NumPy's large arrays begin within a line: to write vectors that
+    are in two lines takes twice as long.)"""
+    return (LINE - <size_t>p % LINE) % LINE
+
+cdef inline void do_piece(RowWork* work, const StepJob* job, const TensorView* view, real* also_typed) noexcept nogil:
+    """The next piece of a row."""
+    cdef uint64_t[TILE] raw
+    cdef real[TILE] scratch
+    cdef real* p = <real*>view.p + work.next
+    cdef Py_ssize_t n = piece_of(also_typed)
+    cdef bint in_place = is_read_in_place(view, also_typed)
+    if in_place and not work.lowers:
+        n += to_next_line(p) // <Py_ssize_t>sizeof(real)
+    n = work.end - work.next if work.end - work.next < n else n
+    if not in_place:
+        p = load_param(scratch, raw, view, work.next, n)
+    if not work.lowers:
+        scale_elements(p, work.number, n)
+        if work.rest != 1:
+            scale_elements(p, work.rest, n)
+    elif n == PIECE_BYTES // sizeof(real):
+        lower_piece(work.sums.total, work.sums.count, p, <real>work.number, PIECE_BYTES // sizeof(real))
+    else:
+        lower_piece(work.sums.total, work.sums.count, p, <real>work.number, n)
+    if not in_place:
+        store_param(p, raw, view, work.next, n, job)
+    work.next += n
+    if work.lowers and work.next == work.end:
+        end_round(work, also_typed)
+
+cdef inline void finish_work(RowWork* work, const StepJob* job, const TensorView* view,
+                             real* also_typed) noexcept nogil:
+    """All that is still to be done of a row."""
+    while work.next < work.end:
+        do_piece(work, job, view, also_typed)
+
+cdef inline void constrain_row(const StepJob* job, const TensorView* view, const AfterStep* after, RowSums* sums,
+                               Py_ssize_t start, Py_ssize_t size, real* also_typed) noexcept nogil:
+    """One row that was summed."""
+    cdef RowWork work
+    begin_work(&work, job, after, view, sums, start, size, also_typed)
+    finish_work(&work, job, view, also_typed)
+
+cdef inline void bound_range(const StepJob* job, const TensorView* view, const AfterStep* after, Py_ssize_t start,
+                             Py_ssize_t size, real* also_typed) noexcept nogil:
+    """Consecutive elements, to a box."""
+    cdef uint64_t[TILE] raw
+    cdef real[TILE] scratch
+    cdef real* p
+    cdef Py_ssize_t i = start, n
+    if is_read_in_place(view, also_typed):
+        bound_in_memory(<real*>view.p + start, <real>after.low, <real>after.high, size)
+        return
+    while i < start + size:
+        n = start + size - i if start + size - i < TILE else TILE
+        p = load_param(scratch, raw, view, i, n)
+        bound_elements(p, <real>after.low, <real>after.high, n)
+        store_param(p, raw, view, i, n, job)
+        i += n
+
+cdef inline bint scale_short_row(const AfterStep* after, real* p) noexcept nogil:
+    """Scale a row of at most a piece to its norm, as `constrain_row` does; False if that has more to do."""
+    cdef double[LANES] total
+    cdef double squares, factor
+    cdef double least = 2.2250738585072014e-308, most = 8.98846567431158e307
+    cdef Py_ssize_t i, size = after.row
+    cdef real by
+    if real is float:
+        least, most = 1.1754943508222875e-38, 1.7014118346046923e38
+    clear_lanes(total)
+    add_squares_of_piece(total, <const real*>p, size)
+    squares = fold_lanes(total)
+    if is_lost(squares, size, p):
+        return False
+    if after.constraint == MAX_NORM and not sqrt(squares) > after.high:
+        return True
+    factor = after.high / sqrt(squares)
+    if not least <= factor <= most:
+        return False
+    by = <real>factor
+    for i in range(size):
+        p[i] = p[i] * by
+    return True
 
 cdef inline void constrain_range(const StepJob* job, const TensorView* view, const AfterStep* after, Py_ssize_t start,
                                  Py_ssize_t size, real* also_typed) noexcept nogil:
@@ -359,12 +484,13 @@ cdef inline void constrain_range(const StepJob* job, const TensorView* view, con
     cdef RowSums sums
     cdef Py_ssize_t i = start
     if after.constraint == BOX:
-        if is_read_in_place(view, also_typed):
-            bound_elements(<real*>view.p + start, after.low, after.high, size)
-        else:
-            constrain_row(job, view, after, NULL, start, size, also_typed)
+        bound_range(job, view, after, start, size, also_typed)
         return
     while i < start + size:
+        if after.constraint != SIMPLEX and after.row <= piece_of(also_typed) and is_read_in_place(view, also_typed) \
+                and scale_short_row(after, <real*>view.p + i):
+            i += after.row
+            continue
         begin_row(&sums, after)
         add_to_row(&sums, after, view, i, after.row, also_typed)
         constrain_row(job, view, after, &sums, i, after.row, also_typed)
@@ -391,7 +517,7 @@ cdef inline void follow_range(const TensorView* view, const ScalarGroup* group, 
 # What moved
 
 cdef struct Moved:
-    # Squares of gradient, update and parameter, tile by tile.
+    # Squares of gradient, update and parameter, piece by piece.
     double[MOVED_NORMS] plain
     ScaledSum[MOVED_NORMS] lost        # what overflows or vanishes
 
@@ -409,7 +535,7 @@ cdef inline double norm_moved(Moved* sums, int k) noexcept nogil:
     return root_of_sum(&sums.lost[k])
 
 cdef inline void add_lost_squares(ScaledSum* sum, const real* x, const real* y, Py_ssize_t size) noexcept nogil:
-    """Add the squares of at most a tile that overflow or vanish, of x or, where y is not NULL, of x - y."""
+    """Add the squares of at most a piece that overflow or vanish, of x or, where y is not NULL, of x - y."""
     cdef real[TILE] part
     cdef Py_ssize_t i
     for i in range(size):
@@ -420,10 +546,10 @@ cdef inline void add_lost_squares(ScaledSum* sum, const real* x, const real* y, 
         for i in range(size):
             add_square(sum, part[i])
 
-cdef inline void add_tile(Moved* sums, int k, double* total, const real* x, const real* y,
-                          Py_ssize_t size) noexcept nogil:
-    """Add the squares of a tile, whose partial sums are known."""
-    cdef double squares = fold_wide(total)
+cdef inline void add_piece(Moved* sums, int k, double* total, const real* x, const real* y,
+                           Py_ssize_t size) noexcept nogil:
+    """Add the squares of a piece, whose partial sums are known."""
+    cdef double squares = fold_lanes(total)
     if is_lost(squares, size, <real*>NULL):
         add_lost_squares(&sums.lost[k], x, y, size)
     else:
@@ -431,54 +557,51 @@ cdef inline void add_tile(Moved* sums, int k, double* total, const real* x, cons
 
 cdef inline inlined copy_and_add_squares(double* restrict total, real* restrict copy, const real* restrict x,
                                          Py_ssize_t size) noexcept nogil:
-    """Copy a tile for sums, to which the sign of zero is nothing. (With no sum in it this would be a call of `memcpy`,
+    """Copy a piece for sums, to which the sign of zero is nothing. (With no sum in it this would be a call of `memcpy`,
     which waits for memory, for half of a step's time.)"""
-    cdef real[WIDTH] lane
+    cdef real[LANES] lane
     cdef real one, nothing = 0
     cdef Py_ssize_t i, j
-    for j in range(WIDTH):
+    for j in range(LANES):
         lane[j] = 0
-    for i in range(size // WIDTH):
-        for j in range(WIDTH):
-            one = x[i * WIDTH + j] + nothing
-            copy[i * WIDTH + j] = one
+    for i in range(size // LANES):
+        for j in range(LANES):
+            one = x[i * LANES + j] + nothing
+            copy[i * LANES + j] = one
             lane[j] = lane[j] + one * one
-    for j in range(WIDTH):
+    for j in range(LANES):
         total[j] = total[j] + <double>lane[j]
-    for j in range(size % WIDTH):
-        i = size // WIDTH * WIDTH + j
+    for j in range(size % LANES):
+        i = size // LANES * LANES + j
         copy[i] = x[i]
         total[j] = total[j] + <double>(x[i] * x[i])
 
-cdef inline void keep_tile(real* kept, Moved* sums, const TensorView* view, Py_ssize_t start,
-                           Py_ssize_t size) noexcept nogil:
-    """Copy at most a tile before its step, and add its squares."""
+cdef inline void keep_piece(real* kept, Moved* sums, const TensorView* view, Py_ssize_t start,
+                            Py_ssize_t size) noexcept nogil:
+    """Copy at most a piece before its step, and add its squares."""
     cdef uint64_t[TILE] raw
-    cdef double[WIDTH] total
+    cdef double[LANES] total
     cdef const real* p = load_param(kept, raw, view, start, size)
-    clear_wide(total)
+    clear_lanes(total)
     if p == kept:
         add_squares(total, p, size)
-    elif size == TILE:
-        copy_and_add_squares(total, kept, p, TILE)
+    elif size == PIECE_BYTES // sizeof(real):
+        copy_and_add_squares(total, kept, p, PIECE_BYTES // sizeof(real))
     else:
         copy_and_add_squares(total, kept, p, size)
-    add_tile(sums, 2, total, <const real*>kept, <const real*>NULL, size)
+    add_piece(sums, 2, total, <const real*>kept, <const real*>NULL, size)
 
-cdef inline void measure_tile(Moved* sums, const real* before, const TensorView* view, const GradientView* gradient,
-                              Py_ssize_t start, Py_ssize_t size) noexcept nogil:
+cdef inline void measure_piece(Moved* sums, const real* before, const TensorView* view, const GradientView* gradient,
+                               Py_ssize_t start, Py_ssize_t size) noexcept nogil:
     """Add the squares of what was kept before its step, and moved."""
     cdef uint64_t[TILE] raw
     cdef real[TILE] scratch
-    cdef double[WIDTH] total
+    cdef double[LANES] total
     cdef const real* x = load_tile(scratch, raw, <char*>gradient.g, gradient.layout, NULL, gradient.stored, start, size)
-    clear_wide(total)
+    clear_lanes(total)
     add_squares(total, x, size)
-    add_tile(sums, 0, total, x, <const real*>NULL, size)
+    add_piece(sums, 0, total, x, <const real*>NULL, size)
     x = load_param(scratch, raw, view, start, size)
-    clear_wide(total)
-    if size == TILE:
-        add_differences_of_tile(total, x, before, TILE)
-    else:
-        add_differences_of_tile(total, x, before, size)
-    add_tile(sums, 1, total, x, before, size)
+    clear_lanes(total)
+    add_differences(total, x, before, size)
+    add_piece(sums, 1, total, x, before, size)

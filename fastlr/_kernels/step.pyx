@@ -8,8 +8,8 @@ from cpython.pycapsule cimport PyCapsule_New
 from libc.stdint cimport uint64_t
 from libc.string cimport memcpy, memset
 from fastlr._kernels.after_step cimport (
-    Moved, RowSums, add_to_row, begin_row, clear_moved, constrain_range, constrain_row, follow_range, keep_tile,
-    measure_tile, norm_moved,
+    LINE, Moved, RowSums, RowWork, add_to_row, begin_row, begin_work, bound_elements, clear_moved, constrain_range,
+    do_piece, end_row, finish_work, follow_range, keep_piece, measure_piece, norm_moved, piece_of,
 )
 from fastlr._kernels.build_id cimport FASTLR_LAYOUT
 from fastlr._kernels.codecs cimport bytes_of
@@ -21,7 +21,7 @@ from fastlr._kernels.scaled_sum cimport ScaledSum, add_square, clear_sum, root_o
 from fastlr._kernels.strided cimport zero_strided
 from fastlr._kernels.structs cimport (
     BFLOAT16, BOX, FLOAT32, FLOAT64, GROUP, MAX_SLOTS, MAX_SUMS, MOVED_NORMS, NO_CONSTRAINT, SIGNED8,
-    TILE, UNSIGNED8, AfterStep, Chunk, ChunkOperands, GradientView,
+    SIMPLEX, TILE, UNSIGNED8, AfterStep, Chunk, ChunkOperands, GradientView,
     ScalarGroup, StepJob, Storage, TensorOps, TensorView, find_operands,
 )
 from fastlr._kernels.tiles cimport (
@@ -197,25 +197,32 @@ cdef void without_after(TensorView* plain, const TensorView* view) noexcept nogi
 
 cdef void step_blocks(const StepJob* job, const TensorView* view, const GradientView* gradient,
                       const ScalarGroup* group, Py_ssize_t start, Py_ssize_t size, real* also_typed) noexcept nogil:
-    """Step the elements of a chunk, a tile at a time, and do what comes after while they are in the cache.
+    """Step the elements of a chunk, a piece at a time, and do what comes after while they are in the cache.
 
     So few, as a core then loads the next from memory meanwhile; to request them here takes more time. A row of more is
-    summed as it is stepped.
+    summed as it is stepped, and constrained between the pieces of the next row.
     """
     cdef TensorView plain
     cdef const AfterStep* after = view.after
     cdef real[BITS_BLOCK] before
     cdef Moved sums
     cdef RowSums row
-    cdef Py_ssize_t i = start, k, n, m, j, together = after.block
-    cdef bint measured = after.norms != NULL, direct
-    cdef bint long_row = after.constraint > BOX and after.row == after.block and after.row > TILE
+    cdef RowWork work
+    cdef Py_ssize_t i = start, due = start, due_end, k, n, m, j, together = after.block, piece = piece_of(also_typed)
+    cdef bint measured = after.norms != NULL, constrained = after.constraint != NO_CONSTRAINT
+    cdef bint follows = view.ema != NULL or view.shadow != NULL, direct
+    cdef bint long_row = after.constraint > BOX and after.row == after.block and after.row > piece
+    cdef int pieces = 2 if after.constraint == SIMPLEX else 1
     without_after(&plain, view)
     direct = is_direct(&plain, gradient, group)
+    if after.constraint == BOX and direct and not (measured or follows):
+        step_box(job, &plain, gradient, group, after, start, size, also_typed)
+        return
     if measured:
         clear_moved(&sums)
     if measured or long_row:
-        together = TILE if direct else BITS_BLOCK  # (of which loops over other storage are)
+        together = piece if direct else BITS_BLOCK  # (of which loops over other storage are)
+    end_row(&work)
     while i < start + size:
         n = start + size - i if start + size - i < after.block else after.block
         if long_row:
@@ -225,28 +232,62 @@ cdef void step_blocks(const StepJob* job, const TensorView* view, const Gradient
             m = i + n - k if i + n - k < together else together
             j = 0
             while measured and j < m:
-                keep_tile(before + j, &sums, &plain, k + j, m - j if m - j < TILE else TILE)
-                j += TILE
+                keep_piece(before + j, &sums, &plain, k + j, m - j if m - j < piece else piece)
+                j += piece
             if direct:
                 step_direct(job, &plain, gradient, group, k, m)
             else:
                 step_range(job, &plain, gradient, group, k, m)
             j = 0
             while measured and j < m:
-                measure_tile(&sums, before + j, &plain, gradient, k + j, m - j if m - j < TILE else TILE)
-                j += TILE
+                measure_piece(&sums, before + j, &plain, gradient, k + j, m - j if m - j < piece else piece)
+                j += piece
             if long_row:
-                add_to_row(&row, after, &plain, k, m, also_typed)
+                if k > i:
+                    add_to_row(&row, after, &plain, k - together, together, also_typed)
+                j = 0
+                while work.next < work.end and j < pieces:         # (as many as keep up with the step)
+                    do_piece(&work, job, &plain, also_typed)
+                    j += 1
             k += m
         if long_row:
-            constrain_row(job, &plain, after, &row, i, n, also_typed)
-        elif after.constraint != NO_CONSTRAINT:
-            constrain_range(job, &plain, after, i, n, also_typed)
-        if after.constraint != NO_CONSTRAINT and (view.ema != NULL or view.shadow != NULL):
+            add_to_row(&row, after, &plain, k - m, m, also_typed)
+            finish_work(&work, job, &plain, also_typed)            # (of the row before)
+            begin_work(&work, job, after, &plain, &row, i, n, also_typed)
+            if follows:
+                finish_work(&work, job, &plain, also_typed)
+        elif constrained:
+            # (where it can be, the block before: vectors that were just written across two cache lines cannot be read
+            # for a while)
+            due_end = i if direct and not follows else i + n
+            constrain_range(job, &plain, after, due, due_end - due, also_typed)
+            due = due_end
+        if constrained and follows:
             follow_range(view, group, i, n, also_typed)
         i += n
+    if long_row:
+        finish_work(&work, job, &plain, also_typed)
+    elif constrained:
+        constrain_range(job, &plain, after, due, i - due, also_typed)
     for k in range(MOVED_NORMS if measured else 0):
         after.norms[MOVED_NORMS * (start // after.chunk) + k] = norm_moved(&sums, <int>k)
+
+cdef inline void step_box(const StepJob* job, const TensorView* view, const GradientView* gradient,
+                          const ScalarGroup* group, const AfterStep* after, Py_ssize_t start, Py_ssize_t size,
+                          real* also_typed) noexcept nogil:
+    """Step elements in place, and keep each within bounds: what was stepped, up to the last whole cache line."""
+    cdef Py_ssize_t piece = piece_of(also_typed), k = start, bounded = start, end = start + size, before, n
+    cdef real* p = <real*>view.p
+    cdef real least = <real>after.low, most = <real>after.high
+    while k < end:
+        n = end - k if end - k < piece else piece
+        step_direct(job, view, gradient, group, k, n)
+        before = k - <Py_ssize_t>(<size_t>(p + k) % LINE // sizeof(real))
+        if before > bounded:
+            bound_elements(p + bounded, least, most, before - bounded)
+            bounded = before
+        k += n
+    bound_elements(p + bounded, least, most, end - bounded)
 
 cdef void constrain_elements(const StepJob* job, const TensorView* view, Py_ssize_t start,
                              Py_ssize_t size) noexcept nogil:
