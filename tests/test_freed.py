@@ -44,6 +44,15 @@ def test_an_optimizer(cls):
     assert is_freed(make)
 
 
+def test_a_schedule_that_a_load_replaces():
+    saved = fastlr.SGD(np.ones(2), lr=0.1).state_dict()
+    opt = fastlr.SGD(np.ones(2))
+    opt.lr = lambda t: 0.2
+    reference = weakref.ref(opt.lr)
+    opt.load_state_dict(saved)
+    assert opt.lr == 0.1 and reference() is None
+
+
 def test_an_optimizer_whose_rows_catch_up():
     def make(params):
         opt = fastlr.Momentum(params, catch_up_rows=True)

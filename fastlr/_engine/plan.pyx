@@ -146,6 +146,8 @@ cdef class Plan:
     cpdef int end(self) except -1:
         """Let others step again."""
         give_flag(&self.stepping)
+        if self.replaced is not None:          # (nobody reads them any more)
+            self.replaced = None
         return 0
 
     def exclusively(self, call):
