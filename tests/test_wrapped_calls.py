@@ -78,6 +78,19 @@ def test_what_gives_gradients_to_a_step_cannot_wrap_accumulation(outer, between)
         outer(inner)
 
 
+def test_a_parameter_that_is_frozen_between_batches_is_told_of():
+    p = {"a": np.zeros(1), "b": np.zeros(1)}
+    opt = fastlr.GradientAccumulation(fastlr.SGD(p, lr=1.0), k=2)
+    opt.add({"a": np.ones(1), "b": np.ones(1)})
+    opt.freeze("a")
+    with pytest.raises(ValueError, match=r"'a' was frozen after a gradient of it was added; call unfreeze\('a'\) before"):
+        opt.add({"a": None, "b": np.ones(1)})
+    assert opt.batches == 2 and not p["b"].any()
+    opt.unfreeze("a")
+    opt.step()
+    assert p["a"] == -0.5 and p["b"] == -1
+
+
 def test_accumulation_refuses_accumulate():
     acc = fastlr.GradientAccumulation(fastlr.AdamW(np.ones(2)))
     with pytest.raises(TypeError, match=r"use add\(grads\), which adds up gradients"):

@@ -11,7 +11,7 @@ from .._engine.foreach import foreach
 from .._engine.tensors import Array, Tensor
 from .linesearch import natural
 from .loss_scale import LossScale
-from .resumable import Assign, flattened, unwrapped
+from .resumable import Assign, flattened, rules_of, unwrapped
 from .wrappers import Wrapper, positive
 
 NOTHING: tuple[int, float, frozenset[str], float | None] = (0, 0.0, frozenset(), None)
@@ -116,6 +116,10 @@ class GradientAccumulation(Wrapper):
         batches, total, given, loss_sum = self._added()
         if not batches:
             raise RuntimeError(f"{who}: nothing was added since the latest step; call add(grads) first")
+        for rule in rules_of(self):
+            for name in rule._frozen & given:
+                raise ValueError(f"{who}: the parameter {name!r} was frozen after a gradient of it was added; call "
+                                 f"unfreeze({name!r}) before this step, or reset() to drop what was added")
         if keywords.pop("zero_grads", False):
             raise ValueError(f"{who}: zero_grads has no effect, as a step reads the sums; zero the gradients after add")
         if loss_sum is not None:
