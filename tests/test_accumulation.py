@@ -168,6 +168,32 @@ def test_what_needs_gradients_is_named():
         fastlr.Momentum(np.ones(3)).step()
 
 
+def test_a_tensor_whose_last_gradient_is_missing_is_refused():
+    """Its moments, which were divided by their decays, would stay so."""
+    p = {"table": np.zeros((4, 2)), "w": np.zeros(2)}
+    g = {"table": np.ones((4, 2)), "w": np.ones(2)}
+    opt = fastlr.Adam(p)
+    opt.accumulate({"table": g["table"], "w": None}, grad_scale=2)
+    before = snapshot(opt, list(p.values()))
+    with pytest.raises(ValueError, match=r"grads\['table'\]: expected a gradient, as some were accumulated in its moments"):
+        opt.step({"table": None, "w": g["w"]}, grad_scale=2)
+    with pytest.raises(ValueError, match="gradients were accumulated in the moments of all rows since the latest step"):
+        opt.step_rows("table", [1], np.ones((1, 2)))
+    opt.add_group({"late": np.ones(1)})
+    with pytest.raises(ValueError, match="expected a gradient, as some were accumulated"):
+        opt.step([{"table": None, "w": g["w"]}, {"late": np.ones(1)}])
+    assert snapshot(opt, list(p.values()))[0] == before[0] and opt.t == 0
+    opt.step([{"table": g["table"], "w": None}, {"late": None}], grad_scale=2)
+    opt.step([{"table": None, "w": g["w"]}, {"late": None}])
+    opt.step_rows("table", [1], np.ones((1, 2)))
+    assert opt.t == 2
+    parts = fastlr.Partition(p, {"w": fastlr.SGD, "table": fastlr.Adam})
+    parts["table"].accumulate({"table": g["table"]})
+    with pytest.raises(ValueError, match="expected a gradient, as some were accumulated"):
+        parts.step({"table": None, "w": g["w"]})
+    assert parts.t == parts["w"].t == 0            # (no part is ahead of another)
+
+
 def test_a_group_that_comes_between_parts_changes_nothing_of_them():
     p, q = (np.ones(4, np.float32) for _ in range(2))
     opt = fastlr.Momentum({"p": p}, nonfinite="skip")

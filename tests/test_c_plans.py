@@ -621,6 +621,19 @@ def test_accumulated_gradients_are_set_to_zero():
     assert not any(g.any() for g in grads)
 
 
+def test_a_tensor_whose_last_gradient_is_missing_is_refused():
+    plan, params = small()
+    grads = arrays(np.float64, [(6, 4), (5,)], seed=1)
+    plan.done(plan.step([None, grads[1]], "plan_accumulate"))
+    before = bits(params)
+    refused(plan, "REFUSED", "tensor 1 must have a gradient, as some were accumulated", plan.step([grads[0], None]))
+    refused(plan, "REFUSED", "gradients were accumulated in the moments of all rows",
+            plan.step_rows(1, [2], np.ones((1,))))
+    assert bits(params) == before and plan.info.t == 0
+    plan.done(plan.step([None, grads[1]]))
+    plan.done(plan.step([grads[0], None]))
+
+
 def test_what_cannot_be_accumulated_is_refused():
     for name, options, text in (("lion", {}, "accumulate needs a rule that sees gradients through its moments alone"),
                                 ("adamw", {"clip_norm": 1.0}, "accumulate cannot do clip_norm")):

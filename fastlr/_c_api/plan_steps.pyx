@@ -78,6 +78,9 @@ cdef int step_alone(CPlan plan, const void* const* gradients, const fastlr_step_
     if error != FASTLR_OK:
         return error
     job.gradients, job.zero_grads = plan.gradients.views, options.zero_grads
+    wrong = plan.engine.without_last(job.gradients)
+    if wrong >= 0:
+        return without_last(plan, wrong)
     verdict = plan.engine.advance(&job, options.grad_scale, options.loss)
     if verdict == REFUSED:
         return not_finite(plan, plan.engine.clipping.refused)
@@ -347,6 +350,15 @@ cdef int not_finite(CPlan plan, Py_ssize_t i) noexcept nogil:
 cdef int frozen(CPlan plan, Py_ssize_t k) noexcept nogil:
     snprintf(plan.message, MESSAGE_SIZE, "tensor %lld is frozen, and takes no gradient; pass NULL for it, or call "
              "unfreeze in Python", <long long>k)
+    return FASTLR_REFUSED
+
+
+cdef int without_last(CPlan plan, Py_ssize_t i) noexcept nogil:
+    cdef Py_ssize_t k = 0
+    while plan.gradients.place[k] != i:
+        k += 1
+    snprintf(plan.message, MESSAGE_SIZE, "tensor %lld must have a gradient, as some were accumulated in its moments "
+             "since the latest step; pass zeros where the last batch has none", <long long>k)
     return FASTLR_REFUSED
 
 

@@ -39,8 +39,9 @@ def accumulate(Plan plan, list gradients, grad_scale, bint zero_grads, shares):
         if not plan.clipping.measure(&job, scalars, plan.t):
             plan.skip(&job)
             return
+        plan.reserve_holds()
         task = <TaskFunction>PyCapsule_GetPointer(plan.kernels.accumulate_task, "fastlr.task")
         thread_pool.run_tasks(task, &job, plan.layout.tasks, plan.layout.elements)
-        plan.accumulated += 1
+        plan.count_accumulated(job.gradients)
     finally:
         plan.release()

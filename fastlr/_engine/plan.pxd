@@ -10,7 +10,7 @@ from fastlr._engine.row_index cimport RowIndex
 from fastlr._engine.row_journal cimport RowJournal
 from fastlr._engine.step_scalars cimport ScalarGroups
 from fastlr._kernels.rule_table cimport RuleTable
-from fastlr._kernels.structs cimport ConstrainFunction, StepJob, TaskFunction
+from fastlr._kernels.structs cimport ConstrainFunction, GradientView, StepJob, TaskFunction
 from fastlr._matrix.matrix_step cimport MatrixStep
 
 cdef extern from *:
@@ -49,6 +49,7 @@ cdef class Plan:
     cdef TaskFunction step_task
     cdef TaskFunction finish_task      # what comes after a step of matrices, or NULL
     cdef ConstrainFunction constrain_elements      # of a plan with constraints
+    cdef bint* holds                   # which tensors have what was accumulated since the latest step, or NULL
     cdef int64_t* clipped              # of a plan that measures: of each tensor the clipped steps, and all
     cdef public double clipped_by      # clipping over several plans: by how much it enlarged the coming grad_scale
     cdef double measured_scale         # by which the latest step that was measured divided gradients, but for that
@@ -68,6 +69,10 @@ cdef class Plan:
     cpdef double checked_scale(self, grad_scale) except? -1
     cdef int read_gradients(self, StepJob* job, list gradients, bint zero_grads, str call) except -1
     cdef int compute_scalars(self, StepJob* job, double grad_scale, double loss) except -1
+    cdef int reserve_holds(self) except -1
+    cdef void count_accumulated(self, const GradientView* gradients) noexcept nogil
+    cdef Py_ssize_t without_last(self, const GradientView* gradients) noexcept nogil
+    cdef int refuse_without_last(self, const GradientView* gradients) except -1
     cdef int run_tasks(self, StepJob* job) except -1
     cdef int skip(self, StepJob* job) except -1
     cdef int release(self) except -1

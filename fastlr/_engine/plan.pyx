@@ -20,7 +20,7 @@ from fastlr._engine.step_scalars cimport ScalarGroups, random_step
 from fastlr._kernels.rule_table cimport RuleTable, StorageLoop
 from fastlr._kernels.scaled_sum cimport ScaledSum, add_square, clear_sum, root_of_sum
 from fastlr._kernels.structs cimport (
-    MOVED_NORMS, NO_CONSTRAINT, ConstrainFunction, ScalarGroup, StepJob, TaskFunction, TensorView,
+    MOVED_NORMS, NO_CONSTRAINT, ConstrainFunction, GradientView, ScalarGroup, StepJob, TaskFunction, TensorView,
 )
 from fastlr._matrix.matrix_step cimport MatrixStep
 
@@ -185,6 +185,8 @@ cdef class Plan:
                 self.read_curvature(gradients, curvatures)
             scale = self.checked_scale(grad_scale)
             self.read_gradients(&job, gradients, zero_grads, "step")
+            if self.accumulated:
+                self.refuse_without_last(job.gradients)
             self.compute_scalars(&job, scale, loss)
             if curvatures is not None and not self.curvature.all_finite(&job, self.clipping, self.t) \
                     or not self.clipping.measure(&job, self.scalars, self.t):
@@ -218,6 +220,8 @@ cdef class Plan:
         try:
             self.checked_scale(grad_scale)
             self.given.read(gradients, zero_grads)
+            if self.accumulated:
+                self.refuse_without_last(self.given.views)
             if self.scalars.schedules:
                 self.scalars.evaluate(self.t)
             if self.scalars.corrected:
@@ -260,6 +264,45 @@ cdef class Plan:
         self.current = source
         job.gradients, job.zero_grads = source.views, zero_grads
         return 0
+
+    cdef int reserve_holds(self) except -1:
+        if self.holds == NULL:
+            self.holds = <bint*>self.layout.memory.take(self.layout.count, sizeof(bint))
+        return 0
+
+    cdef void count_accumulated(self, const GradientView* gradients) noexcept nogil:
+        """Count gradients that were accumulated; `reserve_holds` comes before."""
+        cdef Py_ssize_t i
+        for i in range(self.layout.count):
+            self.holds[i] = gradients[i].g != NULL or (self.accumulated > 0 and self.holds[i])
+        self.accumulated += 1
+
+    cdef Py_ssize_t without_last(self, const GradientView* gradients) noexcept nogil:
+        """The first tensor whose moments hold what was accumulated, and that has no gradient in the step; or -1.
+
+        (Its moments were divided by their decays, and would stay so. After a load it is not known which hold some.)
+        """
+        cdef Py_ssize_t i
+        for i in range(self.layout.count if self.accumulated > 0 and self.holds != NULL else 0):
+            if self.holds[i] and gradients[i].g == NULL:
+                return i
+        return -1
+
+    cdef int refuse_without_last(self, const GradientView* gradients) except -1:
+        cdef Py_ssize_t i = self.without_last(gradients)
+        if i >= 0:
+            raise ValueError(f"{self.layout.tensors[i].label}: expected a gradient, as some were accumulated in its "
+                             f"moments since the latest step; pass zeros where the last batch has none")
+        return 0
+
+    def take_accumulated(self, Plan before):
+        """What was accumulated in the moments of a plan whose tensors this one begins with."""
+        cdef Py_ssize_t i
+        self.accumulated = before.accumulated
+        if before.holds != NULL:
+            self.reserve_holds()
+            for i in range(before.layout.count):
+                self.holds[i] = before.holds[i]
 
     cdef int compute_scalars(self, StepJob* job, double grad_scale, double loss) except -1:
         """Compute all scalars that do not depend on the gradients."""
@@ -470,6 +513,8 @@ cdef class Plan:
         """Set how many updates were done, and how many of them each tensor skipped."""
         cdef Py_ssize_t i
         self.t = t
+        if self.holds != NULL:
+            memset(self.holds, 0, self.layout.count * sizeof(bint))
         for i in range(self.layout.count):
             self.scalars.skip(i, <int64_t>skipped_steps[i] - self.scalars.skipped_steps[i])
         self.scalars.stale = True

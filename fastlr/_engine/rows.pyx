@@ -214,6 +214,10 @@ cdef bint rows_refused(Plan plan, Py_ssize_t i, char* reason) noexcept nogil:
     if plan.layout.ndims[i] == 0:
         snprintf(reason, MAX_REASON, "the parameter must have rows, got one number; use step")
         return True
+    if plan.accumulated > 0 and plan.holds != NULL and plan.holds[i]:
+        snprintf(reason, MAX_REASON, "gradients were accumulated in the moments of all rows since the latest step; use "
+                 "step, with zeros for rows that are not touched")
+        return True
     if min(plan.clipping.clip_norm, plan.clipping.clip_zscore) < INFINITY:
         snprintf(reason, MAX_REASON, "%s is over all gradients of a step, and this sees one table's; use "
                  "clip_tensor_norm, or clip before",

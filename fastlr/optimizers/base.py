@@ -398,7 +398,7 @@ class Optimizer(Adjustable, family=True):
         sums the squares of its parts, not the square of their sum: with n alike parts it is n times smaller, with
         unrelated ones the same. AdamA, Zhang et al. 2023, https://arxiv.org/abs/2305.19982. Momentum's m is exactly
         that of the sum. Coupled weight decay comes with the last gradient. What is accumulated is in the state, and
-        saved with it; a tensor with a gradient here needs one in the step.
+        saved with it; a tensor with a gradient here needs one in the step, which else raises ValueError.
 
         Raises
         ------

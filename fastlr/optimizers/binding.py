@@ -315,7 +315,8 @@ class BoundParameters(RuleClass, family=True):
         """Go on with another plan of the same tensors, to which `late` were added, where the present one is."""
         before = self._plan
         plan.set_clock(before.t, before.read_skipped_steps() + [before.t] * late)
-        plan.skipped, plan.accumulated, plan.norms = before.skipped, before.accumulated, before.norms
+        plan.skipped, plan.norms = before.skipped, before.norms
+        plan.take_accumulated(before)
         # (in one statement, between whose parts no interrupt comes)
         self._plan, self._stages = plan, stages or self._stages
 
