@@ -4,7 +4,7 @@
     model.fit(x, y, callbacks=[callbacks.keras_callback(history)])
     Trainer(callbacks=[callbacks.lightning_callback(history)])
 
-Each framework is imported when its function is called.
+Each framework is imported when its function is called. See docs/callbacks.md.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def torch_loop(
             returns. Default: the rate is left alone.
         stop: the training is to stop at this many reductions of the plateau; 1 stops at the first and lowers nothing.
 
-    A plateau that is reduced for the fourth time ends this training (docs/torch.md has one that runs)::
+    A plateau that is reduced for the fourth time ends this training (docs/callbacks.md has one that runs)::
 
         recorder = fastlr.callbacks.torch_loop(opt, plateau=fastlr.Plateau(1.0, factor=0.5, patience=3), stop=4)
         for epoch in range(100):
@@ -168,7 +168,13 @@ def keras_callback(
     Differs from Keras' ReduceLROnPlateau and EarlyStopping: both by one plateau, and at each batch the loss of that
     batch is recorded.
     """
-    return keras_class()(Recorder("keras_callback", history, plateau, stop), monitor)
+    try:
+        made = keras_class()
+    except ModuleNotFoundError as error:
+        if error.name != "keras":
+            raise
+        raise ImportError("keras_callback: needs Keras, which is missing; pip install keras") from None
+    return made(Recorder("keras_callback", history, plateau, stop), monitor)
 
 
 @cache

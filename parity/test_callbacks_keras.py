@@ -1,4 +1,7 @@
 """The callback for Keras: what it records is what Keras did, and a plateau lowers its rate or stops it."""
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -90,3 +93,13 @@ def test_a_rate_that_no_plateau_can_lower_and_a_metric_that_is_not_there():
             callbacks.keras_callback(plateau=fastlr.Plateau(1.0)))
     with pytest.raises(ValueError, match=r"keras_callback: 'val_loss' is not in the logs, but loss; give fit\(validation_"):
         fit(model(), callbacks.keras_callback(plateau=fastlr.Plateau(1.0)))
+
+
+def test_the_example_of_the_page_runs():
+    """docs/callbacks.md"""
+    page = (Path(__file__).parents[1] / "docs" / "callbacks.md").read_text()
+    (block,) = re.findall(r"```python\n(import keras\n.*?)```", page, re.DOTALL)
+    names: dict = {}
+    exec(compile(block, "callbacks.md", "exec"), names)
+    assert names["callback"].history.t("loss").tolist() == list(range(1, 41))
+    assert names["callback"].history.t("val_loss").tolist() == [8, 16, 24, 32, 40]

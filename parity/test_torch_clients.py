@@ -1,6 +1,8 @@
 """Libraries that train models of torch: the same losses with an optimizer of `fastlr.torch` as with torch's own."""
 import importlib.util
+import re
 import warnings
+from pathlib import Path
 
 import pytest
 
@@ -95,6 +97,18 @@ def test_trainer_of_transformers(tmp_path):
         trainer.train()
         losses.append([row["loss"] for row in trainer.state.log_history if "loss" in row])
     same(losses, rtol=1e-3)            # (the Trainer's log is rounded)
+
+
+@needs("lightning")
+def test_the_example_of_the_page_of_callbacks_runs(tmp_path, monkeypatch):
+    """docs/callbacks.md"""
+    page = (Path(__file__).parents[1] / "docs" / "callbacks.md").read_text()
+    (block,) = re.findall(r"```python\n(import lightning\n.*?)```", page, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    names = {"__name__": "page"}
+    exec(compile(block, "callbacks.md", "exec"), names)
+    assert names["callback"].history.t("loss").tolist() == list(range(1, 41))
+    assert names["callback"].history.t("val_loss").tolist() == [8, 16, 24, 32, 40]
 
 
 @needs("lightning")

@@ -28,8 +28,8 @@ ROOT = Path(__file__).parent.parent
 NEEDED = {"muon": ["torch"], "torch_steps": ["torch"], "torch_training": ["torch"],
           "spacy_training": ["spacy"], "jax_steps": ["jax", "optax"]}
 #: What other tests run: c.md, cffi.md, ctypes.md, numba.md and rust.md (their own), rules.md and runs.md (below), the
-#: rest in parity/ and tests/pytorch/.
-ELSEWHERE = {"c", "cffi", "ctypes", "numba", "rust", "rules", "runs", "jax", "spacy", "torch"}
+#: rest in parity/ and tests/pytorch/ (callbacks.md in both).
+ELSEWHERE = {"c", "callbacks", "cffi", "ctypes", "numba", "rust", "rules", "runs", "jax", "spacy", "torch"}
 WITHOUT_EXAMPLES = {"benchmarks", "changes", "contributing", "optimizers", "performance", "pictures"}
 PAGES = [ROOT / "README.md", *sorted(path for path in (ROOT / "docs").glob("*.md") if path.stem not in ELSEWHERE)]
 PROGRAMS = sorted(path for path in (ROOT / "benchmarks").glob("*.py") if "__main__" in path.read_text())

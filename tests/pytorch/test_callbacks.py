@@ -167,3 +167,12 @@ def test_a_scheduler_of_the_plateau_sets_the_rates_of_a_loop():
 def test_what_is_no_recorder(arguments, error, message):
     with pytest.raises(error, match=message):
         callbacks.torch_loop(**{"optimizer": optimizer(), **arguments})
+
+
+def test_a_framework_that_is_missing_is_told_with_the_cure(monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "keras", None)
+    callbacks.keras_class.cache_clear()
+    with pytest.raises(ImportError, match="^keras_callback: needs Keras, which is missing; pip install keras$"):
+        callbacks.keras_callback()

@@ -1,4 +1,4 @@
-"""The examples of docs/torch.md, of README and of the modules run where torch is."""
+"""The examples of docs/torch.md, docs/callbacks.md, README and the modules run where torch is."""
 import doctest
 import importlib
 import re
@@ -9,11 +9,12 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/torch.md"])
-def test_examples_of_pages_run(page):
+@pytest.mark.parametrize(("page", "count"), [("README.md", 1), ("docs/torch.md", 7), ("docs/callbacks.md", 1)])
+def test_examples_of_pages_run(page, count):
+    """Those of Lightning and Keras run in parity/."""
     blocks = [block for block in re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
-              if "fastlr.torch" in block]
-    assert blocks
+              if {"torch"} == {"torch", "lightning", "keras"} & {*re.findall(r"^import (\w+)", block, re.M)}]
+    assert len(blocks) == count
     for block in blocks:
         exec(compile(block, page, "exec"), {})
 
