@@ -56,11 +56,16 @@ def in_python():
 
 
 @has_library
-def test_the_program_has_the_bits_of_the_python_beside_it(files, run, tmp_path, compiler):
+def test_the_program_has_the_bits_of_the_python_beside_it(files, run, tmp_path, compiler, environment):
     (tmp_path / "program.c").write_text(files["program.c"])
     (command,) = (text for text in files_of(PAGE)[None] if text.startswith("cc "))
     run(command.replace("cc ", f"{shlex.join(compiler)} -Wall -Wextra -Werror ", 1))
     assert run("./program") == in_python() != ""
+    (said,) = re.findall(r"`(100 steps, norm [\d.]+)\.\.\.`", PAGE.read_text())
+    assert run("./program").startswith(said)
+    done = subprocess.run(["./program"], cwd=tmp_path, capture_output=True, text=True,
+                          env=environment | {"PYTHONPATH": "", "PYTHONHOME": sys.base_prefix, "PYTHONNOUSERSITE": "1"})
+    assert done.returncode == 1 and done.stderr == "ModuleNotFoundError: No module named 'fastlr'\n"
 
 
 @has_library

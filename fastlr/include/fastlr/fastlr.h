@@ -334,7 +334,13 @@ typedef struct fastlr_api {
 /* Import fastlr and return its table, or NULL with an exception set. With the GIL. */
 static inline const fastlr_api *fastlr_import(void)
 {
-    const fastlr_api *api = (const fastlr_api *)PyCapsule_Import("fastlr._C_API", 0);
+    const fastlr_api *api;
+    PyObject *module = PyImport_ImportModule("fastlr");       /* (the capsule's own error would not say why it failed) */
+
+    if (module == NULL)
+        return NULL;
+    Py_DECREF(module);
+    api = (const fastlr_api *)PyCapsule_Import("fastlr._C_API", 0);
     if (api != NULL && (api->abi_version != FASTLR_ABI_VERSION || api->struct_size < sizeof(fastlr_api))) {
         PyErr_Format(PyExc_ImportError, "fastlr %s has table %u of %u bytes, this module was compiled for table %u of "
                      "%u bytes: compile it again, or install a newer fastlr", api->version, (unsigned)api->abi_version,
