@@ -3,6 +3,7 @@ import json
 import re
 import sys
 
+import numpy as np
 import pytest
 
 import fastlr
@@ -27,6 +28,20 @@ def test_find_prints_a_table_and_draws(capsys, tmp_path):
     assert 1e-4 < float(out.splitlines()[-1].removeprefix("lr = ")) < 1
     assert err == ""
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_find_takes_a_table_and_its_target(capsys, tmp_path):
+    rng = np.random.default_rng(0)
+    table = tmp_path / "mine.csv"
+    rows = [f"{area:.3f},{2 * area + rng.normal():.3f},{rng.normal():.3f}" for area in rng.uniform(1, 9, 200)]
+    table.write_text("\n".join(["area,price,noise", *rows, ""]))
+    for more in ["--target", "price"], []:             # (without it the last column, noise, which nothing predicts)
+        assert cli.main(["find", "--data", str(table), *QUICK, *more, "--json"]) == 0
+        document = json.loads(capsys.readouterr().out)
+        assert document["problem"] == "mine.csv, 2-32-1-relu, sgd"
+        assert (min(trial["loss"] for trial in document["trials"]) < 0.2) == bool(more)
+    assert cli.main(["find", "--data", str(table), "--target", "prise"]) == 2
+    assert "no column is called 'prise'; did you mean 'price'?" in capsys.readouterr().err
 
 
 def test_find_writes_json_the_same_each_time(capsys):

@@ -11,6 +11,7 @@ import runpy
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -266,8 +267,10 @@ print("done", len(classes))
 
 def test_the_rules_of_your_own_are_built_and_run_as_the_page_shows_them(tmp_path, compiler, environment):
     files = files_of(ROOT / "docs" / "rules.md")
-    assert set(files) == {"mypkg/rules.pxd", "setup.py", "mypkg/__init__.py", "rules.c", "by_pointers.py", "by_numba.py",
-                          "loop.pyx", None}
+    assert set(files) == {"mypkg/rules.pxd", "setup.py", "pyproject.toml", "mypkg/__init__.py", "rules.c",
+                          "by_pointers.py", "by_numba.py", "loop.pyx", None}
+    needed = tomllib.loads(files["pyproject.toml"][0])["build-system"]["requires"]
+    assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["name"] in needed
     command, example, rust = sorted(files.pop(None), key=lambda text: ("cc $(" not in text, "extern" in text))
     assert 'pub unsafe extern "C" fn halving_float' in rust
     for name, (text,) in files.items():

@@ -17,7 +17,9 @@ WIDTH = 72  # characters of the curve of the losses
 
 def declare(options: argparse.ArgumentParser) -> None:
     add = options.add_argument
-    add("--data", default="digits", metavar="DATA", help="as for fastlr study; default: digits")
+    add("--data", default="digits", metavar="DATA",
+        help="digits (default), wine, breast_cancer, diabetes, a .csv or a .npz file, as for fastlr study")
+    add("--target", metavar="COLUMN", help="column of a .csv to learn; default: label, target, class, y or the last")
     add("--network", default="relu", metavar="NET", help="an activation, or like 64-32-10-relu; default: relu")
     add("--optimizer", default="sgd", metavar="NAME", help="one of fastlr.list_optimizers(); default: sgd")
     add("--lr-min", type=float, default=1e-7, metavar="LR", help="lowest rate of the sweep; default: 1e-7")
@@ -74,7 +76,7 @@ def find(arguments: argparse.Namespace) -> tuple[Any, str, str]:
     from ..study.experiment import Cell, check_fit
     from ..study.networks import ACTIVATIONS, Network, parse_network
 
-    data = load(arguments.data)
+    data = load(arguments.data, target=arguments.target)
     x, y = data.train
     name = arguments.network
     if name in ACTIVATIONS:
