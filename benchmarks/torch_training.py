@@ -1,4 +1,7 @@
-"""Whole training steps of torch with `fastlr.torch`: `python benchmarks/torch_training.py [backward] [ppo]`.
+"""Whole training steps of torch with `fastlr.torch`: `python benchmarks/torch_training.py [small] [backward] [ppo]`.
+
+small: the loop of docs/torch.md (zero, forward, backward, step) of networks of three layers, batches of 32 rows, by
+torch's AdamW as it comes, torch's fused one, and fastlr's: microseconds of an update, and of the step in it.
 
 backward: a transformer of 100 million parameters, whose parameters move after the backward pass or inside it
 (``in_backward=True``), and torch's fused AdamW: seconds of a whole step (zero, forward, backward, step), rounds
@@ -62,6 +65,55 @@ class Training:
         if not self.in_backward:
             self.opt.step()
         return loss.item()
+
+
+SMALL = {"torch": (torch.optim.AdamW, {}), "torch fused": (torch.optim.AdamW, {"fused": True}),
+         "fastlr": (fastlr.torch.AdamW, {})}
+
+
+class Small:
+    """A network of three layers, its optimizer, and some updates of them."""
+
+    def __init__(self, who, width):
+        torch.manual_seed(0)
+        self.model = torch.nn.Sequential(torch.nn.Linear(8, width), torch.nn.Tanh(), torch.nn.Linear(width, width),
+                                         torch.nn.Tanh(), torch.nn.Linear(width, 1))
+        cls, keywords = SMALL[who]
+        self.opt = cls(self.model.parameters(), lr=1e-3, **keywords)
+        self.x = torch.randn(32, 8)
+        self.y = self.x.sum(1, keepdim=True)
+
+    def seconds(self, updates):
+        """Of an update, and of its step."""
+        stepping = 0.0
+        begun = time.perf_counter()
+        for _ in range(updates):
+            self.opt.zero_grad()
+            (self.model(self.x) - self.y).square().mean().backward()
+            before = time.perf_counter()
+            self.opt.step()
+            stepping += time.perf_counter() - before
+        return (time.perf_counter() - begun) / updates, stepping / updates
+
+
+def small(rounds):
+    """Seconds of an update and of its step, by width and optimizer; medians of interleaved rounds."""
+    found = {}
+    for width in (64, 512):
+        made = {who: Small(who, width) for who in SMALL}
+        times = {who: [] for who in SMALL}
+        for turn in range(4 * rounds + 1):
+            for who, training in made.items():
+                taken = training.seconds(100)
+                if turn:               # (in the first, memory is touched and code imported)
+                    times[who].append(taken)
+        found[width] = {who: {
+            "update": statistics.median(update for update, _ in taken),
+            "step": statistics.median(step for _, step in taken),
+            "times as long as fastlr": statistics.median(a / b for (a, _), (b, _) in zip(taken, times["fastlr"],
+                                                                                         strict=True)),
+        } for who, taken in times.items()}
+    return found
 
 
 def resident():
@@ -146,13 +198,13 @@ def ppo(rounds, updates):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("what", nargs="*", default=["backward", "ppo"])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--tokens", type=int, default=32)
+    parser.add_argument("what", nargs="*", default=["small", "backward", "ppo"], help="default: small backward ppo")
+    parser.add_argument("--rounds", type=int, default=5, help="more take longer, and vary less")
+    parser.add_argument("--tokens", type=int, default=32, help="of a batch of the transformer")
     parser.add_argument("--updates", type=int, default=2, help="of PPO: 320 steps of the optimizer each")
-    parser.add_argument("--threads", type=int, default=fastlr.get_num_threads())
-    parser.add_argument("--way", choices=WAYS)
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--threads", type=int, default=fastlr.get_num_threads(), help="of fastlr and of torch")
+    parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)          # (for processes of its own)
+    parser.add_argument("--json", action="store_true", help="write JSON")
     given = parser.parse_args()
     fastlr.set_num_threads(given.threads)
     torch.set_num_threads(given.threads)
@@ -161,6 +213,8 @@ def main():
                          step_times(given.rounds, given.tokens)))
         return
     found = {"torch": torch.__version__, "threads": given.threads}
+    if "small" in given.what:
+        found["small"] = small(given.rounds)
     if "backward" in given.what:
         found["backward"] = backward(given.rounds, given.tokens)
     if "ppo" in given.what:
@@ -169,6 +223,13 @@ def main():
         print(json.dumps(found, indent=1))
         return
     print(f"torch {torch.__version__}, {given.threads} threads")
+    if "small" in found:
+        print("\n| small networks, AdamW | an update, us | the step alone, us | times as long as fastlr |\n"
+              "|---|---|---|---|")
+        for width, rows in found["small"].items():
+            for who, row in rows.items():
+                print(f"| 8-{width}-{width}-1, {who} | {1e6 * row['update']:.0f} | {1e6 * row['step']:.0f} | "
+                      f"{row['times as long as fastlr']:.2f} |")
     if "backward" in found:
         print("\n| a transformer of 100 million parameters, AdamW | step, s | times as fast | stays, MB | "
               "a step needs, MB |\n"
