@@ -426,7 +426,7 @@ GOOD = {"w": ((4, 3), np.float32), "b": ((3,), np.float32)}
 
 @pytest.mark.parametrize(("grads", "error", "says"), [
     (lambda w, b: None, TypeError, "AdamW: step() needs gradients: pass them, or bind them with grads="),
-    (lambda w, b: {"w": w}, ValueError, "AdamW: grads: no entry 'b'"),
+    (lambda w, b: {"w": w}, ValueError, "AdamW: grads: no entry 'b'; None leaves a parameter out"),
     (lambda w, b: {"w": w, "b": b, "c": b}, ValueError, "AdamW: grads: unknown entry 'c'"),
     (lambda w, b: [w, b], TypeError, "AdamW: grads: expected a mapping by parameter name, got list"),
     (lambda w, b: {"w": w.astype(np.float64), "b": b}, ValueError,

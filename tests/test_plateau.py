@@ -332,3 +332,12 @@ def test_it_follows_a_history():
     assert plateau.scale == 0.5
     with pytest.raises(TypeError, match="name must be text, got 3"):
         plateau.follow(history, 3)
+
+
+def test_what_is_no_number_is_no_metric_and_changes_nothing():
+    plateau = fastlr.Plateau(0.1, accumulation_size=2)
+    before = plateau.state_dict()
+    for metric in (None, "0.5 nats", np.zeros(2)):
+        with pytest.raises(TypeError, match="^Plateau.observe: metric must be a number, got "):
+            plateau.observe(metric)
+    assert plateau.state_dict() == before

@@ -244,7 +244,7 @@ def same_names(expected: Any, given: Any, label: str) -> None:
         return
     absent = [name for name in expected if name not in given]
     if absent:
-        raise ValueError(f"{label}: no entry {absent[0]!r}")
+        raise ValueError(f"{label}: no entry {absent[0]!r}" + "; None leaves a parameter out" * (": grads" in label))
     extra = [name for name in given if name not in expected]
     if extra:
         raise ValueError(f"{label}: unknown entry {extra[0]!r}{nearest(str(extra[0]), map(str, expected))}")

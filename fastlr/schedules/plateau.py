@@ -143,7 +143,11 @@ class Plateau:
 
     def observe(self, metric: float) -> bool:
         """Count a metric; whether the scale was lowered."""
-        metric, self.count = float(metric), self.count + 1
+        try:
+            metric = float(metric)
+        except (TypeError, ValueError):
+            raise TypeError(f"Plateau.observe: metric must be a number, got {metric!r}") from None
+        self.count += 1
         metric = nan if self.total is None else self.total + metric
         if self.count < self.accumulation_size:
             self.total = metric if isfinite(metric) else None
