@@ -123,8 +123,8 @@ class TranslateAndBuild(build_ext):
     def run(self) -> None:
         from Cython.Build import cythonize
 
-        # (Cython is half as fast with the collector of garbage, which looks through its trees again and again; a process
-        # that translates half of the modules takes 0.55 GB without, 0.3 with it)
+        # (Cython is half as fast with the collector of garbage, which looks through its trees again and again; a
+        # process that translates half of the modules takes 0.55 GB without, 0.3 with it)
         gc.disable()
         translated = cythonize(
             self.extensions,
