@@ -742,6 +742,7 @@ NOT_HERE = {
     "or give it to the constructor": "test_rules",
     "save it by torch.save": "test_docs, tests/pytorch",
     "the first that it returned is": "no advice",
+    "None leaves a parameter out": "test_advice_state",
 }
 
 

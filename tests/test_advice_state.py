@@ -62,6 +62,12 @@ def test_constraints_that_cannot_be_held():
     with advises("use float32 parameters, or master='split'"):
         fastlr.SGD(np.zeros(2, np.uint16), dtype="bfloat16", constraint=constraints.simplex())
     fastlr.SGD(np.zeros(2, np.uint16), dtype="bfloat16", constraint=constraints.simplex(), master="split")
+    with advises("use a larger one, or a wider dtype"):
+        fastlr.SGD(ones(3, dtype=np.float32), constraint=constraints.simplex(1e-40))
+    for total, dtype in ((1e-30, np.float32), (1e-40, np.float64)):
+        x = ones(3, dtype=dtype)
+        fastlr.SGD(x, constraint=constraints.simplex(total)).constrain()
+        np.testing.assert_allclose(x.sum(), total, rtol=1e-6)
 
 
 def test_frozen_and_dropped():
@@ -90,6 +96,36 @@ def test_frozen_and_dropped():
         measured.measured  # noqa: B018
     measured.measure()
     assert measured.measured["0"].grad_norm == 0
+
+
+def test_a_gradient_that_is_missing():
+    opt = fastlr.SGD({"a": ones(2), "b": ones(2)}, lr=1.0)
+    with advises("None leaves a parameter out"):
+        opt.step({"a": ones(2)})
+    opt.step({"a": ones(2), "b": None})
+    assert (opt.params["a"].tolist(), opt.params["b"].tolist()) == ([0, 0], [1, 1])
+
+
+def test_a_last_batch_without_a_gradient():
+    opt = fastlr.Momentum({"a": ones(2), "b": ones(2)}, lr=1, momentum=0.5)
+    opt.accumulate({"a": ones(2), "b": ones(2)})
+    with advises("pass zeros where the last batch has none"):
+        opt.step({"a": ones(2), "b": None})
+    opt.step({"a": ones(2), "b": np.zeros(2)})
+    assert [opt.state[name]["m"].tolist() for name in "ab"] == [[2, 2], [1, 1]]
+    for cure in ("unfreeze", "reset"):
+        sums = fastlr.GradientAccumulation(fastlr.SGD({"a": ones(2), "b": ones(2)}, lr=1.0))
+        sums.add({"a": ones(2), "b": ones(2)})
+        sums.freeze("a")
+        with advises("call unfreeze('a') before this step, or reset() to drop what was added"):
+            sums.step()
+        if cure == "unfreeze":
+            sums.unfreeze("a")
+        else:
+            sums.reset()
+            sums.add({"a": None, "b": ones(2)})
+        sums.step()
+        assert sums.params["b"].tolist() == [0, 0]
 
 
 def test_what_outlives_its_optimizer():
