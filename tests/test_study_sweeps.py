@@ -91,20 +91,21 @@ def made_up(name="momentum", lost_at=3.0):
 
 
 def measure():
-    return measure_of({"data": {"regression": False, "baseline": {}}})
+    return measure_of({"data": {"regression": False, "baseline": {"validation_loss": 1.0, "test_accuracy": 0.25}}})
 
 
 def test_an_entry_is_the_mean_of_its_runs_and_the_best_is_found():
     sweep, runs = made_up()
     made = sweeps.sweep_table("momentum", sweep, runs, measure())
     assert made["columns"] == ["momentum", "lr 0.01", "lr 0.1", "lr 0.3", "lr 3"]
-    for row in made["rows"]:
+    assert [entry["text"] for entry in made["rows"][-1]] == ["most frequent class", *["25.0"] * 4]
+    for row in made["rows"][:-1]:
         for column, entry in zip(made["columns"][1:], row[1:], strict=True):
             of = [r for r in runs if f"{r['momentum']:g}" == row[0]["text"] and f"lr {r['lr']:g}" == column
                   and not r["diverged"]]
             scores = [100 * r["test_accuracy"] for r in of]
             assert entry["mean"] == pytest.approx(np.mean(scores))
-            assert entry["quality"] == pytest.approx(np.mean([r["validation_loss"] for r in of]))
+            assert entry["quality"] == pytest.approx(min(1.0, np.mean([r["validation_loss"] for r in of])))
             assert entry["text"].endswith(", 1 of 2 lost") == (column == "lr 3")
     assert made["finding"] == ("The lowest validation loss, 0.105 nats, is that of momentum 0 and rate 0.3. The best rate by "
                                "momentum: 0: 0.3, 0.5: 0.1, 0.8: 0.1, 0.9: 0.01, 0.95: 0.01, 0.99: 0.01.")
@@ -114,22 +115,22 @@ def test_each_optimizer_and_schedule_is_shown_at_its_best_rate():
     sweep, runs = made_up("schedule")
     made = sweeps.sweep_table("schedule", sweep, runs, measure())
     assert made["columns"] == ["schedule", "sgd", "momentum", "adam"]
-    for row in made["rows"]:
+    for row in made["rows"][:-1]:
         assert [entry["text"].partition(" at ")[2] for entry in row[1:]] == ["0.3"] * 3
     assert made["finding"] == "The lowest validation loss, 0.105 nats, is that of sgd, held, at rate 0.3."
     none = [run | {"collapsed": True} for run in runs]
     dead = sweeps.sweep_table("schedule", sweep, none, measure())
-    assert {entry["text"] for row in dead["rows"] for entry in row[1:]} == {"lost at 0.01"}
+    assert {entry["text"] for row in dead["rows"][:-1] for entry in row[1:]} == {"lost at 0.01"}
     assert dead["finding"] == "In every cell some seed was lost."
-    assert figures.heat_map(sweep, none, 860, "nats") is None
+    assert figures.heat_map(sweep, none, 860, "nats", 1.0) is None
     assert sweeps.sweep_table("schedule", sweep, [], measure())["finding"] == "No run of it is finished."
-    assert figures.heat_map(sweep, [], 860, "nats") is None
+    assert figures.heat_map(sweep, [], 860, "nats", 1.0) is None
 
 
 @pytest.mark.parametrize("width", [860, 350])
 def test_a_heat_map_is_brighter_where_the_loss_is_lower(width):
     sweep, runs = made_up()
-    (panel,) = figures.heat_map(sweep, runs, width, "nats")["panels"]
+    (panel,) = figures.heat_map(sweep, runs, width, "nats", 1.0)["panels"]
     cells = [e for e in xml.fromstring(panel).iter("rect") if e.get("class").startswith("cell")]
     assert len(cells) == 6 * 4
     by_place = sorted(cells, key=lambda e: (float(e.get("y")), float(e.get("x"))))
@@ -145,6 +146,10 @@ def test_a_heat_map_is_brighter_where_the_loss_is_lower(width):
     tones.sort()
     assert [tone for _, tone in tones] == sorted((tone for _, tone in tones), reverse=True)
     assert (tones[0][1], tones[-1][1]) == (19, 0)
+    assert all(tone == 0 for loss, tone in tones if loss >= 1.0)   # (no better than the baseline)
+    alike = [run | {"validation_loss": None if run["diverged"] else 0.5 + 0.001 * run["seed"]} for run in runs]
+    (flat,) = figures.heat_map(sweep, alike, width, "nats", 1.0)["panels"]
+    assert set(re.findall(r'class="cell (h\d+)"', flat)) <= {"h18", "h19"}    # (losses that hardly differ look alike)
     framed = [e for e in xml.fromstring(panel).iter("rect") if e.get("class") == "chosen in"]
     assert len(framed) == 6                                        # (the best rate of each row)
     right = max(float(e.get("x")) + float(e.get("width")) for e in cells)

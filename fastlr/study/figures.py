@@ -215,8 +215,11 @@ def two_losses_by_rate(ones: Sequence[Run], others: Sequence[Run], unit: str, ba
     )
 
 
-def heat_map(sweep: dict[str, Any], runs: Sequence[Run], width: int, unit: str) -> Figure | None:
-    """The mean validation loss of each row and column of a sweep, the brighter the lower; None without one to draw."""
+def heat_map(sweep: dict[str, Any], runs: Sequence[Run], width: int, unit: str, baseline: float) -> Figure | None:
+    """The mean validation loss of each row and column of a sweep, the brighter the lower; None without one to draw.
+
+    The darkest is the baseline's, so that losses which hardly differ have colours which hardly differ.
+    """
     cells = grid_of(runs, sweep)
     losses = {key: mean_loss(of) for key, of in cells.items()}
     known = [loss for loss in losses.values() if isfinite(loss)]
@@ -246,9 +249,11 @@ def heat_map(sweep: dict[str, Any], runs: Sequence[Run], width: int, unit: str) 
                 panel.bar(x, y, *size, "cell gone", f"{where}: {gone} of {len(of)} lost")
                 panel.text(x + size[0] / 2, y + size[1] / 2 + 4, "×" if of else "", "tick", "middle")
                 continue
-            tone = f"h{round(19 * (1 - shade(loss, min(known), max(known), 'log')))}"
+            share = shade(min(loss, baseline), min(*known, baseline), baseline, "log")
+            tone = f"h{round(19 * (1 - share))}"
             panel.bar(x, y, *size, f"cell {tone}", f"{where}: {loss:.3g} {unit}, mean of {len(of)}")
-            text = f"{loss:.2f}" if loss < 10 else f"{loss:.0f}" if loss < 1e4 else f"{loss:.0e}"
+            digits = 3 if size[0] > 60 else 2
+            text = f"{loss:.{digits}f}" if loss < 10 else f"{loss:.0f}" if loss < 1e4 else f"{loss:.0e}"
             panel.text(x + size[0] / 2, y + size[1] / 2 + 4, text, f"value {tone}", "middle")
     for row, column in best.items() if rates else [min((losses[row, c], (row, c)) for row, c in best.items())[1]]:
         x, y = left + columns.index(column) * size[0] + 4, 44 + rows.index(row) * size[1] + 4
@@ -257,8 +262,8 @@ def heat_map(sweep: dict[str, Any], runs: Sequence[Run], width: int, unit: str) 
     what = "each row's lowest" if rates else "the lowest of all"
     return figure(
         [panel],
-        f"Mean validation loss over seeds, on a logarithmic scale of colours from {max(known):.3g} {unit} (dark) to "
-        f"{min(known):.3g} (bright). Framed: {what}. ×: a seed diverged or collapsed.",
+        f"Mean validation loss over seeds, on a logarithmic scale of colours from the baseline's {baseline:.3g} {unit} "
+        f"and worse (dark) to {min(known):.3g} (bright). Framed: {what}. ×: a seed diverged or collapsed.",
         wide=True,
     )
 

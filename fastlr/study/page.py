@@ -141,7 +141,8 @@ def all_figures(document: dict[str, Any]) -> dict[str, list[figures.Figure]]:
         "strategies": [figures.strategies(grid, found["strategies"], document["strategies"], unit, validation)],
     }
     for name, sweep in document["sweeps"].items():
-        made[experiment(name)] = [figures.heat_map(sweep, found[experiment(name)], width, unit) for width in (860, 350)]
+        runs = found[experiment(name)]
+        made[experiment(name)] = [figures.heat_map(sweep, runs, width, unit, validation) for width in (860, 350)]
     return {name: [figure for figure in of if figure is not None] for name, of in made.items()}
 
 
@@ -186,8 +187,9 @@ def shaded(table: dict[str, Any], document: dict[str, Any]) -> list[list[dict[st
 
 
 def qualities(table: dict[str, Any]) -> list[float]:
-    """The numbers by which entries are shaded."""
-    return [e.get("quality", e["mean"]) for row in table["rows"] for e in row if "mean" in e]
+    """The numbers by which entries are shaded, and the worst one of a table that has one, which none need reach."""
+    found = [e.get("quality", e["mean"]) for row in table["rows"] for e in row if "mean" in e]
+    return [*found, table["worst"]] if found and "worst" in table else found
 
 
 def shades(table: dict[str, Any], measure: Measure) -> tuple[str, str] | None:
@@ -197,7 +199,8 @@ def shades(table: dict[str, Any], measure: Measure) -> tuple[str, str] | None:
         return None
     unit, _, less = SHADED[table["name"]]
     ends = [number(min(values)), number(max(values))][:: -1 if less else 1]
-    return f"worst: {ends[0]}", f"best: {ends[1]} {unit.format(unit=measure.loss_unit)}"
+    worst = "the baseline, or worse" if "worst" in table else "worst"
+    return f"{worst}: {ends[0]}", f"best: {ends[1]} {unit.format(unit=measure.loss_unit)}"
 
 
 def most_found(escapes: list[dict[str, Any]], lrs: list[float]) -> float:

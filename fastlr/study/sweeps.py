@@ -49,7 +49,7 @@ def sweep(name: str, lrs: Sequence[float], optimizer: str, updates: int, rows: i
     if name == "momentum":
         made = {f"{m:g}": {"optimizer": "momentum", "momentum": m} for m in MOMENTA}
         return {"title": "Momentum by learning rate", "row": "momentum", "rows": made, "columns": rates,
-                "method": "The heavy ball: with momentum m a gradient moves a weight by 1 / (1 - m) times the rate."}
+                "method": "The heavy ball: with momentum m a gradient moves a weight by 1/(1-m) times the rate."}
     if name == "batch-size":
         made = {f"{size}": {"batch_size": size} for size in BATCHES if size <= rows // 2 or size == BATCHES[0]}
         return {"title": "Batch size by learning rate", "row": "batch size", "rows": made, "columns": rates,
@@ -95,7 +95,7 @@ def grid_of(runs: Sequence[Run], sweep: Sweep) -> dict[tuple[str, str], list[Run
 
 
 def sweep_table(name: str, sweep: Sweep, runs: Sequence[Run], measure: Measure) -> Table:
-    """Test scores by row and column, shaded by the mean validation loss."""
+    """Test scores by row and column, shaded by the mean validation loss; the baseline's is the darkest."""
     cells = grid_of(runs, sweep)
     rates = "lr" in next(iter(sweep["columns"].values()))
 
@@ -107,7 +107,7 @@ def sweep_table(name: str, sweep: Sweep, runs: Sequence[Run], measure: Measure) 
         if not trained:
             return plain("lost" + at)
         made = measured([measure.score(run) for run in trained], percent)
-        made["quality"] = fmean(run["validation_loss"] for run in trained)
+        made["quality"] = min(fmean(run["validation_loss"] for run in trained), measure.baseline["validation_loss"])
         made["text"] += at + (f", {len(of) - len(trained)} of {len(of)} lost" if len(trained) < len(of) else "")
         return made
 
@@ -129,5 +129,8 @@ def sweep_table(name: str, sweep: Sweep, runs: Sequence[Run], measure: Measure) 
     method = "" if one is None else (
         f"{one['network']}{by}, {one['epochs']} epochs, {len({run['seed'] for run in runs})} seeds. {sweep['method']} "
         f"Test {measure.score_name} in percent; lost: diverged or collapsed. Shaded by the validation loss.")
-    return table(experiment(name), f"{sweep['title']}: test {measure.score_name}", "%",
-                 [sweep["row"], *sweep["columns"]], rows, method, finding)
+    columns = [sweep["row"], *sweep["columns"]]
+    if rows:
+        rows.append(measure.baseline_row(columns, f"{measure.baseline_score():.1f}"))
+    made = table(experiment(name), f"{sweep['title']}: test {measure.score_name}", "%", columns, rows, method, finding)
+    return made | {"worst": measure.baseline["validation_loss"]}
