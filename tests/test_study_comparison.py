@@ -1,5 +1,6 @@
 """Two studies compared: what changed is shown by a test that counts its comparisons, and what cannot be compared is said."""
 
+import io
 import json
 import math
 import re
@@ -10,7 +11,7 @@ import pytest
 from test_study_tables import LRS, NETWORKS, SEEDS, WAYS, document  # noqa: F401  (a fixture)
 
 from fastlr import cli
-from fastlr.study import comparison, comparison_page, record
+from fastlr.study import comparison, comparison_page, record, report
 from fastlr.study.comparison import compare_studies, read_study, two_sided
 
 
@@ -80,8 +81,8 @@ def test_p_is_corrected_for_the_number_of_comparisons(one, other):
     tested = [found["tables"][k]["rows"] for k in (0, 1)]
     raw = sorted(2 * 0.5 ** int(row[3]["text"]) for of in tested for row in of if row[-1]["p"] is not None)
     assert found["tested"] == len(raw) == 4                      # (the best of each is one of them)
-    assert p["0.1"] == p["0.01"] == f"{max(4 * raw[0], 3 * raw[1]):.2g}" and own["result"] == "no difference shown"
-    assert {rows(found, "rates")[name]["result"] for name in ("0.1", "0.01")} == {"no difference shown"}
+    assert p["0.1"] == p["0.01"] == f"{max(4 * raw[0], 3 * raw[1]):.2g}" and own["result"] == "not shown"
+    assert {rows(found, "rates")[name]["result"] for name in ("0.1", "0.01")} == {"not shown"}
     assert found["tables"][0]["finding"] == "No difference is shown."
     assert f"for all {found['tested']} comparisons" in found["tables"][0]["method"]
 
@@ -275,3 +276,21 @@ def test_the_page_is_by_itself_and_names_are_text(one, other):
     assert len([svg for svg in svgs if "Validation loss by learning rate in two studies" in svg]) == len(NETWORKS)
     for svg in svgs:
         xml.fromstring(svg)
+
+
+def test_eighty_columns_are_enough_for_every_word(one, other, monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "dumb")
+    other["settings"]["optimizer"] = "lion"
+    found = compare_studies(one, changed(other, 1000, lambda run: run["lr"] < 1, ("grid", "strategies")))
+    shown = Terminal()
+    report.print_all(found["tables"], comparison.facts(found), shown)
+    lines = shown.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    words = {word for line in lines for word in line.split()}
+    for table in found["tables"]:
+        assert set(" ".join([*table["columns"], *(e["text"] for row in table["rows"] for e in row)]).split()) <= words

@@ -172,7 +172,7 @@ class Comparison:
         if self.corrected is None:
             return "too few pairs"
         if self.corrected >= LEVEL:
-            return "no difference shown"
+            return "not shown"
         return "B lower" if self.b_lower > self.a_lower else "A lower"
 
     def row(self) -> list[Entry]:
