@@ -4,7 +4,8 @@
 As gradients.pyx does for arrays. Gradients are new in each step: what is done for each of them counts.
 """
 from libc.math cimport NAN
-from libc.stdint cimport int64_t, uintptr_t
+from libc.stdint cimport int64_t, uint64_t, uintptr_t
+from libc.string cimport memcpy
 from fastlr._engine.arrays cimport ArrayView, memory_range
 from fastlr._engine.dlpack cimport DL_CPU, DLTensor, storage_of
 from fastlr._engine.gradients cimport Gradients
@@ -13,14 +14,15 @@ from fastlr._engine.memory cimport Memory
 from fastlr._engine.plan cimport Plan
 from fastlr._engine.torch_grad cimport grad_of
 from fastlr._engine.torch_native cimport (
-    describe_native, has_native, native, native_tensor, no_tensor, prefetch_lines, prefetch_storage,
+    NATIVE_AXES, NATIVE_STORAGE, STORAGE_WORDS, at, dtype_of, gradient_of, has_layout, has_native, is_plain_storage,
+    native, pointer_at, same_storage, word_at,
 )
 from fastlr._engine.torch_tensors cimport (
     Py_TYPE, PyObject, array_over, describe, parameter_type, tensor_type,
 )
 from fastlr._engine.written_ranges cimport WrittenRanges, may_be_written, merge_written, refuse_overlap
 from fastlr._kernels.build_id cimport FASTLR_LAYOUT
-from fastlr._kernels.prefetch cimport prefetch_read
+from fastlr._kernels.prefetch cimport prefetch_read, prefetch_row
 from fastlr._kernels.structs cimport MAX_DIMENSIONS, UNKNOWN, GradientView, Storage
 
 from fastlr._engine.arrays import stored_as
@@ -29,10 +31,7 @@ from fastlr._engine.rows import catch_up, step_rows
 build_id = FASTLR_LAYOUT.decode()
 
 cdef enum:
-    AHEAD = 3                  # parameters between two turns of requesting memory
-    STORAGE = 2                # words of a `TensorImpl` that point at what else is read: only as hints
-    AUTOGRAD = 3
-    VERSION = 5
+    AHEAD = 512                # bytes of a gradient, and of a parameter, that are requested before all are read
 
 
 cdef struct SeenTensor:
@@ -41,12 +40,11 @@ cdef struct SeenTensor:
     int ndim
     bint special               # its gradient and memory are found by Python: complex, or of a type of its own
     bint plain                 # contiguous in C order
-    bint native                # its gradient may be read without a Python object
-    void* impl                 # hints: where its `TensorImpl` was in the last step, and what that pointed at
-    void* storage
-    void* autograd
-    void* version
-    void* slot                 # ... where its gradient's `Tensor` was
+    bint native                # it and its gradient may be read without Python objects
+    int dtype                  # torch's number of its type, there
+    uint64_t first             # ... and where it was in its storage,
+    uint64_t[STORAGE_WORDS] storage            # ... and what that said of its memory
+    Storage stored
     Py_ssize_t size, bytes
     int64_t* shape
     int64_t* strides
@@ -77,8 +75,12 @@ cdef class TorchTensors:
     cdef double* steps64
     cdef WrittenRanges written
     cdef bint native                   # whether gradients may be read without Python objects
-    cdef void*** held                  # ... those of the step in progress
-    cdef list gradients                # of the step in progress
+    cdef void** found                  # ... the `TensorImpl` of each that was,
+    cdef void*** held                  # ... and what keeps it until the step is done
+    # Gradients of the step in progress that are Python objects. (The list is made once: after a backward pass, a block
+    # of memory of its size takes the C library up to 0.1 ms, as it joins the small blocks that were freed.)
+    cdef list gradients
+    cdef bint keeps_objects            # whether there are any
     cdef readonly list sparse          # ... of those, (index, gradient) of sparse ones
 
     def __init__(self, Plan plan, list owners, list local_tensors, steps, of_special, convert_gradient,
@@ -93,6 +95,7 @@ cdef class TorchTensors:
         self.plan, self.owners, self.locals = plan, owners, local_tensors
         self.of_special, self.convert_gradient, self.step_elements = of_special, convert_gradient, step_elements
         self.memory, self.count, self.native = Memory(), len(owners), may_be_native
+        self.found = <void**>self.memory.take(self.count, sizeof(void*))
         self.held = <void***>self.memory.take(self.count, sizeof(void**))
         self.seen = <SeenTensor*>self.memory.take(self.count, sizeof(SeenTensor))
         self.owner = <PyObject**>self.memory.take(self.count, sizeof(PyObject*))
@@ -111,7 +114,7 @@ cdef class TorchTensors:
             describe(<PyObject*>local_tensors[i], &found)
             seen.data, seen.ndim = <char*>found.data + found.byte_offset, found.ndim
             seen.special = owners[i] is not local_tensors[i]
-            seen.native = may_be_native and not seen.special and Py_TYPE(self.owner[i]) in (tensor_type, parameter_type)
+            seen.stored = storage_of(&found)
             seen.shape, seen.strides = shapes, shapes + found.ndim
             shapes += 2 * found.ndim
             seen.size, seen.plain, length = 1, True, 1
@@ -124,6 +127,10 @@ cdef class TorchTensors:
                 length *= found.shape[k]
             seen.plain = seen.plain or seen.size == 0
             seen.bytes = seen.size * found.dtype.bits // 8
+            # (an alias of a gradient of one element may have any strides)
+            seen.native = may_be_native and not seen.special and seen.plain and seen.size > 1 and \
+                seen.ndim <= NATIVE_AXES and Py_TYPE(self.owner[i]) in (tensor_type, parameter_type)
+            self.note_storage(i)
 
     cdef int take_steps(self, steps) except -1:
         """`steps`: a tensor of one float32 or float64 for each parameter."""
@@ -157,9 +164,23 @@ cdef class TorchTensors:
         if self.seen[i].special:
             tensor = self.of_special(<object>self.owner[i])
             return tensor is not self.locals[i] and not self.same_memory(i, tensor)
-        if not (has_native and self.seen[i].native and describe_native(native_tensor(self.owner[i]), &found)):
-            describe(self.owner[i], &found)
-        return <char*>found.data + found.byte_offset != self.seen[i].data or not self.is_as_seen(i, &found)
+        describe(self.owner[i], &found)
+        if <char*>found.data + found.byte_offset != self.seen[i].data or not self.is_as_seen(i, &found):
+            return True
+        self.note_storage(i)
+        return False
+
+    cdef void note_storage(self, Py_ssize_t i) noexcept:
+        """Remember what a parameter's storage says of its memory now."""
+        cdef SeenTensor* seen = &self.seen[i]
+        cdef void* impl
+        if has_native and seen.native:
+            impl = pointer_at(self.owner[i], at.impl)
+            if word_at(impl, at.keys) != at.plain_keys:
+                seen.dtype = -1        # (no type: it will be looked at closer each time)
+                return
+            seen.dtype, seen.first = dtype_of(impl), word_at(impl, at.first)
+            memcpy(seen.storage, <char*>pointer_at(impl, at.storage) + at.data, at.storage_words * sizeof(uint64_t))
 
     cdef bint same_memory(self, Py_ssize_t i, object tensor) except -1:
         cdef DLTensor found
@@ -180,25 +201,20 @@ cdef class TorchTensors:
         cdef int found_native
         cdef Storage stored
         cdef object gradient
-        cdef list gradients = [None] * self.count
-        self.gradients = gradients
-        if self.sparse:
-            self.sparse = []
-        if self.native:
-            self.release_held()
+        self.forget()
+        if has_native and self.native and not as_objects:
+            self.load_all()
         for i in range(self.count):
             view, seen = &self.source.views[i], &self.seen[i]
             view.g = NULL
-            if has_native and self.native and not as_objects:
-                self.prefetch_ahead(i)
-            if self.is_moved(i):
-                self.forget()
-                return -1
             if has_native and seen.native and not as_objects:
                 found_native = self.read_native(i)
                 if found_native >= 0:
                     present += found_native
                     continue
+            if self.is_moved(i):
+                self.forget()
+                return -1
             gradient = grad_of(self.owner[i])
             if gradient is None:
                 continue
@@ -207,79 +223,99 @@ cdef class TorchTensors:
                 gradient = self.converted(i, gradient)
                 if gradient is None:
                     continue
-            gradients[i] = gradient
+            self.gradients[i], self.keeps_objects = gradient, True
             try:
                 describe(<PyObject*>gradient, &found)
             except (BufferError, RuntimeError):            # (no strides: sparse, or no memory: of another device)
-                gradients[i] = gradient = self.converted(i, gradient)
+                self.gradients[i] = gradient = self.converted(i, gradient)
                 if gradient is None:
                     continue
                 describe(<PyObject*>gradient, &found)
             stored = storage_of(&found)
             if found.device.device_type == DL_CPU and seen.plain and seen.size != 1 and found.data != NULL \
-                    and self.is_as_seen(i, &found) and same_precision(&layout.views[i], stored):
+                    and self.is_as_seen(i, &found) and same_precision(&layout.views[i], stored) \
+                    and not gradient.is_neg():
                 view.g, view.stored = <char*>found.data + found.byte_offset, stored
                 view.layout = view.measured_layout = NULL
                 if may_be_written(&self.written, view.g, view.g + seen.bytes):
                     refuse_overlap(layout, i, array_over(gradient), view.g, view.g + seen.bytes)
             else:
                 self.read_other(i, gradient)
+        if has_native and self.native and not as_objects:
+            self.hold()
         return present
 
-    cdef void prefetch_ahead(self, Py_ssize_t i) noexcept:
-        """Request what the next parameters and their gradients are read from: some twenty lines of the cache each.
+    cdef void load_all(self) noexcept:
+        """Bring what is read of parameters and gradients into the caches.
 
-        In three turns, as each address is found by what an earlier turn has loaded. Where a parameter's own parts were
-        in the last step is remembered, as a hint: nothing is read there but by torch's own functions.
+        (A pass of its own: with few instructions for each, the core waits for the memory of many of them at a time.)
         """
-        cdef Py_ssize_t k = i + 3 * AHEAD
-        cdef SeenTensor* seen
-        cdef void** gradient
-        if k < self.count and self.seen[k].native:
-            seen = &self.seen[k]
-            prefetch_read(self.owner[k])
-            prefetch_lines(seen.impl)
-            prefetch_storage(seen.storage)
-            prefetch_read(seen.autograd)
-            prefetch_read(seen.slot)
-            prefetch_read(seen.version)
-        k -= AHEAD
-        if k < self.count and self.seen[k].native:
-            seen = &self.seen[k]
-            seen.impl = native_tensor(self.owner[k])[0]
-            seen.storage, seen.autograd = (<void**>seen.impl)[STORAGE], (<void**>seen.impl)[AUTOGRAD]
-            seen.version = (<void**>seen.impl)[VERSION]
-            gradient = native.grad(seen.impl)
-            seen.slot = <void*>gradient
-            prefetch_lines(gradient[0])
-        k -= AHEAD
-        if k < self.count and self.seen[k].native:
-            gradient = native.grad(native_tensor(self.owner[k])[0])
-            prefetch_storage((<void**>gradient[0])[STORAGE])
+        cdef Py_ssize_t i
+        cdef const SeenTensor* seen
+        cdef const char* impl
+        cdef const char* gradient
+        cdef const char* storage
+        for i in range(self.count):
+            seen = &self.seen[i]
+            if not seen.native:
+                continue
+            impl = <const char*>pointer_at(self.owner[i], at.impl)
+            prefetch_read(impl + at.keys)
+            prefetch_read(pointer_at(impl, at.version))
+            prefetch_read(<const char*>pointer_at(impl, at.storage) + at.data)
+            prefetch_row(seen.data, seen.bytes if seen.bytes < AHEAD else AHEAD)
+            gradient = <const char*>gradient_of(impl)
+            if gradient == NULL:
+                continue
+            prefetch_read(gradient + at.keys)
+            storage = <const char*>pointer_at(gradient, at.storage)
+            if storage != NULL:
+                prefetch_read(storage + NATIVE_STORAGE)
+                prefetch_row(<const char*>pointer_at(storage, at.data), seen.bytes if seen.bytes < AHEAD else AHEAD)
 
     cdef int read_native(self, Py_ssize_t i) noexcept:
-        """Read a gradient of the parameter's own layout: 1, 0 if there is none, -1 if it has to be read otherwise."""
-        cdef DLTensor found
+        """Read a gradient of the parameter's own layout: 1, 0 if there is none, -1 if one of both needs a closer look.
+        """
         cdef GradientView* view = &self.source.views[i]
         cdef const SeenTensor* seen = &self.seen[i]
-        cdef void** gradient = native.grad(native_tensor(self.owner[i])[0])
-        cdef Storage stored
-        if gradient[0] == no_tensor:
+        cdef const void* impl = pointer_at(self.owner[i], at.impl)
+        cdef void* gradient
+        cdef void* storage
+        cdef char* data
+        if not has_layout(impl, seen.ndim, seen.shape, seen.strides) or dtype_of(impl) != seen.dtype \
+                or word_at(impl, at.first) != seen.first \
+                or not same_storage(pointer_at(impl, at.storage), seen.storage):
+            return -1
+        gradient = gradient_of(impl)
+        if gradient == NULL:
             return 0
-        if not seen.plain or seen.size <= 1 or not describe_native(gradient, &found) or found.data == NULL \
-                or not self.is_as_seen(i, &found):
+        if not has_layout(gradient, seen.ndim, seen.shape, seen.strides) or dtype_of(gradient) != seen.dtype:
             return -1
-        stored = storage_of(&found)
-        if not same_precision(&self.plan.layout.views[i], stored) \
-                or may_be_written(&self.written, <char*>found.data, <char*>found.data + seen.bytes) \
-                or native.new_handle(gradient, &self.held[i]) != 0:
+        storage = pointer_at(gradient, at.storage)
+        data = <char*>pointer_at(storage, at.data)
+        if data == NULL or not is_plain_storage(storage):
             return -1
-        view.g, view.stored, view.layout, view.measured_layout = <char*>found.data, stored, NULL, NULL
+        data += word_at(gradient, at.first) * <uint64_t>(seen.bytes // seen.size)
+        if may_be_written(&self.written, data, data + seen.bytes):
+            return -1
+        self.found[i] = gradient
+        view.g, view.stored, view.layout, view.measured_layout = data, seen.stored, NULL, NULL
         return 1
+
+    cdef int hold(self) except -1:
+        """Keep the gradients that were read, whatever happens to the parameters, until the step is done."""
+        cdef Py_ssize_t i
+        for i in range(self.count):
+            if self.found[i] != NULL:
+                if native.new_handle(&self.found[i], &self.held[i]) != 0:
+                    self.forget()
+                    raise MemoryError
+        return 0
 
     cdef void release_held(self) noexcept:
         cdef Py_ssize_t i
         for i in range(self.count):
+            self.found[i] = NULL
             if self.held[i] != NULL:
                 native.delete_handle(self.held[i])
                 self.held[i] = NULL
@@ -391,9 +427,7 @@ cdef class TorchTensors:
                       [curvature.get(id(owner)) for owner in self.owners], keeps)
         finally:
             self.source.arrays = None
-            self.gradients = None
-            if self.native:
-                self.release_held()
+            self.release()
         if plan.skipped != skipped:
             return None
         for i in range(self.count):
@@ -441,9 +475,19 @@ cdef class TorchTensors:
 
     def forget(self):
         """Keep no gradient that was read for a step which was not done."""
-        self.gradients, self.sparse = None, []
+        if self.sparse:
+            self.sparse = []
+        self.release()
+
+    cdef void release(self):
+        """Keep no gradient that is not sparse."""
+        cdef Py_ssize_t i
         if self.native:
             self.release_held()
+        if self.keeps_objects:
+            self.keeps_objects = False
+            for i in range(self.count):
+                self.gradients[i] = None
 
     cdef int refuse_shared_gradients(self) except -1:
         """ValueError if gradients that are set to zero share memory: one would be zero before it is read."""

@@ -162,6 +162,9 @@ class Unit:
         for group in members:
             for name, param in group:
                 local = local_of(param)
+                if local.is_neg():
+                    raise ValueError(f"{owner}: parameter {name} is a negative view, whose memory has other values; "
+                                     f"let your model use a copy of it, and pass that")
                 if local.numel() and any(n > 1 and step == 0 for n, step in zip(local.shape, local.stride(),
                                                                                 strict=True)):
                     raise ValueError(f"{owner}: elements of parameter {name} share memory (shape {tuple(local.shape)}, "
@@ -180,6 +183,7 @@ class Unit:
                          **values_of(owner, opt._peer, rule.cls, opt.param_groups[index])}
                         for index, group in zip(groups, members, strict=True)], **self.keywords,
                        constraint=self.constraints or None)
+        inner._plan.watched = None     # (nobody else has the dictionaries of its arrays)
         if inner.kind == "matrix":
             for tensor, state in zip(inner._plan.tensors, given, strict=True):
                 adopt(inner, rule.cls.__name__, tensor, state, f"{owner}: state of parameter {tensor.name}")

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from .._engine.torch_clipping import clip_gradients
+from .._engine.torch_native import count_writes
 
 #: Elements from which on torch's own is as fast: it uses threads.
 MANY = 1 << 18
@@ -35,6 +36,6 @@ def clip_grad_norm_(parameters: torch.Tensor | Iterable[torch.Tensor], max_norm:
         if found is not None:
             norm, written, double = found
             if written:
-                torch.autograd.graph.increment_version(written)
+                count_writes(written)
             return torch.tensor(norm, dtype=torch.float64 if double else torch.float32)
     return torch.nn.utils.clip_grad_norm_(params, max_norm, norm_type, error_if_nonfinite, foreach)

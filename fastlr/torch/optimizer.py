@@ -12,6 +12,7 @@ from torch.optim import optimizer as base
 
 from .._engine.torch_grad import any_gradient, forget_gradients
 from ..optimizers.binding import check_words
+from .._engine.torch_native import count_writes
 from ..optimizers.rule_class import RuleClass
 from ..optimizers.stages import SETTABLE, STAGES, Stages
 from .arguments import Peer
@@ -28,7 +29,6 @@ COMMON = tuple(name for name in STAGES if name != "maximize") + (
     "state_dtype", "master", "decay", "decay_mask", "lr_scale", "lr_max", "constraint", "catch_up_rows", "convention")
 
 profiler_is_on = torch._C._autograd._profiler_enabled
-increment_version = getattr(torch._C, "_increment_version", torch.autograd.graph.increment_version)
 before_all, after_all = base._global_optimizer_pre_hooks, base._global_optimizer_post_hooks
 
 
@@ -160,7 +160,7 @@ class Optimizer(torch.optim.Optimizer):
             if gradients:
                 moved = unit.tensors.step(scale, self.zero_grads, **more)
                 if moved:
-                    increment_version(moved)
+                    count_writes(moved)
                     if unit.without_state:
                         self._show_new_state(binding, unit)
 
@@ -185,7 +185,7 @@ class Optimizer(torch.optim.Optimizer):
             unit.tensors.read()
         moved = unit.tensors.step()
         if moved:
-            increment_version(moved)
+            count_writes(moved)
             if unit.without_state:
                 self._show_new_state(binding, unit)
         param.grad = None
@@ -245,7 +245,7 @@ class Optimizer(torch.optim.Optimizer):
         moved = self._binding.catch_up() if param is None else self._binding.catch_up_rows(
             param, rows, type(self).__name__)
         if moved:
-            increment_version(moved)
+            count_writes(moved)
 
     def _require_all_updates(self, what: str) -> None:
         """RuntimeError while rows have not had all updates."""
@@ -280,7 +280,7 @@ class Optimizer(torch.optim.Optimizer):
         for unit in self._bind().units:
             if unit.constraints:
                 unit.inner._plan.constrain()
-                increment_version(unit.params)
+                count_writes(unit.params)
 
     def measure(self, on: bool = True) -> None:
         """Measure each parameter in every step, in the same pass: see `fastlr.Optimizer.measure`."""

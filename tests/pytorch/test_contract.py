@@ -1,5 +1,6 @@
 """What callers of `torch.optim.Optimizer` rely on, line by line."""
 import copy
+import ctypes
 import gc
 import inspect
 import io
@@ -1081,18 +1082,116 @@ def test_this_torch_has_all_ways():
     assert begin() and torch.Tensor.__dlpack_c_exchange_api__
 
 
-def test_functions_that_say_something_else_are_not_used():
+def test_what_differs_from_what_python_says_is_not_used():
     from fastlr._engine.torch_native import use_native
-    from fastlr.torch.interface import begin, found, samples
+    from fastlr.torch.interface import begin, found, increment_version, samples, special
 
     addresses, codes = found()
+    size = torch.Tensor.__basicsize__
+
+    def used(said=None, unlike=None, addresses=addresses, size=size):
+        with torch.no_grad():
+            return use_native(addresses, said or samples(codes), unlike or special(), size, increment_version)
+
     try:
-        assert not use_native({**addresses, "sizes": addresses["strides"]}, codes, samples(), torch.Tensor.__basicsize__)
-        assert not use_native(addresses, {**codes, "float16": codes["bfloat16"], "bfloat16": codes["float16"]}, samples(),
-                              torch.Tensor.__basicsize__)
-        assert not use_native(addresses, codes, samples(), 16)
+        assert used()
+        assert not used(addresses={})
+        assert not used(size=16)
+        assert not used(samples({**codes, torch.float16: codes[torch.bfloat16], torch.bfloat16: codes[torch.float16]}))
+        for name, wrong in (("impl", 8), ("keys", 1), ("first", 1), ("storage", 8), ("data", 8), ("version", 1),
+                            ("grad", 8), ("shape", (9,)), ("strides", (9,))):
+            said = samples(codes)
+            at = next(k for k, (_, facts) in enumerate(said) if facts["grad"] is not None and len(facts["shape"]) == 1)
+            said[at][1][name] = wrong if isinstance(wrong, tuple) else said[at][1][name] + wrong
+            assert not used(said), name
+        # (special tensors that look like plain ones: by their keys, or by what their storage says)
+        plain, keys = torch.zeros(2), samples(codes)[0][1]["keys"]
+        assert not used(unlike=[*special(), (plain, keys, None, b"")])
+        storage = plain.untyped_storage()._cdata
+        assert not used(unlike=[*special(), (plain, keys, storage, ctypes.string_at(storage, 72))])
+        # (a count of writes that Python does not see)
+        said = samples(codes)
+        said.append((said[0][0].detach(), said[0][1]))
+        assert not used(said)
     finally:
         assert begin()
+
+
+def special_pair(what):
+    """A parameter and a gradient that are special in one way."""
+    torch.manual_seed(0)
+    param, g = torch.nn.Parameter(torch.randn(6, 4)), torch.randn(6, 4)
+    if what == "an offset":
+        param, g = torch.nn.Parameter(torch.randn(40)[3:27].view(6, 4)), torch.randn(40)[5:29].view(6, 4)
+    elif what == "negative":
+        g = torch._neg_view(g)
+    elif what == "lazily cloned gradients":
+        g = torch._lazy_clone(g)
+    elif what == "other strides":
+        g = torch.randn(4, 6).t()
+    elif what == "both transposed":
+        param, g = torch.nn.Parameter(torch.randn(4, 6).t()), torch.randn(4, 6).t()
+    elif what == "memory of NumPy's":
+        param = torch.nn.Parameter(torch.from_numpy(param.detach().numpy().copy()))
+        g = torch.from_numpy(g.numpy().copy())
+    elif what == "six axes":
+        param, g = torch.nn.Parameter(torch.randn(2, 1, 3, 2, 1, 2)), torch.randn(2, 1, 3, 2, 1, 2)
+    elif what == "an inference tensor":
+        with torch.inference_mode():
+            g = torch.randn(6, 4)
+    elif what == "shared memory":
+        param, g = torch.nn.Parameter(param.detach().share_memory_()), g.share_memory_()
+    return param, g
+
+
+@pytest.mark.parametrize("what", ["nothing", "an offset", "negative", "lazily cloned gradients", "other strides",
+                                  "both transposed", "memory of NumPy's", "six axes", "an inference tensor",
+                                  "shared memory"])
+def test_special_gradients_and_parameters_are_read_as_by_torch(what):
+    """To some units in the last place of three updates of at most 0.1."""
+    found = []
+    for cls in (fastlr.torch.AdamW, torch.optim.AdamW):
+        param, g = special_pair(what)
+        opt = cls([param], lr=0.1)
+        for _ in range(3):
+            param.grad = g
+            opt.step()
+        found.append(param.detach().clone())
+    torch.testing.assert_close(*found, rtol=0, atol=1e-6)
+
+
+def test_a_negative_view_is_no_parameter():
+    with pytest.raises(ValueError, match="SGD: parameter 0 is a negative view, whose memory has other values"):
+        param = torch.nn.Parameter(torch._neg_view(torch.ones(3)))
+        param.grad = torch.ones(3)
+        fastlr.torch.SGD([param], lr=0.1).step()
+
+
+def test_a_lazy_clone_keeps_its_values():
+    """It shares the memory of the parameter until one of them is written, and a pointer's writes are not seen."""
+    param = torch.nn.Parameter(torch.ones(8))
+    opt = fastlr.torch.SGD([param], lr=0.5)
+    for k in range(1, 4):
+        param.grad = torch.ones(8)
+        opt.step()
+        clone = torch._lazy_clone(param.detach())
+        param.grad = torch.ones(8)
+        opt.step()
+        assert clone.tolist() == [1 - k + 0.5] * 8 and param.tolist() == [1.0 - k] * 8
+
+
+def test_writes_are_counted_once_also_of_views_and_of_other_types():
+    from fastlr._engine.torch_native import count_writes
+
+    base = torch.zeros(4)
+    with torch.inference_mode():
+        inference = torch.zeros(4)
+    tensors = [base[1:], torch.zeros(2, dtype=torch.complex64), torch.zeros(2).to_sparse(), torch.nn.Parameter(torch.ones(2))]
+    before = [x._version for x in (base, *tensors)]
+    count_writes(tensors)
+    assert [x._version for x in (base, *tensors)] == [x + 1 for x in before]
+    with torch.inference_mode():
+        count_writes([inference])              # (which has no version, and is written in that mode alone)
 
 
 def test_tensors_that_are_swapped_are_noticed():
