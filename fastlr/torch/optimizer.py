@@ -11,8 +11,8 @@ import torch
 from torch.optim import optimizer as base
 
 from .._engine.torch_grad import any_gradient, forget_gradients
-from ..optimizers.binding import check_words
 from .._engine.torch_native import count_writes
+from ..optimizers.binding import check_words
 from ..optimizers.rule_class import RuleClass
 from ..optimizers.stages import SETTABLE, STAGES, Stages
 from .arguments import Peer
