@@ -210,32 +210,8 @@ def run_experiments(
 
 def settings_of(arguments: argparse.Namespace, data: Any) -> Any:
     """The settings of the arguments; those not given have the defaults, or the values of --quick."""
-    from ..study.laboratory import QUICK, Settings, default_networks
-    from ..study.model_names import is_model
-    from ..study.networks import ACTIVATIONS
-    from ..study.sweeps import sweep_names
+    from ..study.laboratory import settings_for
 
-    settings = Settings(networks=default_networks(data), batch_size=min(32, len(data.train[1])))
-    if arguments.quick:
-        settings = replace(settings, **QUICK)
     names = "lrs", "networks", "seeds", "epochs", "optimizer", "schedule", "batch_size", "target_loss"
     given = {name: value for name in names if (value := getattr(arguments, name)) is not None}
-    for name in ("lrs", "networks"):
-        if name in given:
-            given[name] = tuple(given[name])
-    if arguments.model is not None:
-        if not is_model(arguments.model):
-            raise ValueError(f"study: --model must be MODULE:FUNCTION, like nets:small, got {arguments.model!r}")
-        given["networks"] = (arguments.model, *given.get("networks", ()))
-        # (as many runs of one network, in the ladder, as else of three activations)
-        settings = replace(settings, ladder_seeds=len(ACTIVATIONS) * settings.ladder_seeds)
-    if arguments.sweep:
-        given["sweeps"] = sweep_names(arguments.sweep)
-    settings = replace(settings, **given)
-    return replace(
-        settings,
-        ladder_seeds=settings.ladder_seeds if arguments.seeds is None else min(settings.ladder_seeds, settings.seeds),
-        further_seeds=min(settings.further_seeds, settings.seeds),
-        descent_seeds=min(settings.descent_seeds, settings.seeds),
-        ladder_epochs=min(settings.ladder_epochs, settings.epochs),
-    )
+    return settings_for(data, arguments.quick, arguments.model, sweeps=arguments.sweep or (), **given)

@@ -11,6 +11,7 @@ from .data import Dataset, digits, load
 from .experiment import LEARNING_RATES, NETWORKS, Cell, Result, grid, run, train
 from .landscapes import LANDSCAPES, Escape, escape
 from .networks import Network
+from .whole_study import write_report
 
 __all__ = [
     "LANDSCAPES",
@@ -27,4 +28,5 @@ __all__ = [
     "load",
     "run",
     "train",
+    "write_report",
 ]

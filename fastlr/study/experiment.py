@@ -21,7 +21,7 @@ import fastlr
 
 from ..optimizers.base import REGISTRY
 from .data import Dataset, digits
-from .model_names import Make, check_name, is_model, name_of
+from .model_names import Make, check_name, given, is_model
 from .models import built, check_model, optimizer_of, take_step
 from .networks import Array, Batch, Network, parse_network
 from .rates import rate
@@ -188,29 +188,29 @@ def run(
     cells = grid() if cells is None else cells
     data = digits() if data is None else data
     if model is not None:
-        name = name_of(model)
-        cells = list(dict.fromkeys(replace(cell, network=name) for cell in cells))
+        with given(model) as name:
+            return run(list(dict.fromkeys(replace(cell, network=name) for cell in cells)), data, progress)
     for cell in cells:
         check_fit(cell, data)
     for network, batch_size in dict.fromkeys((cell.network, cell.batch_size) for cell in cells):
         if is_model(network):
-            check_model(network, (cell.optimizer for cell in cells), batch_size, data, model)
+            check_model(network, (cell.optimizer for cell in cells), batch_size, data)
     results = []
     for cell in cells:
-        results.append(train(cell, data, model))
+        results.append(train(cell, data))
         if progress is not None:
             progress(results[-1])
     return results
 
 
-def train(cell: Cell, data: Dataset, model: Make | None = None) -> Result:
-    """Run one cell; `model`, where given, makes its network.
+def train(cell: Cell, data: Dataset) -> Result:
+    """Run one cell.
 
     Raises `ValueError` for a network that does not fit the data. NumPy's floating-point warnings are disabled here,
     as divergence is a result.
     """
     check_fit(cell, data)
-    with built(cell.network, cell.seed, data, model) as net:
+    with built(cell.network, cell.seed, data) as net:
         return train_network(net, cell, data)
 
 

@@ -10,6 +10,7 @@ not on the process, nor on earlier tasks. Further kinds are the sweeps of `sweep
 
 from __future__ import annotations
 
+import difflib
 import math
 import multiprocessing
 import os
@@ -20,7 +21,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor, wait
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from itertools import pairwise, zip_longest
 from typing import Any, Protocol
 
@@ -34,14 +35,14 @@ from .landscapes import LANDSCAPES, Escape
 from .model_names import is_model
 from .models import check_model
 from .networks import ACTIVATIONS, parse_network
-from .sweeps import Sweep, experiment, sweep
+from .sweeps import Sweep, experiment, sweep, sweep_names
 
 LADDER = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0)
 DECAYING = LADDER[2:-1]  # rates of `decay`: those at which a held rate may be the best
 DECAY = "cosine(1, steps=updates)"
 PILOT_RATES = (0.01, 0.1, 1.0)
 GAIN = 0.9  # of a pilot's gain on the baseline: the default target
-__all__ = ["BrokenExecutor", "Settings", "run_tasks", "default_networks", "pilot_target", "plan"]
+__all__ = ["BrokenExecutor", "Settings", "run_tasks", "default_networks", "pilot_target", "plan", "settings_for"]
 
 MOST_KILLED = 3  # experiments whose process was killed twice: then the study stops
 EXPERIMENTS = ("grid", "ladder", "decay", "strategies", "descent", "escape", "memory")
@@ -102,6 +103,41 @@ def default_networks(data: Dataset) -> tuple[str, ...]:
         widths, activation = parse_network(text)
         made.append("-".join(map(str, (data.features, *widths[1:-1], data.outputs))) + f"-{activation}")
     return tuple(made)
+
+
+def settings_for(data: Dataset, quick: bool = False, model: str | None = None, **given: Any) -> Settings:
+    """The settings that are given, for the rest defaults that fit the data, or the values of `QUICK`.
+
+    `model` names a model of torch, which comes before the given networks, or instead of the default ones. Raises
+    `ValueError` for settings that there are not.
+    """
+    settings = Settings(networks=default_networks(data), batch_size=min(32, len(data.train[1])))
+    if quick:
+        settings = replace(settings, **QUICK)
+    known = [field.name for field in fields(Settings) if field.name != "quick"]
+    for name in given:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            cure = f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(known)}"
+            raise ValueError(f"study: no setting is called {name!r}{cure}")
+    for name in ("lrs", "networks", "sweeps"):
+        if name in given:
+            given[name] = tuple(given[name])
+    given["sweeps"] = sweep_names(given.get("sweeps", ()))
+    if model is not None:
+        if not is_model(model):
+            raise ValueError(f"study: a model must be MODULE:FUNCTION, like nets:small, got {model!r}")
+        given["networks"] = (model, *given.get("networks", ()))
+        # (as many runs of one network, in the ladder, as else of three activations)
+        settings = replace(settings, ladder_seeds=len(ACTIVATIONS) * settings.ladder_seeds)
+    settings = replace(settings, **given)
+    return replace(
+        settings,
+        ladder_seeds=min(settings.ladder_seeds, settings.seeds) if "seeds" in given else settings.ladder_seeds,
+        further_seeds=min(settings.further_seeds, settings.seeds),
+        descent_seeds=min(settings.descent_seeds, settings.seeds),
+        ladder_epochs=min(settings.ladder_epochs, settings.epochs),
+    )
 
 
 def pilot_target(settings: Settings, data: Dataset) -> float:

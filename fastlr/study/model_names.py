@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import importlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from .networks import parse_network
@@ -32,12 +33,32 @@ def name_of(make: Make) -> str:
     return re.sub(r"\s", "_", f"{getattr(make, '__module__', None) or 'model'}:{name}")
 
 
+_given: dict[str, Make] = {}  # functions of callers that are in use, by their names
+
+
+@contextmanager
+def given(make: Make) -> Iterator[str]:
+    """In this with block, the function is found by its name, which is returned: it need not be one of a module."""
+    name = name_of(make)
+    before = _given.get(name)
+    _given[name] = make
+    try:
+        yield name
+    finally:
+        if before is None:
+            del _given[name]
+        else:
+            _given[name] = before
+
+
 def find_model(text: str) -> Make:
-    """The function of a text like "module:function"; the module is imported.
+    """The function of a text like "module:function"; the module is imported, unless the function is `given`.
 
     Raises `ValueError`, one line, for a module that is missing or cannot be imported, or a name that it lacks or that
     is no function.
     """
+    if text in _given:
+        return _given[text]
     module_name, _, path = text.partition(":")
     try:
         found: Any = importlib.import_module(module_name)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import fastlr
 
 from .data import Dataset
-from .model_names import Make, find_model, is_model, told
+from .model_names import find_model, is_model, told
 from .networks import Array, Batch, Network, parse_network
 
 if TYPE_CHECKING:
@@ -31,13 +31,13 @@ class Steps(Protocol):
 
 
 @contextmanager
-def built(network: str, seed: int, data: Dataset, make: Make | None = None) -> Iterator[Network | TorchModel]:
-    """In this with block, a network or a model with the first weights of `seed`; `make` makes the model.
+def built(network: str, seed: int, data: Dataset) -> Iterator[Network | TorchModel]:
+    """In this with block, a network or a model with the first weights of `seed`.
 
     What a model draws from torch's generator in the block, its first weights and its dropout, is that of `seed`; after
     it the generator is as it was before.
     """
-    if make is None and not is_model(network):
+    if not is_model(network):
         layers, activation = parse_network(network)
         yield Network(layers, activation, seed=seed, regression=data.regression)
         return
@@ -45,7 +45,7 @@ def built(network: str, seed: int, data: Dataset, make: Make | None = None) -> I
         from . import torch_models
     except ImportError as error:
         raise ImportError(f"study: {network}: a model needs PyTorch: pip install torch") from error
-    make = find_model(network) if make is None else make
+    make = find_model(network)
     with torch_models.seeded(seed):
         yield torch_models.TorchModel(make, network, data)
 
@@ -58,8 +58,7 @@ def optimizer_of(net: Network | TorchModel, name: str, lr: float | Schedule, **h
     return net.optimizer(name, lr, **hyper)
 
 
-def check_model(network: str, optimizers: Iterable[str], batch_size: int, data: Dataset,
-                make: Make | None = None) -> int:
+def check_model(network: str, optimizers: Iterable[str], batch_size: int, data: Dataset) -> int:
     """Try a model with each optimizer: an update by one batch. Returns the number of its weights.
 
     Raises `ValueError`, one line, for what cannot be trained on these data.
@@ -67,7 +66,7 @@ def check_model(network: str, optimizers: Iterable[str], batch_size: int, data: 
     weights = 0
     batch: Batch = tuple(part[:batch_size] for part in data.train)  # type: ignore[assignment]
     for optimizer in dict.fromkeys(optimizers):
-        with built(network, 0, data, make) as net:
+        with built(network, 0, data) as net:
             assert not isinstance(net, Network)
             net.check(data.train[0][:2], data.outputs)
             weights = sum(p.numel() for p in net.weights)

@@ -69,7 +69,7 @@ def decided(result):
 def test_a_model_is_trained_as_torch_does_it(data):
     """The same loop, written out; the same bits. Dropout draws from the seed's generator, evaluation does not drop."""
     cell = study.Cell("made:small", 0.01, seed=3, optimizer="adam", epochs=2, batch_size=16)
-    result = study.train(cell, data, small)
+    (result,) = study.run([cell], data, model=small)
     torch.manual_seed(3)
     net = small()
     opt = fastlr.torch.Adam(net.parameters(), lr=0.01)
@@ -96,7 +96,8 @@ def test_a_seed_decides_a_model_and_the_callers_generator_goes_on(data):
 
 
 def test_a_schedule_drives_the_rate_of_a_model(data):
-    held, same, half, quarter = (study.train(study.Cell("a:b", lr, epochs=2, schedule=text), data, small) for lr, text in (
+    held, same, half, quarter = (
+        study.run([study.Cell(lr=lr, epochs=2, schedule=text)], data, model=small)[0] for lr, text in (
         (0.1, None), (0.1, "constant(1)"), (0.1, "constant(0.5)"), (0.05, None)))
     assert same.train_loss == held.train_loss and half.train_loss == quarter.train_loss != held.train_loss
 
@@ -189,11 +190,39 @@ def test_the_report_of_a_model_is_the_whole_report(nets, data, capsys):
              for found in (document, alone)]
     assert strip[0] == strip[1]                                    # (the same bits by one process or two)
     capsys.readouterr()
-    for wrong, message in (("some_nets", "--model must be MODULE:FUNCTION, like nets:small, got 'some_nets'"),
+    for wrong, message in (("some_nets", "a model must be MODULE:FUNCTION, like nets:small, got 'some_nets'"),
                            ("some_nets:narrow", "some_nets:narrow must return (2, 3)")):
         assert cli.main(["study", "--data", "some.csv", "--model", wrong, "--out", "no"]) == 2
         assert capsys.readouterr().err.startswith(f"fastlr study: {message}")
     assert not (nets / "no").exists()
+
+
+def test_a_report_from_python_is_that_of_the_command(nets, data, capsys):
+    """Of a function that no other process could import; the numbers are those of the same function by its name."""
+    pytest.importorskip("contourpy")
+    pytest.importorskip("rich")
+    pytest.importorskip("threadpoolctl")
+    few = {"quick": True, "lrs": [0.1], "epochs": 2, "seeds": 1, "sweeps": ["momentum"]}
+    seen = []
+    find = find_model("some_nets:small")
+    document = study.write_report("mine", data, model=lambda: find(), progress=seen.append, **few)
+    assert document["complete"] and len(seen) == document["planned"]
+    written = json.loads((nets / "mine" / "results.json").read_text())
+    assert written == json.loads(json.dumps(document, default=str))
+    (name,) = {run["network"] for run in document["experiments"]["grid"]}
+    assert name.endswith("<lambda>") and name.replace("<", "&lt;").replace(">", "&gt;") in (nets / "mine" / "report.html").read_text()
+    again = study.write_report("again", data, model="some_nets:small", **few)
+    for kind in ("grid", "strategies", "sweep-momentum"):
+        assert [run["train_loss"] for run in again["experiments"][kind]] == [
+            run["train_loss"] for run in document["experiments"][kind]]
+    for wrong, message in (({"jobs": 2, "model": lambda: find()}, "other processes find a model by its name alone"),
+                           ({"jobs": 0}, "jobs must be at least 1, got 0"), ({"lr": 0.1}, "no setting is called 'lr'; did you mean 'lrs'"),
+                           ({"model": "small"}, "a model must be MODULE:FUNCTION, like nets:small, got 'small'"),
+                           ({"sweeps": ["rate"]}, "a sweep is one of")):
+        with pytest.raises(ValueError, match=message):
+            study.write_report("no", data, **wrong)
+    assert not (nets / "no").exists()
+    assert capsys.readouterr().out == ""
 
 
 def test_a_function_is_found_in_what_a_module_holds(nets):
