@@ -20,7 +20,7 @@ direction is right (a factor above, below, or of 1), the share that is told the 
 where another rate is advised, and is on the grid, that rate ends lower. "Not sure" counts as "leave".
 
 The points of `fastlr.monitor.points` and the thresholds are fitted to the sets `develop` and `choose` (`--fit` writes
-the file; `--cross` tells how they do on problems that are left out of a fit); `report` had no part in them.
+the file; `--cross` tells how they do on data that are left out of a fit); `report` had no part in them.
 """
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ import argparse
 import math
 import os
 import sys
+import textwrap
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -44,15 +45,20 @@ from fastlr.monitor.measured import measure
 
 RATES = np.geomspace(1e-5, 10, 13)
 LOGS = ("batch", "tenth", "mean", "epoch")
-BY_EPOCH = {"develop": ("mixture", "moons", "blobs", "coins"), "choose": ("wine", "breast_cancer", "iris", "diabetes"),
+BY_EPOCH = {"develop": ("mixture", "moons", "blobs", "coins", "ordered", "categories", "textures"),
+            "choose": ("wine", "breast_cancer", "iris", "diabetes"),
             "report": ("anes96", "penguins", "modechoice", "star98", "patches", "fair")}
 DIRECTIONS = ("lower", "leave", "raise")
 STATISTICS = ("end", "peak", "peak in noise", "late share", "noise", "noise of gain", "noise late", "nine tenths",
               "half", "gain", "fall", "turning")
 OF_VALIDATION = ("validation end", "validation half", "validation late drop", "validation noise",
-                 "validation noise of gain")
-RATE_EDGES = (-4.25, -3.25, -2.25, -1.25, -0.25, 0.25)
-BINS, PENALTY = 5, 10.0
+                 "validation noise of gain", "validation began", "validation end of start", "validation noise of start",
+                 "validation late share")
+RATE_EDGES = np.arange(-4.75, 1, 0.5)                    # between the rates of the grid
+BINS = 24                # quantiles that may be edges
+ROUNDS, STEP = 150, 0.06
+FEWEST_OF_BIN, PENALTY = 30.0, 5.0
+WEIGHTS = (2 / 3, 1 / 3)  # of a log whose validation loss is there from the start on, or from after a part on
 
 
 class Run(NamedTuple):
@@ -196,29 +202,63 @@ def shares(some: list[Judged]) -> tuple[float, float, float]:
 # Fitting of the points
 
 def fitted(found: list[Log], rate: bool, validation: bool) -> points.Card:
-    """Points by multinomial logistic regression on bins of the statistics, the runs of each log alike."""
-    from sklearn.linear_model import LogisticRegression
-
-    rows, labels = [], []
+    """Points by boosting: time and again, one edge of one statistic that lowers the log-loss most (Friedman 2001,
+    Annals of Statistics 29(5)). A card is the sum of all: a step function of each statistic.
+    """
+    rows, labels, weights = [], [], []
     for log in found:
-        for row in log.statistics if validation else log.statistics[:1]:
+        for row, weight in zip(log.statistics, WEIGHTS if validation else (1.0,), strict=False):
             if not validation or OF_VALIDATION[0] in row:
                 rows.append(row)
-                labels.append(log.run.label)
+                labels.append(log.run.label + 1)
+                weights.append(weight)
     shares = np.linspace(0, 1, BINS + 1)[1:-1]
-    names = (*STATISTICS, *(OF_VALIDATION if validation else ()))
-    edges = {name: tuple(np.unique(np.quantile([row[name] for row in rows], shares).round(2)))
-             for name in names} | ({"rate": RATE_EDGES} if rate else {})
-    hot = np.hstack([np.eye(len(cuts) + 1)[np.searchsorted(cuts, [row[name] for row in rows], side="right")]
-                     for name, cuts in edges.items()])
-    model = LogisticRegression(C=1 / PENALTY, max_iter=3000).fit(hot, labels)
-    differences = (model.coef_ - model.coef_[1])[[0, 2]].T.round(2)
-    base = (model.intercept_ - model.intercept_[1])[[0, 2]].round(2)
-    statistics, at = {}, 0
+    names = (*STATISTICS, *(OF_VALIDATION if validation else ()), *(("rate",) if rate else ()))
+    columns = {name: np.array([row[name] for row in rows]) for name in names}
+    edges = {name: RATE_EDGES if name == "rate" else np.unique(np.quantile(column, shares).round(2))
+             for name, column in columns.items()}
+    bins = {name: np.searchsorted(edges[name], column, side="right") for name, column in columns.items()}
+    base, steps = boosted(bins, {name: len(cuts) for name, cuts in edges.items()}, np.array(labels), np.array(weights))
+    statistics = {}
     for name, cuts in edges.items():
-        statistics[name] = tuple(map(float, cuts)), tuple(map(tuple, differences[at:at + len(cuts) + 1].tolist()))
-        at += len(cuts) + 1
-    return points.Card((float(base[0]), float(base[1])), statistics)
+        of_bins = (steps[name] - steps[name][:, 1:2])[:, [0, 2]].round(2)
+        new = np.flatnonzero((of_bins[1:] != of_bins[:-1]).any(axis=1))
+        statistics[name] = tuple(map(float, cuts[new])), tuple(map(tuple, (of_bins[[0, *(new + 1)]] + 0.0).tolist()))
+    return points.Card((round(float(base[0] - base[1]), 2), round(float(base[2] - base[1]), 2)), statistics)
+
+
+def boosted(bins: dict[str, Any], edges: dict[str, int], labels: Any, weights: Any) -> tuple[Any, dict[str, Any]]:
+    """The log-odds of three classes: their base, and what each bin of each statistic adds."""
+    hot = np.eye(3)[labels]
+    base = np.log(weights @ hot / weights.sum())
+    scores = np.tile(base, (len(labels), 1))
+    steps = {name: np.zeros((count + 1, 3)) for name, count in edges.items()}
+    names = [name for name, count in edges.items() if count]
+
+    def below(name: str, values: Any) -> Any:
+        """Sums over the rows below each edge."""
+        return np.cumsum(np.bincount(bins[name], values, minlength=edges[name] + 1))[:-1]
+
+    rows = {name: below(name, weights) for name in names}
+    for _ in range(ROUNDS):
+        odds = np.exp(scores - scores.max(axis=1, keepdims=True))
+        odds /= odds.sum(axis=1, keepdims=True)
+        for k in range(3):
+            slope, bend = weights * (hot[:, k] - odds[:, k]), weights * odds[:, k] * (1 - odds[:, k])
+            best, chosen = -1.0, (names[0], 0, 0.0, 0.0)
+            for name in names:
+                g, h = below(name, slope), below(name, bend)
+                left, right = g / (h + PENALTY), (slope.sum() - g) / (bend.sum() - h + PENALTY)
+                gain = left * g + right * (slope.sum() - g)
+                gain[np.minimum(rows[name], weights.sum() - rows[name]) < FEWEST_OF_BIN] = -1.0
+                at = int(gain.argmax())
+                if gain[at] > best:
+                    best, chosen = float(gain[at]), (name, at, float(left[at]), float(right[at]))
+            name, at, left_step, right_step = chosen
+            steps[name][: at + 1, k] += STEP * left_step
+            steps[name][at + 1:, k] += STEP * right_step
+            scores[:, k] += STEP * np.where(bins[name] <= at, left_step, right_step)
+    return base, steps
 
 
 def cards(found: list[Log]) -> dict[tuple[bool, bool], points.Card]:
@@ -227,10 +267,14 @@ def cards(found: list[Log]) -> dict[tuple[bool, bool], points.Card]:
             for rate in (True, False) for validation in (True, False)}
 
 
+def wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, 118, initial_indent=" " * 12, subsequent_indent=" " * 13, break_long_words=False)
+
+
 def written(card: points.Card) -> str:
     lines = [f"Card({card.base}, {{"]
     for name, (cuts, of_bins) in card.statistics.items():
-        lines += [f'        "{name}": ({cuts},', f"            {of_bins}),"]
+        lines += [f'        "{name}": ({cuts},', *wrapped(f"{of_bins}),")]
     return "\n".join([*lines, "    })"])
 
 
@@ -246,16 +290,20 @@ def fit(found: list[Log]) -> None:
     path.write_text("\n".join([head, "CARDS: dict[tuple[bool, bool], Card] = {", *lines, "}", ""]))
 
 
-def crossed(found: list[Log], validation: bool = True, folds: int = 6) -> list[Judged]:
-    """Verdicts on each sixth of the problems by points that were fitted to the others."""
-    names = sorted({log.run.problem for log in found})
+def data_of(log: Log) -> str:
+    return log.run.problem.split(",")[0].split("-")[0]
+
+
+def crossed(found: list[Log], validation: bool = True, folds: int = 7) -> list[Judged]:
+    """Verdicts on each seventh of the data sets by points that were fitted to the others."""
+    names = sorted({data_of(log) for log in found})
     own = diagnosis.CARDS
     verdicts = []
     for fold in range(folds):
         left_out = set(names[fold::folds])
-        diagnosis.CARDS = cards([log for log in found if log.run.problem not in left_out])
+        diagnosis.CARDS = cards([log for log in found if data_of(log) not in left_out])
         for rate in (True, False):
-            verdicts += judged([log for log in found if log.run.problem in left_out], rate, validation)
+            verdicts += judged([log for log in found if data_of(log) in left_out], rate, validation)
     diagnosis.CARDS = own
     return verdicts
 
@@ -304,7 +352,7 @@ def main() -> None:
     parser.add_argument("--set", choices=SETS, default="choose", help="default: choose")
     parser.add_argument("--report", action="store_true", help="the set that had no part in choosing: --set report")
     parser.add_argument("--fit", action="store_true", help="write fastlr/monitor/points.py from develop and choose")
-    parser.add_argument("--cross", action="store_true", help="both of these, each problem by points fitted without it")
+    parser.add_argument("--cross", action="store_true", help="both of these, each data set by points fitted without it")
     parser.add_argument("--jobs", type=int, default=1, help="processes; default: 1")
     parser.add_argument("--wrong", action="store_true", help="list the runs that were told the opposite")
     parser.add_argument("--least", type=float, nargs=2, default=(0.0, 1.0), metavar=("RIGHT", "OPPOSITE"),

@@ -85,6 +85,50 @@ def made(name: str) -> tuple[Any, Any]:
             line = np.full(10, at)
             image[(line, rows) if kind == 0 else (rows, line) if kind == 1 else (rows, rows)] += 1.5
         return x.reshape(900, 100), y
+    return noisy(name, rng)
+
+
+def noisy(name: str, rng: Any) -> tuple[Any, Any]:
+    """More of what is made: little of the loss can be gained, or slowly."""
+    if name == "ordered":                                # 7 classes in an order, of which few features tell a little
+        x = rng.normal(size=(1400, 9))
+        score = x[:, :3] @ [0.8, 0.5, -0.3] + rng.logistic(size=1400)
+        return x, np.searchsorted(np.quantile(score, np.arange(1, 7) / 7), score)
+    if name == "rare":                                   # one row of 8 is of the class
+        x = rng.normal(size=(1600, 12))
+        score = 0.9 * x[:, 0] - 0.5 * x[:, 1] * x[:, 2] + rng.logistic(size=1600)
+        return x, (score > np.quantile(score, 7 / 8)).astype(int)
+    if name == "counts":                                 # numbers of visits, whose logarithm is standardized
+        x = rng.normal(size=(2000, 9))
+        mean = np.exp(0.5 + x[:, :4] @ [0.4, -0.3, 0.2, 0.1] + rng.normal(0, 0.8, 2000))
+        return x, standard(np.log1p(rng.poisson(mean)))[:, None]
+    if name == "categories":                             # columns of categories, as indicators
+        columns = [rng.choice(k, 1000, p=rng.dirichlet(np.full(k, 2.0))) for k in (2, 3, 4, 6, 9)]
+        effects = [rng.normal(0, 0.7, (len(np.unique(column)), 4))[np.unique(column, return_inverse=True)[1]]
+                   for column in columns]
+        shown = np.concatenate([np.eye(int(column.max()) + 1)[column] for column in columns], axis=1)
+        return shown, (sum(effects) + rng.gumbel(size=(1000, 4))).argmax(axis=1)
+    if name == "surface":                                # an image of waves, by the coordinates of its pixels
+        at = np.indices((48, 64)).reshape(2, -1).T / 40.0
+        waves = np.sin(at @ rng.normal(0, 6, (2, 12)) + rng.uniform(0, 6, 12)) @ rng.normal(size=(12, 3))
+        edges = (at @ [1.0, -0.7] > 0.1)[:, None] * [1.0, -1.0, 0.5]
+        shown = np.concatenate([fn(at * 2**k) for k in range(4) for fn in (np.sin, np.cos)], axis=1)
+        return shown, standard_columns(waves + 3 * edges)
+    if name == "textures":                               # patches of two textures, rough and less so
+        spectrum = np.hypot(*np.meshgrid(np.fft.fftfreq(200), np.fft.fftfreq(200))) + 0.01
+        images = [np.fft.ifft2(np.fft.fft2(rng.normal(size=(200, 200))) / spectrum**power).real
+                  for power in (0.8, 1.3)]
+        y = rng.integers(0, 2, 1200)
+        patches = np.array([images[k][i:i + 10, j:j + 10].ravel()
+                            for k, i, j in zip(y, *rng.integers(0, 190, (2, 1200)), strict=True)])
+        return (patches - patches.mean(axis=1, keepdims=True)) / (patches.std(axis=1, keepdims=True) + 0.1), y
+    if name == "words":                                  # text of 60 made words, a word by the one before it
+        lengths = rng.integers(2, 8, 60)
+        lexicon = ["".join(map(chr, 97 + rng.choice(26, n, p=rng.dirichlet(np.full(26, 0.5))))) for n in lengths]
+        follow, spoken = rng.dirichlet(np.full(60, 0.1), size=60), [0]
+        for _ in range(2500):
+            spoken.append(int(rng.choice(60, p=follow[spoken[-1]])))
+        return contexts(letters_of(" ".join(lexicon[k] for k in spoken)), 6)
     raise KeyError(name)
 
 
@@ -166,7 +210,8 @@ def reported(name: str) -> tuple[Any, Any]:
 
 
 MADE = ("mixture", "moons", "shells", "spirals", "teacher", "blobs",
-        "coins", "friedman", "heavy", "scales", "chain", "bars")
+        "coins", "friedman", "heavy", "scales", "chain", "bars",
+        "ordered", "rare", "counts", "categories", "surface", "textures", "words")
 SKLEARN = ("digits", "wine", "breast_cancer", "iris", "diabetes", "linnerud", "descriptions")
 
 
@@ -384,6 +429,18 @@ def tables(which: str) -> list[Problem]:
     return triples(data, ("32-relu", "64-32-tanh", "16-sigmoid", "64-32-relu", "32-tanh", "48-24-sigmoid"))
 
 
+def longer() -> list[Problem]:
+    """More of the set `develop`: tables with noise, waves, textures and words; 100 to 3,000 updates."""
+    data = {"ordered": ("32-relu", "linear-relu", "16-sigmoid"), "rare": ("24-tanh", "32-relu", "linear-relu"),
+            "counts": ("32-tanh", "linear-relu", "32-relu"), "categories": ("32-relu", "24-16-tanh", "16-sigmoid"),
+            "surface": ("48-tanh", "64-relu", "32-32-tanh"), "textures": ("conv8-relu", "48-relu", "conv8-16-relu"),
+            "words": ("embed8-48-tanh", "rnn24-relu", "embed8-32-relu")}
+    rows, updates = (32, 8, 64, 16, 128), (200, 400, 100, 800, 300, 1500, 600)
+    return [Problem(name, networks[k % 3], optimizer, rows[(i + k) % 5], updates[(2 * i + k) % 7])
+            for i, (name, networks) in enumerate(data.items())
+            for k, optimizer in enumerate(OPTIMIZERS)]
+
+
 def others(which: str) -> list[Problem]:
     """Regression, text, images; 10 to 270,000 numbers in a network, 8 to 512 rows, 100 to 2,000 updates."""
     if which == "develop":
@@ -401,7 +458,7 @@ def others(which: str) -> list[Problem]:
             Problem("bars", "conv6-relu", "adam", 64, 200),
             Problem("teacher", "256-256-relu", "lion", 64, 300),
             Problem("mixture", "64-tanh", "nadam", 128, 1000),
-            Problem("friedman", "64-64-tanh", "nesterov", 0, 300)]
+            Problem("friedman", "64-64-tanh", "nesterov", 0, 300), *longer()]
     if which == "choose":
         return [
             Problem("diabetes-regression", "32-relu", "adam", 16, 400),

@@ -50,7 +50,10 @@ def test_without_the_rate_it_is_rather_not_sure_than_wrong(logs):
     verdicts = judged(logs, rate=False)
     right, opposite, better = shares(verdicts)
     assert right >= 0.6 and opposite <= 0.04 and better >= 0.8
-    assert sum(one.kind == "not sure" for one in verdicts) >= 5
+    without_both = judged(logs, rate=False, validation=False)
+    right, opposite, better = shares(without_both)
+    assert right >= 0.6 and opposite <= 0.04 and better >= 0.8
+    assert sum(one.kind == "not sure" for one in without_both) >= 5
 
 
 def test_the_bench_fits_the_points_that_are_there():
@@ -280,10 +283,33 @@ def test_collapse_after_an_early_gain_is_never_advice_to_raise():
         assert found.kind == "collapsed" and found.factor == 0.1 and "begin anew" in found.advice
 
 
-def test_heavy_tails_are_neither_divergence_nor_swings():
-    kinds = Counter(said(0.5 ** (np.arange(1000) / 1000) * np.random.default_rng(seed).chisquare(4, 1000) / 4)
-                    for seed in range(300))
-    assert kinds["diverging"] + kinds["oscillating"] + kinds["collapsed"] <= 6, kinds
+@pytest.mark.parametrize(("tails", "n", "most"), [
+    (lambda rng, n: rng.chisquare(4, n) / 4, 1000, 2), (lambda rng, n: rng.chisquare(4, n) / 4, 200, 6),
+    (lambda rng, n: rng.chisquare(2, n) / 2, 1000, 3), (lambda rng, n: 1 + rng.pareto(2.5, n), 1000, 15),
+    (lambda rng, n: np.exp(rng.normal(-0.5, 1, n)), 1000, 15)], ids=["chi 4", "short", "chi 2", "Pareto", "lognormal"])
+def test_heavy_tails_are_neither_divergence_nor_swings(tails, n, most):
+    kinds = Counter(said(0.5 ** (np.arange(n) / n) * tails(np.random.default_rng(seed), n)) for seed in range(300))
+    assert kinds["diverging"] + kinds["oscillating"] + kinds["collapsed"] <= most, kinds
+
+
+def test_a_run_that_blows_up_at_once_is_not_done():
+    """The first loss, not the mean of the first ones, tells that what is left is no small part of the start's."""
+    losses = np.r_[2.3, np.geomspace(1e3, 1e6, 8), np.geomspace(1e6, 2.5, 60), 2.5 + 0.1 * np.sin(np.arange(200))]
+    for history in ({"loss": losses}, {"loss": losses, "lr": np.full(len(losses), 1.0)}):
+        assert "little is left to gain" not in fastlr.diagnose(history)[0].advice
+    assert "little is left to gain" in fastlr.diagnose(np.r_[2.3, 2.0, 1.5, np.geomspace(1, 1e-4, 60), [1e-4] * 60])[0].advice
+
+
+def test_a_validation_loss_that_begins_late_is_seen_to_do_so():
+    """Its first value is below the start of the training loss: by that much it had fallen before."""
+    late = np.array([1.0, 0.9, 0.8, 0.75, 0.7, 0.7, 0.7])
+    found, alone = measure_validation(late, 2.0), measure_validation(late)
+    assert found["validation began"] == pytest.approx(math.log(0.5)) and alone["validation began"] == 0
+    assert found["validation end of start"] == pytest.approx(math.log(0.35)) and alone["validation end of start"] < -0.3
+    assert found["validation late share"] == pytest.approx(0.05 / 1.3)
+    assert measure_validation(4 * late, 8.0) == found
+    for start in (0.0, math.inf, math.nan, -1.0):
+        assert measure_validation(late, start) == alone
 
 
 @pytest.mark.parametrize("losses", [

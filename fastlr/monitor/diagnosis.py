@@ -30,7 +30,9 @@ class Threshold(NamedTuple):
 THRESHOLDS = {
     "sure": Threshold(0.45, "probability of a direction, the rate or a validation loss known: the most right at under "
                             "1 % opposite"),
-    "sure without a rate": Threshold(0.65, "the same where neither is known"),
+    "sure without a rate": Threshold(0.6, "the same where neither is known"),
+    "sure of swings": Threshold(0.45, "probability of a lower rate where the loss swings for several updates in one "
+                                      "direction: noise of batches does not"),
     "rise": Threshold(1.02, "now over start: more than rounding; noise adds five standard errors"),
     "blown up": Threshold(3.0, "highest median of 5 losses over start: sampling does not triple it"),
     "risen": Threshold(1.5, "highest over start, of a loss that then stops: half as much again is more than sampling"),
@@ -325,10 +327,12 @@ def by_points(run: Measured, advised: Advice) -> Finding:
         return Finding("collapsed", sure | {"now over start": run.now, "highest over start": run.highest}, 0.1,
                        advised.change("The loss rose early on, and then stopped", 0.1,
                                       ", and begin anew: units that died do not come back"))
-    if run.now < limit("learned"):
+    if max(run.now, run.now_of_first) < limit("learned"):
         return Finding("healthy", {"now over start": run.now}, 1.0, "Leave the rate as it is: little is left to gain.")
     in_runs = not limit("in turns") < p["turning"] < limit("in runs")
     swings = in_runs and run.swing > limit("swing") and run.rising > limit("rising share")
+    if swings:
+        enough = min(enough, limit("sure of swings"))
     steady = run.highest <= limit("steady") and not swings and advised.lr is None and not validated
     if shares["lower"] >= enough and not steady:
         if stopped and run.highest > 1.2 and p["late share"] < limit("standstill"):

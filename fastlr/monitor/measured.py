@@ -15,6 +15,7 @@ Floats = NDArray[np.float64]
 
 BLOCKS = 12                # parts of a run whose means are compared
 FEWEST_VALIDATIONS = 6
+FEWEST_OF_TAILS = 60       # losses of the later half, of which 5 are in each part
 MOST_VALIDATIONS = 40      # more are averaged: such a series has the noise of its batches
 
 
@@ -23,7 +24,9 @@ class Measured(NamedTuple):
 
     start: float
     now: float                 # over start
-    highest: float             # the highest median of 5 losses, less three deviations of the noise, over start
+    now_of_first: float        # over the first loss, which a run that blows up at once has alone below its start
+    highest: float             # the highest median of 5 losses, less three deviations of the noise, over start, and
+                               # over how far such medians rise in the later half by noise alone
     values: int                # different losses
     range: float               # of the losses, over the highest
     unsure: float              # standard error of the start, over start
@@ -74,10 +77,14 @@ def measure(losses: Floats, validation: Floats | None = None) -> Measured:
     most = float(np.argmax(means <= start - 0.8 * (start - quarter))) / parts if quarter < start else 1.0
     points_of |= {"most": most, "late fall": float(np.clip(fall / scale, -2, 2)),
                   "late drop": log(middle / max(now, tiny))}
-    points_of |= {} if validation is None else measure_validation(validation)
+    if validation is not None:
+        known = losses[np.isfinite(losses)]
+        points_of |= measure_validation(validation, float(known[: len(first)].mean()) if len(known) else math.nan)
     points_of = {name: value if math.isfinite(value) else 0.0 for name, value in points_of.items()}
     return Measured(
-        float(losses[0]), now / start, max(float(medians.max()) - 3 * noise_of(y), start) / start, len(np.unique(y)),
+        float(losses[0]), now / start, now / max(float(y[0]), tiny),
+        highest=max((float(medians.max()) - 3 * noise_of(y)) / start / rises_of_noise(half, later), 1.0),
+        values=len(np.unique(y)),
         range=float(np.ptp(y)) / (float(y.max()) or 1.0),
         unsure=1.25 * noise_of(y[: max(n // 10, 6)]) / start / math.sqrt(len(first)),
         gained=1 - now / start,
@@ -96,13 +103,25 @@ def noise_of(y: Floats) -> float:
     return 1.4826 * float(np.median(np.abs(y[2:] - 2 * y[1:-1] + y[:-2]))) / math.sqrt(6) if len(y) > 2 else 0.0
 
 
-def measure_validation(values: Floats) -> dict[str, float]:
+def rises_of_noise(half: Floats, means: Floats) -> float:
+    """The highest median of 5 losses over the mean of its part of the later half: heavy tails rise without a high rate.
+    """
+    if len(half) < FEWEST_OF_TAILS:
+        return 1.0
+    level = np.repeat(means, [len(part) for part in np.array_split(half, len(means))])[2:-2]
+    medians = np.median(np.lib.stride_tricks.sliding_window_view(half, 5), axis=1)
+    return max(float((medians / np.maximum(level, 1e-300)).max()), 1.0)
+
+
+def measure_validation(values: Floats, start: float = math.nan) -> dict[str, float]:
     """The statistics of a validation loss that have points; none of fewer than 6 finite values.
 
     It is the loss of the same rows each time. So it has no noise of batches: what moves it up and down is the weights,
-    which a high rate moves too far.
+    which a high rate moves too far. `start` is that of the training loss: a validation loss that begins lower was first
+    taken after a part of the run, as by epochs.
     """
-    if np.isfinite(values).sum() < FEWEST_VALIDATIONS:
+    finite = values[np.isfinite(values)]
+    if len(finite) < FEWEST_VALIDATIONS:
         return {}
     v = comparable(values)
     if len(v) > MOST_VALIDATIONS:
@@ -111,12 +130,19 @@ def measure_validation(values: Floats) -> dict[str, float]:
     tiny = 1e-9 * v.max() + 1e-300
     scale = max(float(v[0] - v.min()), tiny)
     rough = float(np.abs(half[2:] - 2 * half[1:-1] + half[:-2]).mean())
+    later = start / float(finite[0]) if finite.min() > 0 and 0 < start < math.inf else 1.0
+    first = float(v[0]) * min(max(later, 1e-6), 1e6)
+    whole = max(first - float(v.min()), scale)
     return {
         "validation end": log(v[-1] / max(v[0], tiny)),
         "validation half": float(np.argmax(v <= v[0] - 0.5 * scale)) / (len(v) - 1),
         "validation late drop": log(half[0] / max(half[-1], tiny)),
         "validation noise": log(rough / max(float(half.mean()), tiny) + 1e-5),
         "validation noise of gain": log(rough / scale + 1e-5),
+        "validation began": -log(later),
+        "validation end of start": log(v[-1] / max(first, tiny)),
+        "validation noise of start": log(rough / whole + 1e-5),
+        "validation late share": float(np.clip((half[0] - half[-1]) / whole, -2, 2)),
     }
 
 
