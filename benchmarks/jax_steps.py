@@ -1,8 +1,10 @@
 """Steps of `fastlr.jax` beside optax's inside `jax.jit`, in one run: `python benchmarks/jax_steps.py`.
 
 AdamW over many tensors, with donated buffers: by calls of a compiled step, by calls of one that computes the gradients
-(of a square) as well, and by a compiled loop of 100 steps, in which nothing is dispatched from Python. Shown are
-medians of interleaved rounds, and the median of the rounds' ratios.
+(of a square) as well, and by a compiled loop of 100 steps, in which nothing is dispatched from Python. "Flat" are steps
+of one array that `ravel_pytree` made of the parameters, whose gradients are joined in the compiled program; "nothing"
+are programs that take the same arrays as the steps before them and return them as they are. Shown are medians of
+interleaved rounds, and the medians of the rounds' ratios to optax.
 """
 import argparse
 import json
@@ -13,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.flatten_util import ravel_pytree
 
 import fastlr
 import fastlr.jax
@@ -21,18 +24,29 @@ LOOP = 100
 
 
 def contestants():
-    """The name of each, its initial state, and a function of parameters, gradients and state."""
+    """The name of each, its initial state, a function of parameters, gradients and state, and whether it is flat."""
     ours, theirs = fastlr.jax.AdamW(1e-3), optax.adamw(1e-3, weight_decay=0.01)
 
     def apply(params, grads, state):
         updates, state = theirs.update(grads, state, params)
         return optax.apply_updates(params, updates), state
 
-    yield "fastlr", ours.init, ours.step
-    yield "optax", theirs.init, apply
+    def nothing(params, grads, state):
+        return params, state
+
+    for name, init, step in (("fastlr", ours.init, ours.step), ("optax", theirs.init, apply)):
+        yield name, init, step, False
+        yield f"{name}, nothing", init, nothing, False
+        yield f"{name}, flat", init, joined(step), True
+        yield f"{name}, flat, nothing", init, nothing, True
 
 
-def looped(step):
+def joined(step):
+    """A step of one array by a list of gradients."""
+    return lambda flat, grads, state: step(flat, ravel_pytree(grads)[0], state)
+
+
+def looped(step, unravel):
     """As many steps in one compiled program, of gradients that depend on the parameters."""
     def run(params, grads, state):
         def body(_, carried):
@@ -43,15 +57,16 @@ def looped(step):
     return run
 
 
-def with_gradients(step):
+def with_gradients(step, unravel):
     """A step that computes its gradients."""
     def run(params, grads, state):
-        return step(params, jax.grad(lambda params: sum(jnp.vdot(p, p) for p in params))(params), state)
+        tree = params if unravel is None else unravel(params)
+        return step(params, jax.grad(lambda params: sum(jnp.vdot(p, p) for p in params))(tree), state)
 
     return run
 
 
-WAYS = {"by calls": (lambda step: step, 20, 1), "with gradients": (with_gradients, 20, 1),
+WAYS = {"by calls": (lambda step, unravel: step, 20, 1), "with gradients": (with_gradients, 20, 1),
         "in a loop": (looped, 1, LOOP)}
 
 
@@ -62,9 +77,13 @@ def measure(tensors, elements, rounds, way):
     grads = [jnp.asarray(x * 0.01) for x in values]
     made, times = [], {}
     wrapped, calls, steps = WAYS[way]
-    for name, init, step in contestants():
-        params = [jnp.array(x) for x in values]
-        compiled = jax.jit(wrapped(step), donate_argnums=(0, 2))
+    for name, init, step, flat in contestants():
+        if (flat and tensors == 1) or (name.endswith("nothing") and way != "by calls"):
+            continue
+        params, unravel = [jnp.array(x) for x in values], None
+        if flat:
+            params, unravel = ravel_pytree(params)
+        compiled = jax.jit(wrapped(step, unravel), donate_argnums=(0, 2), keep_unused=True)
         made.append([name, compiled, params, init(params)])
         times[name] = []
     for turn in range(rounds + 2):
@@ -92,13 +111,14 @@ def main():
     for tensors, elements in ((100, 1000), (1, 100_000), (500, 64), (10, 100_000), (1, 1_000_000)):
         for way in WAYS:
             times = measure(tensors, elements, given.rounds, way)
-            ratio = statistics.median(b / a for a, b in zip(*times.values(), strict=True))
-            rows.append({"tensors": tensors, "elements": elements, "way": way, "ratio": ratio,
+            ratios = {name: statistics.median(b / a for a, b in zip(found, times["optax"], strict=True))
+                      for name, found in times.items()}
+            rows.append({"tensors": tensors, "elements": elements, "way": way, "ratios": ratios,
                          "microseconds": {name: statistics.median(found) for name, found in times.items()}})
             if not given.json:
-                shown = ", ".join(f"{name} {us:8.1f} us" for name, us in rows[-1]["microseconds"].items())
-                print(f"{tensors:4d} x {elements:<8d} {way:15s} {shown}, "
-                      f"optax takes {ratio:.1f} times as long", flush=True)
+                print(f"{tensors} x {elements:,}, {way}")
+                for name, us in rows[-1]["microseconds"].items():
+                    print(f"    {name:22s} {us:8.1f} us, optax takes {ratios[name]:.2f} times as long", flush=True)
     if given.json:
         print(json.dumps(rows))
 

@@ -326,7 +326,7 @@ def test_the_page_is_so(capsys):
     """docs/jax.md"""
     page = (Path(__file__).parents[1] / "docs" / "jax.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     for block in blocks:
         exec(compile(block, "jax.md", "exec"), {})
     assert float(capsys.readouterr().out) < 1e-3
