@@ -27,7 +27,8 @@ cdef struct NativeLayout:
     uint64_t[STORAGE_WORDS] storage_mask, storage_value    # ... the bytes that tell plain tensors from special ones
 
 cdef struct NativeFunctions:
-    int (*new_handle)(void** tensor, void*** handle) noexcept
+    int (*new_handle)(void*** handle) noexcept                 # of no tensor
+    int (*assign)(void** tensor, void** handle) noexcept       # let a handle keep this tensor
     int (*delete_handle)(void** handle) noexcept
 
 cdef NativeLayout at

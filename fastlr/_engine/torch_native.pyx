@@ -109,7 +109,8 @@ cdef int find(dict functions, list samples, list special, Py_ssize_t object_size
     cdef Py_ssize_t offset
     cdef int k
     cdef void** (*grad)(void*) noexcept
-    native.new_handle = <int (*)(void**, void***) noexcept><uintptr_t>functions["new_handle"]
+    native.new_handle = <int (*)(void***) noexcept><uintptr_t>functions["new_handle"]
+    native.assign = <int (*)(void**, void**) noexcept><uintptr_t>functions["assign"]
     native.delete_handle = <int (*)(void**) noexcept><uintptr_t>functions["delete_handle"]
     grad = <void** (*)(void*) noexcept><uintptr_t>functions["grad"]
     said = [facts for _, facts in samples]

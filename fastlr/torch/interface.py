@@ -23,7 +23,8 @@ for part in ("torch_clipping", "torch_grad", "torch_native", "torch_plan", "torc
     one_build(f"fastlr._engine.{part}", importlib.import_module(f"fastlr._engine.{part}").build_id)
 
 C = "aoti_torch_"
-FUNCTIONS = {"grad": ("c10", "_ZNK3c1010TensorImpl4gradEv"), "new_handle": ("torch_cpu", f"{C}new_tensor_handle"),
+FUNCTIONS = {"grad": ("c10", "_ZNK3c1010TensorImpl4gradEv"), "assign": ("torch_cpu", f"{C}assign_tensors"),
+             "new_handle": ("torch_cpu", f"{C}new_uninitialized_tensor"),
              "delete_handle": ("torch_cpu", f"{C}delete_tensor_object")}
 DTYPES = {torch.float32: "float32", torch.float64: "float64", torch.float16: "float16", torch.bfloat16: "bfloat16"}
 increment_version = getattr(torch._C, "_increment_version", torch.autograd.graph.increment_version)

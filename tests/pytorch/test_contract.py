@@ -1180,6 +1180,20 @@ def test_a_lazy_clone_keeps_its_values():
         assert clone.tolist() == [1 - k + 0.5] * 8 and param.tolist() == [1.0 - k] * 8
 
 
+def test_a_step_keeps_no_gradient():
+    params = [torch.nn.Parameter(torch.ones(3)) for _ in range(2)]
+    opt = fastlr.torch.SGD(params, lr=0.1)
+    for param in params:
+        param.grad = torch.ones(3)
+    before = [param.grad._use_count() for param in params]
+    opt.step()
+    assert [param.grad._use_count() for param in params] == before
+    params[1].grad = params[1].detach()        # (it shares memory with the parameter)
+    with pytest.raises(ValueError, match="memory"):
+        opt.step()
+    assert params[0].grad._use_count() == before[0] and params[0].tolist() == [pytest.approx(0.9)] * 3
+
+
 def test_writes_are_counted_once_also_of_views_and_of_other_types():
     from fastlr._engine.torch_native import count_writes
 
