@@ -133,6 +133,40 @@ def test_the_share_of_clipped_steps_and_turning_it_off():
     opt.step({"w": np.ones(4), "v": np.ones(4)})
 
 
+def test_what_changes_between_steps_keeps_what_the_latest_measured():
+    params = {"w": np.ones(4), "v": np.ones(3)}
+    opt = fastlr.SGD([{"params": {"w": params["w"]}}, {"params": {"v": params["v"]}}], lr=0.5, clip_norm=1.0)
+    opt.measure()
+    opt.step([{"w": np.ones(4)}, {"v": np.ones(3)}], grad_scale=2.0)
+    of = opt.measured
+    opt.add_group({"late": np.ones(2)})
+    assert {name: opt.measured[name] for name in of} == of and opt.measured["late"] == (0, 0, 0, 0, 0)
+    opt.drop_group(0)
+    assert opt.measured["v"] == of["v"] and list(opt.measured) == ["v", "late"]
+    opt.clip_norm = 2.0
+    assert opt.measured["v"] == of["v"]._replace(clipped=0.0)
+
+
+def test_rows_are_not_measured_and_say_so():
+    """NaN, which History and diagnose leave out: zeros would read as a gradient that vanishes."""
+    params = {"table": np.ones((4, 2)), "w": np.ones(2)}
+    opt = fastlr.Momentum(params, lr=0.5)
+    opt.measure()
+    row, history = np.ones((1, 2)), fastlr.History()
+    for _ in range(60):
+        opt.step_rows("table", [1], row)
+        opt.step({"table": None, "w": np.full(2, 1e-3)})
+        assert np.isnan(opt.measured["table"][:4]).all() and opt.measured["w"].update_norm > 0
+        history.record(loss=1.0, opt=opt)
+    assert "table" not in str(fastlr.diagnose(history))
+    opt.step({"table": np.ones((4, 2)), "w": np.ones(2)})
+    assert opt.measured["table"].grad_norm == np.sqrt(8)
+    opt.step_rows("table", [1], row, ends_step=True)
+    assert np.isnan(opt.measured["table"].ratio) and opt.measured["w"] == (0, 0, 0, 0, 0)
+    opt.step({"table": None, "w": np.ones(2)})
+    assert opt.measured["table"] == (0, 0, 0, 0, 0)
+
+
 def test_groups_added_later_and_partitions_are_measured_and_history_records_it():
     opt = fastlr.SGD({"a": np.ones(2)}, lr=0.5)
     opt.measure()

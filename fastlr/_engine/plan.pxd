@@ -51,6 +51,7 @@ cdef class Plan:
     cdef ConstrainFunction constrain_elements      # of a plan with constraints
     cdef bint* holds                   # which tensors have what was accumulated since the latest step, or NULL
     cdef int64_t* clipped              # of a plan that measures: of each tensor the clipped steps, and all
+    cdef bint* moved_by_rows           # ... and whether rows of it moved in the step under way, which is not measured
     cdef public double clipped_by      # clipping over several plans: by how much it enlarged the coming grad_scale
     cdef double measured_scale         # by which the latest step that was measured divided gradients, but for that
     cdef StepJob job                   # what all steps have in common
@@ -77,6 +78,9 @@ cdef class Plan:
     cdef int skip(self, StepJob* job) except -1
     cdef int release(self) except -1
     cdef Verdict advance(self, StepJob* job, double grad_scale, double loss) noexcept nogil
+    cdef void begin_measuring(self, double grad_scale) noexcept nogil
+    cdef void forget_measured(self) noexcept nogil
+    cdef void count_rows(self, Py_ssize_t i, bint ends_step) noexcept nogil
     cdef list measure_before(self, const StepJob* job)
     cdef object given_gradient(self, const StepJob* job, Py_ssize_t i)
     cdef int measure_after(self, list before) except -1

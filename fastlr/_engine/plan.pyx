@@ -88,6 +88,7 @@ cdef class Plan:
         self.clipped_by = self.measured_scale = 1
         if self.layout.measures:
             self.clipped = <int64_t*>self.layout.memory.take(2 * self.layout.count, sizeof(int64_t))
+            self.moved_by_rows = <bint*>self.layout.memory.take(self.layout.count, sizeof(bint))
 
     # Hyper-parameters and gradients, between steps
 
@@ -308,8 +309,7 @@ cdef class Plan:
         """Compute all scalars that do not depend on the gradients."""
         self.scalars.prepare(job.gradients, self.t, grad_scale)
         if self.layout.measures:
-            self.layout.clear_norms()
-            self.measured_scale = grad_scale / self.clipped_by
+            self.begin_measuring(grad_scale)
         if self.scalars.per_tensor or self.scalars.remembers:
             self.scalars.begin(loss)
         job.key = self.random_key()
@@ -332,6 +332,42 @@ cdef class Plan:
         if self.finish_task != NULL:
             thread_pool.run_tasks(self.finish_task, job, self.layout.tasks, self.layout.elements)
         return self.current.set_to_zero() if job.zero_grads else 0
+
+    cdef void begin_measuring(self, double grad_scale) noexcept nogil:
+        """Forget what the latest step moved."""
+        self.forget_measured()
+        self.measured_scale = grad_scale / self.clipped_by
+
+    cdef void forget_measured(self) noexcept nogil:
+        """No tensor has been measured; of one that rows moved in the step under way, it is not known how far."""
+        cdef Py_ssize_t i
+        cdef int k
+        self.layout.clear_norms()
+        for i in range(self.layout.count):
+            for k in range(MOVED_NORMS if self.moved_by_rows[i] and self.layout.norms_of(i) else 0):
+                self.layout.views[i].after.norms[k] = NAN
+
+    cdef void count_rows(self, Py_ssize_t i, bint ends_step) noexcept nogil:
+        """Count rows of a tensor that moved."""
+        if self.layout.measures:
+            self.moved_by_rows[i] = True
+            self.forget_measured()
+            if ends_step:
+                memset(self.moved_by_rows, 0, self.layout.count * sizeof(bint))
+
+    def take_measured(self, Plan before, list kept, bint counts):
+        """What the latest step measured, of another plan: here its tensors of these indices come first. `counts`:
+        and how many steps were clipped."""
+        cdef Py_ssize_t k, i, j
+        if not (self.layout.measures and before.layout.measures):
+            return
+        self.measured_scale = before.measured_scale
+        for k, i in enumerate(kept):
+            for j in range(MOVED_NORMS * min(self.layout.norms_of(k), before.layout.norms_of(i))):
+                self.layout.views[k].after.norms[j] = before.layout.views[i].after.norms[j]
+            self.moved_by_rows[k] = before.moved_by_rows[i]
+            for j in range(2 if counts else 0):
+                self.clipped[2 * k + j] = before.clipped[2 * i + j]
 
     cdef list measure_before(self, const StepJob* job):
         """Measure the gradients of a step of matrices; copies of the parameters that it moves."""
@@ -375,8 +411,7 @@ cdef class Plan:
         cdef Verdict verdict
         self.scalars.fill_all(job.gradients, self.t, grad_scale)
         if self.layout.measures:
-            self.layout.clear_norms()
-            self.measured_scale = grad_scale / self.clipped_by
+            self.begin_measuring(grad_scale)
         if self.scalars.per_tensor or self.scalars.remembers:
             self.scalars.begin(loss)
         job.key = self.random_key()
@@ -406,6 +441,7 @@ cdef class Plan:
             self.clipping.grad_norm = self.clipping.units.norm()
         if self.layout.measures:
             self.count_clipped(job)
+            memset(self.moved_by_rows, 0, self.layout.count * sizeof(bint))
         self.scalars.count_step(job.gradients)
         self.t += 1
         self.accumulated = 0

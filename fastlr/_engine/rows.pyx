@@ -189,6 +189,7 @@ cdef Verdict move_rows(Plan plan, Py_ssize_t i, RowsJob* job, double grad_scale,
     if plan.layout.views[i].after != NULL and plan.layout.views[i].after.constraint != NO_CONSTRAINT:
         for k in range(job.count):
             plan.constrain_elements(&plan.job, &plan.layout.views[i], job.row[k] * job.width, job.width)
+    plan.count_rows(i, ends_step)
     plan.scalars.skip(i, -1)           # (the step that ends later counts it as skipped)
     if ends_step:
         plan.t += 1

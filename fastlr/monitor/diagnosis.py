@@ -249,7 +249,7 @@ def limit(name: str) -> float:
 def unmoved(run: Measured, advised: Advice, norms: dict[str, Floats]) -> Finding | None:
     evidence = {"different losses": float(run.values), "range over highest": run.range}
     if run.range <= limit("still") or (run.values <= limit("rounded") and run.range < 0.01):
-        if any(len(norm) and not norm.any() for norm in norms.values()):
+        if any((norm == 0).any() and not (norm != 0)[~np.isnan(norm)].any() for norm in norms.values()):
             return None
         if advised.lr is None and advised.zero:
             return Finding("unmoved", evidence | {"rate": 0.0}, 10.0, "The loss has not moved, and the rate is 0 all "

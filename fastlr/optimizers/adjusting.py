@@ -88,7 +88,8 @@ class Adjustable(BoundParameters, family=True):
 
     @property
     def measured(self) -> dict[str, Measured]:
-        """Norms of each tensor's gradient, update and values in the latest step, by name; 0 where it had no gradient.
+        """Norms of each tensor's gradient, update and values in the latest step, by name; 0 where it had no gradient,
+        NaN where `step_rows` moved rows of it.
 
         RuntimeError if nothing is measured: see `measure`.
         """

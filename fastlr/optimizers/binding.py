@@ -317,6 +317,7 @@ class BoundParameters(RuleClass, family=True):
         plan.set_clock(before.t, before.read_skipped_steps() + [before.t] * late)
         plan.skipped, plan.norms = before.skipped, before.norms
         plan.take_accumulated(before)
+        plan.take_measured(before, list(range(before.count)), stages is None)
         # (in one statement, between whose parts no interrupt comes)
         self._plan, self._stages = plan, stages or self._stages
 

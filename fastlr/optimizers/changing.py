@@ -97,6 +97,7 @@ def drop_group(opt: BoundParameters, group: Group | int) -> None:
                 plan.set_peak(other._index, other._lr_max or 0.0)
             plan.set_clock(before.t, [skipped[k] for k in kept])
             plan.skipped, plan.norms = before.skipped, before.norms
+            plan.take_measured(before, kept, True)
             if opt._bound is not None:
                 plan.bind_arrays([None if tensors[k].name in opt._frozen else array
                                   for k, array in zip(kept, opt._bound, strict=True)])

@@ -19,7 +19,7 @@ class Measured(NamedTuple):
     `grad_norm` is of the gradient, unscaled, before anything is clipped; `update_norm` of what the rule added to the
     parameter, before a constraint; `param_norm` of the parameter before it; `ratio` is update_norm / param_norm;
     `clipped` the share of the tensor's steps, since measuring began or an option was set, whose gradient was clipped
-    by a norm.
+    by a norm. Rows that `step_rows` moves are not measured: of their tensor the norms are NaN.
     """
 
     grad_norm: float

@@ -225,6 +225,16 @@ def test_gradients_that_a_norm_over_several_plans_clips_are_measured_before_it()
     assert {of.clipped for of in opt.measured.values()} == {0.5}
 
 
+def test_a_table_with_sparse_gradients_is_not_measured_and_the_others_are():
+    table, w = torch.nn.Parameter(torch.ones(5, 4)), torch.nn.Parameter(torch.ones(3))
+    opt = fastlr.torch.SGD([("table", table), ("w", w)], lr=0.1, momentum=0.9)
+    opt.measure()
+    table.grad = torch.sparse_coo_tensor(torch.tensor([[1, 3]]), torch.ones(2, 4), (5, 4), check_invariants=True)
+    w.grad = torch.ones(3)
+    opt.step()
+    assert np.isnan(opt.measured["table"].grad_norm) and opt.measured["w"].grad_norm == pytest.approx(3**0.5)
+
+
 def test_offloaded_parameters_are_constrained_and_measured():
     params = parameters(0)
     opt = fastlr.torch.offload(params.items(), fastlr.torch.SGD, lr=0.1, constraint={"w": max_norm(1.0)})
