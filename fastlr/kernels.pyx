@@ -233,7 +233,9 @@ def __getattr__(name):
     """The function of a rule, made and its compiled table loaded when it is first asked for."""
     rule = REGISTRY.get(name)
     if rule is None or not is_elementwise(rule):
-        raise AttributeError(f"module 'fastlr.kernels' has no attribute {name!r}")
+        hint = nearest(name, __all__) if rule is None else \
+            f"; what {rule.__name__} does to an element depends on others, so it has a class alone, {rule.__name__}"
+        raise AttributeError(f"module 'fastlr.kernels' has no attribute {name!r}{hint}")
     globals()[name] = Kernel(rule)
     return globals()[name]
 

@@ -119,6 +119,7 @@ class OfTorch:
      "^SGD: lr must be a number or a schedule, got 'cosine.*'; a schedule in words is read by fastlr.schedules.parse$"),
     (lambda: fastlr.SGD(np.zeros(1), lr=fastlr.schedules.cosine),
      r"^SGD: lr must be a number or a schedule, got the class cosine; call it: cosine\(...\)$"),
+    (lambda: fastlr.Plateau(fastlr.schedules.cosine), r"got the class cosine; call it: cosine\(...\)$"),
     (lambda: fastlr.SGD(np.zeros(1), decay_mask={"w": True}),
      "^SGD: decay_mask names no parameter: 'w'; they are called '0', as they were given without names$"),
     (lambda: fastlr.SGD(dict.fromkeys("abcdef", np.zeros(0)), decay_mask={"w": True}),
@@ -140,7 +141,9 @@ def test_errors_know_what_others_call_it(call, hint):
 
 @pytest.mark.parametrize(("module", "name", "hint"), [
     (fastlr.schedules, "cos", "did you mean 'cosine'"), (fastlr.schedules, "Cosine", "did you mean 'cosine'"),
-    (fastlr.schedules, "WSD", "did you mean 'wsd'"), (fastlr.schedules, "zzz", "list_schedules() has the names of all")])
+    (fastlr.kernels, "adamW", "did you mean 'adamw'"), (fastlr.kernels, "muon", "so it has a class alone, Muon"),
+    (fastlr.kernels, "lamb", "so it has a class alone, LAMB"), (fastlr.schedules, "WSD", "did you mean 'wsd'"),
+    (fastlr.schedules, "zzz", "list_schedules() has the names of all")])
 def test_a_name_that_is_not_there_has_a_hint(module, name, hint):
     with pytest.raises(AttributeError, match=re.escape(hint)):
         getattr(module, name)

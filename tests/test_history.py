@@ -92,7 +92,7 @@ def test_what_is_one_number():
     (({"loss": 1.0}, {"t": -1}), ValueError, "t must be from 0 up, got -1"),
     (({"loss": 1.0}, {"t": 2**63}), ValueError, r"t must be from 0 to 2\*\*63 - 1, got 9223372036854775808"),
     (({"loss": 1.0}, {"t": 2**70}), ValueError, r"t must be from 0 to 2\*\*63 - 1, got 1180591620717411303424"),
-    (({"loss": 1.0}, {"t": 11}), ValueError, r"t must not fall, got t=11 after loss was recorded at t=11; history.rewind\(11\)"),
+    (({"loss": 1.0}, {"t": 11}), ValueError, r"t must be above 11, where loss was recorded last, got t=11; history.rewind\(11\)"),
     (({"new": 1.0}, {"t": 5}), ValueError, "t must not fall, got t=5 after t=11 was recorded"),
     (({"loss": 1.0}, {"opt": 3}), TypeError, "opt must be an optimizer of fastlr or torch, got int"),
 ])

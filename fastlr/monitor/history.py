@@ -186,8 +186,10 @@ class History:
         if rewinding and (late or t < self._latest):
             self._forget(t)
         elif late or t < self._latest:
-            what = f"{late[0]} was recorded at t={series[late[0]].latest}" if late else f"t={self._latest} was recorded"
-            raise ValueError(f"History.record: t must not fall, got t={t} after {what}; "
+            what = f"t must not fall, got t={t} after t={self._latest} was recorded"
+            if late:
+                what = f"t must be above {series[late[0]].latest}, where {late[0]} was recorded last, got t={t}"
+            raise ValueError(f"History.record: {what}; "
                              f"history.rewind({t}) forgets what was recorded from t={t} on")
         if file is not None:
             file.record(t, row)

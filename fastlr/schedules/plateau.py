@@ -102,6 +102,9 @@ class Plateau:
             smoothing, window,
         )
         self._settings = settings(dict(zip(SETTINGS, given, strict=True)))
+        if isinstance(schedule, type):
+            raise TypeError(f"Plateau: schedule must be a number or a schedule, got the class {schedule.__name__}; "
+                            f"call it: {schedule.__name__}(...)")
         self.schedule = schedule if callable(schedule) else constant(schedule)
         self.reset()
 
