@@ -743,6 +743,7 @@ NOT_HERE = {
     "save it by torch.save": "test_docs, tests/pytorch",
     "the first that it returned is": "no advice",
     "None leaves a parameter out": "test_advice_state",
+    "call it: ": "test_docs, of an optimizer's rate and of a plateau's",
 }
 
 

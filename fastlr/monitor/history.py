@@ -445,6 +445,8 @@ def read_optimizer(opt: Any) -> tuple[int | None, Row]:
         row["lr" if k == 0 else f"lr.{k}"] = float(lr(max((t or 0) - 1, 0)) if callable(lr) else lr)
     if getattr(opt, "measures", False):
         for name, of in opt.measured.items():
+            if math.isnan(of.grad_norm) and math.isnan(of.param_norm):       # (rows of it moved, which is not measured)
+                continue
             row |= {f"grad_norm/{name}": of.grad_norm, f"update_norm/{name}": of.update_norm,
                     f"update_ratio/{name}": of.ratio, f"clipped/{name}": of.clipped}
     norm = getattr(opt, "grad_norm", None)
