@@ -89,7 +89,7 @@ def test_a_simplex_from_near_and_far(shape, scale, dtype):
     assert (np.abs(again - p) <= 2 * unit).all()
 
 
-@pytest.mark.parametrize("width", [1, 7, 64, 65, 128, 129, 200, 1000, 2048, 2049, 5000, 40_000])
+@pytest.mark.parametrize("width", [1, 7, 32, 64, 65, 128, 129, 200, 1000, 2048, 2049, 5000, 40_000])
 @pytest.mark.parametrize("constraint", [box(-0.4, 0.3), max_norm(1.0), max_norm(40.0), unit_norm(), simplex()], ids=repr)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_rows_constrained_between_steps_of_the_next_have_the_bits_of_rows_constrained_after(constraint, width, dtype):

@@ -101,11 +101,29 @@ cdef inline inlined add_positive_of_piece(double* restrict total, double* restri
 cdef inline inlined lower_piece(double* restrict total, double* restrict count, real* restrict x, real by,
                                 Py_ssize_t size) noexcept nogil:
     """max(x - by, 0) of each element, added up; NaN stays."""
-    cdef Py_ssize_t i
-    cdef real nothing = 0
-    for i in range(size):
-        x[i] = nothing if x[i] - by <= nothing else x[i] - by
-    add_positive_of_piece(total, count, <const real*>x, size)
+    cdef real[WIDTH] lane
+    cdef real[WIDTH] counted
+    cdef real part, one = 1, nothing = 0
+    cdef Py_ssize_t i, j
+    for j in range(WIDTH):
+        lane[j] = counted[j] = 0
+    for i in range(size // WIDTH):
+        for j in range(WIDTH):
+            part = x[i * WIDTH + j] - by
+            counted[j] = counted[j] + (nothing if part <= nothing else one)
+            part = nothing if part <= nothing else part
+            lane[j] = lane[j] + part
+            x[i * WIDTH + j] = part
+    for j in range(WIDTH):
+        total[j] = total[j] + <double>lane[j]
+        count[j] = count[j] + <double>counted[j]
+    for j in range(size % WIDTH):
+        i = size // WIDTH * WIDTH + j
+        part = x[i] - by
+        count[j] = count[j] + <double>(nothing if part <= nothing else one)
+        part = nothing if part <= nothing else part
+        total[j] = total[j] + <double>part
+        x[i] = part
 
 cdef inline void add_squares(double* total, const real* x, Py_ssize_t size) noexcept nogil:
     cdef Py_ssize_t i = 0, piece = piece_of(<real*>NULL)
@@ -321,34 +339,46 @@ cdef inline double rounded_down(double number, real* also_typed) noexcept nogil:
 # first threshold is no higher than the one that is looked for, and then they rise (Michelot 1986,
 # doi:10.1007/BF00938486, begins with all elements). As none is too high, elements are lowered at once, by what each
 # round adds. It begins at 0, by sums that are known: a row that was on the simplex before its step is close to it, and
-# has two rounds. Where all elements stay above 0, a round leaves what was rounded of the number by which it lowers, as
-# often as there are elements: one more takes that, too.
+# mostly has one round. Where all elements stay above 0, a round leaves what was rounded of the number by which it
+# lowers, as often as there are elements: one more takes that, too.
 #
-# A row far from it would lose its digits: where the elements exceed the sum by so much that 1 is less than a unit in
-# their last place. Such a row is first moved so that its largest element becomes the sum (no threshold is lower), by
-# two subtractions: x - largest has no error that matters to elements that stay above 0.
+# A row far from it would lose digits, all of them where the sum is less than a unit in the last place of its elements.
+# Such a row is first moved so that its largest element becomes the sum (no threshold is lower), by two subtractions:
+# x - largest has no error that matters to elements that stay above 0.
 
-cdef inline void begin_simplex(RowWork* work, const StepJob* job, const AfterStep* after, const TensorView* view,
-                               RowSums* sums, real* also_typed) noexcept nogil:
-    """Find by what a row is lowered first; move one that is far from the simplex."""
+cdef inline bint first_threshold(RowWork* work, double total, double above, double count,
+                                 real* also_typed) noexcept nogil:
+    """Find by what a row is lowered first; False if it is far from the simplex."""
+    work.total, work.unit, work.rounds, work.lowers, work.exact = total, 1, 0, True, False
+    work.number, work.count = rounded_down((above - total) / count, also_typed), count
+    if real is float:
+        work.unit = 5.960464477539063e-08 if total > 1e36 else 1                   # 2**-24
+    else:
+        work.unit = 5.421010862427522e-20 if total > 1e270 else 1                  # 2**-64
+    return work.unit == 1 and count > 0 and above <= 2 * total
+
+cdef inline bint next_threshold(RowWork* work, double above, double count, real* also_typed) noexcept nogil:
+    """Find by what more a row is lowered; False if by nothing."""
+    cdef double excess = above - work.total, enough = 1e-16 * work.total
+    if real is float:
+        enough = 6e-8 * work.total
+    work.rounds += 1
+    if count == 0 or work.exact or excess <= enough or work.rounds == MAX_ROUNDS:
+        return False
+    work.exact = count == work.count
+    work.number, work.count = rounded_down(excess / count, also_typed), count
+    return True
+
+cdef inline void move_nearer(RowWork* work, const StepJob* job, const TensorView* view,
+                             real* also_typed) noexcept nogil:
+    """Subtract the largest element of a row from all, which are then lowered by the negative sum."""
     cdef uint64_t[TILE] raw
     cdef real[TILE] scratch
     cdef real* p
-    cdef real largest, unit
+    cdef real largest, unit = <real>work.unit
     cdef double above, most = <double>-INFINITY
     cdef Py_ssize_t i = work.start, k, n
-    work.total, work.unit, work.rounds, work.lowers, work.exact = after.high, 1, 0, True, False
-    work.count = fold_total(sums.count)
-    above = fold_total(sums.total)
-    work.number = rounded_down((above - work.total) / work.count, also_typed)
-    if real is float:
-        work.unit = 5.960464477539063e-08 if work.total > 1e36 else 1              # 2**-24
-    else:
-        work.unit = 5.421010862427522e-20 if work.total > 1e270 else 1             # 2**-64
-    if work.unit == 1 and work.count > 0 and above <= 2 * work.total:
-        return
     work.total = work.total * work.unit
-    unit = <real>work.unit
     while i < work.end:
         n = work.end - i if work.end - i < TILE else TILE
         above = largest_element(load_param(scratch, raw, view, i, n), n)
@@ -371,14 +401,7 @@ cdef inline void begin_round(RowWork* work) noexcept nogil:
 
 cdef inline void end_round(RowWork* work, real* also_typed) noexcept nogil:
     """Begin the next round, where one is needed."""
-    cdef double count = fold_total(work.sums.count), excess = fold_total(work.sums.total) - work.total
-    cdef double enough = 1e-16 * work.total
-    if real is float:
-        enough = 6e-8 * work.total
-    work.rounds += 1
-    if not (count == 0 or work.exact or excess <= enough or work.rounds == MAX_ROUNDS):
-        work.exact = count == work.count
-        work.number, work.count = rounded_down(excess / count, also_typed), count
+    if next_threshold(work, fold_total(work.sums.total), fold_total(work.sums.count), also_typed):
         begin_round(work)
     elif work.unit != 1:
         work.next, work.lowers, work.number, work.rest = work.start, False, 1 / work.unit, 1
@@ -388,7 +411,8 @@ cdef inline void begin_work(RowWork* work, const StepJob* job, const AfterStep* 
     """Find what is to be done to a row that was summed."""
     work.start, work.next, work.end = start, start, start + size
     if after.constraint == SIMPLEX:
-        begin_simplex(work, job, after, view, sums, also_typed)
+        if not first_threshold(work, after.high, fold_total(sums.total), fold_total(sums.count), also_typed):
+            move_nearer(work, job, view, also_typed)
         begin_round(work)
     else:
         begin_norm(work, after, view, sums, also_typed)
@@ -478,6 +502,55 @@ cdef inline bint scale_short_row(const AfterStep* after, real* p) noexcept nogil
         p[i] = p[i] * by
     return True
 
+cdef inline inlined sum_short_row(double* total, double* count, real* restrict x, real by, bint lowers,
+                                  Py_ssize_t size) noexcept nogil:
+    """Sum and count what is above 0 of a few times WIDTH elements, which are lowered first or not."""
+    cdef real[WIDTH] lane
+    cdef real[WIDTH] counted
+    cdef double[LANES] half
+    cdef real part, one = 1, nothing = 0
+    cdef Py_ssize_t i, j
+    for j in range(WIDTH):
+        lane[j] = counted[j] = 0
+    for i in range(size // WIDTH):
+        for j in range(WIDTH):
+            part = x[i * WIDTH + j] - by if lowers else x[i * WIDTH + j]
+            counted[j] = counted[j] + (nothing if part <= nothing else one)
+            part = nothing if part <= nothing else part
+            lane[j] = lane[j] + part
+            if lowers:
+                x[i * WIDTH + j] = part
+    for j in range(LANES):
+        half[j] = <double>lane[j] + <double>lane[j + LANES]
+    total[0] = fold_lanes(half)
+    for j in range(LANES):
+        half[j] = <double>counted[j] + <double>counted[j + LANES]
+    count[0] = fold_lanes(half)
+
+cdef inline inlined lower_short_row(bint* done, real* p, double wanted, Py_ssize_t size) noexcept nogil:
+    """Lower a row of a few times WIDTH elements to its simplex, as `constrain_row` does; not one far from it."""
+    cdef RowWork work
+    cdef double total, count
+    sum_short_row(&total, &count, p, <real>0, False, size)
+    done[0] = first_threshold(&work, wanted, total, count, p)
+    if done[0]:
+        sum_short_row(&total, &count, p, <real>work.number, True, size)
+        while next_threshold(&work, total, count, p):
+            sum_short_row(&total, &count, p, <real>work.number, True, size)
+
+cdef inline bint constrain_short_row(const AfterStep* after, real* p) noexcept nogil:
+    """Constrain a row of at most a piece, as `constrain_row` does; False where that has more to do."""
+    cdef bint done = False
+    if after.constraint != SIMPLEX:
+        return scale_short_row(after, p)
+    if after.row == 64:
+        lower_short_row(&done, p, after.high, 64)
+    elif after.row == 32:
+        lower_short_row(&done, p, after.high, 32)
+    elif after.row == 128:
+        lower_short_row(&done, p, after.high, 128)
+    return done
+
 cdef inline void constrain_range(const StepJob* job, const TensorView* view, const AfterStep* after, Py_ssize_t start,
                                  Py_ssize_t size, real* also_typed) noexcept nogil:
     """Consecutive elements: whole rows, where a constraint is by row."""
@@ -487,8 +560,8 @@ cdef inline void constrain_range(const StepJob* job, const TensorView* view, con
         bound_range(job, view, after, start, size, also_typed)
         return
     while i < start + size:
-        if after.constraint != SIMPLEX and after.row <= piece_of(also_typed) and is_read_in_place(view, also_typed) \
-                and scale_short_row(after, <real*>view.p + i):
+        if after.row <= piece_of(also_typed) and is_read_in_place(view, also_typed) \
+                and constrain_short_row(after, <real*>view.p + i):
             i += after.row
             continue
         begin_row(&sums, after)

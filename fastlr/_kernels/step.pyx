@@ -21,7 +21,7 @@ from fastlr._kernels.scaled_sum cimport ScaledSum, add_square, clear_sum, root_o
 from fastlr._kernels.strided cimport zero_strided
 from fastlr._kernels.structs cimport (
     BFLOAT16, BOX, FLOAT32, FLOAT64, GROUP, MAX_SLOTS, MAX_SUMS, MOVED_NORMS, NO_CONSTRAINT, SIGNED8,
-    SIMPLEX, TILE, UNSIGNED8, AfterStep, Chunk, ChunkOperands, GradientView,
+    TILE, UNSIGNED8, AfterStep, Chunk, ChunkOperands, GradientView,
     ScalarGroup, StepJob, Storage, TensorOps, TensorView, find_operands,
 )
 from fastlr._kernels.tiles cimport (
@@ -212,7 +212,6 @@ cdef void step_blocks(const StepJob* job, const TensorView* view, const Gradient
     cdef bint measured = after.norms != NULL, constrained = after.constraint != NO_CONSTRAINT
     cdef bint follows = view.ema != NULL or view.shadow != NULL, direct
     cdef bint long_row = after.constraint > BOX and after.row == after.block and after.row > piece
-    cdef int pieces = 2 if after.constraint == SIMPLEX else 1
     without_after(&plain, view)
     direct = is_direct(&plain, gradient, group)
     if after.constraint == BOX and direct and not (measured or follows):
@@ -245,10 +244,8 @@ cdef void step_blocks(const StepJob* job, const TensorView* view, const Gradient
             if long_row:
                 if k > i:
                     add_to_row(&row, after, &plain, k - together, together, also_typed)
-                j = 0
-                while work.next < work.end and j < pieces:         # (as many as keep up with the step)
+                if work.next < work.end:
                     do_piece(&work, job, &plain, also_typed)
-                    j += 1
             k += m
         if long_row:
             add_to_row(&row, after, &plain, k - m, m, also_typed)
