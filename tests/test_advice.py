@@ -98,6 +98,33 @@ def test_parameters_of_types_that_are_not_known():
         fastlr.SGD(None)
 
 
+def test_gradients_that_were_accumulated():
+    params = {"table": ones(2, 1), "w": ones(2)}
+    opt = fastlr.Momentum(params, lr=1.0, momentum=0.5)
+    opt.accumulate({"table": ones(2, 1), "w": ones(2)})
+    with advises("pass zeros where the last batch has none"):
+        opt.step({"table": ones(2, 1), "w": None})
+    with advises("use step, with zeros for rows that are not touched"):
+        opt.step_rows("table", [1], ones(1, 1))
+    opt.step({"table": np.array([[0.0], [1.0]]), "w": 0 * ones(2)})
+    assert params["w"].tolist() == [0, 0] and params["table"].ravel().tolist() == [0, -1]
+
+    for begin in ("unfreeze", "reset"):
+        p = {"a": ones(1), "b": ones(1)}
+        wrapped = fastlr.GradientAccumulation(fastlr.SGD(p, lr=1.0))
+        wrapped.add({"a": ones(1), "b": ones(1)})
+        wrapped.freeze("a")
+        with advises("call unfreeze('a') before this step, or reset() to drop what was added"):
+            wrapped.step()
+        if begin == "unfreeze":
+            wrapped.unfreeze("a")
+        else:
+            wrapped.reset()
+            wrapped.add({"a": None, "b": ones(1)})
+        wrapped.step()
+        assert p["b"] == 0 and p["a"] == (0 if begin == "unfreeze" else 1)
+
+
 def test_a_parameter_that_was_replaced():
     params = {"w": ones(2)}
     opt = fastlr.SGD(params, lr=1.0)
