@@ -10,7 +10,6 @@ nothing runs an instruction before the CPU was asked.
     FASTLR_COVERAGE=1           ... with line tracing (implies FASTLR_NO_ABI3)
     FASTLR_STRICT=1             compiler warnings that guard a promise are errors
 """
-import gc
 import gzip
 import multiprocessing
 import os
@@ -121,12 +120,7 @@ class TranslateAndBuild(build_ext):
     """Translates to C what is to be compiled. Commands that compile nothing (sdist, egg_info) translate nothing."""
 
     def run(self) -> None:
-        from Cython.Build import cythonize
-
-        # (Cython is half as fast with the collector of garbage, which looks through its trees again and again; a
-        # process that translates half of the modules takes 0.55 GB without, 0.3 with it)
-        gc.disable()
-        translated = cythonize(
+        translated = build.translated(
             self.extensions,
             build_dir="build/cython",
             include_path=[".", "build/generated"],
@@ -144,7 +138,6 @@ class TranslateAndBuild(build_ext):
                 "linetrace": COVERAGE,
             },
         )
-        gc.enable()
         for own, made in zip(self.extensions, translated, strict=True):
             own.sources, own.depends = made.sources, made.depends
             if own.name in FAMILIES | KERNELS:

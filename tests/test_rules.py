@@ -22,7 +22,7 @@ from registry import (
 import fastlr
 from fastlr.rules.signatures import SIGNATURES
 
-SIZE = 1003
+SIZE = 331                             # (whole vectors of any instruction set, and eleven elements more)
 
 # Every hyper-parameter and every operation of an expression is rounded once, half an ulp each: 4 ulp. AdaDelta's step d
 # is an expression of its own that is not stored, and u takes its square, which doubles the error that it has.

@@ -4,7 +4,7 @@ from setuptools import Extension, setup
 
 import fastlr
 
-FLAGS = ["-O2", "-ffp-contract=off"]        # (a loop of one's own gives fastlr's bits without contraction)
+FLAGS = ["-O0", "-ffp-contract=off"]        # (a loop of one's own gives fastlr's bits without contraction)
 
 setup(
     name="stranger",
