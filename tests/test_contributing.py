@@ -35,10 +35,12 @@ from fastlr.rules.scalars cimport StepScalars
 
 """
 SETUP = f"""
+import gc
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 from fastlr.build import compile_flags, rules_extension
 
+gc.disable()                           # (Cython takes half of the time)
 matrix = Extension("row_normalized", ["row_normalized.pyx"], extra_compile_args=compile_flags(),
                    define_macros=[("FASTLR_LAYOUT", '"{BUILD_ID}"')])
 setup(name="examples", packages=[], options={{"build_ext": {{"parallel": 2}}}},

@@ -1,7 +1,9 @@
 """The functions that Cython cimports from `fastlr.kernels`: the bits of the optimizers, by typed memoryviews."""
 import json
+import re
 import subprocess
 import sys
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
@@ -15,16 +17,27 @@ ERRORS = json.loads(Path(__file__).with_name("c_api.json").read_text())["enums"]
 LARGE = 70_001                         # elements that two threads share
 
 SETUP = """
+import gc
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 import fastlr
+gc.disable()                           # (Cython takes half of the time)
 setup(name="typed", ext_modules=cythonize([Extension("typed", ["typed.pyx"], include_dirs=[fastlr.get_include()],
                                                      extra_compile_args=["-O0"])]))
 """
 
 
-def function(cls):
-    """A Python function of a rule's typed one, which it calls `steps` times without the GIL."""
+def functions(cls):
+    """Python functions of a rule's typed one, which they call `steps` times without the GIL: one for each precision.
+
+    AdamW has one that is fused, which Cython compiles for both and chooses between when it is called: that takes longer.
+    """
+    name = cls.__name__.lower()
+    return "".join(re.sub(r"\breal\b", ctype, function(cls, name + suffix)) for ctype, suffix in (
+        [("real", "")] if cls is fastlr.AdamW else [("float", "_float32"), ("double", "_float64")]))
+
+
+def function(cls, own):
     name = cls.__name__.lower()
     slots = [*cls.slots, *["memory"] * bool(cls.memory)]
     given = ["real[::1] p", "const real[::1] g", *(f"real[::1] {slot}" for slot in cls.slots),
@@ -32,7 +45,7 @@ def function(cls):
              *(f"double {hyper}" for hyper in cls.hypers)]
     passed = ["p", "g", *slots, "t + k", *cls.hypers]
     return f"""
-def {name}({', '.join(given)}):
+def {own}({', '.join(given)}):
     cdef int64_t k
     cdef int error = 0
     with nogil:
@@ -50,12 +63,17 @@ def typed(tmp_path_factory, environment):
     (folder / "setup.py").write_text(SETUP)
     (folder / "typed.pyx").write_text("# cython: language_level=3\nfrom libc.stdint cimport int64_t\n"
                                       "from fastlr cimport kernels\nfrom fastlr.rules.element cimport real\n"
-                                      + "".join(map(function, ELEMENTWISE)))
+                                      + "".join(map(functions, ELEMENTWISE)))
     done = subprocess.run([sys.executable, "setup.py", "-q", "build_ext", "-i"], cwd=folder, env=environment,
                           capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     sys.path.insert(0, str(folder))
-    yield import_module("typed")
+    module = import_module("typed")
+
+    def call(cls, p, *arguments):
+        name = cls.__name__.lower()
+        return getattr(module, name if cls is fastlr.AdamW else f"{name}_{p.dtype}")(p, *arguments)
+    yield call
     sys.path.remove(str(folder))
 
 
@@ -69,7 +87,7 @@ def test_the_bits_are_those_of_the_optimizer(typed, cls, dtype, size):
     slots = operands(opt)
     for _ in range(3):
         opt.step([g])
-    assert getattr(typed, cls.__name__.lower())(p, g, *slots, 1, 3, *full(cls, hyper).values()) == 0
+    assert typed(cls, p, g, *slots, 1, 3, *full(cls, hyper).values()) == 0
     assert bits([p, *slots]) == bits([q, *operands(opt)])
 
 
@@ -77,7 +95,7 @@ def test_the_bits_are_those_of_the_optimizer(typed, cls, dtype, size):
 def test_wrong_arrays_are_refused_and_nothing_is_written(typed, cls):
     p, g = arrays(np.float64, [9, 9])
     slots = operands(cls([p.copy()]))
-    call, values = getattr(typed, cls.__name__.lower()), full(cls, {}).values()
+    call, values = partial(typed, cls), full(cls, {}).values()
     before = bits([p, *slots])
     for k in range(1, len(slots) + 2):
         wrong = [g, *slots]
@@ -92,13 +110,13 @@ def test_wrong_arrays_are_refused_and_nothing_is_written(typed, cls):
 
 
 def test_no_elements_are_no_step(typed):
-    assert typed.adam(*(np.zeros(0) for _ in range(4)), 1, 1, *full(fastlr.Adam, {}).values()) == 0
-    assert typed.nadam(*(np.zeros(0) for _ in range(4)), np.zeros(1), 1, 1, *full(fastlr.NAdam, {}).values()) == 0
+    assert typed(fastlr.Adam, *(np.zeros(0) for _ in range(4)), 1, 1, *full(fastlr.Adam, {}).values()) == 0
+    assert typed(fastlr.NAdam, *(np.zeros(0) for _ in range(4)), np.zeros(1), 1, 1, *full(fastlr.NAdam, {}).values()) == 0
 
 
 def test_a_gradient_may_be_read_only(typed):
     p, g, q = (np.ones(5) for _ in range(3))
     g.flags.writeable = False
     fastlr.SGD([q], lr=0.1).step([g])
-    assert typed.sgd(p, g, 1, 1, 0.1, 0.0) == 0
+    assert typed(fastlr.SGD, p, g, 1, 1, 0.1, 0.0) == 0
     assert bits([p]) == bits([q])
