@@ -139,6 +139,15 @@ def bits(arrays):
     return [np.ascontiguousarray(a).tobytes() for a in arrays]
 
 
+def to_the_bit(value):
+    """A state, to be compared: of each array its type, shape and bytes."""
+    if isinstance(value, dict):
+        return [(name, to_the_bit(each)) for name, each in value.items()]
+    if isinstance(value, np.ndarray):
+        return value.dtype.str, value.shape, value.tobytes()
+    return [to_the_bit(each) for each in value] if isinstance(value, list | tuple) else repr(value)
+
+
 def run(cls, params, steps=3, seed=1, threads=1, **hyper):
     """Parameters and state after some steps with random gradients of the parameters' shapes, as bytes."""
     before = fastlr.get_num_threads()

@@ -17,7 +17,6 @@ WRAPPERS = {
 @pytest.fixture(autouse=True)
 def no_collection():
     """Objects that refer to each other stay until somebody collects them."""
-    gc.collect()
     gc.disable()
     yield
     gc.enable()

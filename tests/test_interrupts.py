@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from registry import arrays, bits
+from registry import arrays, bits, to_the_bit
 
 import fastlr
 
@@ -234,15 +234,6 @@ def test_means_are_updated_and_swapped_whole(error, make_mean):
         assert bits(params) == before
 
     every_line(make, swap, returned, error)
-
-
-def to_the_bit(value):
-    """A state, to be compared: of each array its type, shape and bytes."""
-    if isinstance(value, dict):
-        return [(name, to_the_bit(each)) for name, each in value.items()]
-    if isinstance(value, np.ndarray):
-        return value.dtype.str, value.shape, value.tobytes()
-    return [to_the_bit(each) for each in value] if isinstance(value, list | tuple) else repr(value)
 
 
 def holders(params):
