@@ -46,7 +46,7 @@ def declare(options: argparse.ArgumentParser) -> None:
     add("--out", type=Path, default=Path("fastlr-study"), metavar="DIR", help="folder; default: fastlr-study")
     add("--sweep", nargs="+", metavar="NAME",
         help="one more table and heat map each: schedule (of each optimizer), batch-size, momentum or warmup, by rate; "
-             "all: every one. Each takes a few seconds")
+             "all: every one, which takes about as long as the study")
     add("--compare", nargs=2, type=Path, metavar=("A", "B"),
         help="train nothing: compare two studies of the same table, folders or results.json, and write comparison.html")
     add("--quick", action="store_true", help="two seeds, 20 epochs: seconds instead of a minute")

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 LEARNING_RATES = (0.001, 0.01, 0.1, 1.0, 3.0)  # from too low to too high for most networks
 LEARNED = 0.99  # of the baseline's training loss: a network that ends above has learned nothing
+SLACK = 1.01  # times its first loss: a model of torch that ends above has diverged
 CONSTANT = 0.01  # nats, or deviations of a target: outputs that differ less between rows do not depend on them
 MOST_ROWS = 0.9  # that have such outputs, where a network has collapsed: a few rows may still reach a unit
 NETWORKS = ("64-32-10-relu", "64-64-32-10-relu", "64-32-10-tanh", "64-32-32-32-10-tanh", "64-128-10-sigmoid")
@@ -109,10 +110,11 @@ class Result:
     and steps, without any evaluation; the target was reached after `seconds_to_target` of them. Both that and
     `updates_to_target` are None where it was not reached. Losses and accuracies are those of a whole split after the
     last update; `curve` has them before the first epoch and after each. A run has `diverged` if a loss was not finite,
-    which ends it and leaves losses and accuracies None, or if the final training loss was above the initial one:
-    saturated units can keep a loss finite at any rate. It has `learned` if its final training loss is below that of the
-    baseline by 1 % at least. It has `collapsed` if it has not, and either had done so after an earlier epoch or gives
-    nearly the same outputs for all rows: then a rate that was too high has cost it its units.
+    which ends it and leaves losses and accuracies None, or if the final training loss was above the initial one (of a
+    model of torch: by 1 %, and above the initial one in training mode, too, as batch normalization has seen no batch
+    then): saturated units can keep a loss finite at any rate. It has `learned` if its final training loss is below that
+    of the baseline by 1 % at least. It has `collapsed` if it has not, and either had done so after an earlier epoch or
+    gives nearly the same outputs for all rows: then a rate that was too high has cost it its units.
     """
 
     cell: Cell
@@ -223,6 +225,9 @@ def train_network(net: Network | TorchModel, cell: Cell, data: Dataset) -> Resul
     clock: list[float] = []  # seconds of training after each update
     with np.errstate(all="ignore"):
         seen = [inspect()]
+        began = seen[0]["train_loss"]
+        if not isinstance(net, Network):
+            began = SLACK * max(began, net.first_loss(data.train))
         before, start = 0.0, perf_counter()
         for batch in batches(data.train, cell):
             loss, _ = net.loss_and_grad(batch)
@@ -237,7 +242,7 @@ def train_network(net: Network | TorchModel, cell: Cell, data: Dataset) -> Resul
                 start = perf_counter()
     last = seen[-1] if math.isfinite(losses[-1]) else {}
     finite = bool(last) and all(map(math.isfinite, last.values()))
-    diverged = not (finite and last["train_loss"] <= seen[0]["train_loss"])
+    diverged = not (finite and last["train_loss"] <= began)
     chance = LEARNED * data.baseline["train_loss"]
     learned = not diverged and last["train_loss"] < chance
     collapsed = not diverged and not learned and (

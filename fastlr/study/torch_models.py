@@ -5,6 +5,7 @@ Torch is imported by this module alone.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -100,6 +101,20 @@ class TorchModel:
                 else torch.nn.functional.cross_entropy(outputs, y))
         loss.backward()
         return float(loss.detach()), [p.grad for p in self.weights]
+
+    def first_loss(self, batch: Batch) -> float:
+        """The mean loss of a batch in training mode, of a copy: nothing of this model or of torch's generator changes.
+
+        Before the first update it is a fairer beginning than the loss in evaluation mode, for which batch
+        normalization has seen no batch yet.
+        """
+        before = torch.random.default_generator.get_state()
+        try:
+            with torch.no_grad():
+                outputs = copy.deepcopy(self.module).train()(tensor(batch[0])).numpy()
+        finally:
+            torch.random.default_generator.set_state(before)
+        return float(self.row_losses(outputs, batch[1]).mean())
 
     def grad_norm(self) -> float:
         """The Euclidean norm of the latest gradient, over all weights."""

@@ -108,6 +108,28 @@ def test_a_regression_has_one_output_and_a_lambda_is_a_model(numbers):
     assert result.cell.network.endswith(":test_a_regression_has_one_output_and_a_lambda_is_a_model.<locals>.<lambda>")
 
 
+def normalized():
+    return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.2), nn.Linear(8, 3, bias=False))
+
+
+def test_a_normalized_model_at_a_low_rate_has_not_diverged(data):
+    """In evaluation mode it begins with other statistics than it ends with, and with another loss."""
+    low = study.run(study.grid([1e-7], seeds=range(6), epochs=10, batch_size=16), data, model=normalized)
+    assert any(result.train_loss > result.curve["train_loss"][0] for result in low)
+    assert not any(result.diverged for result in low)
+    (high,) = study.run([study.Cell(lr=1e6, epochs=5, optimizer="momentum")], data, model=normalized)
+    assert high.diverged
+
+
+def test_the_first_loss_changes_nothing(data, nets):
+    with built("some_nets:small", 0, data) as net:
+        before = torch.random.get_rng_state(), [p.clone() for p in net.module.state_dict().values()], net.module.training
+        first = net.first_loss(data.train)
+        assert (torch.random.get_rng_state() == before[0]).all() and net.module.training is before[2]
+        assert all((p == q).all() for p, q in zip(net.module.state_dict().values(), before[1], strict=True))
+        assert first == net.first_loss(data.train) != net.row_losses(net.logits(data.train[0]), data.train[1]).mean()
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adagrad", "rmsprop", "lion", "momo", "lamb"])
 def test_optimizers_of_the_study_train_models(data, optimizer):
     (result,) = study.run([study.Cell(lr=0.01, optimizer=optimizer, epochs=1)], data, model=small)
