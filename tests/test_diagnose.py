@@ -283,6 +283,27 @@ def test_collapse_after_an_early_gain_is_never_advice_to_raise():
         assert found.kind == "collapsed" and found.factor == 0.1 and "begin anew" in found.advice
 
 
+@pytest.mark.parametrize("lr", [None, 0.03, 1.0])
+@pytest.mark.parametrize("n", [100, 600, 3000])
+def test_a_gain_that_is_lost_again_is_not_a_rate_that_is_too_low(n, lr):
+    """A tenth of the run gains a third of the loss; a jump, and the loss of chance for good."""
+    t = np.arange(n)
+    for seed in range(20):
+        losses = np.where(t < n // 10, 2.3 - 7.5 * t / n, 2.303) + 0.04 * np.random.default_rng(seed).standard_normal(n)
+        losses[n // 10:n // 10 + n // 50] += 1.5
+        found, = fastlr.diagnose({"loss": losses} if lr is None else {"loss": losses, "lr": np.full(n, lr)})
+        assert found.factor <= 1
+
+
+def test_a_clear_gain_that_stopped_for_good_is_no_low_rate():
+    """Of a loss of 6 only 0.2 is gained, which is 60 standard errors, in the first tenth."""
+    raised = 0
+    for seed in range(40):
+        losses = 6 + 0.2 * np.exp(-np.arange(800) / 60) + 0.02 * np.random.default_rng(seed).standard_normal(800)
+        raised += fastlr.diagnose({"loss": losses, "lr": np.full(800, 1e-2)})[0].factor > 1
+    assert raised <= 5
+
+
 @pytest.mark.parametrize(("tails", "n", "most"), [
     (lambda rng, n: rng.chisquare(4, n) / 4, 1000, 2), (lambda rng, n: rng.chisquare(4, n) / 4, 200, 6),
     (lambda rng, n: rng.chisquare(2, n) / 2, 1000, 3), (lambda rng, n: 1 + rng.pareto(2.5, n), 1000, 15),

@@ -42,6 +42,10 @@ THRESHOLDS = {
     "still": Threshold(1e-9, "range of the losses over the highest: rounding of doubles"),
     "rounded": Threshold(2.0, "different losses in the whole run, whose log has few digits: it moved by the last one"),
     "moved": Threshold(3.0, "gain over its standard error: noise alone exceeds it in one of a thousand runs"),
+    "clear gain": Threshold(20.0, "gain over its standard error of a run that then stopped: of such, no share of the "
+                                  "loss is too small to have been its gain"),
+    "lost again": Threshold(4.0, "deviations of the noise from the least median of 5 losses to the end: sampling alone "
+                                 "leaves two"),
     "falling": Threshold(2.0, "fall of the later half over its standard error: below, nothing is seen to fall"),
     "standstill": Threshold(0.05, "fall of the later half, of the gain and of the log-loss: less of both is no fall"),
     "early": Threshold(0.35, "share of the run in which four fifths were gained: later, it did not stop early"),
@@ -106,7 +110,7 @@ def diagnose(history: Any, *, loss: str = "loss", validation: str = "val_loss") 
     no gradient        the gradients are gone, the loss is not           look at the weights and activations
     unmoved            the loss is the same all along                    10 times the rate, or a look at the gradients
     decayed too early  it fell until a schedule cut the rate             the rate of before
-    collapsed          it rose, and what it learned then is lost         a tenth of the rate, begun anew
+    collapsed          it rose, and what it learned before is lost       a tenth of the rate, begun anew
     oscillating        it swings, and a lower rate would end lower       a third of the rate
     overfitting        the validation loss is above its least            stop there, or regularize
     too slow           a higher rate would have gained more              3 to 30 times the rate, by what was gained
@@ -347,12 +351,18 @@ def by_points(run: Measured, advised: Advice) -> Finding:
                                "; begin anew with it, or go on with it if time is short")))
         return Finding("oscillating", sure | {"highest over start": run.highest, "share of rises": run.rising}, 0.3,
                        advised.change("The loss swings at this rate, and would end lower at a lower one", 0.3))
+    if stopped and run.lost > limit("lost again") and shares["raise"] == max(shares.values()):
+        return Finding("collapsed", sure | {"end over the least before, in deviations of the noise": run.lost}, 0.1,
+                       advised.change("The loss fell early on, rose again, and then stopped", 0.1,
+                                      ", and begin anew: units that died do not come back"))
     if not moved and stopped and shares["raise"] > 0.5:
         return Finding("too slow", {"gain over its standard error": math.exp(p["gain"])}, 30.0,
                        advised.change("The loss has not moved beyond its noise", 30))
     hardly = max(p["late share"] / 3, p["late drop"]) < limit("standstill")
     certain = limit("low for certain by validation") if validated else limit("low for certain")
-    low_for_certain = (advised.lr is not None or validated) and shares["raise"] > certain
+    for_good = p["fall"] < limit("falling") and p["late fall"] < limit("standstill")
+    clear = for_good and p["gain"] > math.log(limit("clear gain"))
+    low_for_certain = (advised.lr is not None or validated) and shares["raise"] > certain and not clear
     early = moved and (stopped or hardly) and p["most"] < limit("early") and not low_for_certain
     steadily = p["late share"] > limit("steadily") and p["fall"] > 5 and run.gained < 0.5
     if shares["raise"] >= (min(enough, 0.5) if steadily else enough) and not early:

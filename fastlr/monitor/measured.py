@@ -29,6 +29,7 @@ class Measured(NamedTuple):
                                # over how far such medians rise in the later half by noise alone
     values: int                # different losses
     range: float               # of the losses, over the highest
+    lost: float                # end over the least median of 5 losses of the first half, in deviations of the noise
     unsure: float              # standard error of the start, over start
     gained: float              # share of the start's loss
     rising: float              # share of changes in the later half that are rises
@@ -86,6 +87,7 @@ def measure(losses: Floats, validation: Floats | None = None) -> Measured:
         highest=max((float(medians.max()) - 3 * noise_of(y)) / start / rises_of_noise(half, later), 1.0),
         values=len(np.unique(y)),
         range=float(np.ptp(y)) / (float(y.max()) or 1.0),
+        lost=(now - float(medians[: max(len(medians) // 2, 1)].min())) / (max(noise, noise_of(y)) + tiny),
         unsure=1.25 * noise_of(y[: max(n // 10, 6)]) / start / math.sqrt(len(first)),
         gained=1 - now / start,
         rising=float((changes > 0).mean()) if len(changes) else 0.0,
