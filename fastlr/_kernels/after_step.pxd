@@ -4,7 +4,7 @@
 Constraints are of the parameter as it is stored. Sums are added piece by piece, in the order of the elements, so that
 layout, storage and where a row is cut change no bit.
 """
-from libc.math cimport INFINITY, NAN, fabs, ilogb, ldexp, sqrt
+from libc.math cimport INFINITY, fabs, ilogb, ldexp, sqrt
 from libc.stdint cimport uint64_t
 from fastlr._kernels.inlining cimport inlined
 from fastlr._kernels.lanes cimport LANES, fold_lanes, sum_of_squares
