@@ -9,12 +9,13 @@ from libc.stdint cimport uint64_t
 from libc.string cimport memcpy, memset
 from fastlr._kernels.after_step cimport (
     LINE, Moved, RowSums, RowWork, add_to_row, begin_row, begin_work, bound_elements, clear_moved, constrain_range,
-    do_piece, end_row, finish_work, follow_range, keep_piece, measure_piece, norm_moved, piece_of,
+    do_piece, end_row, finish_work, follow_range, keep_piece, measure_piece, norm_moved,
 )
 from fastlr._kernels.build_id cimport FASTLR_LAYOUT
 from fastlr._kernels.codecs cimport bytes_of
 from fastlr._kernels.floating_point_mode cimport enter_kernel_mode, leave_kernel_mode
 from fastlr._kernels.norms cimport measure_units_of_chunk
+from fastlr._kernels.piece_sums cimport piece_of
 from fastlr._kernels.random_bits cimport BITS_BLOCK, fill_random_table
 from fastlr._kernels.rule_table cimport TermsFunction
 from fastlr._kernels.scaled_sum cimport ScaledSum, add_square, clear_sum, root_of_sum
