@@ -81,8 +81,11 @@ UNUSED = [] if build.MSVC else ["-Wno-unused-function"]
 
 # What runs when an optimizer or a plan is made, and in no step, is compiled for size: a fifth less, in less time.
 SET_UP = {"fastlr._c_api.c_plan", "fastlr._c_api.plan_setup", "fastlr._c_api.plan_state", "fastlr._engine.cpu",
-          "fastlr._engine.pointer_rule", "fastlr._engine.torch_tensors"}
+          "fastlr._engine.pointer_rule", "fastlr._engine.torch_native", "fastlr._engine.torch_tensors"}
 FOR_SIZE = [] if SANITIZE else ["/O1"] if build.MSVC else ["-Os"]
+# What calls kernels and has few loops gains nothing by -O3, which makes it larger.
+HAS_LOOPS = {*FAMILIES, *KERNELS, "fastlr._engine.compiled_schedule", "fastlr._engine.foreach"}
+CALLS = [] if SANITIZE or build.MSVC else ["-O2"]
 
 
 def extension(name: str, source: str, flags: list[str]) -> Extension:
@@ -94,7 +97,7 @@ def extension(name: str, source: str, flags: list[str]) -> Extension:
         [source],
         depends=[HEADER, "pyproject.toml"] * own + ([] if name in FAMILIES else [str(BUILD_ID_FILE)]),
         include_dirs=["fastlr/include"] if own else [],
-        extra_compile_args=FLAGS + flags + FOR_SIZE * (name in SET_UP),
+        extra_compile_args=FLAGS + flags + (FOR_SIZE if name in SET_UP else [] if name in HAS_LOOPS else CALLS),
         extra_link_args=LINK,
         define_macros=MACROS + OWN_INLINING * (name in KERNELS) + [("FASTLR_VERSION", f'"{VERSION}"')] * own,
         py_limited_api=ABI3,
