@@ -43,7 +43,7 @@ ABI3 = not (
 FLAGS = build.compile_flags() + ["/std:c11", "/experimental:c11atomics"] * build.MSVC
 # (the symbols that profilers read are a twentieth of a wheel: a development build keeps them)
 PROFILED = SANITIZE or COVERAGE or "FASTLR_VARIANTS" in os.environ
-# (and what aligns the segments of 70 modules takes time to import, too)
+# (and what aligns the segments of 56 modules takes time to import, too)
 LINK = ["-s", "-Wl,--build-id=none", "-Wl,-z,noseparate-code"] \
     if sysconfig.get_platform().startswith("linux") and not PROFILED else []
 MACROS: list[tuple[str, str | None]] = [("Py_LIMITED_API", "0x030B0000")] if ABI3 else []
@@ -81,8 +81,8 @@ KERNELS = {f"fastlr.{folder}.{path.stem}": path for folder in ("_kernels", "_mat
 OWN_INLINING = [("CYTHON_INLINE", "")]
 UNUSED = [] if build.MSVC else ["-Wno-unused-function"]
 
-# What runs when an optimizer or a plan is made, and in no step, is compiled for size: a fifth less, in less time. So are
-# the functions for each rule of `fastlr.kernels`, which are many (a third less; a call has 5 % more instructions).
+# What runs when an optimizer or a plan is made, and in no step, is compiled for size: a fifth less, in less time. So
+# are the functions for each rule of `fastlr.kernels`, which are many (a third less; a call has 5 % more instructions).
 SET_UP = {"fastlr._c_api.c_plan", "fastlr._c_api.plan_setup", "fastlr._c_api.plan_state", "fastlr._engine.cpu",
           "fastlr._engine.layout", "fastlr._engine.pointer_rule", "fastlr._engine.torch_native",
           "fastlr._engine.torch_tensors", "fastlr.kernels"}
