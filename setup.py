@@ -82,10 +82,11 @@ OWN_INLINING = [("CYTHON_INLINE", "")]
 UNUSED = [] if build.MSVC else ["-Wno-unused-function"]
 
 # What runs when an optimizer or a plan is made, and in no step, is compiled for size: a fifth less, in less time. So
-# are the functions for each rule of `fastlr.kernels`, which are many (a third less; a call has 5 % more instructions).
+# are the functions for each rule of `fastlr.kernels`, which are many (a third less; a call has 5 % more instructions),
+# and what calls the products of matrices.
 SET_UP = {"fastlr._c_api.c_plan", "fastlr._c_api.plan_setup", "fastlr._c_api.plan_state", "fastlr._engine.cpu",
-          "fastlr._engine.layout", "fastlr._engine.pointer_rule", "fastlr._engine.torch_native",
-          "fastlr._engine.torch_tensors", "fastlr.kernels"}
+          "fastlr._engine.c_api", "fastlr._engine.layout", "fastlr._engine.pointer_rule", "fastlr._engine.torch_native",
+          "fastlr._engine.torch_tensors", "fastlr._matrix.matrix_step", "fastlr.kernels"}
 FOR_SIZE = [] if SANITIZE else ["/O1"] if build.MSVC else ["-Os"]
 # What calls kernels and has few loops gains nothing by -O3, which makes it larger.
 HAS_LOOPS = {*FAMILIES, *KERNELS, "fastlr._engine.compiled_schedule", "fastlr._engine.foreach",
