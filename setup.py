@@ -43,9 +43,7 @@ ABI3 = not (
 FLAGS = build.compile_flags() + ["/std:c11", "/experimental:c11atomics"] * build.MSVC
 # (the symbols that profilers read are a twentieth of a wheel: a development build keeps them)
 PROFILED = SANITIZE or COVERAGE or "FASTLR_VARIANTS" in os.environ
-# (and what aligns the segments of 56 modules takes time to import, too)
-LINK = ["-s", "-Wl,--build-id=none", "-Wl,-z,noseparate-code"] \
-    if sysconfig.get_platform().startswith("linux") and not PROFILED else []
+LINK = ["-s", "-Wl,--build-id=none"] if sysconfig.get_platform().startswith("linux") and not PROFILED else []
 MACROS: list[tuple[str, str | None]] = [("Py_LIMITED_API", "0x030B0000")] if ABI3 else []
 if SANITIZE:
     FLAGS = [flag for flag in FLAGS if flag not in ("-O3", "-g0")]
@@ -84,8 +82,9 @@ UNUSED = [] if build.MSVC else ["-Wno-unused-function"]
 # What runs when an optimizer or a plan is made, and in no step, is compiled for size: a fifth less, in less time. So
 # are the functions for each rule of `fastlr.kernels`, which are many (a third less; a call has 5 % more instructions),
 # and what calls the products of matrices.
-SET_UP = {"fastlr._c_api.c_plan", "fastlr._c_api.plan_setup", "fastlr._c_api.plan_state", "fastlr._engine.cpu",
-          "fastlr._engine.c_api", "fastlr._engine.layout", "fastlr._engine.pointer_rule", "fastlr._engine.torch_native",
+SET_UP = {"fastlr._c_api.c_plan", "fastlr._c_api.plan_functions", "fastlr._c_api.plan_setup",
+          "fastlr._c_api.plan_state", "fastlr._engine.c_api", "fastlr._engine.cpu", "fastlr._engine.curvature",
+          "fastlr._engine.layout", "fastlr._engine.pointer_rule", "fastlr._engine.torch_native",
           "fastlr._engine.torch_tensors", "fastlr._matrix.matrix_step", "fastlr.kernels"}
 FOR_SIZE = [] if SANITIZE else ["/O1"] if build.MSVC else ["-Os"]
 # What calls kernels and has few loops gains nothing by -O3, which makes it larger.
