@@ -32,9 +32,9 @@ BAR, MEASURED_BAR = 1.05, 1.20
 
 def placed(values: np.ndarray, place: int) -> np.ndarray:
     """A copy that begins so many bytes after the beginning of a page."""
-    room = np.zeros(values.nbytes + 2 * PAGE, np.uint8)
-    start = (place - room.ctypes.data) % PAGE
-    copy = room[start:start + values.nbytes].view(values.dtype).reshape(values.shape)
+    memory = np.zeros(values.nbytes + 2 * PAGE, np.uint8)
+    start = (place - memory.ctypes.data) % PAGE
+    copy = memory[start:start + values.nbytes].view(values.dtype).reshape(values.shape)
     copy[...] = values
     return copy
 

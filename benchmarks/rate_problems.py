@@ -114,14 +114,14 @@ def noisy(name: str, rng: Any) -> tuple[Any, Any]:
         edges = (at @ [1.0, -0.7] > 0.1)[:, None] * [1.0, -1.0, 0.5]
         shown = np.concatenate([fn(at * 2**k) for k in range(4) for fn in (np.sin, np.cos)], axis=1)
         return shown, standard_columns(waves + 3 * edges)
-    if name == "textures":                               # patches of two textures, rough and less so
+    if name == "textures":                               # squares of two textures, rough and less so
         spectrum = np.hypot(*np.meshgrid(np.fft.fftfreq(200), np.fft.fftfreq(200))) + 0.01
         images = [np.fft.ifft2(np.fft.fft2(rng.normal(size=(200, 200))) / spectrum**power).real
                   for power in (0.8, 1.3)]
         y = rng.integers(0, 2, 1200)
-        patches = np.array([images[k][i:i + 10, j:j + 10].ravel()
+        squares = np.array([images[k][i:i + 10, j:j + 10].ravel()
                             for k, i, j in zip(y, *rng.integers(0, 190, (2, 1200)), strict=True)])
-        return (patches - patches.mean(axis=1, keepdims=True)) / (patches.std(axis=1, keepdims=True) + 0.1), y
+        return (squares - squares.mean(axis=1, keepdims=True)) / (squares.std(axis=1, keepdims=True) + 0.1), y
     if name == "words":                                  # text of 60 made words, a word by the one before it
         lengths = rng.integers(2, 8, 60)
         lexicon = ["".join(map(chr, 97 + rng.choice(26, n, p=rng.dirichlet(np.full(26, 0.5))))) for n in lengths]

@@ -106,28 +106,6 @@ def test_a_gradient_that_is_missing():
     assert (opt.params["a"].tolist(), opt.params["b"].tolist()) == ([0, 0], [1, 1])
 
 
-def test_a_last_batch_without_a_gradient():
-    opt = fastlr.Momentum({"a": ones(2), "b": ones(2)}, lr=1, momentum=0.5)
-    opt.accumulate({"a": ones(2), "b": ones(2)})
-    with advises("pass zeros where the last batch has none"):
-        opt.step({"a": ones(2), "b": None})
-    opt.step({"a": ones(2), "b": np.zeros(2)})
-    assert [opt.state[name]["m"].tolist() for name in "ab"] == [[2, 2], [1, 1]]
-    for cure in ("unfreeze", "reset"):
-        sums = fastlr.GradientAccumulation(fastlr.SGD({"a": ones(2), "b": ones(2)}, lr=1.0))
-        sums.add({"a": ones(2), "b": ones(2)})
-        sums.freeze("a")
-        with advises("call unfreeze('a') before this step, or reset() to drop what was added"):
-            sums.step()
-        if cure == "unfreeze":
-            sums.unfreeze("a")
-        else:
-            sums.reset()
-            sums.add({"a": None, "b": ones(2)})
-        sums.step()
-        assert sums.params["b"].tolist() == [0, 0]
-
-
 def test_what_outlives_its_optimizer():
     group = fastlr.SGD(ones(2)).groups[0]
     for use in (lambda: group.params, lambda: group.current, lambda: setattr(group, "lr", 0.1)):

@@ -129,15 +129,19 @@ cdef inline double row_norm(RowSums* sums, const TensorView* view, Py_ssize_t st
         exponent[0] = total.exponent
         return sqrt(total.sum)
 
+cdef inline bint is_normal(double factor, real* also_typed) noexcept nogil:
+    """Whether a factor is a normal number of the dtype, and no larger than the largest power of two."""
+    if real is float:
+        return 1.1754943508222875e-38 <= factor <= 1.7014118346046923e38           # 2**-126, 2**127
+    else:
+        return 2.2250738585072014e-308 <= factor <= 8.98846567431158e307           # 2**-1022, 2**1023
+
 cdef inline double factor_to(double wanted, double norm, int exponent, double* rest, real* also_typed) noexcept nogil:
     """wanted / (norm * 2**exponent); where that is no normal number of the dtype, a power of two, and the rest."""
     cdef double factor = wanted / (norm if exponent == 0 else ldexp(norm, exponent))
-    cdef double least = 2.2250738585072014e-308, most = 8.98846567431158e307       # 2**-1022, 2**1023
     cdef int power
-    if real is float:
-        least, most = 1.1754943508222875e-38, 1.7014118346046923e38                # 2**-126, 2**127
     rest[0] = 1
-    if least <= factor <= most or not norm < <double>INFINITY:
+    if is_normal(factor, also_typed) or not norm < <double>INFINITY:
         return factor
     factor = ldexp(wanted, -ilogb(wanted)) / ldexp(norm, -ilogb(norm))
     power = ilogb(wanted) - ilogb(norm) - exponent
@@ -327,11 +331,8 @@ cdef inline bint scale_short_row(const AfterStep* after, real* p) noexcept nogil
     """Scale a row of at most a piece to its norm, as `constrain_row` does; False if that has more to do."""
     cdef double[LANES] total
     cdef double squares, factor
-    cdef double least = 2.2250738585072014e-308, most = 8.98846567431158e307
     cdef Py_ssize_t i, size = after.row
     cdef real by
-    if real is float:
-        least, most = 1.1754943508222875e-38, 1.7014118346046923e38
     clear_lanes(total)
     add_squares_of_piece(total, <const real*>p, size)
     squares = fold_lanes(total)
@@ -340,7 +341,7 @@ cdef inline bint scale_short_row(const AfterStep* after, real* p) noexcept nogil
     if after.constraint == MAX_NORM and not sqrt(squares) > after.high:
         return True
     factor = after.high / sqrt(squares)
-    if not least <= factor <= most:
+    if not is_normal(factor, p):
         return False
     by = <real>factor
     for i in range(size):

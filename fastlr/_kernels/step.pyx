@@ -135,7 +135,8 @@ cdef void zero_gradient(const GradientView* gradient, const Chunk* chunk) noexce
 
 cdef void step_staged(const StepJob* job, const TensorView* view, const GradientView* gradient,
                       const ScalarGroup* group, Py_ssize_t start, Py_ssize_t size, real* also_typed) noexcept nogil:
-    """The rule's own loop over memory and tiles of a gradient that other stages come before."""
+    """The rule's own loop over parameter and state in place, and over tiles of the gradient, which stages change first.
+    """
     cdef real[TILE] staged
     cdef void* slot[MAX_SLOTS]
     cdef real* p = <real*>view.p + start
@@ -151,6 +152,16 @@ cdef void step_staged(const StepJob* job, const TensorView* view, const Gradient
         p, g, size = p + n, g + n, size - n
         for k in range(job.slots):
             slot[k] = <real*>slot[k] + n
+
+
+cdef inline void step_indirect(const StepJob* job, const TensorView* view, const GradientView* gradient,
+                               const ScalarGroup* group, Py_ssize_t start, Py_ssize_t size,
+                               real* also_typed) noexcept nogil:
+    """The rule's loop over copies of what it cannot read or write in place."""
+    if is_in_place(view, gradient):
+        step_staged(job, view, gradient, group, start, size, also_typed)
+    else:
+        step_tiles(job, view, gradient, group, start, size, NULL, also_typed)
 
 
 cdef inline void step_direct(const StepJob* job, const TensorView* view, const GradientView* gradient,
@@ -175,19 +186,13 @@ cdef void step_range(const StepJob* job, const TensorView* view, const GradientV
     elif is_direct(view, gradient, group):
         step_direct(job, view, gradient, group, start, size)
     elif view.is_double:
-        if is_in_place(view, gradient):
-            step_staged(job, view, gradient, group, start, size, <double*>NULL)
-        else:
-            step_tiles(job, view, gradient, group, start, size, NULL, <double*>NULL)
+        step_indirect(job, view, gradient, group, start, size, <double*>NULL)
     else:
         i = storage_loop_index(job, view, gradient) if size >= BITS_BLOCK else -1
         if i >= 0:
             job.storage_loop[i](group.hyper, job, view, gradient.g, group, start, size // BITS_BLOCK * BITS_BLOCK, NULL)
             start, size = start + size // BITS_BLOCK * BITS_BLOCK, size % BITS_BLOCK
-        if is_in_place(view, gradient):
-            step_staged(job, view, gradient, group, start, size, <float*>NULL)
-        else:
-            step_tiles(job, view, gradient, group, start, size, NULL, <float*>NULL)
+        step_indirect(job, view, gradient, group, start, size, <float*>NULL)
 
 cdef void without_after(TensorView* plain, const TensorView* view) noexcept nogil:
     """A view of the step alone: what follows a constrained parameter comes after the constraint."""
