@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import zipfile
 import zlib
 from dataclasses import dataclass, replace
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..optimizers.declaration import nearest
 from .networks import Array, Batch
 from .table_file import MOST_CLASSES, are_amounts, read_table, whole
 
@@ -100,9 +100,8 @@ def load(source: str, seed: int = 0, target: str | None = None) -> Dataset:
     path = Path(source)
     suffix = path.suffix.lower()
     if suffix not in (".csv", ".npz"):
-        close = difflib.get_close_matches(source, NAMES, n=1)
-        cure = f"; did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"data: one of {', '.join(NAMES)}, or a .csv or .npz file, got {source!r}{cure}")
+        raise ValueError(f"data: one of {', '.join(NAMES)}, or a .csv or .npz file, got {source!r}"
+                         f"{nearest(str(source), NAMES)}")
     notes: list[str] = []
     if suffix == ".npz":
         x, labels = read_npz(path)

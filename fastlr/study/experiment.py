@@ -7,7 +7,6 @@ random.
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -20,6 +19,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 import fastlr
 
 from ..optimizers.base import REGISTRY
+from ..optimizers.declaration import nearest
 from .data import Dataset, digits
 from .model_names import Make, check_name, given, is_model
 from .models import built, check_model, optimizer_of, take_step
@@ -73,9 +73,8 @@ class Cell:
                 raise ValueError(f"study: {name} must be at least {low}, got {getattr(self, name)}")
         known = fastlr.list_optimizers()
         if self.optimizer not in known:
-            close = difflib.get_close_matches(self.optimizer, known, n=1)
-            cure = f"did you mean {close[0]!r}?" if close else "fastlr.list_optimizers() names them"
-            raise ValueError(f"study: no optimizer is called {self.optimizer!r}; {cure}")
+            cure = nearest(self.optimizer, known) or "; fastlr.list_optimizers() names them"
+            raise ValueError(f"study: no optimizer is called {self.optimizer!r}{cure}")
         if REGISTRY[self.optimizer].needs_curvature:
             raise ValueError(f"study: {self.optimizer!r} needs estimates of the curvature, which the study's networks "
                              f"do not give; choose another")

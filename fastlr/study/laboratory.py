@@ -10,7 +10,6 @@ not on the process, nor on earlier tasks. Further kinds are the sweeps of `sweep
 
 from __future__ import annotations
 
-import difflib
 import math
 import multiprocessing
 import os
@@ -28,6 +27,7 @@ from typing import Any, Protocol
 import fastlr
 
 from ..optimizers.base import REGISTRY
+from ..optimizers.declaration import nearest
 from .data import Dataset
 from .descent import Descent, Memory
 from .experiment import LEARNING_RATES, NETWORKS, Cell, check_fit, check_rate, grid, train
@@ -117,8 +117,7 @@ def settings_for(data: Dataset, quick: bool = False, model: str | None = None, *
     known = [field.name for field in fields(Settings) if field.name != "quick"]
     for name in given:
         if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            cure = f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(known)}"
+            cure = nearest(name, known) or f"; there are {', '.join(known)}"
             raise ValueError(f"study: no setting is called {name!r}{cure}")
     for name in ("lrs", "networks", "sweeps"):
         if name in given:

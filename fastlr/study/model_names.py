@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from ..optimizers.declaration import nearest
 from .networks import parse_network
 
 Make = Callable[[], Any]  # returns a torch.nn.Module
@@ -71,9 +71,8 @@ def find_model(text: str) -> Make:
         raise ValueError(f"study: {text}: {module_name} cannot be imported: {told(error)}") from error
     for name in path.split("."):
         if not hasattr(found, name):
-            close = difflib.get_close_matches(name, dir(found), n=1)
-            cure = f"; did you mean {close[0]!r}?" if close else ""
-            raise ValueError(f"study: {text}: there is no {name!r} in {getattr(found, '__name__', found)}{cure}")
+            raise ValueError(f"study: {text}: there is no {name!r} in {getattr(found, '__name__', found)}"
+                             f"{nearest(name, dir(found))}")
         found = getattr(found, name)
     if not callable(found):
         raise ValueError(f"study: {text} is not callable: a model is given by a function without arguments that "

@@ -6,11 +6,11 @@ from 0.001 to 3, so that the best one is known to within half a decade.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
+from ..optimizers.declaration import nearest
 from .claims import Run, best_rate, group, lost, mean_loss
 from .entries import Entry, Measure, Table, kept, measured, number, percent, plain, table
 
@@ -28,9 +28,7 @@ def sweep_names(given: Sequence[str]) -> tuple[str, ...]:
     """The names of sweeps, each once; "all" is all of them. Raises `ValueError` for a name that is none."""
     for name in given:
         if name not in ("all", *NAMES):
-            close = difflib.get_close_matches(name, NAMES, n=1)
-            cure = f"; did you mean {close[0]!r}?" if close else ""
-            raise ValueError(f"study: a sweep is one of {', '.join(NAMES)} or all, got {name!r}{cure}")
+            raise ValueError(f"study: a sweep is one of {', '.join(NAMES)} or all, got {name!r}{nearest(name, NAMES)}")
     return NAMES if "all" in given else tuple(dict.fromkeys(given))
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import csv
-import difflib
 from math import isfinite
 from pathlib import Path
 
 import numpy as np
 
+from ..optimizers.declaration import nearest
 from .networks import Array
 
 LABEL_NAMES = ("label", "target", "class", "y")
@@ -71,9 +71,8 @@ def target_column(path: Path, columns: list[str], target: str | None, headed: bo
     if target is None:
         return next((k for k, name in enumerate(columns) if headed and name.lower() in LABEL_NAMES), len(columns) - 1)
     if target not in columns:
-        close = difflib.get_close_matches(target, columns, n=1)
-        cure = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(columns[:20])}"
-        raise ValueError(f"data: {path.name}: no column is called {target!r}; {cure}")
+        cure = nearest(target, columns) or f"; it has {', '.join(columns[:20])}"
+        raise ValueError(f"data: {path.name}: no column is called {target!r}{cure}")
     return columns.index(target)
 
 
