@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from ..study.record import Record
 
 LINE = "Train small networks at several learning rates, and compare them: twelve tables and a page of figures."
-NOT_COMPARED = ("data", "target", "lrs", "networks", "model", "seeds", "epochs", "optimizer", "schedule", "batch_size",
-                "target_loss", "jobs", "budget", "quick", "sweep")
+COMPARED = ("compare", "out", "json", "run")  # what a comparison of studies takes
 SAVED_EVERY = 20.0  # seconds between two writes of results.json
 
 
@@ -115,7 +114,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def compare(arguments: argparse.Namespace) -> int:
     """Compare two studies, and write a page and a document of it."""
-    given = [name for name in NOT_COMPARED if getattr(arguments, name) not in (None, False, "digits")]
+    given = [name for name, value in vars(arguments).items()
+             if name not in COMPARED and value not in (None, False, "digits")]
     if given:
         option = given[0].replace("_", "-")
         raise Refusal(f"fastlr study: --compare reads two studies and trains nothing; leave --{option} out", 2)
